@@ -1,0 +1,60 @@
+"""`loractl`: the commands, their options and exit codes. What they print is in `loractl.show`."""
+
+from __future__ import annotations
+
+import sys
+
+import click
+
+from loractl import scan as scan_command
+from loracore import __version__
+from loracore.errors import LoraError
+from loracore.paths import default_state_dir
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="loractl")
+def cli() -> None:
+    """Look after a library of LoRA files: find those that hold the same weights."""
+
+
+@cli.command()
+@click.argument("folders", nargs=-1, required=True, metavar="DIR...", type=click.Path())
+@click.option(
+    "--state-dir", metavar="D", default=default_state_dir, show_default="the user's state folder",
+    help="Where the catalogue and the JSON files are kept; the next scan goes on from there.",
+)  # fmt: skip
+@click.option("--loaders", type=click.IntRange(1, 64), help="Loader processes. [default: one a core, at most 4]")
+@click.option("--hasher", type=click.Choice(["auto", "cpu"]), default="auto", show_default=True, help="What digests.")
+@click.option("--follow-symlinks", is_flag=True, help="Look through symbolic links.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output, no display.")
+def scan(
+    folders: tuple[str, ...], state_dir: str, loaders: int | None, hasher: str, follow_symlinks: bool, as_json: bool
+) -> None:
+    """Find the files in DIR... that hold the same weights.
+
+    Needs no daemon: starts a private one, shows its progress, prints the duplicates and stops. Nothing in
+    DIR is changed. Files that hold the same weights are found also when their metadata was edited, their
+    tensors stand in another order, or one is a .pt and the other a .safetensors.
+
+    \b
+    Exit: 0 done; 1 done, but some files could not be read; 2 wrong usage or no such folder;
+    5 refused (another lorad works on the state folder, or it cannot be written).
+    """
+    sys.exit(
+        scan_command.run(
+            folders, state_dir=state_dir, loaders=loaders, hasher=hasher, follow=follow_symlinks, as_json=as_json
+        )
+    )
+
+
+def main() -> None:
+    try:
+        cli()
+    except LoraError as error:
+        click.echo(f"loractl: {error}", err=True)
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,53 @@
+"""The private daemon of one scan: a process of ours that ends with us, however we end."""
+
+from __future__ import annotations
+
+import importlib.util
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from typing import IO
+
+from loracore.errors import LoraError
+from loracore.messages import Report
+from loracore.wire import read_reports
+
+_NEEDED = ("blake3", "zmq")
+
+
+class EmbeddedScan:
+    """`python -m lorad.scan`, started at once. Use as a context; iterate for its reports."""
+
+    def __init__(self, arguments: Sequence[str]) -> None:
+        """Raises LoraError where the daemon's packages are not installed."""
+        missing = [name for name in _NEEDED if importlib.util.find_spec(name) is None]
+        if missing:
+            raise LoraError("scanning needs the daemon's packages: pip install 'lorad[daemon]'")
+        # In a session of its own, Ctrl-C reaches us alone; the closed pipe then tells it.
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "lorad.scan", *arguments],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            start_new_session=True,
+        )
+
+    def __enter__(self) -> EmbeddedScan:
+        return self
+
+    def __iter__(self) -> Iterator[Report]:
+        return read_reports(_open(self._process.stdout))
+
+    def __exit__(self, *exc: object) -> None:
+        _open(self._process.stdin).close()
+        _open(self._process.stdout).close()
+        self._process.wait()
+
+    @property
+    def status(self) -> int | None:
+        """The exit status, once it has ended."""
+        return self._process.poll()
+
+
+def _open(pipe: IO[bytes] | None) -> IO[bytes]:
+    assert pipe is not None
+    return pipe

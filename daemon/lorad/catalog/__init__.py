@@ -1,0 +1,8 @@
+"""The catalogue: everything that was learnt, in one SQLite database (WAL) with one writer. The truth.
+
+The JSON files are views of it. Nothing here decides anything; `lorad.engine` writes, `lorad.publish` reads.
+"""
+
+from lorad.catalog.catalog import Answer, Catalog, Row
+
+__all__ = ["Answer", "Catalog", "Row"]

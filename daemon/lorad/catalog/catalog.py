@@ -1,0 +1,186 @@
+"""Reading and writing the catalogue. One transaction is open at a time and committed in batches.
+
+Commits are atomic whatever is killed. After a power cut the newest commits may be missing (WAL without a
+sync on each commit): what they held is then read from the files again.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from typing import NamedTuple
+from zlib import decompress
+
+import msgspec
+
+from lorad.catalog.schema import migrate
+from lorad.library import Question
+from loracore.errors import StateError
+from loracore.tensorfile import Arrangement, Layout
+
+FILENAME = "catalogue.sqlite"
+_SEQUENCE = msgspec.msgpack.Decoder(tuple[Question, ...])
+
+
+class Row(NamedTuple):
+    """One inode in one state, as the table `files` holds it."""
+
+    id: int
+    dev: int
+    ino: int
+    size: int
+    mtime_ns: int
+    ctime_ns: int
+    read_ns: int
+    status: str
+    layout: int | None
+    arrangement: int | None
+    base: int | None
+    format: str | None
+    residue: bytes | None
+    signature: bytes | None
+    load_seconds: float
+    error: str | None
+    deaths: int
+
+
+class Answer(NamedTuple):
+    """A file's answer to a question: the digests of its pieces, and the key that stands for them."""
+
+    file: int
+    number: int
+    key: bytes
+    digests: bytes
+
+
+class Catalog:
+    """The one writer's connection."""
+
+    def __init__(self, folder: str) -> None:
+        """Open or make the catalogue in `folder`. Raises StateError when it is damaged or too new."""
+        self.path = os.path.join(folder, FILENAME)
+        try:
+            self._db = sqlite3.connect(self.path, isolation_level=None, cached_statements=64)
+            for pragma in ("journal_mode = WAL", "synchronous = NORMAL", "cache_size = -16384", "mmap_size = 0"):
+                self._db.execute(f"PRAGMA {pragma}")
+            migrate(self._db)
+            self._db.execute("BEGIN")
+            self.generation = self.number("generation")
+        except sqlite3.DatabaseError as error:
+            raise StateError(f"{self.path}: {error}; move it away to start afresh") from error
+        self._layouts: dict[bytes, int] = {}
+        self._arrangements: dict[bytes, int] = {}
+
+    def number(self, key: str) -> int:
+        """A number kept under a name; 0 if it was never set."""
+        row = self._db.execute("SELECT value FROM meta WHERE key = ?", (key,)).fetchone()
+        return int(row[0]) if row else 0
+
+    def keep(self, key: str, value: str | int | bytes) -> None:
+        self._db.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (key, value))
+
+    def commit(self, *, new_generation: bool) -> None:
+        """End the open transaction and begin the next; a new generation when views would differ."""
+        if new_generation:
+            self.generation += 1
+            self.keep("generation", self.generation)
+        self._db.execute("COMMIT")
+        self._db.execute("BEGIN")
+
+    def close(self) -> None:
+        self._db.execute("COMMIT")
+        self._db.close()
+
+    def rows(self) -> Iterator[Row]:
+        return map(Row._make, self._db.execute("SELECT * FROM files"))
+
+    def names(self) -> Iterator[tuple[bytes, int, int]]:
+        """All (path, file, active)."""
+        return self._db.execute("SELECT path, file, active FROM names")
+
+    def answer_keys(self) -> dict[int, dict[int, bytes]]:
+        """For each file, the keys of all its answers by question number."""
+        keys: dict[int, dict[int, bytes]] = defaultdict(dict)
+        for file, number, key in self._db.execute("SELECT file, number, key FROM answers"):
+            keys[file][number] = key
+        return keys
+
+    def sequences(self) -> Iterator[tuple[int, tuple[Question, ...], bool]]:
+        """(layout, questions, exhausted) of every group that ever asked one."""
+        query = "SELECT id, sequence, exhausted FROM layouts WHERE sequence IS NOT NULL"
+        for layout, sequence, exhausted in self._db.execute(query):
+            yield layout, _SEQUENCE.decode(sequence), bool(exhausted)
+
+    def save_files(self, rows: Iterable[Row]) -> None:
+        marks = ", ".join("?" * len(Row._fields))
+        self._db.executemany(f"INSERT OR REPLACE INTO files VALUES ({marks})", rows)
+
+    def save_names(self, names: Iterable[tuple[bytes, int]]) -> None:
+        self._db.executemany("INSERT OR REPLACE INTO names VALUES (?, ?, 1)", names)
+
+    def set_active(self, active: int, paths: Iterable[bytes]) -> None:
+        """Say whether paths lie under a folder that is looked at now."""
+        self._db.executemany(f"UPDATE names SET active = {active} WHERE path = ?", ((path,) for path in paths))
+
+    def drop_names(self, paths: Iterable[bytes]) -> None:
+        self._db.executemany("DELETE FROM names WHERE path = ?", ((path,) for path in paths))
+
+    def drop_files(self, files: Iterable[int]) -> None:
+        """Forget files with all that was learnt from them."""
+        files = list(files)
+        for table, column in (("files", "id"), ("answers", "file")):
+            self._db.executemany(f"DELETE FROM {table} WHERE {column} = ?", ((file,) for file in files))
+
+    def save_answers(self, answers: Iterable[Answer]) -> None:
+        self._db.executemany("INSERT OR REPLACE INTO answers VALUES (?, ?, ?, ?)", answers)
+
+    def share_answer(self, source: int, file: int, number: int) -> None:
+        """Give `file` the answer that `source` gave: they agree on every layer."""
+        self._db.execute(
+            "INSERT OR REPLACE INTO answers SELECT ?, number, key, digests FROM answers WHERE file = ? AND number = ?",
+            (file, source, number),
+        )
+
+    def save_sequence(self, layout: int, sequence: Sequence[Question], exhausted: bool) -> None:
+        encoded = msgspec.msgpack.encode(sequence)
+        self._db.execute(
+            "UPDATE layouts SET sequence = ?, exhausted = ? WHERE id = ?", (encoded, exhausted, layout)
+        )
+
+    def answers(self, file: int) -> dict[int, bytes]:
+        """All digests that a file gave, by question number."""
+        return dict(self._db.execute("SELECT number, digests FROM answers WHERE file = ?", (file,)))
+
+    def layout_id(self, signature: bytes, encoded: bytes | None = None) -> int | None:
+        """The number of a layout, new if its (compressed) encoding is given; None if it is unknown."""
+        return self._intern("layouts", self._layouts, signature, encoded)
+
+    def arrangement_id(self, signature: bytes, encoded: bytes | None = None) -> int | None:
+        """The same for an arrangement."""
+        return self._intern("arrangements", self._arrangements, signature, encoded)
+
+    def layout(self, layout: int) -> Layout:
+        (encoded,) = self._db.execute("SELECT encoded FROM layouts WHERE id = ?", (layout,)).fetchone()
+        return Layout.decode(decompress(encoded))
+
+    def layout_signature(self, layout: int) -> bytes:
+        (signature,) = self._db.execute("SELECT signature FROM layouts WHERE id = ?", (layout,)).fetchone()
+        return bytes(signature)
+
+    def arrangement(self, arrangement: int) -> Arrangement:
+        row = self._db.execute("SELECT encoded FROM arrangements WHERE id = ?", (arrangement,)).fetchone()
+        return Arrangement.decode(decompress(row[0]))
+
+    def _intern(self, table: str, known: dict[bytes, int], signature: bytes, encoded: bytes | None) -> int | None:
+        number = known.get(signature)
+        if number is None:
+            row = self._db.execute(f"SELECT id FROM {table} WHERE signature = ?", (signature,)).fetchone()
+            if row is None and encoded is None:
+                return None
+            if row is None:
+                query = f"INSERT INTO {table} (signature, encoded) VALUES (?, ?) RETURNING id"
+                row = self._db.execute(query, (signature, encoded)).fetchone()
+            number = known[signature] = int(row[0])
+        return number

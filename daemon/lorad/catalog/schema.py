@@ -1,0 +1,46 @@
+"""The catalogue's tables, and how a catalogue of an earlier version becomes one of this version."""
+
+from __future__ import annotations
+
+import sqlite3
+
+from loracore.errors import StateError
+
+#: One script for each version; a catalogue at version n gets the scripts after the n-th, in order.
+MIGRATIONS = (
+    """
+    CREATE TABLE meta (key TEXT PRIMARY KEY, value) WITHOUT ROWID;
+    -- `encoded`: zlib of the canonical encoding; `sequence`: MessagePack of the group's questions.
+    CREATE TABLE layouts (
+        id INTEGER PRIMARY KEY, signature BLOB NOT NULL UNIQUE, encoded BLOB NOT NULL,
+        sequence BLOB, exhausted INTEGER NOT NULL DEFAULT 0
+    );
+    CREATE TABLE arrangements (id INTEGER PRIMARY KEY, signature BLOB NOT NULL UNIQUE, encoded BLOB NOT NULL);
+    -- One inode in one state. `read_ns`: when it was first read. `residue`: digest of all bytes outside layers.
+    CREATE TABLE files (
+        id INTEGER PRIMARY KEY,
+        dev INTEGER NOT NULL, ino INTEGER NOT NULL, size INTEGER NOT NULL,
+        mtime_ns INTEGER NOT NULL, ctime_ns INTEGER NOT NULL, read_ns INTEGER NOT NULL,
+        status TEXT NOT NULL, layout INTEGER, arrangement INTEGER, base INTEGER, format TEXT,
+        residue BLOB, signature BLOB, load_seconds REAL NOT NULL, error TEXT, deaths INTEGER NOT NULL
+    );
+    CREATE TABLE names (path BLOB PRIMARY KEY, file INTEGER NOT NULL, active INTEGER NOT NULL) WITHOUT ROWID;
+    -- `digests`: 32 bytes a piece, in the question's order; `key` stands for them in the state machine.
+    CREATE TABLE answers (
+        file INTEGER NOT NULL, number INTEGER NOT NULL, key BLOB NOT NULL, digests BLOB NOT NULL,
+        PRIMARY KEY (file, number)
+    );
+    """,
+)
+
+
+def migrate(connection: sqlite3.Connection) -> None:
+    """Bring the tables to this version. Raises StateError for a catalogue that a later lorad wrote."""
+    (version,) = connection.execute("PRAGMA user_version").fetchone()
+    if version > len(MIGRATIONS):
+        raise StateError(
+            f"the catalogue is of version {version}, this lorad knows {len(MIGRATIONS)}; "
+            "install the newer lorad again, or give another --state-dir"
+        )
+    for number, script in enumerate(MIGRATIONS[version:], start=version + 1):
+        connection.executescript(f"BEGIN IMMEDIATE; {script} PRAGMA user_version = {number}; COMMIT;")

@@ -1,0 +1,380 @@
+"""The core process: events in, instructions out, until everything that is there is told apart.
+
+It joins the parts that know nothing of each other: the walk (`watch`), the records (`files`), the state
+machine (`library`), what is to be read (`reading`), who reads it (`pipeline`) and the catalogue.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+
+import msgspec
+from blake3 import blake3
+
+from lorad.catalog import Answer, Catalog
+from lorad.files import File, Files, is_under
+from lorad.library import Ask, Changed, Describe, Instruction, Library, Planned, Question, ReadHeader, Share, Status
+from lorad.library.library import answer_key
+from lorad.pipeline.dispatch import Finished, Job, Lost, PiecesJob
+from lorad.pipeline.machinery import Machinery
+from lorad.pipeline.protocol import Header, Identity, Outcome, Published, Trouble
+from lorad.statistics import Statistics
+from lorad.reading import Reading, Wanted, layer_digests, weight_signature
+from lorad.watch.scanner import Seen, walk
+from loracore.messages import Progress
+
+#: Names looked at between two looks at the children's messages.
+_STEP = 256
+#: Seconds between commits; what was learnt since the last one is read again after a kill.
+_COMMIT = 0.25
+#: Of all the time, how much rendering the JSON files may take.
+_PUBLISH_SHARE = 0.05
+#: Seconds until the JSON files are tried again when they could not be written.
+_RETRY = 5.0
+#: A file that changes this often while it is read is left alone.
+_ATTEMPTS = 5
+#: A file that kills this many loaders is failed.
+_DEATHS = 3
+
+
+class Engine:
+    """One pass over `roots`, or as many as are asked for. `failed(path, reason)` is told of each failure."""
+
+    def __init__(
+        self,
+        catalog: Catalog,
+        machinery: Machinery,
+        roots: Sequence[bytes],
+        *,
+        follow: bool,
+        state_dir: bytes,
+        failed: Callable[[bytes, str], None],
+    ) -> None:
+        self._catalog = catalog
+        self._machinery = machinery
+        self._failed = failed
+        self.files = Files(catalog)
+        self._library = Library()
+        self._reading = Reading(catalog, self.files, follow=follow, loaders=machinery.loaders)
+        self._follow = follow
+        self._signature_of_layout = lru_cache(4096)(catalog.layout_signature)
+        self._weight_signature = lru_cache(256)(self._compute_weight_signature)
+        self._walk = walk(roots, follow=follow, without=[state_dir])
+        self._walked = False
+        self._unseen: set[bytes] = set()
+        self._attempts: Counter[bytes] = Counter()
+        self._arrangement_of_layout: dict[int, int] = {}
+        self._answered: dict[int, dict[int, bytes]] = {}
+        self._next_commit = 0.0
+        self._next_publish = 0.0
+        self._publish_started: float | None = None
+        self._published = -1
+        self.statistics = Statistics()
+        self.trouble = ""
+        self._load(is_under(roots))
+
+    def _load(self, under: Callable[[bytes], bool]) -> None:
+        """Take up what an earlier run learnt. Files join their groups once they are seen unchanged."""
+        for layout, sequence, exhausted in self._catalog.sequences():
+            self._library.planned(layout, sequence, exhausted)
+        self.files.load(under)
+        self._unseen = set(self.files.by_path)
+        self._answered = self._catalog.answer_keys()
+        if self._catalog.number("complete") and not self.files.view_changed:
+            self._published = self._catalog.generation
+
+    @property
+    def finished(self) -> bool:
+        """Whether all that was found is told apart, saved and published."""
+        return self._settled and not self.files.unsaved and self._published == self._catalog.generation
+
+    @property
+    def _settled(self) -> bool:
+        return self._walked and self._reading.empty and self._machinery.idle
+
+    def progress(self) -> Progress:
+        counts = self.files.counts
+        return Progress(
+            files_total=counts.total(),
+            files_processed=counts.total() - counts[Status.PENDING] - counts[Status.GROUPED],
+            failed=counts[Status.FAILED],
+            duplicates=counts[Status.DUPLICATE],
+            bytes_total=self.files.bytes_total,
+            bytes_read=self.statistics.bytes_read,
+            walking=not self._walked,
+        )
+
+    @property
+    def groups(self) -> int:
+        """How many layouts the files have."""
+        told = (Status.GROUPED, Status.UNIQUE, Status.DUPLICATE)
+        return len({file.layout for file in self.files if file.status in told})
+
+    def step(self, timeout: float) -> None:
+        """Do what can be done now; wait up to `timeout` seconds for news when there is nothing else."""
+        busy = not self._walked
+        for event in self._machinery.poll(0 if busy else timeout):
+            match event:
+                case Finished():
+                    self._finished(event)
+                case Lost():
+                    self._lost(event)
+                case Published():
+                    self._was_published(event)
+        if busy:
+            self._walk_on()
+        self._feed()
+        self._save()
+
+    def _feed(self) -> None:
+        while (loader := self._machinery.room()) is not None:
+            job = self._reading.next_job()
+            if job is None:
+                return
+            self._machinery.start(loader, job)
+
+    # What there is
+
+    def _walk_on(self) -> None:
+        started = time.perf_counter()
+        for _ in range(_STEP):
+            seen = next(self._walk, None)
+            if seen is None:
+                for path in self._unseen:
+                    self._vanished(path)
+                self._unseen.clear()
+                self._answered.clear()
+                self._walked = True
+                break
+            self._see(seen)
+            self.statistics.add("walk", files=1)
+        self.statistics.add("walk", seconds=time.perf_counter() - started)
+
+    def _see(self, seen: Seen) -> None:
+        """A name is there. Known and unchanged, it keeps what is known of it."""
+        path, identity = seen.path, Identity.of(seen.status) if seen.status else Identity(0, 0, 0, 0, 0)
+        known = self.files.by_path.get(path)
+        fresh = path in self._unseen
+        self._unseen.discard(path)
+        if known is not None and known.identity == identity and self._stays(known, seen, fresh):
+            if fresh:
+                self._restore(known)
+            return
+        if known is not None:
+            self._vanished(path)
+        if seen.passed_over:
+            status = Status.FAILED if seen.failed else Status.IGNORED
+            self.files.name(self.files.pass_over(identity, status, seen.passed_over), path)
+            if seen.failed:
+                self._failed(path, seen.passed_over)
+            return
+        self._arrive(path, identity)
+
+    def _stays(self, known: File, seen: Seen, fresh: bool) -> bool:
+        """Whether what is known of an unchanged inode still holds."""
+        if known.passed_over or seen.passed_over:
+            return known.error == seen.passed_over
+        return not (fresh and known.too_young)
+
+    def _arrive(self, path: bytes, identity: Identity) -> None:
+        """A name leads to an inode that is to be read: new, changed, or known under another name."""
+        there = self.files.at_inode(identity)
+        if there is not None and there.identity == identity:
+            self.files.name(there, path)
+            self.files.changed(there)
+            return
+        names = [path]
+        if there is not None:
+            names += [name for name in there.names if name != path]
+            self._forget(there)
+        file = self.files.add(identity)
+        for name in names:
+            self.files.name(file, name)
+        self._do(self._library.found(file.id))
+
+    def _restore(self, file: File) -> None:
+        """A file of an earlier run is there unchanged: it takes its place again."""
+        if self._library.knows(file.id):
+            return
+        if file.layout is not None and file.status not in (Status.FAILED, Status.IGNORED):
+            self._arrangement_of_layout.setdefault(file.layout, file.arrangement or 0)
+            self._do(self._library.restore(file.id, file.layout, self._answered.pop(file.id, {})))
+        elif file.status is Status.PENDING:
+            self._do(self._library.found(file.id))
+        elif file.status is Status.FAILED:
+            self._failed(file.names[0], file.error or "")
+
+    def _vanished(self, path: bytes) -> None:
+        """A name is gone; with its last name goes the file."""
+        file = self.files.unname(path)
+        if not file.names:
+            self._forget(file)
+
+    def _forget(self, file: File) -> None:
+        self._do(self._library.forget(file.id))
+        self.files.forget(file)
+
+    # What was learnt
+
+    def _do(self, instructions: list[Instruction]) -> None:
+        """Carry out what the state machine wants, and what follows from that."""
+        waiting = list(reversed(instructions))
+        while waiting:
+            match waiting.pop():
+                case ReadHeader(file):
+                    self._reading.headers.append(file)
+                case Describe(layout):
+                    shape = self._reading.shape(layout, self._arrangement_of_layout[layout])
+                    waiting += reversed(self._library.described(layout, shape))
+                case Ask(file, layout, question):
+                    wanted = self._reading.want(file, layout, question, self._recall(file, layout, question))
+                    if wanted is not None:
+                        waiting += reversed(self._answer(wanted))
+                case Share(source, file, _, number):
+                    self._catalog.share_answer(source, file, number)
+                case Planned(layout, sequence, exhausted):
+                    self._catalog.save_sequence(layout, sequence, exhausted)
+                case Changed(number, status, key):
+                    self._change(self.files.by_id[number], status, key)
+
+    def _recall(self, file: int, layout: int, question: Question) -> dict[int, bytes]:
+        """Digests of whole layers that the file gave before, by layer. Samples are never recalled."""
+        if not question.confirms:
+            return {}
+        return layer_digests(self._library.sequence(layout), self._catalog.answers(file))
+
+    def _answer(self, wanted: Wanted) -> list[Instruction]:
+        number, digests = wanted.question.number, wanted.digests
+        self._catalog.save_answers([Answer(wanted.file, number, answer_key(digests), b"".join(digests))])
+        return self._library.answered(wanted.file, number, digests)
+
+    def _change(self, file: File, status: Status, key: bytes) -> None:
+        signature = None
+        if status is Status.DUPLICATE:
+            assert file.layout is not None
+            kept = file.status is status and file.signature
+            signature = kept or self._weight_signature(file.layout, key, file.id)
+            if file.residue is None:
+                self._reading.want_residue(file.id)
+        elif file.layout is not None and status in (Status.GROUPED, Status.UNIQUE):
+            signature = blake3(self._signature_of_layout(file.layout) + key).digest()
+        if (file.status, file.signature) != (status, signature):
+            file.signature = signature
+            self.files.set_status(file, status)
+
+    def _compute_weight_signature(self, layout: int, key: bytes, file: int) -> bytes:
+        return weight_signature(layer_digests(self._library.sequence(layout), self._catalog.answers(file)))
+
+    def _finished(self, finished: Finished) -> None:
+        position = 0
+        for index, (number, outcome) in enumerate(zip(finished.job.files, finished.outcomes, strict=True)):
+            length = 32 * len(finished.job.extents[index]) if isinstance(finished.job, PiecesJob) else 0
+            digests = finished.digests[position : position + length]
+            position += length
+            self.statistics.job(finished.job, outcome)
+            wanted = self._reading.take(finished.job, index, digests) if isinstance(finished.job, PiecesJob) else None
+            file = self.files.by_id.get(number)
+            if file is None:
+                continue
+            file.seconds += outcome.seconds
+            file.read_ns = file.read_ns or outcome.read_ns
+            self.files.changed(file)
+            if outcome.trouble is not None:
+                self._troubled(file, outcome.trouble)
+                if outcome.trouble.kind == "changed" and file.id in self.files.by_id and self._library.knows(file.id):
+                    # One of its names is gone, the file itself is not: it is read under another.
+                    self._reading.repeat(finished.job, number, wanted)
+            elif wanted is not None:
+                self._do(self._answer(wanted))
+            else:
+                self._learn(file, outcome)
+
+    def _learn(self, file: File, outcome: Outcome) -> None:
+        """A header or a residue was read."""
+        if outcome.header is None:
+            file.residue = outcome.residue
+            return
+        header: Header = outcome.header
+        file.layout = self._catalog.layout_id(header.layout_signature, header.layout)
+        file.arrangement = self._catalog.arrangement_id(header.arrangement_signature, header.arrangement)
+        assert file.layout is not None and file.arrangement is not None
+        file.base, file.format, file.residue = header.base, header.format, header.residue
+        self._arrangement_of_layout.setdefault(file.layout, file.arrangement)
+        self._do(self._library.header(file.id, file.layout))
+
+    def _troubled(self, file: File, trouble: Trouble) -> None:
+        path = file.names[0]
+        if trouble.kind == "changed":
+            self._attempts[path] += 1
+            if self._attempts[path] <= _ATTEMPTS:
+                self._look_again(file)
+                return
+        if trouble.kind == "ignored":
+            file.error = trouble.reason
+            self._do(self._library.ignored(file.id))
+            return
+        if trouble.kind != "failed":
+            # The next run tries again: the file itself need not change for that to succeed.
+            file.read_ns = 0
+        self._fail(file, trouble.reason)
+
+    def _look_again(self, file: File) -> None:
+        """A file is not what it was: see what its names lead to now."""
+        for path in list(file.names):
+            try:
+                status = os.stat(path) if self._follow else os.lstat(path)
+            except OSError:
+                if self.files.by_path.get(path) is file:
+                    self._vanished(path)
+                continue
+            self._see(Seen(path, status))
+
+    def _fail(self, file: File, reason: str) -> None:
+        file.error = reason
+        self._do(self._library.failed(file.id))
+        self._failed(file.names[0], reason)
+
+    def _lost(self, lost: Lost) -> None:
+        """A process died with this job. What was not the cause is read again."""
+        job: Job = lost.job
+        wanted = self._reading.again(job, lost.culprit)
+        file = self.files.by_id.get(lost.culprit) if lost.culprit is not None else None
+        if file is None:
+            return
+        file.deaths += 1
+        self.files.changed(file)
+        if file.deaths >= _DEATHS:
+            self._fail(file, f"reading it killed {file.deaths} loader processes; check the file")
+        else:
+            self._reading.repeat(job, file.id, wanted)
+
+    # What is told
+
+    def _save(self) -> None:
+        now = time.monotonic()
+        settled = self._settled
+        if self.files.unsaved and (settled or now >= self._next_commit):
+            self.files.save()
+            self._catalog.keep("complete", int(settled))
+            self._catalog.keep("statistics", msgspec.json.encode(self.statistics.stages))
+            self._catalog.commit(new_generation=True)
+            self._next_commit = time.monotonic() + _COMMIT
+        if self._published < self._catalog.generation and self._publish_started is None:
+            if now >= self._next_publish or (settled and not self.trouble):
+                self._publish_started = now
+                self._machinery.publish()
+
+    def _was_published(self, published: Published) -> None:
+        self._published = published.generation
+        self.trouble = published.error
+        if self.trouble:
+            self._published = -1
+        started = self._publish_started or time.monotonic()
+        self._publish_started = None
+        took = time.monotonic() - started
+        self._next_publish = time.monotonic() + max(took * (1 / _PUBLISH_SHARE - 1), _RETRY if self.trouble else 0)
+        self.statistics.add("publish", files=len(self.files.by_path), seconds=published.seconds)

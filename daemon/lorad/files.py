@@ -1,0 +1,215 @@
+"""The files known now, in memory: one record an inode in one state, its names, and its way to the catalogue.
+
+A record is trusted as long as the inode's identity (device, inode, size, mtime, ctime) stays the same. One
+whose ctime is as young as the moment it was first read may have been written to within one tick of the
+file system's clock, unseen; it is read again in the next run.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+
+from lorad.catalog import Catalog, Row
+from lorad.library import Status
+from lorad.pipeline.protocol import Identity
+
+#: Coarser than the clock ticks that file systems use for their times, in nanoseconds.
+_TICK = 20_000_000
+#: The tick of file systems that count whole (FAT: even) seconds.
+_COARSE_TICK = 2_000_000_000
+
+
+class File:
+    """One inode in one state, and what is known of it."""
+
+    __slots__ = (
+        "arrangement", "base", "deaths", "error", "format", "id", "identity", "layout", "names", "read_ns",
+        "residue", "seconds", "signature", "status",
+    )  # fmt: skip
+
+    def __init__(self, number: int, identity: Identity) -> None:
+        self.id = number
+        self.identity = identity
+        self.names: list[bytes] = []
+        self.read_ns = 0
+        self.status = Status.PENDING
+        self.layout: int | None = None
+        self.arrangement: int | None = None
+        self.base: int | None = None
+        self.format: str | None = None
+        self.residue: bytes | None = None
+        self.signature: bytes | None = None
+        self.seconds = 0.0
+        self.error: str | None = None
+        self.deaths = 0
+
+    @classmethod
+    def from_row(cls, row: Row) -> File:
+        dev, ino = row.dev % 2**64, row.ino % 2**64
+        file = cls(row.id, Identity(dev, ino, row.size, row.mtime_ns, row.ctime_ns))
+        file.read_ns = row.read_ns
+        file.status = Status(row.status)
+        file.layout, file.arrangement, file.base, file.format = row.layout, row.arrangement, row.base, row.format
+        file.residue, file.signature = row.residue, row.signature
+        file.seconds, file.error, file.deaths = row.load_seconds, row.error, row.deaths
+        return file
+
+    def row(self) -> Row:
+        dev, ino, size, mtime_ns, ctime_ns = (getattr(self.identity, name) for name in Identity.__struct_fields__)
+        return Row(
+            self.id, _signed(dev), _signed(ino), size, mtime_ns, ctime_ns, self.read_ns, self.status.value,
+            self.layout, self.arrangement, self.base, self.format, self.residue, self.signature,
+            self.seconds, self.error, self.deaths,
+        )  # fmt: skip
+
+    @property
+    def passed_over(self) -> bool:
+        """Whether it was never opened: its name or kind already said that it is not to be read."""
+        return not self.read_ns and self.status in (Status.IGNORED, Status.FAILED)
+
+    @property
+    def too_young(self) -> bool:
+        """Whether a write in the same tick as the first read could have gone unseen."""
+        ctime = self.identity.ctime_ns
+        tick = _COARSE_TICK if ctime % 1_000_000_000 == 0 else _TICK
+        return bool(self.read_ns) and ctime > self.read_ns - tick
+
+
+class Files:
+    """All records, by number, by path and by inode. Changes are collected for the next `save`."""
+
+    def __init__(self, catalog: Catalog) -> None:
+        self._catalog = catalog
+        self.by_id: dict[int, File] = {}
+        self.by_path: dict[bytes, File] = {}
+        self._by_inode: dict[tuple[int, int], File] = {}
+        self._next = 1
+        self._dirty: dict[int, File] = {}
+        self._new_names: dict[bytes, int] = {}
+        self._dropped_names: list[bytes] = []
+        self._dropped_files: list[int] = []
+        #: How many records have each status.
+        self.counts: Counter[Status] = Counter()
+        #: Bytes of all files that are read or were, each inode once.
+        self.bytes_total = 0
+        #: Whether `load` put other files into view than were in it before.
+        self.view_changed = False
+
+    def load(self, under: Callable[[bytes], bool]) -> None:
+        """Take up from the catalogue the files that have a name in the folders that are looked at now.
+
+        Files elsewhere stay in the catalogue, out of every view, until their folder is looked at again.
+        """
+        records = {row.id: row for row in self._catalog.rows()}
+        self._next = max(records, default=0) + 1
+        wake: list[bytes] = []
+        sleep: list[bytes] = []
+        for path, number, active in self._catalog.names():
+            row = records.get(number)
+            wanted = row is not None and under(path)
+            if wanted and row is not None:
+                file = self.by_id.get(number)
+                if file is None:
+                    file = self.by_id[number] = File.from_row(row)
+                    self._count(file, 1)
+                    if not file.passed_over:
+                        self._by_inode[file.identity.dev, file.identity.ino] = file
+                file.names.append(path)
+                self.by_path[path] = file
+            if wanted != bool(active):
+                (wake if wanted else sleep).append(path)
+        self._catalog.set_active(1, wake)
+        self._catalog.set_active(0, sleep)
+        self.view_changed = bool(wake or sleep)
+
+    def at_inode(self, identity: Identity) -> File | None:
+        """The record of this inode, in whatever state it was when it was last seen."""
+        return self._by_inode.get((identity.dev, identity.ino))
+
+    def add(self, identity: Identity) -> File:
+        """A new record, for an inode to be read."""
+        file = self._new(identity)
+        self._by_inode[identity.dev, identity.ino] = file
+        return file
+
+    def pass_over(self, identity: Identity, status: Status, reason: str) -> File:
+        """A new record for one name that is not read, whatever other names its inode has."""
+        file = self._new(identity)
+        self.set_status(file, status)
+        file.error = reason
+        return file
+
+    def _new(self, identity: Identity) -> File:
+        file = self.by_id[self._next] = File(self._next, identity)
+        self._next += 1
+        self._count(file, 1)
+        self.changed(file)
+        return file
+
+    def set_status(self, file: File, status: Status) -> None:
+        self._count(file, -1)
+        file.status = status
+        self._count(file, 1)
+        self.changed(file)
+
+    def _count(self, file: File, sign: int) -> None:
+        self.counts[file.status] += sign
+        if file.status is not Status.IGNORED:
+            self.bytes_total += sign * file.identity.size
+
+    def name(self, file: File, path: bytes) -> None:
+        file.names.append(path)
+        self.by_path[path] = file
+        self._new_names[path] = file.id
+
+    def unname(self, path: bytes) -> File:
+        """Take a name away; the file that had it, which may have none left."""
+        file = self.by_path.pop(path)
+        file.names.remove(path)
+        self._new_names.pop(path, None)
+        self._dropped_names.append(path)
+        return file
+
+    def forget(self, file: File) -> None:
+        """Drop a file, its names and all that was learnt from it."""
+        for path in list(file.names):
+            self.unname(path)
+        del self.by_id[file.id]
+        self._count(file, -1)
+        if self._by_inode.get((file.identity.dev, file.identity.ino)) is file:
+            del self._by_inode[file.identity.dev, file.identity.ino]
+        self._dirty.pop(file.id, None)
+        self._dropped_files.append(file.id)
+
+    def changed(self, file: File) -> None:
+        """The record differs from the catalogue's."""
+        self._dirty[file.id] = file
+
+    @property
+    def unsaved(self) -> int:
+        return len(self._dirty) + len(self._new_names) + len(self._dropped_names) + len(self._dropped_files)
+
+    def save(self) -> None:
+        """Write what changed into the catalogue's open transaction."""
+        self._catalog.drop_names(self._dropped_names)
+        self._catalog.drop_files(self._dropped_files)
+        self._catalog.save_files(file.row() for file in self._dirty.values())
+        self._catalog.save_names(self._new_names.items())
+        for book in (self._dirty, self._new_names, self._dropped_names, self._dropped_files):
+            book.clear()
+
+    def __iter__(self) -> Iterator[File]:
+        return iter(self.by_id.values())
+
+
+def is_under(roots: Iterable[bytes]) -> Callable[[bytes], bool]:
+    """A test whether a path lies in one of the roots."""
+    prefixes = tuple(os.path.join(root, b"") for root in roots)
+    return lambda path: path.startswith(prefixes)
+
+
+def _signed(number: int) -> int:
+    """An unsigned 64-bit number as SQLite's signed one."""
+    return number - 2**64 if number >= 2**63 else number

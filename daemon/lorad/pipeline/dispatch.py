@@ -1,0 +1,232 @@
+"""Who reads what, and who holds which slab: the core's books of the pipeline. No sockets, no processes.
+
+A slab belongs to the core, to a loader that may fill it, or to the hasher that digests it. Its way is
+always core → loader → core → hasher → core, so when a process dies the core knows what it held. A task is
+finished when its loader is done with it and the hasher has digested all that it filled.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+from lorad.pipeline.protocol import (
+    Credit,
+    Digested,
+    Done,
+    Extent,
+    Filled,
+    Outcome,
+    ReadHeaders,
+    ReadPieces,
+    ReadResidue,
+    Target,
+    ToChild,
+)
+
+#: Tasks that a loader has at hand, so that it never waits for the next.
+DEPTH = 2
+
+
+class HeaderJob(NamedTuple):
+    """Read the headers of these files."""
+
+    files: Sequence[int]
+    targets: Sequence[Target]
+
+    def message(self, task: int) -> ToChild:
+        return ReadHeaders(task, self.targets)
+
+
+class PiecesJob(NamedTuple):
+    """Digest pieces of these files: for each, the question's number and extents in disk order.
+
+    `orders[i][k]` is the place in the question of the k-th extent of file i.
+    """
+
+    files: Sequence[int]
+    numbers: Sequence[int]
+    targets: Sequence[Target]
+    extents: Sequence[Sequence[Extent]]
+    orders: Sequence[Sequence[int]]
+    sequential: bool
+
+    def message(self, task: int) -> ToChild:
+        return ReadPieces(task, self.targets, self.extents, self.sequential)
+
+
+class ResidueJob(NamedTuple):
+    """Digest what lies between the layers of a file."""
+
+    files: Sequence[int]
+    targets: Sequence[Target]
+
+    def message(self, task: int) -> ToChild:
+        return ReadResidue(task, self.targets[0])
+
+
+Job = HeaderJob | PiecesJob | ResidueJob
+
+
+class Finished(NamedTuple):
+    """A job's outcomes, one a file, and for pieces the digests (32 bytes each) in the order of the extents."""
+
+    job: Job
+    outcomes: Sequence[Outcome]
+    digests: bytes
+
+
+class Lost(NamedTuple):
+    """A job that has to be done again. `culprit` is the file on which its loader died, if it did."""
+
+    job: Job
+    culprit: int | None
+
+
+class _Task:
+    def __init__(self, job: Job, loader: int) -> None:
+        self.job = job
+        self.loader = loader
+        self.outcomes: Sequence[Outcome] | None = None
+        self.digests = bytearray()
+        self.digesting = 0
+        #: The hasher died and took digests of this task with it: it has to be done again.
+        self.doomed = False
+
+
+class Dispatcher:
+    """The books. `to_loader(index, message)` and `to_hasher(message)` send."""
+
+    def __init__(
+        self, to_loader: Callable[[int, ToChild], None], to_hasher: Callable[[Filled], None], slabs: int, loaders: int
+    ) -> None:
+        self._to_loader = to_loader
+        self._to_hasher = to_hasher
+        self._free = deque(range(slabs))
+        self._share = max(2, slabs // loaders)
+        self._tasks: dict[int, _Task] = {}
+        self._next = 1
+        self._ready: dict[int, set[int]] = {}
+        self._held: dict[int, int] = {}
+        self._digesting: dict[int, int] = {}
+        self._hasher_ready = False
+        self._parked: list[Filled] = []
+
+    @property
+    def idle(self) -> bool:
+        return not self._tasks
+
+    @property
+    def running(self) -> int:
+        return len(self._tasks)
+
+    def room(self) -> int | None:
+        """The loader that should get the next job, or None while all have enough."""
+        index = min(self._ready, key=lambda index: len(self._ready[index]), default=None)
+        return None if index is None or len(self._ready[index]) >= DEPTH else index
+
+    def start(self, loader: int, job: Job) -> None:
+        number, self._next = self._next, self._next + 1
+        self._tasks[number] = _Task(job, loader)
+        self._ready[loader].add(number)
+        self._to_loader(loader, job.message(number))
+
+    def loader_ready(self, loader: int) -> None:
+        self._ready[loader] = set()
+        self._grant(loader)
+
+    def hasher_ready(self) -> None:
+        self._hasher_ready = True
+        parked, self._parked = self._parked, []
+        for filled in parked:
+            self._to_hasher(filled)
+
+    def filled(self, message: Filled) -> None:
+        """A loader filled a slab: on to the hasher, unless its digests would be of no use."""
+        task = self._tasks.get(message.task)
+        loader = self._held.pop(message.slab)
+        if task is None or task.doomed:
+            self._free.append(message.slab)
+            self._grant(loader)
+            return
+        task.digesting += 1
+        self._digesting[message.slab] = message.task
+        if self._hasher_ready:
+            self._to_hasher(message)
+        else:
+            self._parked.append(message)
+
+    def digested(self, message: Digested) -> Finished | Lost | None:
+        number = self._digesting.pop(message.slab)
+        self._free.append(message.slab)
+        task = self._tasks.get(number)
+        if task is None:
+            for loader in self._ready:
+                self._grant(loader)
+            return None
+        self._grant(task.loader)
+        task.digesting -= 1
+        task.digests += message.digests
+        return self._end(number, task)
+
+    def done(self, message: Done) -> Finished | Lost | None:
+        """A loader is through with a task; its slabs may still be with the hasher."""
+        task = self._tasks.get(message.task)
+        if task is None:
+            return None
+        task.outcomes = message.outcomes
+        self._ready[task.loader].discard(message.task)
+        return self._end(message.task, task)
+
+    def loader_died(self, loader: int, marked: tuple[int, int]) -> list[Lost]:
+        """A loader's process ended. `marked` is what it was working on, from the arena."""
+        self._ready.pop(loader, None)
+        for slab in [slab for slab, holder in self._held.items() if holder == loader]:
+            del self._held[slab]
+            self._free.append(slab)
+        lost = []
+        for number, task in list(self._tasks.items()):
+            if task.loader == loader and task.outcomes is None:
+                del self._tasks[number]
+                culprit = task.job.files[marked[1]] if marked[0] == number & 0xFFFFFFFF else None
+                lost.append(Lost(task.job, culprit))
+        for other in self._ready:
+            self._grant(other)
+        return lost
+
+    def hasher_died(self) -> list[Lost]:
+        """The hasher's process ended: what it held is lost, and so are the tasks that it had begun."""
+        self._hasher_ready = False
+        self._parked.clear()
+        self._free.extend(self._digesting)
+        self._digesting.clear()
+        lost = []
+        for number, task in list(self._tasks.items()):
+            task.doomed |= bool(task.digesting or task.digests)
+            task.digesting = 0
+            ended = self._end(number, task) if task.doomed else None
+            if isinstance(ended, Lost):
+                lost.append(ended)
+        for loader in self._ready:
+            self._grant(loader)
+        return lost
+
+    def _end(self, number: int, task: _Task) -> Finished | Lost | None:
+        if task.outcomes is None or task.digesting:
+            return None
+        del self._tasks[number]
+        if task.doomed:
+            return Lost(task.job, None)
+        return Finished(task.job, task.outcomes, bytes(task.digests))
+
+    def _grant(self, loader: int) -> None:
+        """Give free slabs to a loader, up to its share."""
+        if loader not in self._ready:
+            return
+        lacking = self._share - sum(holder == loader for holder in self._held.values())
+        slabs = [self._free.popleft() for _ in range(min(lacking, len(self._free)))]
+        for slab in slabs:
+            self._held[slab] = loader
+        if slabs:
+            self._to_loader(loader, Credit(slabs))

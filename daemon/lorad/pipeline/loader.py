@@ -1,0 +1,285 @@
+"""The loader process: opens files, checks that they are what the core knows, reads headers and pieces.
+
+It is expendable: a file that crashes it costs a restart. It never imports torch.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+import time
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+
+from lorad.pipeline.arena import Arena
+from lorad.pipeline.child import Line, arguments
+from lorad.pipeline.protocol import (
+    Credit,
+    Done,
+    Extent,
+    Filled,
+    Header,
+    Identity,
+    Outcome,
+    ReadHeaders,
+    ReadPieces,
+    ReadResidue,
+    Target,
+    Trouble,
+)
+from loracore.errors import ChangedFile, FileError, UnknownFormat
+from loracore.tensorfile import Layer, Source, read_container, residue
+from loracore.tensorfile.checkpoint import gather, record_start
+
+
+class SlabWriter:
+    """Fills slabs with pieces, one after the other, and hands full slabs to the core."""
+
+    def __init__(self, arena: Arena, send: Callable[[Filled], None], slabs: Iterator[int]) -> None:
+        self._arena = arena
+        self._send = send
+        self._slabs = slabs
+        self._slab: int | None = None
+        self._view = memoryview(b"")
+        self._used = 0
+        self._segments: list[int] = []
+        self._continued = False
+        self._open = False
+        self.task = 0
+        #: Pieces that ended so far, in all tasks.
+        self.ended = 0
+
+    def space(self) -> memoryview:
+        """Memory to write to next, at least one byte of it; waits for a slab if need be."""
+        if self._used == len(self._view):
+            self.flush()
+            self._slab = next(self._slabs)
+            self._view = self._arena.slab(self._slab)
+        return self._view[self._used :]
+
+    def wrote(self, count: int, *, ends: bool) -> None:
+        """`count` bytes were written for the current piece, which ends with them or goes on.
+
+        A piece of no bytes needs a slab too, since that is what carries it to the hasher.
+        """
+        if self._slab is None:
+            self.space()
+        self._used += count
+        if self._open and self._segments:
+            self._segments[-1] += count
+        else:
+            self._segments.append(count)
+        self._open = not ends
+        self.ended += ends
+
+    def flush(self) -> None:
+        """Hand the slab to the core, also when it is not full."""
+        if self._slab is not None:
+            self._send(Filled(self.task, self._slab, self._segments, self._continued, self._open))
+            self._continued = self._open
+        self._slab, self._view, self._used, self._segments = None, memoryview(b""), 0, []
+
+    def end(self) -> None:
+        """The task's last piece was written."""
+        self.flush()
+        self._continued = self._open = False
+
+
+class Loader:
+    """Carries out the core's tasks, one at a time."""
+
+    def __init__(self, line: Line, arena: Arena, index: int) -> None:
+        self._line = line
+        self._arena = arena
+        self._index = index
+        self._credits: list[int] = []
+        self._waiting: list[ReadHeaders | ReadPieces | ReadResidue] = []
+        self._writer = SlabWriter(arena, line.send, iter(self._next_slab, None))
+        self._known: set[bytes] = set()
+
+    def run(self) -> None:
+        for message in self._line.messages():
+            self._take(message)
+            while self._waiting:
+                self._do(self._waiting.pop(0))
+
+    def _take(self, message: object) -> None:
+        if isinstance(message, Credit):
+            self._credits.extend(message.slabs)
+        elif isinstance(message, ReadHeaders | ReadPieces | ReadResidue):
+            self._waiting.append(message)
+
+    def _next_slab(self) -> int:
+        while not self._credits:
+            self._take(self._line.receive())
+        return self._credits.pop()
+
+    def _do(self, task: ReadHeaders | ReadPieces | ReadResidue) -> None:
+        targets = [task.target] if isinstance(task, ReadResidue) else task.targets
+        self._writer.task = task.task
+        outcomes = []
+        for position, target in enumerate(targets):
+            self._arena.mark(self._index, task.task, position)
+            outcomes.append(self._read(task, position, target))
+        self._arena.mark(self._index, 0, 0)
+        self._writer.end()
+        self._line.send(Done(task.task, outcomes))
+
+    def _read(self, task: ReadHeaders | ReadPieces | ReadResidue, position: int, target: Target) -> Outcome:
+        started, read_ns = time.perf_counter(), time.time_ns()
+        expected = self._writer.ended + (len(task.extents[position]) if isinstance(task, ReadPieces) else 0)
+        trouble, header, digest, cost = None, None, None, 0
+        try:
+            with opened(target) as fd:
+                match task:
+                    case ReadHeaders():
+                        header, cost = self._header(fd, target)
+                    case ReadPieces():
+                        cost = self._pieces(fd, target, task.extents[position], task.sequential)
+                    case ReadResidue():
+                        digest, cost = residue(fd, read_container(fd, target.path))
+        except UnknownFormat as error:
+            trouble = Trouble("ignored", error.reason)
+        except ChangedFile as error:
+            trouble = Trouble("changed", error.reason)
+        except FileError as error:
+            trouble = Trouble("failed", error.reason)
+        except OSError as error:
+            trouble = Trouble("changed" if error.errno in _NOT_THERE else "unreadable", _remedy(error))
+        except MemoryError:
+            trouble = Trouble("unreadable", "reading it needs more memory than there is")
+        while self._writer.ended < expected:
+            # Every piece gets a digest, so that those of the task's other files keep their places.
+            self._writer.wrote(0, ends=True)
+        return Outcome(time.perf_counter() - started, cost, read_ns, trouble, header, digest)
+
+    def _header(self, fd: int, target: Target) -> tuple[Header, int]:
+        os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_RANDOM)
+        container = read_container(fd, target.path)
+        layout, arrangement = container.layout.signature, container.arrangement_signature
+        header = Header(
+            layout_signature=layout,
+            layout=None if layout in self._known else zlib.compress(container.layout.encoded, 1),
+            arrangement_signature=arrangement,
+            arrangement=None if arrangement in self._known else zlib.compress(container.arrangement.encode(), 1),
+            base=container.base,
+            format=container.format,
+            residue=container.residue,
+        )
+        self._known.update((layout, arrangement))
+        return header, container.bytes_read
+
+    def _pieces(self, fd: int, target: Target, extents: Sequence[Extent], sequential: bool) -> int:
+        """Write the extents to slabs, those that lie back to back in large reads."""
+        os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_SEQUENTIAL if sequential else os.POSIX_FADV_RANDOM)
+        source = Source(fd, target.identity.size)
+        position = 0
+        while position < len(extents):
+            first = extents[position]
+            start = first.offset if first.record is None else record_start(source, first.record) + first.offset
+            if first.strides is not None:
+                self._gathered(source, start, first)
+                position += 1
+                continue
+            lengths = _back_to_back(extents, position)
+            if start + sum(lengths) > source.size:
+                raise ChangedFile("it became shorter since its header was read")
+            self._copy(source, start, lengths)
+            position += len(lengths)
+        return source.bytes_read
+
+    def _copy(self, source: Source, offset: int, lengths: list[int]) -> None:
+        """Read pieces that lie back to back from `offset`."""
+        total = sum(lengths)
+        position, rest = 0, lengths[0]
+        while position < len(lengths):
+            count = 0
+            if total:
+                view = self._writer.space()[:total]
+                source.read_into(view, offset)
+                count = len(view)
+                offset += count
+                total -= count
+            while position < len(lengths) and rest <= count:
+                self._writer.wrote(rest, ends=True)
+                count -= rest
+                position += 1
+                rest = lengths[position] if position < len(lengths) else 0
+            if count:
+                self._writer.wrote(count, ends=False)
+                rest -= count
+
+    def _gathered(self, source: Source, start: int, extent: Extent) -> None:
+        """Write a piece of a layer that does not lie in C order and whose first element is at `start`."""
+        assert extent.strides is not None
+        layer = Layer("", extent.dtype, extent.shape)
+        skip, left = extent.start, extent.length
+        for chunk in gather(source, start, layer, extent.strides, self._arena.slab_size):
+            part = memoryview(chunk)[skip : skip + left]
+            skip -= min(skip, len(chunk))
+            while len(part):
+                view = self._writer.space()
+                count = min(len(view), len(part))
+                view[:count] = part[:count]
+                part, left = part[count:], left - count
+                self._writer.wrote(count, ends=not left)
+            if not left:
+                return
+
+
+def _back_to_back(extents: Sequence[Extent], first: int) -> list[int]:
+    """The lengths of the extents from `first` on that can be read as one."""
+    lengths = [extents[first].length]
+    end = extents[first].offset + lengths[0]
+    if extents[first].record is None:
+        for extent in extents[first + 1 :]:
+            if extent.offset != end or extent.record is not None or extent.strides is not None:
+                break
+            lengths.append(extent.length)
+            end += extent.length
+    return lengths
+
+
+#: What opening says when another file, or none, took the name.
+_NOT_THERE = {errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ESTALE, errno.ENXIO}
+
+
+@contextmanager
+def opened(target: Target) -> Iterator[int]:
+    """The target, open for reading, checked to be the expected one before and after the body reads it."""
+    flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | (0 if target.follow else os.O_NOFOLLOW)
+    fd = os.open(target.path, flags)
+    try:
+        _check(fd, target)
+        yield fd
+        _check(fd, target)
+    finally:
+        os.close(fd)
+
+
+def _check(fd: int, target: Target) -> None:
+    status = os.fstat(fd)
+    if not stat.S_ISREG(status.st_mode):
+        raise ChangedFile("it is no longer a regular file")
+    if Identity.of(status) != target.identity:
+        raise ChangedFile("it changed while it was looked at")
+
+
+def _remedy(error: OSError) -> str:
+    reason = (error.strerror or str(error)).lower()
+    if isinstance(error, PermissionError):
+        return f"{reason}; make it readable for the user that lorad runs as"
+    return f"{reason}; check the disk and the file"
+
+
+def main() -> None:
+    line, numbers = arguments()
+    arena_fd, slab, slabs, index = map(int, numbers)
+    Loader(line, Arena(arena_fd, slab, slabs), index).run()
+    line.close()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,165 @@
+"""What the core and its children say to each other: MessagePack, typed on both ends, never pickle."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+
+import msgspec
+
+from loracore.tensorfile import Strides
+
+#: Larger messages are not accepted by any end. A header of the largest size fits, compressed or not.
+MAX_MESSAGE = 256 << 20
+
+
+class Identity(msgspec.Struct, frozen=True, array_like=True):
+    """What a file must be, before and after it is read, for what was read to be its content."""
+
+    dev: int
+    ino: int
+    size: int
+    mtime_ns: int
+    ctime_ns: int
+
+    @classmethod
+    def of(cls, status: os.stat_result) -> Identity:
+        return cls(status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+
+
+class Extent(msgspec.Struct, frozen=True, array_like=True):
+    """Where a piece lies: `length` bytes at `offset` of the file, or of the zip record at `record`.
+
+    For a layer that does not lie in C order, `shape`, `dtype` and `strides` tell how to gather it, `offset`
+    is where its first element lies, and the piece is `length` bytes from byte `start` of the gathered layer.
+    """
+
+    offset: int
+    length: int
+    record: int | None = None
+    strides: Strides | None = None
+    shape: tuple[int, ...] = ()
+    dtype: str = ""
+    start: int = 0
+
+
+class Target(msgspec.Struct, frozen=True, array_like=True):
+    """A file to read. `follow`: whether its last name may be a symbolic link."""
+
+    path: bytes
+    identity: Identity
+    follow: bool = False
+
+
+class ReadHeaders(msgspec.Struct, frozen=True, array_like=True, tag="headers"):
+    task: int
+    targets: Sequence[Target]
+
+
+class ReadPieces(msgspec.Struct, frozen=True, array_like=True, tag="pieces"):
+    """Fill slabs with these extents, file by file, in this order."""
+
+    task: int
+    targets: Sequence[Target]
+    extents: Sequence[Sequence[Extent]]
+    sequential: bool
+
+
+class ReadResidue(msgspec.Struct, frozen=True, array_like=True, tag="residue"):
+    task: int
+    target: Target
+
+
+class Credit(msgspec.Struct, frozen=True, array_like=True, tag="credit"):
+    """These slabs are yours to fill."""
+
+    slabs: Sequence[int]
+
+
+class Stop(msgspec.Struct, frozen=True, array_like=True, tag="stop"):
+    pass
+
+
+class Ready(msgspec.Struct, frozen=True, array_like=True, tag="ready"):
+    pid: int
+
+
+class Header(msgspec.Struct, frozen=True, array_like=True):
+    """What a header said. `layout` and `arrangement` are given (compressed) when this loader first meets them."""
+
+    layout_signature: bytes
+    layout: bytes | None
+    arrangement_signature: bytes
+    arrangement: bytes | None
+    base: int
+    format: str
+    residue: bytes | None
+
+
+class Trouble(msgspec.Struct, frozen=True, array_like=True):
+    """Why a file could not be read.
+
+    `kind` is `failed` (its content is bad), `unreadable` (the system would not let us), `ignored` (not ours)
+    or `changed` (not the file that was meant).
+    """
+
+    kind: str
+    reason: str
+
+
+class Outcome(msgspec.Struct, frozen=True, array_like=True):
+    """How reading one file went: what it cost, and its header or residue where that was asked for."""
+
+    seconds: float
+    bytes_read: int
+    read_ns: int
+    trouble: Trouble | None = None
+    header: Header | None = None
+    residue: bytes | None = None
+
+
+class Filled(msgspec.Struct, frozen=True, array_like=True, tag="filled"):
+    """A slab holds these segments, back to back from its start.
+
+    `continued`: the first segment goes on with the piece that the slab before left open. `open`: the last
+    one will be continued in the task's next slab.
+    """
+
+    task: int
+    slab: int
+    segments: Sequence[int]
+    continued: bool
+    open: bool
+
+
+class Done(msgspec.Struct, frozen=True, array_like=True, tag="done"):
+    """A task has ended, one outcome for each of its files; all its slabs were handed over before."""
+
+    task: int
+    outcomes: Sequence[Outcome]
+
+
+class Digested(msgspec.Struct, frozen=True, array_like=True, tag="digested"):
+    """The digests of the pieces that ended in this slab, 32 bytes each; the slab is free again."""
+
+    task: int
+    slab: int
+    digests: bytes
+
+
+class Publish(msgspec.Struct, frozen=True, array_like=True, tag="publish"):
+    """Render the newest generation of the catalogue."""
+
+
+class Published(msgspec.Struct, frozen=True, array_like=True, tag="published"):
+    generation: int
+    seconds: float
+    error: str = ""
+
+
+ToChild = ReadHeaders | ReadPieces | ReadResidue | Credit | Filled | Publish | Stop
+ToCore = Ready | Filled | Done | Digested | Published
+
+encode = msgspec.msgpack.Encoder().encode
+decode_to_child = msgspec.msgpack.Decoder(ToChild).decode
+decode_to_core = msgspec.msgpack.Decoder(ToCore).decode

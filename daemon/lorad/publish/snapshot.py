@@ -1,0 +1,108 @@
+"""One generation of the catalogue, read in one transaction, as the views need it."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from collections import defaultdict
+from typing import NamedTuple
+
+import msgspec
+
+from lorad.catalog.catalog import FILENAME
+
+
+class Name(NamedTuple):
+    """One name of a file, with what the views show of the file."""
+
+    path: bytes
+    file: int
+    size: int
+    mtime_ns: int
+    layout: int | None
+    status: str
+    load_seconds: float
+    error: str | None
+    signature: bytes | None
+    residue: bytes | None
+
+
+class Snapshot(NamedTuple):
+    """All names in view, sorted by path; each layout's signature; what stages cost; the generation."""
+
+    generation: int
+    complete: bool
+    names: list[Name]
+    layouts: dict[int, bytes]
+    stages: dict[str, dict[str, float]]
+
+
+class Duplicates(NamedTuple):
+    """Sets of the same weights: the kept path, the others with their level, and other names of an inode."""
+
+    sets: dict[bytes, list[bytes]]
+    levels: dict[bytes, str]
+    links: dict[bytes, list[bytes]]
+    wasted_bytes: int
+
+
+def connect(state_dir: str) -> sqlite3.Connection:
+    """A connection that cannot write."""
+    path = os.path.join(state_dir, FILENAME).replace("%", "%25").replace("?", "%3f").replace("#", "%23")
+    return sqlite3.connect(f"file:{path}?mode=ro", uri=True, isolation_level=None)
+
+
+def read_snapshot(connection: sqlite3.Connection) -> Snapshot:
+    connection.execute("BEGIN")
+    try:
+        meta = dict(connection.execute("SELECT key, value FROM meta"))
+        rows = connection.execute(
+            "SELECT path, file, size, mtime_ns, layout, status, load_seconds, error, signature, residue "
+            "FROM names JOIN files ON files.id = names.file WHERE active ORDER BY path"
+        )
+        names = list(map(Name._make, rows))
+        layouts = dict(connection.execute("SELECT id, signature FROM layouts"))
+    finally:
+        connection.execute("COMMIT")
+    stages = msgspec.json.decode(meta.get("statistics", b"{}"))
+    return Snapshot(int(meta.get("generation", 0)), bool(meta.get("complete")), names, layouts, stages)
+
+
+def find_duplicates(snapshot: Snapshot) -> Duplicates:
+    """The sets of levels `inode`, `file` and `tensors`.
+
+    Kept is the oldest file (by mtime), then the one with the shortest path, then the first by name.
+    """
+    by_file: dict[int, list[Name]] = defaultdict(list)
+    by_weights: dict[tuple[int | None, bytes | None], list[Name]] = defaultdict(list)
+    for name in snapshot.names:
+        if name.status in ("unique", "grouped", "duplicate"):
+            by_file[name.file].append(name)
+        if name.status == "duplicate":
+            by_weights[name.layout, name.signature].append(name)
+    sets = [names for names in by_weights.values() if len(names) > 1]
+    sets += [names for names in by_file.values() if len(names) > 1 and names[0].status != "duplicate"]
+    result: dict[bytes, list[bytes]] = {}
+    levels: dict[bytes, str] = {}
+    wasted = 0
+    for names in sets:
+        kept = min(names, key=lambda name: (name.mtime_ns, len(name.path), name.path))
+        others = [name for name in names if name is not kept]
+        result[kept.path] = [name.path for name in others]
+        levels.update((name.path, _level(name, kept)) for name in others)
+        wasted += sum({name.file: name.size for name in others if name.file != kept.file}.values())
+    links = {
+        name.path: [other.path for other in names if other is not name]
+        for names in by_file.values()
+        if len(names) > 1
+        for name in names
+    }
+    return Duplicates(dict(sorted(result.items())), levels, dict(sorted(links.items())), wasted)
+
+
+def _level(name: Name, kept: Name) -> str:
+    """The closest sameness of a file to the kept one, with which it agrees on every layer."""
+    if name.file == kept.file:
+        return "inode"
+    same_rest = name.residue is not None and name.residue == kept.residue and name.size == kept.size
+    return "file" if same_rest else "tensors"

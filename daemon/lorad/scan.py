@@ -1,0 +1,169 @@
+"""The private daemon that `loractl scan` starts: one pass over the folders, then it stops.
+
+`python -m lorad.scan --state-dir D [--loaders N] [--hasher auto|cpu] [--follow-symlinks] DIR…` writes
+reports (`loracore.messages`) to its standard output, and ends when its standard input is closed: so it ends
+with the client, however that ended.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import fcntl
+import json
+import os
+import select
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from typing import BinaryIO, NoReturn
+
+from lorad.catalog import Catalog
+from lorad.engine import Engine
+from lorad.pipeline.machinery import Machinery
+from loracore.errors import LoraError, StateError, StateLocked, UsageError
+from loracore.messages import FileFailed, Note, Refused, Summary
+from loracore.wire import write_report
+
+#: Seconds between two reports of progress.
+_REPORT = 0.1
+_REFUSED = 5
+_BAD_INPUT = 2
+
+
+def main() -> None:
+    options = _options(sys.argv[1:])
+    with os.fdopen(os.dup(1), "wb") as reports:
+        # Whatever prints by accident must not get between the reports.
+        os.dup2(2, 1)
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        signal.signal(signal.SIGTERM, _terminate)
+        try:
+            scan(options, reports)
+        except UsageError as error:
+            write_report(reports, Refused(str(error), _BAD_INPUT))
+        except (LoraError, OSError) as error:
+            write_report(reports, Refused(str(error), _REFUSED))
+        except BrokenPipeError:
+            # The client is gone, and with it everybody who wanted to know.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), reports.fileno())
+
+
+def scan(options: argparse.Namespace, reports: BinaryIO) -> None:
+    """Scan the folders, reporting as it goes. What was learnt is in the state folder, also after a kill."""
+    started = time.monotonic()
+    roots = [_root(folder) for folder in options.folders]
+    state_dir = os.path.abspath(options.state_dir)
+    with state_folder(state_dir) as runtime_dir, _machinery(options, runtime_dir, state_dir, reports) as machinery:
+        catalog = Catalog(state_dir)
+        engine = Engine(
+            catalog,
+            machinery,
+            roots,
+            follow=options.follow_symlinks,
+            state_dir=os.fsencode(state_dir),
+            failed=lambda path, reason: write_report(reports, FileFailed(path, reason)),
+        )
+        next_report = 0.0
+        while not engine.finished:
+            engine.step(_REPORT)
+            if engine.trouble:
+                raise StateError(engine.trouble)
+            if time.monotonic() >= next_report:
+                write_report(reports, engine.progress())
+                next_report = time.monotonic() + _REPORT
+                if _client_gone():
+                    break
+        else:
+            write_report(reports, engine.progress())
+            write_report(reports, _summary(engine, catalog, state_dir, time.monotonic() - started))
+        catalog.close()
+
+
+def _summary(engine: Engine, catalog: Catalog, state_dir: str, seconds: float) -> Summary:
+    with open(os.path.join(state_dir, "duplicates.json"), encoding="utf-8") as file:
+        duplicates = json.load(file)
+    progress = engine.progress()
+    return Summary(
+        files=len(engine.files.by_path),
+        failed=progress.failed,
+        groups=engine.groups,
+        duplicate_sets=len(duplicates["duplicates"]),
+        wasted_bytes=duplicates["wasted_bytes"],
+        bytes_total=progress.bytes_total,
+        bytes_read=progress.bytes_read,
+        seconds=round(seconds, 6),
+        generation=catalog.generation,
+    )
+
+
+@contextlib.contextmanager
+def state_folder(path: str) -> Iterator[str]:
+    """The state folder, made if need be and locked against a second lorad; gives its runtime folder.
+
+    The lock goes with the process that holds it. Raises StateLocked and StateError.
+    """
+    runtime_dir = os.path.join(path, "run")
+    try:
+        os.makedirs(path, exist_ok=True)
+        os.makedirs(runtime_dir, mode=0o700, exist_ok=True)
+        lock = os.open(os.path.join(path, "lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise StateError(f"{path}: {(error.strerror or str(error)).lower()}; give another --state-dir") from error
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        os.close(lock)
+        raise StateLocked(f"{path}: another lorad works on it; wait for it or give another --state-dir") from error
+    try:
+        yield runtime_dir
+    finally:
+        os.close(lock)
+
+
+@contextlib.contextmanager
+def _machinery(
+    options: argparse.Namespace, runtime_dir: str, state_dir: str, reports: BinaryIO
+) -> Iterator[Machinery]:
+    def told(name: str, reason: str) -> None:
+        write_report(reports, Note(f"the {name} process was {reason} and is started again"))
+
+    machinery = Machinery(runtime_dir, state_dir, loaders=options.loaders, hasher=options.hasher, told=told)
+    try:
+        yield machinery
+    finally:
+        machinery.stop()
+
+
+def _root(folder: str) -> bytes:
+    path = os.path.abspath(folder)
+    if not os.path.isdir(path):
+        raise UsageError(f"{folder}: {'not a folder' if os.path.exists(path) else 'no such folder'}")
+    return os.fsencode(os.path.realpath(path))
+
+
+def _client_gone() -> bool:
+    """Whether standard input was closed. Nothing is ever sent on it."""
+    readable, _, _ = select.select([0], [], [], 0)
+    return bool(readable) and not os.read(0, 1)
+
+
+def _terminate(signum: int, frame: object) -> NoReturn:
+    sys.exit(128 + signum)
+
+
+def _options(arguments: list[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m lorad.scan")
+    parser.add_argument("--state-dir", required=True)
+    parser.add_argument("--loaders", type=int, default=0)
+    parser.add_argument("--hasher", choices=["auto", "cpu"], default="auto")
+    parser.add_argument("--follow-symlinks", action="store_true")
+    parser.add_argument("folders", nargs="+")
+    options = parser.parse_args(arguments)
+    options.loaders = options.loaders or min(4, os.cpu_count() or 1)
+    return options
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Which files there are: walking the folders that are looked after. What is in them is not known here."""

@@ -1,0 +1,89 @@
+"""One walk over the roots: every name in them, with its status or the reason why it is passed over."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+from loracore.tensorfile import has_reader
+
+#: What downloaders call a file that is not complete yet.
+UNFINISHED = (b".part", b".tmp", b".crdownload", b".incomplete", b".download", b".aria2")
+#: Where automatic de-duplication puts files aside, at a root's top. Never looked into.
+QUARANTINE = b".lorad-quarantine"
+
+
+class Seen(NamedTuple):
+    """A name. `passed_over` is empty for a file to read; else why not, and `status` may be None.
+
+    `failed` says that this is a trouble to report rather than a file of another kind.
+    """
+
+    path: bytes
+    status: os.stat_result | None
+    passed_over: str = ""
+    failed: bool = False
+
+
+def walk(roots: Sequence[bytes], *, follow: bool, without: Sequence[bytes] = ()) -> Iterator[Seen]:
+    """Every name under the roots, once, folder by folder; in a folder by inode, which is about disk order.
+
+    Symbolic links are passed over, or with `follow` looked through (a folder that was visited is not
+    visited again, so loops end). Folders in `without` are left out silently.
+    """
+    visited: set[tuple[int, int]] = set()
+    for folder in without:
+        try:
+            status = os.stat(folder)
+        except OSError:
+            continue
+        visited.add((status.st_dev, status.st_ino))
+    waiting = list(reversed(roots))
+    while waiting:
+        folder = waiting.pop()
+        try:
+            status = os.stat(folder)
+            if (status.st_dev, status.st_ino) in visited:
+                continue
+            visited.add((status.st_dev, status.st_ino))
+            with os.scandir(folder) as listing:
+                entries = sorted(listing, key=os.DirEntry.inode)
+        except OSError as error:
+            yield Seen(folder, None, f"cannot be listed: {(error.strerror or str(error)).lower()}", failed=True)
+            continue
+        names = {entry.name for entry in entries}
+        for entry in entries:
+            if _is_folder(entry, follow):
+                if entry.name != QUARANTINE:
+                    waiting.append(entry.path)
+            elif (seen := _look(entry, names, follow)) is not None:
+                yield seen
+
+
+def _is_folder(entry: os.DirEntry[bytes], follow: bool) -> bool:
+    try:
+        return entry.is_dir(follow_symlinks=follow)
+    except OSError:
+        return False
+
+
+def _look(entry: os.DirEntry[bytes], names: set[bytes], follow: bool) -> Seen | None:
+    """One name that is no folder; None when it has vanished."""
+    try:
+        linked = entry.is_symlink()
+        status = entry.stat(follow_symlinks=follow)
+    except FileNotFoundError:
+        return Seen(entry.path, None, "a symbolic link to nothing") if follow else None
+    except OSError as error:
+        return Seen(entry.path, None, f"cannot be looked at: {(error.strerror or str(error)).lower()}", failed=True)
+    if linked and not follow:
+        return Seen(entry.path, status, "a symbolic link, not followed; --follow-symlinks looks through it")
+    if not stat.S_ISREG(status.st_mode):
+        return Seen(entry.path, status, "not a regular file")
+    if entry.name.lower().endswith(UNFINISHED) or entry.name + b".aria2" in names:
+        return Seen(entry.path, status, "a download that is not finished")
+    if not has_reader(entry.name):
+        return Seen(entry.path, status, "no reader knows this kind of file")
+    return Seen(entry.path, status)

@@ -1,0 +1,6 @@
+"""What every other part of lorad speaks: tensor files, messages, paths, errors.
+
+Nothing here imports the daemon, the client or the toolkit, and nothing here imports torch.
+"""
+
+__version__ = "0.1.0"

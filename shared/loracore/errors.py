@@ -1,0 +1,58 @@
+"""The error tree. Each message names the file (or option) and says what to do.
+
+LoraError
+├── FileError                a file that cannot be used; carries its path and the reason
+│   ├── UnknownFormat        no reader knows it: the file is ignored, not failed
+│   ├── MalformedFile        the bytes are not what the format promises
+│   ├── UnsafePickle         the pickle asks for more than weights
+│   └── ChangedFile          it was not the same file before, while and after it was read
+├── StateError               the state folder cannot be used
+│   └── StateLocked          another lorad works on it
+└── UsageError               a wrong option or argument
+"""
+
+from __future__ import annotations
+
+
+class LoraError(Exception):
+    """Anything that lorad reports to a person in one line."""
+
+
+class FileError(LoraError):
+    """A file that cannot be used. `reason` stands alone in `processed.json`; `str()` names the file too."""
+
+    def __init__(self, reason: str, path: str = "") -> None:
+        super().__init__(reason)
+        self.reason = reason
+        self.path = path
+
+    def __str__(self) -> str:
+        return f"{self.path}: {self.reason}" if self.path else self.reason
+
+
+class UnknownFormat(FileError):
+    """No reader knows this file, or it holds no layer."""
+
+
+class MalformedFile(FileError):
+    """The bytes are not what the format promises."""
+
+
+class UnsafePickle(FileError):
+    """The pickle asks for something that is not weights, and was not obeyed."""
+
+
+class ChangedFile(FileError):
+    """The file was not the same before, while and after it was read."""
+
+
+class StateError(LoraError):
+    """The state folder cannot be used."""
+
+
+class StateLocked(StateError):
+    """Another lorad works on this state folder."""
+
+
+class UsageError(LoraError):
+    """A wrong option or argument."""

@@ -1,0 +1,37 @@
+"""Readers of LoRA containers: safetensors, torch checkpoints, PEFT adapter folders.
+
+Every reader turns a file into the same thing, a `Container`: the layout, where each layer's bytes lie, and
+the metadata. The same weights in two containers give the same layout and the same layer digests. What the
+layers mean as an adapter (modules, rank, ΔW) is not known here.
+"""
+
+from __future__ import annotations
+
+import os
+
+from loracore.tensorfile.container import Arrangement, Container, Strides
+from loracore.tensorfile.layout import DTYPE_BITS, Layer, Layout
+from loracore.tensorfile.peft import read_folder
+from loracore.tensorfile.readers import SUFFIXES, has_reader, open_regular, read_container, residue
+from loracore.tensorfile.source import Source
+from loracore.tensorfile.strided import gather
+from loracore.tensorfile.ziprecords import record_start
+
+__all__ = [
+    "DTYPE_BITS", "SUFFIXES", "Arrangement", "Container", "Layer", "Layout", "Source", "Strides",
+    "gather", "has_reader", "open_container", "open_regular", "read_container", "record_start", "residue",
+]  # fmt: skip
+
+
+def open_container(path: bytes | str) -> Container:
+    """The container at `path`: a file that some reader knows, or a PEFT adapter folder.
+
+    Raises:
+        FileError: it cannot be opened, is no regular file (a link, a pipe), or `read_container` refused it;
+            the error names the file.
+    """
+    name = os.fsencode(path)
+    if os.path.isdir(name):
+        return read_folder(name)[1]
+    with open_regular(name) as fd:
+        return read_container(fd, name)

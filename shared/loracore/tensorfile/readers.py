@@ -1,0 +1,80 @@
+"""Which reader reads which file, and how a file is opened for it."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from loracore.errors import FileError, MalformedFile, UnknownFormat
+from loracore.tensorfile import checkpoint, safetensors
+from loracore.tensorfile.container import Container
+from loracore.tensorfile.source import Source
+
+#: Every suffix that some reader knows, and that reader.
+SUFFIXES = {
+    b".safetensors": safetensors.read_header,
+    b".pt": checkpoint.read_header,
+    b".pth": checkpoint.read_header,
+    b".bin": checkpoint.read_header,
+    b".ckpt": checkpoint.read_header,
+}
+
+
+def has_reader(path: bytes) -> bool:
+    """Whether the name's suffix belongs to a container that some reader knows."""
+    return os.path.splitext(path)[1].lower() in SUFFIXES
+
+
+def read_container(fd: int, path: bytes) -> Container:
+    """Read the header of the open file `fd`, whose name chooses the reader.
+
+    Raises:
+        UnknownFormat: no reader knows the suffix or the content, or the file holds no layer.
+        MalformedFile: the file is damaged, truncated or hostile.
+        UnsafePickle: it is a pickle that asks for more than weights.
+    """
+    reader = SUFFIXES.get(os.path.splitext(path)[1].lower())
+    if reader is None:
+        raise UnknownFormat("no reader knows this kind of file")
+    size = os.fstat(fd).st_size
+    if size == 0:
+        raise MalformedFile("empty; download it again")
+    container = reader(Source(fd, size))
+    if not container.layout.layers:
+        raise UnknownFormat("no layer in it")
+    return container
+
+
+def residue(fd: int, container: Container) -> tuple[bytes, int]:
+    """The container's residue, reading between the layers if need be; and the bytes read for it."""
+    if container.residue is not None:
+        return container.residue, 0
+    source = Source(fd, os.fstat(fd).st_size)
+    return checkpoint.residue(source, container), source.bytes_read
+
+
+@contextmanager
+def open_regular(path: bytes) -> Iterator[int]:
+    """A descriptor of the regular file `path`, which is never a link, a pipe or a device.
+
+    Raises:
+        FileError: it cannot be opened, or is something else; also where the block raised one without a path.
+    """
+    try:
+        try:
+            fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        except OSError as error:
+            if os.path.islink(path):
+                raise FileError("a symbolic link; give the file that it points to") from error
+            raise FileError(f"cannot be opened: {os.strerror(error.errno or 0)}") from error
+        try:
+            if not stat.S_ISREG(os.fstat(fd).st_mode):
+                raise FileError("not a regular file")
+            yield fd
+        finally:
+            os.close(fd)
+    except FileError as error:
+        error.path = error.path or os.fsdecode(path)
+        raise

@@ -1,0 +1,107 @@
+"""safetensors headers, read by an own reader: bounded, and exact where the library is lenient.
+
+Format: eight bytes N, little-endian; N bytes of JSON, padded with spaces; the tensors' bytes, which must
+tile the rest of the file without hole or overlap (the project's README, section "Format").
+"""
+
+from __future__ import annotations
+
+import struct
+
+import msgspec
+from blake3 import blake3
+
+from loracore.errors import MalformedFile
+from loracore.tensorfile.container import MAX_HEADER, Arrangement, Container
+from loracore.tensorfile.layout import DTYPE_BITS, MAX_DIMENSIONS, MAX_LAYERS, Layer, Layout
+from loracore.tensorfile.source import Source
+
+_METADATA = "__metadata__"
+
+
+class _Entry(msgspec.Struct):
+    dtype: str
+    shape: tuple[int, ...]
+    data_offsets: tuple[int, int]
+
+
+_RAW = msgspec.json.Decoder(dict[str, msgspec.Raw])
+_ENTRY = msgspec.json.Decoder(_Entry)
+_TEXTS = msgspec.json.Decoder(dict[str, str])
+
+
+def read_header(source: Source) -> Container:
+    """Read and check the header. Raises MalformedFile with the first thing that is wrong."""
+    if source.size < 8:
+        raise MalformedFile("shorter than a safetensors header; download it again")
+    prefix = source.read(0, 8)
+    (length,) = struct.unpack("<Q", prefix)
+    if length > MAX_HEADER:
+        raise MalformedFile(
+            f"its header claims {length} bytes, more than {MAX_HEADER}; not a safetensors file?"
+        )
+    if 8 + length > source.size:
+        raise MalformedFile("truncated inside its header; download it again")
+    text = source.read(8, length)
+    entries, metadata = _parse(text)
+    data_bytes = source.size - 8 - length
+    layers = [_layer(name, entry) for name, entry in entries.items()]
+    _check_tiling(layers, entries, data_bytes)
+    layout = Layout(layers)
+    return Container(
+        format="safetensors",
+        layout=layout,
+        arrangement=Arrangement([entries[layer.name].data_offsets[0] for layer in layout.layers]),
+        base=8 + length,
+        bytes_read=source.bytes_read,
+        metadata=metadata,
+        residue=blake3(prefix + text).digest(),
+    )
+
+
+def _parse(text: bytes) -> tuple[dict[str, _Entry], dict[str, str]]:
+    if not text.startswith(b"{"):
+        raise MalformedFile("its header is not JSON; not a safetensors file?")
+    try:
+        raw = _RAW.decode(text)
+        metadata = _TEXTS.decode(raw.pop(_METADATA, b"{}"))
+        if len(raw) > MAX_LAYERS:
+            raise MalformedFile(f"its header names {len(raw)} tensors, more than {MAX_LAYERS}")
+        return {name: _ENTRY.decode(entry) for name, entry in raw.items()}, metadata
+    except (msgspec.DecodeError, RecursionError, UnicodeError) as error:
+        raise MalformedFile(f"its header cannot be read: {error}") from error
+
+
+def _layer(name: str, entry: _Entry) -> Layer:
+    if entry.dtype not in DTYPE_BITS:
+        raise MalformedFile(f"tensor {name[:80]!r} has the unknown dtype {entry.dtype[:20]!r}")
+    if len(entry.shape) > MAX_DIMENSIONS or any(not 0 <= size < 1 << 63 for size in entry.shape):
+        raise MalformedFile(f"tensor {name[:80]!r} has an impossible shape")
+    return Layer(name, entry.dtype, entry.shape)
+
+
+def _check_tiling(layers: list[Layer], entries: dict[str, _Entry], data_bytes: int) -> None:
+    """The tensors must cover the data exactly once, in any order: no hole, overlap or tail."""
+    end = 0
+    for layer in sorted(layers, key=lambda layer: entries[layer.name].data_offsets):
+        start, stop = entries[layer.name].data_offsets
+        if start != end:
+            what = "a hole before" if start > end else "bytes shared with the one before"
+            raise MalformedFile(f"tensor {layer.name[:80]!r} has {what} it")
+        if (stop - start) * 8 != DTYPE_BITS[layer.dtype] * _elements(layer.shape):
+            raise MalformedFile(
+                f"tensor {layer.name[:80]!r} has {stop - start} bytes, which is not its shape's size"
+            )
+        end = stop
+    if end != data_bytes:
+        state = "truncated" if end > data_bytes else "longer than its tensors"
+        raise MalformedFile(
+            f"{state}: its tensors need {end} bytes, it holds {data_bytes}; download it again"
+        )
+
+
+def _elements(shape: tuple[int, ...]) -> int:
+    count = 1
+    for size in shape:
+        count *= size
+    return count

@@ -1,0 +1,1 @@
+"""Tests of shared: what every other part speaks."""

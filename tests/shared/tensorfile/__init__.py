@@ -1,0 +1,1 @@
+"""Tests of the container readers, against the real writers."""
