@@ -107,7 +107,7 @@ def _once(tool: Tool, folder: str, scratch: str, *, memory: bool = False) -> tup
     command = tool.command(folder, scratch)
     measurement = run(command, cwd=scratch, memory=memory)
     if measurement.status:
-        said = measurement.stderr.decode(errors="replace").strip()
+        said = measurement.stderr.decode(errors="replace").strip().rpartition("\n")[2]
         raise ToolFailedError(f"{' '.join(command)} ended with {measurement.status}: {said}")
     return measurement, tool.parse(measurement.stdout, scratch)
 

@@ -21,7 +21,7 @@ _LEGEND = (
     "Warm: median of the runs, after one that is not counted. Cold: page cache dropped before, the programs "
     "themselves warm. Peak: summed PSS of all processes. Read: what read calls returned in the whole process "
     "tree; for load + SHA-256, which maps safetensors, plus the tensor bytes mapped. × bound: read "
-    "without start-up, over the least that must be read. Speed-up: against load + SHA-256, warm."
+    "without start-up, over the least that must be read to find all. Speed-up: against load + SHA-256, warm."
 )
 
 
@@ -88,10 +88,10 @@ def _cells(rows: Sequence[Row]) -> list[list[str]]:
             row.tool,
             f"{row.warm:.2f}",
             "–" if row.cold is None else f"{row.cold:.2f}",
-            f"{row.peak_bytes / 2**20:.0f}" if row.peak_bytes else "–",
+            f"{row.peak_bytes / 2**20:.1f}" if row.peak_bytes else "–",
             f"{row.bytes_read / 1e6:.1f}",
             f"{row.start_up / 1e6:.1f}",
-            f"{row.excess:.2f}",
+            f"{max(0.0, row.excess):.2f}",
             str(row.found),
             str(row.missed),
             str(row.wrong),

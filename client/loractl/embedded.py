@@ -6,7 +6,7 @@ import importlib.util
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
-from typing import IO
+from typing import IO, BinaryIO, cast
 
 from loracore.errors import LoraError
 from loracore.messages import Report
@@ -48,6 +48,6 @@ class EmbeddedScan:
         return self._process.poll()
 
 
-def _open(pipe: IO[bytes] | None) -> IO[bytes]:
+def _open(pipe: IO[bytes] | None) -> BinaryIO:
     assert pipe is not None
-    return pipe
+    return cast(BinaryIO, pipe)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 
@@ -68,7 +68,6 @@ class Engine:
         self._unseen: set[bytes] = set()
         self._attempts: Counter[bytes] = Counter()
         self._arrangement_of_layout: dict[int, int] = {}
-        self._answered: dict[int, dict[int, bytes]] = {}
         self._next_commit = 0.0
         self._next_publish = 0.0
         self._publish_started: float | None = None
@@ -78,13 +77,20 @@ class Engine:
         self._load(is_under(roots))
 
     def _load(self, under: Callable[[bytes], bool]) -> None:
-        """Take up what an earlier run learnt. Files join their groups once they are seen unchanged."""
+        """Take up what an earlier run learnt, as if nothing had happened since; the walk finds what has.
+
+        So the JSON files go on from where they were, and a loader checks a file before it believes in it.
+        """
         for layout, sequence, exhausted in self._catalog.sequences():
             self._library.planned(layout, sequence, exhausted)
         self.files.load(under)
         self._unseen = set(self.files.by_path)
-        self._answered = self._catalog.answer_keys()
-        if self._catalog.number("complete") and not self.files.view_changed:
+        answered = self._catalog.answer_keys()
+        for file in self.files:
+            self._restore(file, answered.pop(file.id, {}))
+        if self.files.view_changed:
+            self._catalog.commit(new_generation=True)
+        elif self._catalog.number("complete"):
             self._published = self._catalog.generation
 
     @property
@@ -147,7 +153,6 @@ class Engine:
                 for path in self._unseen:
                     self._vanished(path)
                 self._unseen.clear()
-                self._answered.clear()
                 self._walked = True
                 break
             self._see(seen)
@@ -161,8 +166,8 @@ class Engine:
         fresh = path in self._unseen
         self._unseen.discard(path)
         if known is not None and known.identity == identity and self._stays(known, seen, fresh):
-            if fresh:
-                self._restore(known)
+            if fresh and known.status is Status.FAILED and path == known.names[0]:
+                self._failed(path, known.error or "")
             return
         if known is not None:
             self._vanished(path)
@@ -196,17 +201,13 @@ class Engine:
             self.files.name(file, name)
         self._do(self._library.found(file.id))
 
-    def _restore(self, file: File) -> None:
-        """A file of an earlier run is there unchanged: it takes its place again."""
-        if self._library.knows(file.id):
-            return
+    def _restore(self, file: File, answers: dict[int, bytes]) -> None:
+        """A file of an earlier run takes its place again."""
         if file.layout is not None and file.status not in (Status.FAILED, Status.IGNORED):
             self._arrangement_of_layout.setdefault(file.layout, file.arrangement or 0)
-            self._do(self._library.restore(file.id, file.layout, self._answered.pop(file.id, {})))
+            self._do(self._library.restore(file.id, file.layout, answers))
         elif file.status is Status.PENDING:
             self._do(self._library.found(file.id))
-        elif file.status is Status.FAILED:
-            self._failed(file.names[0], file.error or "")
 
     def _vanished(self, path: bytes) -> None:
         """A name is gone; with its last name goes the file."""
@@ -221,19 +222,19 @@ class Engine:
     # What was learnt
 
     def _do(self, instructions: list[Instruction]) -> None:
-        """Carry out what the state machine wants, and what follows from that."""
-        waiting = list(reversed(instructions))
+        """Carry out what the state machine wants, and what follows from that, in the order it was said."""
+        waiting = deque(instructions)
         while waiting:
-            match waiting.pop():
+            match waiting.popleft():
                 case ReadHeader(file):
                     self._reading.headers.append(file)
                 case Describe(layout):
                     shape = self._reading.shape(layout, self._arrangement_of_layout[layout])
-                    waiting += reversed(self._library.described(layout, shape))
+                    waiting += self._library.described(layout, shape)
                 case Ask(file, layout, question):
                     wanted = self._reading.want(file, layout, question, self._recall(file, layout, question))
                     if wanted is not None:
-                        waiting += reversed(self._answer(wanted))
+                        waiting += self._answer(wanted)
                 case Share(source, file, _, number):
                     self._catalog.share_answer(source, file, number)
                 case Planned(layout, sequence, exhausted):
@@ -358,10 +359,11 @@ class Engine:
         now = time.monotonic()
         settled = self._settled
         if self.files.unsaved and (settled or now >= self._next_commit):
-            self.files.save()
-            self._catalog.keep("complete", int(settled))
-            self._catalog.keep("statistics", msgspec.json.encode(self.statistics.stages))
-            self._catalog.commit(new_generation=True)
+            news = self.files.save() or settled > bool(self._catalog.number("complete"))
+            if news:
+                self._catalog.keep("complete", int(settled))
+                self._catalog.keep("statistics", msgspec.json.encode(self.statistics.stages))
+            self._catalog.commit(new_generation=news)
             self._next_commit = time.monotonic() + _COMMIT
         if self._published < self._catalog.generation and self._publish_started is None:
             if now >= self._next_publish or (settled and not self.trouble):

@@ -191,14 +191,17 @@ class Files:
     def unsaved(self) -> int:
         return len(self._dirty) + len(self._new_names) + len(self._dropped_names) + len(self._dropped_files)
 
-    def save(self) -> None:
-        """Write what changed into the catalogue's open transaction."""
+    def save(self) -> bool:
+        """Write what changed into the catalogue's open transaction; whether anything had."""
+        rows = [row for row in (file.row() for file in self._dirty.values()) if row != self._catalog.row(row.id)]
+        news = bool(rows or self._new_names or self._dropped_names or self._dropped_files)
         self._catalog.drop_names(self._dropped_names)
         self._catalog.drop_files(self._dropped_files)
-        self._catalog.save_files(file.row() for file in self._dirty.values())
+        self._catalog.save_files(rows)
         self._catalog.save_names(self._new_names.items())
         for book in (self._dirty, self._new_names, self._dropped_names, self._dropped_files):
             book.clear()
+        return news
 
     def __iter__(self) -> Iterator[File]:
         return iter(self.by_id.values())

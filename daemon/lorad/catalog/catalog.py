@@ -96,6 +96,10 @@ class Catalog:
     def rows(self) -> Iterator[Row]:
         return map(Row._make, self._db.execute("SELECT * FROM files"))
 
+    def row(self, file: int) -> Row | None:
+        row = self._db.execute("SELECT * FROM files WHERE id = ?", (file,)).fetchone()
+        return Row._make(row) if row else None
+
     def names(self) -> Iterator[tuple[bytes, int, int]]:
         """All (path, file, active)."""
         return self._db.execute("SELECT path, file, active FROM names")

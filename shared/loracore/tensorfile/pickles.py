@@ -31,7 +31,7 @@ from loracore.tensorfile.torchtypes import (
 )
 
 #: About 36 instructions write one tensor: room for 69,000 tensors, and a bound of a second or two.
-MAX_INSTRUCTIONS = 2_500_000
+MAX_INSTRUCTIONS = 1_000_000
 #: Longest pickle that is looked at, in bytes.
 MAX_PICKLE = 32 << 20
 

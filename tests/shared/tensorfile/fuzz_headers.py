@@ -1,7 +1,8 @@
 """Coverage-guided fuzzing of the header readers.
 
-`python -m tests.shared.tensorfile.fuzz_headers --seconds 60` needs atheris, which is no dependency of the project. The check that it makes of each input, `examine`, and
-the seeds are also those of `test_fuzz`. An input that fails is written to the current folder by libFuzzer.
+`python -m tests.shared.tensorfile.fuzz_headers --seconds 60` needs atheris, which is no dependency of the
+project. The check that it makes of each input, `examine`, and the seeds are also those of `test_fuzz`. An
+input that fails is written to the current folder by libFuzzer.
 """
 
 from __future__ import annotations
