@@ -26,7 +26,7 @@ from bench.recipes import Scale
 
 _SIZES = (10_000, 30_000, 100_000)
 #: The core's command line, as against those of its loaders and its hasher (`lorad.pipeline.…`).
-_CORE = re.compile(r"(-m lorad|/lorad)( |$)")
+_CORE = re.compile(r"(-m lorad(\.scan)?|/lorad)( |$)")
 
 
 def main() -> None:

@@ -6,10 +6,10 @@ import sys
 
 import click
 
-from loractl import scan as scan_command
 from loracore import __version__
 from loracore.errors import LoraError
 from loracore.paths import default_state_dir
+from loractl import scan as scan_command
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -24,12 +24,21 @@ def cli() -> None:
     "--state-dir", metavar="D", default=default_state_dir, show_default="the user's state folder",
     help="Where the catalogue and the JSON files are kept; the next scan goes on from there.",
 )  # fmt: skip
-@click.option("--loaders", type=click.IntRange(1, 64), help="Loader processes. [default: one a core, at most 4]")
-@click.option("--hasher", type=click.Choice(["auto", "cpu"]), default="auto", show_default=True, help="What digests.")
+@click.option(
+    "--loaders", type=click.IntRange(1, 64), help="Loader processes. [default: one a core, at most 4]"
+)
+@click.option(
+    "--hasher", type=click.Choice(["auto", "cpu"]), default="auto", show_default=True, help="What digests."
+)
 @click.option("--follow-symlinks", is_flag=True, help="Look through symbolic links.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output, no display.")
 def scan(
-    folders: tuple[str, ...], state_dir: str, loaders: int | None, hasher: str, follow_symlinks: bool, as_json: bool
+    folders: tuple[str, ...],
+    state_dir: str,
+    loaders: int | None,
+    hasher: str,
+    follow_symlinks: bool,
+    as_json: bool,
 ) -> None:
     """Find the files in DIR... that hold the same weights.
 
@@ -43,7 +52,12 @@ def scan(
     """
     sys.exit(
         scan_command.run(
-            folders, state_dir=state_dir, loaders=loaders, hasher=hasher, follow=follow_symlinks, as_json=as_json
+            folders,
+            state_dir=state_dir,
+            loaders=loaders,
+            hasher=hasher,
+            follow=follow_symlinks,
+            as_json=as_json,
         )
     )
 

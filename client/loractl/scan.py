@@ -10,8 +10,8 @@ from typing import Any
 
 import msgspec
 
-from loractl.embedded import EmbeddedScan
 from loracore.messages import FileFailed, Note, Progress, Refused, Summary
+from loractl.embedded import EmbeddedScan
 
 _NO_DAEMON = 3
 _INTERRUPTED = 130
@@ -28,7 +28,9 @@ def run(
         with EmbeddedScan([*arguments, "--", *folders]) as embedded:
             summary, failures = _follow(embedded, quiet=as_json or not sys.stderr.isatty())
     except KeyboardInterrupt:
-        print(f"loractl: stopped; what was learnt is kept in {state_dir}, scan again to go on", file=sys.stderr)
+        print(
+            f"loractl: stopped; what was learnt is kept in {state_dir}, scan again to go on", file=sys.stderr
+        )
         return _INTERRUPTED
     if isinstance(summary, Refused):
         print(f"loractl: {summary.reason}", file=sys.stderr)

@@ -66,18 +66,24 @@ class ScanProgress:
         self._progress.stop()
 
 
-def show_scan(summary: Summary, found: dict[str, Any], failures: Sequence[FileFailed], state_dir: str) -> None:
+def show_scan(
+    summary: Summary, found: dict[str, Any], failures: Sequence[FileFailed], state_dir: str
+) -> None:
     """The sets of duplicates, the files that failed, and the numbers."""
     console = Console(highlight=False)
     sets = found["duplicates"]
     if sets:
         console.print(_duplicates_table(sets, found["levels"]))
     if len(sets) > _SETS:
-        console.print(f"… and {len(sets) - _SETS:,} more sets in {shown(os.path.join(state_dir, 'duplicates.json'))}")
+        console.print(
+            f"… and {len(sets) - _SETS:,} more sets in {shown(os.path.join(state_dir, 'duplicates.json'))}"
+        )
     if failures:
         console.print(_failures_table(failures))
     if len(failures) > _FAILURES:
-        console.print(f"… and {len(failures) - _FAILURES:,} more in {shown(os.path.join(state_dir, 'processed.json'))}")
+        console.print(
+            f"… and {len(failures) - _FAILURES:,} more in {shown(os.path.join(state_dir, 'processed.json'))}"
+        )
     console.print(
         f"{summary.files:,} files in {summary.groups:,} layouts: "
         f"[bold]{summary.duplicate_sets:,} sets of duplicates[/], {size(summary.wasted_bytes)} could be saved"
@@ -101,7 +107,9 @@ def _duplicates_table(sets: dict[str, list[str]], levels: dict[str, str]) -> Tab
         table.add_row("", _size_of(kept), Text(shown(kept), style="bold"))
         for number, path in enumerate(others, start=1):
             last = number == len(others)
-            table.add_row(levels[path], _size_of(path), Text(f"{'└' if last else '├'} {shown(path)}"), end_section=last)
+            table.add_row(
+                levels[path], _size_of(path), Text(f"{'└' if last else '├'} {shown(path)}"), end_section=last
+            )
         table.add_row()
     return table
 
@@ -129,5 +137,3 @@ def size(count: float) -> str:
             return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
         count /= 1000
     raise AssertionError
-
-

@@ -15,17 +15,28 @@ from functools import lru_cache
 import msgspec
 from blake3 import blake3
 
+from loracore.messages import Progress
 from lorad.catalog import Answer, Catalog
 from lorad.files import File, Files, is_under
-from lorad.library import Ask, Changed, Describe, Instruction, Library, Planned, Question, ReadHeader, Share, Status
+from lorad.library import (
+    Ask,
+    Changed,
+    Describe,
+    Instruction,
+    Library,
+    Planned,
+    Question,
+    ReadHeader,
+    Share,
+    Status,
+)
 from lorad.library.library import answer_key
 from lorad.pipeline.dispatch import Finished, Job, Lost, PiecesJob
 from lorad.pipeline.machinery import Machinery
 from lorad.pipeline.protocol import Header, Identity, Outcome, Published, Trouble
-from lorad.statistics import Statistics
 from lorad.reading import Reading, Wanted, layer_digests, weight_signature
+from lorad.statistics import Statistics
 from lorad.watch.scanner import Seen, walk
-from loracore.messages import Progress
 
 #: Names looked at between two looks at the children's messages.
 _STEP = 256
@@ -277,7 +288,11 @@ class Engine:
             digests = finished.digests[position : position + length]
             position += length
             self.statistics.job(finished.job, outcome)
-            wanted = self._reading.take(finished.job, index, digests) if isinstance(finished.job, PiecesJob) else None
+            wanted = (
+                self._reading.take(finished.job, index, digests)
+                if isinstance(finished.job, PiecesJob)
+                else None
+            )
             file = self.files.by_id.get(number)
             if file is None:
                 continue
@@ -286,7 +301,11 @@ class Engine:
             self.files.changed(file)
             if outcome.trouble is not None:
                 self._troubled(file, outcome.trouble)
-                if outcome.trouble.kind == "changed" and file.id in self.files.by_id and self._library.knows(file.id):
+                if (
+                    outcome.trouble.kind == "changed"
+                    and file.id in self.files.by_id
+                    and self._library.knows(file.id)
+                ):
                     # One of its names is gone, the file itself is not: it is read under another.
                     self._reading.repeat(finished.job, number, wanted)
             elif wanted is not None:
@@ -302,7 +321,8 @@ class Engine:
         header: Header = outcome.header
         file.layout = self._catalog.layout_id(header.layout_signature, header.layout)
         file.arrangement = self._catalog.arrangement_id(header.arrangement_signature, header.arrangement)
-        assert file.layout is not None and file.arrangement is not None
+        assert file.layout is not None
+        assert file.arrangement is not None
         file.base, file.format, file.residue = header.base, header.format, header.residue
         self._arrangement_of_layout.setdefault(file.layout, file.arrangement)
         self._do(self._library.header(file.id, file.layout))
@@ -378,5 +398,7 @@ class Engine:
         started = self._publish_started or time.monotonic()
         self._publish_started = None
         took = time.monotonic() - started
-        self._next_publish = time.monotonic() + max(took * (1 / _PUBLISH_SHARE - 1), _RETRY if self.trouble else 0)
+        self._next_publish = time.monotonic() + max(
+            took * (1 / _PUBLISH_SHARE - 1), _RETRY if self.trouble else 0
+        )
         self.statistics.add("publish", files=len(self.files.by_path), seconds=published.seconds)

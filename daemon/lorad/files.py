@@ -51,13 +51,20 @@ class File:
         file = cls(row.id, Identity(dev, ino, row.size, row.mtime_ns, row.ctime_ns))
         file.read_ns = row.read_ns
         file.status = Status(row.status)
-        file.layout, file.arrangement, file.base, file.format = row.layout, row.arrangement, row.base, row.format
+        file.layout, file.arrangement, file.base, file.format = (
+            row.layout,
+            row.arrangement,
+            row.base,
+            row.format,
+        )
         file.residue, file.signature = row.residue, row.signature
         file.seconds, file.error, file.deaths = row.load_seconds, row.error, row.deaths
         return file
 
     def row(self) -> Row:
-        dev, ino, size, mtime_ns, ctime_ns = (getattr(self.identity, name) for name in Identity.__struct_fields__)
+        dev, ino, size, mtime_ns, ctime_ns = (
+            getattr(self.identity, name) for name in Identity.__struct_fields__
+        )
         return Row(
             self.id, _signed(dev), _signed(ino), size, mtime_ns, ctime_ns, self.read_ns, self.status.value,
             self.layout, self.arrangement, self.base, self.format, self.residue, self.signature,
@@ -193,7 +200,9 @@ class Files:
 
     def save(self) -> bool:
         """Write what changed into the catalogue's open transaction; whether anything had."""
-        rows = [row for row in (file.row() for file in self._dirty.values()) if row != self._catalog.row(row.id)]
+        rows = [
+            row for row in (file.row() for file in self._dirty.values()) if row != self._catalog.row(row.id)
+        ]
         news = bool(rows or self._new_names or self._dropped_names or self._dropped_files)
         self._catalog.drop_names(self._dropped_names)
         self._catalog.drop_files(self._dropped_files)

@@ -11,12 +11,12 @@ from typing import NamedTuple
 
 from blake3 import blake3
 
+from loracore.tensorfile import Arrangement
 from lorad.catalog import Catalog
 from lorad.files import File, Files
 from lorad.library import LayoutShape, Piece, Question
 from lorad.pipeline.dispatch import HeaderJob, Job, PiecesJob, ResidueJob
 from lorad.pipeline.protocol import Extent, Target
-from loracore.tensorfile import Arrangement
 
 #: Files of one job: enough to make messages cheap, few enough that all loaders get some.
 _FILES = 64
@@ -126,7 +126,9 @@ class Reading:
             file = self._files.by_id.get(self.headers.popleft())
             if file is not None:
                 files.append(file)
-        return HeaderJob([file.id for file in files], [self._target(file) for file in files]) if files else None
+        return (
+            HeaderJob([file.id for file in files], [self._target(file) for file in files]) if files else None
+        )
 
     def _residue_job(self) -> ResidueJob | None:
         while self._residues:

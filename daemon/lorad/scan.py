@@ -19,12 +19,12 @@ import time
 from collections.abc import Iterator
 from typing import BinaryIO, NoReturn
 
-from lorad.catalog import Catalog
-from lorad.engine import Engine
-from lorad.pipeline.machinery import Machinery
 from loracore.errors import LoraError, StateError, StateLocked, UsageError
 from loracore.messages import FileFailed, Note, Refused, Summary
 from loracore.wire import write_report
+from lorad.catalog import Catalog
+from lorad.engine import Engine
+from lorad.pipeline.machinery import Machinery
 
 #: Seconds between two reports of progress.
 _REPORT = 0.1
@@ -55,7 +55,10 @@ def scan(options: argparse.Namespace, reports: BinaryIO) -> None:
     started = time.monotonic()
     roots = [_root(folder) for folder in options.folders]
     state_dir = os.path.abspath(options.state_dir)
-    with state_folder(state_dir) as runtime_dir, _machinery(options, runtime_dir, state_dir, reports) as machinery:
+    with (
+        state_folder(state_dir) as runtime_dir,
+        _machinery(options, runtime_dir, state_dir, reports) as machinery,
+    ):
         catalog = Catalog(state_dir)
         engine = Engine(
             catalog,
@@ -110,12 +113,16 @@ def state_folder(path: str) -> Iterator[str]:
         os.makedirs(runtime_dir, mode=0o700, exist_ok=True)
         lock = os.open(os.path.join(path, "lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except OSError as error:
-        raise StateError(f"{path}: {(error.strerror or str(error)).lower()}; give another --state-dir") from error
+        raise StateError(
+            f"{path}: {(error.strerror or str(error)).lower()}; give another --state-dir"
+        ) from error
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
         os.close(lock)
-        raise StateLocked(f"{path}: another lorad works on it; wait for it or give another --state-dir") from error
+        raise StateLocked(
+            f"{path}: another lorad works on it; wait for it or give another --state-dir"
+        ) from error
     try:
         yield runtime_dir
     finally:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import os
 
+#: The catalogue's name in the state folder.
+CATALOGUE = "catalogue.sqlite"
+
 
 def default_state_dir() -> str:
     """The user's state folder for lorad (XDG base directories)."""

@@ -17,6 +17,7 @@ from bench.measure import run
 from bench.peers import Tool, jdupes, load_everything, rdfind, rmlint
 from bench.recipes import RECIPES, Scale
 from bench.report import Report, to_json, to_markdown
+from bench.startup import core_memory
 from bench.truth import SAMPLES, Member, Truth, lower_bound, score, truth_of
 
 from bench import corpus
@@ -152,6 +153,15 @@ def test_measuring_sees_the_memory_of_children() -> None:
     assert sampled.status == 0
     assert max(sampled.resident.values()) > 60_000_000
     assert sampled.peak_bytes > 60_000_000
+
+
+def test_the_core_is_told_from_its_children() -> None:
+    resident = {
+        "python3 bin/loractl scan --json /m": 1,
+        "python3 -m lorad.scan --state-dir /s -- /m": 2,
+        "python3 -m lorad.pipeline.loader loader-0.1": 3,
+    }
+    assert core_memory(resident) == 2
 
 
 def test_reports_hold_every_row(library: Truth, tmp_path: Path) -> None:

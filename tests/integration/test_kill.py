@@ -14,10 +14,10 @@ from pathlib import Path
 
 import psutil
 import pytest
-
-from lorad.catalog.catalog import FILENAME
-from lorad.library import Question
 from msgspec import msgpack
+
+from loracore.paths import CATALOGUE
+from lorad.library import Question
 from tests.builders import architectures
 from tests.builders.weights import random_weights
 from tests.builders.write import library_order, save_checkpoint, write_safetensors
@@ -52,9 +52,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def committed(state: Path) -> dict[tuple[int, int], tuple[int, bytes]]:
     """(file, question) → (bytes that the answer took to read, its digests), as the catalogue holds them."""
-    if not (state / FILENAME).exists():
+    if not (state / CATALOGUE).exists():
         return {}
-    with sqlite3.connect(state / FILENAME) as db:
+    with sqlite3.connect(state / CATALOGUE) as db:
         try:
             plans = db.execute("SELECT id, sequence FROM layouts WHERE sequence IS NOT NULL").fetchall()
         except sqlite3.OperationalError:
@@ -77,7 +77,9 @@ def committed(state: Path) -> dict[tuple[int, int], tuple[int, bytes]]:
 
 def views_are_whole(state: Path) -> None:
     """Every JSON file that is there parses, and duplicates do not run ahead of the others."""
-    there = {name: json.loads(path.read_text()) for name in VIEWS if (path := state / f"{name}.json").exists()}
+    there = {
+        name: json.loads(path.read_text()) for name in VIEWS if (path := state / f"{name}.json").exists()
+    }
     if "duplicates" in there:
         assert there["duplicates"]["generation"] <= there["processed"]["generation"]
 
@@ -106,7 +108,10 @@ def same_outcome(one: Path, other: Path) -> None:
     for key in ("complete", "duplicates", "levels", "links", "wasted_bytes"):
         assert view(one, "duplicates")[key] == view(other, "duplicates")[key]
     statuses = [
-        {path: (row["status"], row["error"], row["layout"]) for path, row in view(state, "processed")["files"].items()}
+        {
+            path: (row["status"], row["error"], row["layout"])
+            for path, row in view(state, "processed")["files"].items()
+        }
         for state in (one, other)
     ]
     assert statuses[0] == statuses[1]
@@ -140,7 +145,7 @@ def test_killed_scans_end_as_one_that_was_not(folder: Path, tmp_path: Path) -> N
     # torch's zip tells where a layer starts only beside it: 30 bytes more a piece.
     assert learnt <= read <= learnt + 30 * 2 * 600 * (read > learnt)
     assert {path.name for path in state.iterdir()} <= {
-        *(f"{name}.json" for name in VIEWS), FILENAME, f"{FILENAME}-wal", f"{FILENAME}-shm", "lock", "run",
+        *(f"{name}.json" for name in VIEWS), CATALOGUE, f"{CATALOGUE}-wal", f"{CATALOGUE}-shm", "lock", "run",
     }  # fmt: skip
     assert not list((state / "run").iterdir())
 
@@ -176,7 +181,16 @@ def test_client_that_is_killed_takes_everything_with_it(folder: Path, tmp_path: 
     """Nothing outlives a `loractl` that was killed: the daemon and its children see the closed pipe."""
     import sys
 
-    command = [sys.executable, "-m", "loractl.cli", "scan", "--json", "--state-dir", str(tmp_path), str(folder)]
+    command = [
+        sys.executable,
+        "-m",
+        "loractl.cli",
+        "scan",
+        "--json",
+        "--state-dir",
+        str(tmp_path),
+        str(folder),
+    ]
     client = subprocess.Popen(command, stdout=subprocess.DEVNULL)
     family: list[psutil.Process] = []
     while len(family) < 4 and client.poll() is None:

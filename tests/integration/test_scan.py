@@ -58,7 +58,9 @@ def test_same_weights_are_found_in_every_container(folder: Path, state: Path) ->
     assert levels == {path: "file" if path == paths[1] else "tensors" for path in paths[1:]}
     assert result.report["duplicates"] == {paths[0]: sorted(paths[1:])}
     assert result.report["wasted_bytes"] == sum(os.path.getsize(path) for path in paths[1:])
-    assert list(view(state, "groups")["groups"].values()) == [sorted([*paths, str(folder / "other.safetensors")])]
+    assert list(view(state, "groups")["groups"].values()) == [
+        sorted([*paths, str(folder / "other.safetensors")])
+    ]
 
 
 def test_equal_checkpoints_are_of_level_file(folder: Path, state: Path) -> None:
@@ -269,7 +271,9 @@ def test_two_scans_of_one_state_folder_exclude_each_other(folder: Path, state: P
     """SPEC 4: exit 5 while another lorad works on the state folder, and nothing of its is touched."""
     write_safetensors(str(folder / "a.safetensors"), weights(1))
     scan(folder, state)
-    lock = "import fcntl, sys; f = open(sys.argv[1], 'w'); fcntl.flock(f, 2); print('held', flush=True); input()"
+    lock = (
+        "import fcntl, sys; f = open(sys.argv[1], 'w'); fcntl.flock(f, 2); print('held', flush=True); input()"
+    )
     with subprocess.Popen(
         [sys.executable, "-c", lock, str(state / "lock")], stdin=subprocess.PIPE, stdout=subprocess.PIPE
     ) as holder:

@@ -15,12 +15,12 @@ from zlib import decompress
 
 import msgspec
 
+from loracore.errors import StateError
+from loracore.paths import CATALOGUE
+from loracore.tensorfile import Arrangement, Layout
 from lorad.catalog.schema import migrate
 from lorad.library import Question
-from loracore.errors import StateError
-from loracore.tensorfile import Arrangement, Layout
 
-FILENAME = "catalogue.sqlite"
 _SEQUENCE = msgspec.msgpack.Decoder(tuple[Question, ...])
 
 
@@ -60,10 +60,15 @@ class Catalog:
 
     def __init__(self, folder: str) -> None:
         """Open or make the catalogue in `folder`. Raises StateError when it is damaged or too new."""
-        self.path = os.path.join(folder, FILENAME)
+        self.path = os.path.join(folder, CATALOGUE)
         try:
             self._db = sqlite3.connect(self.path, isolation_level=None, cached_statements=64)
-            for pragma in ("journal_mode = WAL", "synchronous = NORMAL", "cache_size = -16384", "mmap_size = 0"):
+            for pragma in (
+                "journal_mode = WAL",
+                "synchronous = NORMAL",
+                "cache_size = -16384",
+                "mmap_size = 0",
+            ):
                 self._db.execute(f"PRAGMA {pragma}")
             migrate(self._db)
             self._db.execute("BEGIN")
@@ -126,7 +131,9 @@ class Catalog:
 
     def set_active(self, active: int, paths: Iterable[bytes]) -> None:
         """Say whether paths lie under a folder that is looked at now."""
-        self._db.executemany(f"UPDATE names SET active = {active} WHERE path = ?", ((path,) for path in paths))
+        self._db.executemany(
+            f"UPDATE names SET active = {active} WHERE path = ?", ((path,) for path in paths)
+        )
 
     def drop_names(self, paths: Iterable[bytes]) -> None:
         self._db.executemany("DELETE FROM names WHERE path = ?", ((path,) for path in paths))
@@ -143,7 +150,8 @@ class Catalog:
     def share_answer(self, source: int, file: int, number: int) -> None:
         """Give `file` the answer that `source` gave: they agree on every layer."""
         self._db.execute(
-            "INSERT OR REPLACE INTO answers SELECT ?, number, key, digests FROM answers WHERE file = ? AND number = ?",
+            "INSERT OR REPLACE INTO answers SELECT ?, number, key, digests FROM answers "
+            "WHERE file = ? AND number = ?",
             (file, source, number),
         )
 
@@ -177,7 +185,9 @@ class Catalog:
         row = self._db.execute("SELECT encoded FROM arrangements WHERE id = ?", (arrangement,)).fetchone()
         return Arrangement.decode(decompress(row[0]))
 
-    def _intern(self, table: str, known: dict[bytes, int], signature: bytes, encoded: bytes | None) -> int | None:
+    def _intern(
+        self, table: str, known: dict[bytes, int], signature: bytes, encoded: bytes | None
+    ) -> int | None:
         number = known.get(signature)
         if number is None:
             row = self._db.execute(f"SELECT id FROM {table} WHERE signature = ?", (signature,)).fetchone()

@@ -16,7 +16,7 @@ MIGRATIONS = (
         sequence BLOB, exhausted INTEGER NOT NULL DEFAULT 0
     );
     CREATE TABLE arrangements (id INTEGER PRIMARY KEY, signature BLOB NOT NULL UNIQUE, encoded BLOB NOT NULL);
-    -- One inode in one state. `read_ns`: when it was first read. `residue`: digest of all bytes outside layers.
+    -- One inode in one state. `read_ns`: when it was first read. `residue`: of all bytes outside layers.
     CREATE TABLE files (
         id INTEGER PRIMARY KEY,
         dev INTEGER NOT NULL, ino INTEGER NOT NULL, size INTEGER NOT NULL,

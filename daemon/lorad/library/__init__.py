@@ -4,7 +4,17 @@ Here lives no I/O: no file, socket, clock or database. What the instructions ask
 `lorad.pipeline`, remembered by `lorad.catalog`, and fed back by `lorad.engine`.
 """
 
-from lorad.library.library import Ask, Changed, Describe, Instruction, Library, Planned, ReadHeader, Share, Status
+from lorad.library.library import (
+    Ask,
+    Changed,
+    Describe,
+    Instruction,
+    Library,
+    Planned,
+    ReadHeader,
+    Share,
+    Status,
+)
 from lorad.library.questions import LayoutShape, Piece, Question
 
 __all__ = [

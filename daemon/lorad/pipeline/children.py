@@ -15,8 +15,8 @@ from collections.abc import Iterator, Sequence
 
 import zmq
 
-from lorad.pipeline.protocol import MAX_MESSAGE, Stop, ToChild, ToCore, decode_to_core, encode
 from loracore.errors import LoraError
+from lorad.pipeline.protocol import MAX_MESSAGE, Stop, ToChild, ToCore, decode_to_core, encode
 
 _SOCKET = "pipeline.sock"
 #: A child that dies by itself more often than this in a minute has no future.
@@ -114,7 +114,9 @@ class Children:
         self._spawn(child)
 
     def pids(self) -> dict[str, int]:
-        return {child.name: child.process.pid for child in self._children.values() if child.process is not None}
+        return {
+            child.name: child.process.pid for child in self._children.values() if child.process is not None
+        }
 
     def stop(self) -> None:
         """Ask all children to end, and end those that do not within a second."""
@@ -140,7 +142,15 @@ class Children:
         name = f"{child.name}.{child.starts}"
         child.address = name.encode()
         child.process = subprocess.Popen(
-            [sys.executable, "-m", child.module, name, f"ipc://{_SOCKET}", str(self._death_read), *child.arguments],
+            [
+                sys.executable,
+                "-m",
+                child.module,
+                name,
+                f"ipc://{_SOCKET}",
+                str(self._death_read),
+                *child.arguments,
+            ],
             stdin=subprocess.DEVNULL,
             pass_fds=(self._death_read, *child.fds),
             cwd=self._cwd,

@@ -99,7 +99,11 @@ class Dispatcher:
     """The books. `to_loader(index, message)` and `to_hasher(message)` send."""
 
     def __init__(
-        self, to_loader: Callable[[int, ToChild], None], to_hasher: Callable[[Filled], None], slabs: int, loaders: int
+        self,
+        to_loader: Callable[[int, ToChild], None],
+        to_hasher: Callable[[Filled], None],
+        slabs: int,
+        loaders: int,
     ) -> None:
         self._to_loader = to_loader
         self._to_hasher = to_hasher

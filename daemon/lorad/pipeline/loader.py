@@ -13,6 +13,8 @@ import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
+from loracore.errors import ChangedFile, FileError, UnknownFormat
+from loracore.tensorfile import Layer, Source, read_container, residue
 from lorad.pipeline.arena import Arena
 from lorad.pipeline.child import Line, arguments
 from lorad.pipeline.protocol import (
@@ -29,9 +31,6 @@ from lorad.pipeline.protocol import (
     Target,
     Trouble,
 )
-from loracore.errors import ChangedFile, FileError, UnknownFormat
-from loracore.tensorfile import Layer, Source, read_container, residue
-from loracore.tensorfile.checkpoint import gather, record_start
 
 
 class SlabWriter:
@@ -163,7 +162,9 @@ class Loader:
             layout_signature=layout,
             layout=None if layout in self._known else zlib.compress(container.layout.encoded, 1),
             arrangement_signature=arrangement,
-            arrangement=None if arrangement in self._known else zlib.compress(container.arrangement.encode(), 1),
+            arrangement=None
+            if arrangement in self._known
+            else zlib.compress(container.arrangement.encode(), 1),
             base=container.base,
             format=container.format,
             residue=container.residue,
@@ -178,7 +179,9 @@ class Loader:
         position = 0
         while position < len(extents):
             first = extents[position]
-            start = first.offset if first.record is None else record_start(source, first.record) + first.offset
+            start = (
+                first.offset if first.record is None else _record_start(source, first.record) + first.offset
+            )
             if first.strides is not None:
                 self._gathered(source, start, first)
                 position += 1
@@ -213,6 +216,8 @@ class Loader:
 
     def _gathered(self, source: Source, start: int, extent: Extent) -> None:
         """Write a piece of a layer that does not lie in C order and whose first element is at `start`."""
+        from loracore.tensorfile.strided import gather  # noqa: PLC0415 - only some pickles hold such layers
+
         assert extent.strides is not None
         layer = Layer("", extent.dtype, extent.shape)
         skip, left = extent.start, extent.length
@@ -227,6 +232,12 @@ class Loader:
                 self._writer.wrote(count, ends=not left)
             if not left:
                 return
+
+
+def _record_start(source: Source, record: int) -> int:
+    from loracore.tensorfile.ziprecords import record_start  # noqa: PLC0415 - torch's zip alone has records
+
+    return record_start(source, record)
 
 
 def _back_to_back(extents: Sequence[Extent], first: int) -> list[int]:

@@ -13,9 +13,11 @@ Event = Finished | Lost | Published
 
 
 class Machinery:
-    """Loaders, hasher and publisher, kept alive. `told(name, text)` hears of every child that is restarted."""
+    """Loaders, hasher and publisher, kept alive. `told(name, reason)` hears of every restart."""
 
-    def __init__(self, runtime_dir: str, state_dir: str, *, loaders: int, hasher: str, told: Callable[[str, str], None]) -> None:
+    def __init__(
+        self, runtime_dir: str, state_dir: str, *, loaders: int, hasher: str, told: Callable[[str, str], None]
+    ) -> None:
         self.loaders = loaders
         self._told = told
         self._arena = Arena.create(SLAB, max(SLABS, 4 * loaders))

@@ -85,7 +85,7 @@ class Ready(msgspec.Struct, frozen=True, array_like=True, tag="ready"):
 
 
 class Header(msgspec.Struct, frozen=True, array_like=True):
-    """What a header said. `layout` and `arrangement` are given (compressed) when this loader first meets them."""
+    """What a header said. `layout` and `arrangement` come (zlib) when this loader first meets them."""
 
     layout_signature: bytes
     layout: bytes | None

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from lorad.catalog.catalog import FILENAME
+from loracore.paths import CATALOGUE
 
 
 class Name(NamedTuple):
@@ -48,7 +48,7 @@ class Duplicates(NamedTuple):
 
 def connect(state_dir: str) -> sqlite3.Connection:
     """A connection that cannot write."""
-    path = os.path.join(state_dir, FILENAME).replace("%", "%25").replace("?", "%3f").replace("#", "%23")
+    path = os.path.join(state_dir, CATALOGUE).replace("%", "%25").replace("?", "%3f").replace("#", "%23")
     return sqlite3.connect(f"file:{path}?mode=ro", uri=True, isolation_level=None)
 
 

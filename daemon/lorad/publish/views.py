@@ -38,7 +38,7 @@ def publish(snapshot: Snapshot, folder: str) -> None:
 
 
 def _replace(path: str, head: str, body: Iterable[bytes]) -> None:
-    """Temp file, sync, rename, sync of the folder. The temp file's name is fixed, so a killed one is reused."""
+    """Temp file, sync, rename, sync of the folder. A killed one's temp file is written over by the next."""
     temporary = f"{path}.new"
     with open(temporary, "wb", buffering=_BUFFER) as file:
         file.write(head.encode())
@@ -88,7 +88,9 @@ def _processed(snapshot: Snapshot, duplicates: Duplicates) -> Iterator[bytes]:
         "bytes_read": _bytes_read(snapshot),
     }
     yield b'"progress": ' + _encode(progress) + b",\n"
-    yield from _map("files", ((text(name.path), _processed_row(name, snapshot, duplicates)) for name in snapshot.names))
+    yield from _map(
+        "files", ((text(name.path), _processed_row(name, snapshot, duplicates)) for name in snapshot.names)
+    )
 
 
 def _processed_row(name: Name, snapshot: Snapshot, duplicates: Duplicates) -> bytes:

@@ -51,7 +51,9 @@ def walk(roots: Sequence[bytes], *, follow: bool, without: Sequence[bytes] = ())
             with os.scandir(folder) as listing:
                 entries = sorted(listing, key=os.DirEntry.inode)
         except OSError as error:
-            yield Seen(folder, None, f"cannot be listed: {(error.strerror or str(error)).lower()}", failed=True)
+            yield Seen(
+                folder, None, f"cannot be listed: {(error.strerror or str(error)).lower()}", failed=True
+            )
             continue
         names = {entry.name for entry in entries}
         for entry in entries:
@@ -77,7 +79,9 @@ def _look(entry: os.DirEntry[bytes], names: set[bytes], follow: bool) -> Seen | 
     except FileNotFoundError:
         return Seen(entry.path, None, "a symbolic link to nothing") if follow else None
     except OSError as error:
-        return Seen(entry.path, None, f"cannot be looked at: {(error.strerror or str(error)).lower()}", failed=True)
+        return Seen(
+            entry.path, None, f"cannot be looked at: {(error.strerror or str(error)).lower()}", failed=True
+        )
     if linked and not follow:
         return Seen(entry.path, status, "a symbolic link, not followed; --follow-symlinks looks through it")
     if not stat.S_ISREG(status.st_mode):

@@ -11,15 +11,12 @@ import os
 
 from loracore.tensorfile.container import Arrangement, Container, Strides
 from loracore.tensorfile.layout import DTYPE_BITS, Layer, Layout
-from loracore.tensorfile.peft import read_folder
 from loracore.tensorfile.readers import SUFFIXES, has_reader, open_regular, read_container, residue
 from loracore.tensorfile.source import Source
-from loracore.tensorfile.strided import gather
-from loracore.tensorfile.ziprecords import record_start
 
 __all__ = [
     "DTYPE_BITS", "SUFFIXES", "Arrangement", "Container", "Layer", "Layout", "Source", "Strides",
-    "gather", "has_reader", "open_container", "open_regular", "read_container", "record_start", "residue",
+    "has_reader", "open_container", "open_regular", "read_container", "residue",
 ]  # fmt: skip
 
 
@@ -32,6 +29,8 @@ def open_container(path: bytes | str) -> Container:
     """
     name = os.fsencode(path)
     if os.path.isdir(name):
+        from loracore.tensorfile.peft import read_folder  # noqa: PLC0415 - it needs what is defined here
+
         return read_folder(name)[1]
     with open_regular(name) as fd:
         return read_container(fd, name)

@@ -20,11 +20,8 @@ from loracore.tensorfile.container import Arrangement, Container, Strides
 from loracore.tensorfile.layout import Layer, Layout
 from loracore.tensorfile.source import Source
 from loracore.tensorfile.statedict import named_tensors, simple_metadata
-from loracore.tensorfile.strided import gather
 from loracore.tensorfile.torchtypes import DTYPES, Mapping, Storage, Tensor
 from loracore.tensorfile.ziprecords import Record, read_directory, read_record, record_start
-
-__all__ = ["gather", "read_header", "record_start", "residue"]
 
 _MAGIC = 0x1950A86A20F9469CFC6C
 _PROTOCOL = 1001

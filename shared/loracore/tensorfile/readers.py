@@ -8,17 +8,24 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from loracore.errors import FileError, MalformedFile, UnknownFormat
-from loracore.tensorfile import checkpoint, safetensors
+from loracore.tensorfile import safetensors
 from loracore.tensorfile.container import Container
 from loracore.tensorfile.source import Source
+
+
+def _read_checkpoint(source: Source) -> Container:
+    from loracore.tensorfile import checkpoint  # noqa: PLC0415 - a library without pickles never loads it
+
+    return checkpoint.read_header(source)
+
 
 #: Every suffix that some reader knows, and that reader.
 SUFFIXES = {
     b".safetensors": safetensors.read_header,
-    b".pt": checkpoint.read_header,
-    b".pth": checkpoint.read_header,
-    b".bin": checkpoint.read_header,
-    b".ckpt": checkpoint.read_header,
+    b".pt": _read_checkpoint,
+    b".pth": _read_checkpoint,
+    b".bin": _read_checkpoint,
+    b".ckpt": _read_checkpoint,
 }
 
 
@@ -51,6 +58,8 @@ def residue(fd: int, container: Container) -> tuple[bytes, int]:
     """The container's residue, reading between the layers if need be; and the bytes read for it."""
     if container.residue is not None:
         return container.residue, 0
+    from loracore.tensorfile import checkpoint  # noqa: PLC0415 - as above
+
     source = Source(fd, os.fstat(fd).st_size)
     return checkpoint.residue(source, container), source.bytes_read
 

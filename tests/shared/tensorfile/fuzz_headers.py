@@ -64,7 +64,9 @@ def examine(name: bytes, content: bytes) -> bool:
 
 
 def _read_all(fd: int, name: bytes, size: int) -> None:
-    from loracore.tensorfile import Arrangement, Layout, Source, gather, read_container, record_start, residue
+    from loracore.tensorfile import Arrangement, Layout, Source, read_container, residue
+    from loracore.tensorfile.strided import gather
+    from loracore.tensorfile.ziprecords import record_start
 
     container = read_container(fd, name)
     layout, arrangement = container.layout, container.arrangement

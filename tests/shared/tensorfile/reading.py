@@ -9,7 +9,9 @@ from typing import Any
 
 import torch
 
-from loracore.tensorfile import Container, Layer, Source, gather, open_container, record_start
+from loracore.tensorfile import Container, Layer, Source, open_container
+from loracore.tensorfile.strided import gather
+from loracore.tensorfile.ziprecords import record_start
 
 Read = dict[str, tuple[str, tuple[int, ...], bytes]]
 

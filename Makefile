@@ -1,0 +1,51 @@
+# `make run [DIR=…]` scans DIR (default: a small demo library that it makes) and shows what it finds.
+# `make test` and `make check` are all that CI runs; `make bench` and `make soak` take longer.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+DEMO := demo-library
+DIR ?= $(DEMO)
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+
+.PHONY: run test check format bench soak clean
+
+run: $(VENV)/.daemon
+	@if [ "$(DIR)" = "$(DEMO)" ]; then $(BIN)/python -m bench.demo $(DEMO); fi
+	@$(BIN)/loractl scan "$(DIR)" || [ $$? -eq 1 ]
+
+test: $(VENV)/.dev
+	$(BIN)/python -m pytest
+
+check: $(VENV)/.dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: $(VENV)/.dev
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(VENV)/.dev
+	$(BIN)/python -m bench
+
+# A hundred times what `make test` does of the tests that kill, and longer histories.
+soak: $(VENV)/.dev
+	LORAD_KILLS=200 LORAD_HISTORIES=100 $(BIN)/python -m pytest tests/integration --timeout 7200
+
+$(VENV)/bin/python:
+	$(PYTHON) -c 'import sys; assert sys.version_info >= (3, 11), "lorad needs Python 3.11 or newer"'
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.daemon: $(VENV)/bin/python pyproject.toml constraints.txt
+	$(PIP) -e '.[daemon]'
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/bin/python pyproject.toml constraints.txt
+	$(PIP) torch
+	$(PIP) -e '.[dev]'
+	@touch $@ $(VENV)/.daemon
+
+clean:
+	rm -rf $(VENV) $(DEMO) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
