@@ -34,7 +34,7 @@ from lorad.library.library import answer_key
 from lorad.pipeline.dispatch import Finished, Job, Lost, PiecesJob
 from lorad.pipeline.machinery import Machinery
 from lorad.pipeline.protocol import Header, Identity, Outcome, Published, Trouble
-from lorad.reading import Reading, Wanted, layer_digests, weight_signature
+from lorad.reading import Reading, layer_digests, weight_signature
 from lorad.statistics import Statistics
 from lorad.watch.scanner import Seen, walk
 
@@ -97,8 +97,10 @@ class Engine:
         self.files.load(under)
         self._unseen = set(self.files.by_path)
         answered = self._catalog.answer_keys()
+        twins: dict[tuple[int | None, bytes | None], int] = {}
         for file in self.files:
-            self._restore(file, answered.pop(file.id, {}))
+            twin = twins.setdefault((file.layout, file.signature), file.id) if file.status is Status.DUPLICATE else None
+            self._restore(file, answered.pop(file.id, {}), None if twin == file.id else twin)
         if self.files.view_changed:
             self._catalog.commit(new_generation=True)
         elif self._catalog.number("complete"):
@@ -212,11 +214,11 @@ class Engine:
             self.files.name(file, name)
         self._do(self._library.found(file.id))
 
-    def _restore(self, file: File, answers: dict[int, bytes]) -> None:
+    def _restore(self, file: File, answers: dict[int, bytes], twin: int | None) -> None:
         """A file of an earlier run takes its place again."""
         if file.layout is not None and file.status not in (Status.FAILED, Status.IGNORED):
             self._arrangement_of_layout.setdefault(file.layout, file.arrangement or 0)
-            self._do(self._library.restore(file.id, file.layout, answers))
+            self._do(self._library.restore(file.id, file.layout, answers, twin))
         elif file.status is Status.PENDING:
             self._do(self._library.found(file.id))
 
@@ -243,9 +245,9 @@ class Engine:
                     shape = self._reading.shape(layout, self._arrangement_of_layout[layout])
                     waiting += self._library.described(layout, shape)
                 case Ask(file, layout, question):
-                    wanted = self._reading.want(file, layout, question, self._recall(file, layout, question))
-                    if wanted is not None:
-                        waiting += self._answer(wanted)
+                    digests = self._reading.want(file, layout, question, self._recall(file, layout, question))
+                    if digests is not None:
+                        waiting += self._answer(file, question.number, digests)
                 case Share(source, file, _, number):
                     self._catalog.share_answer(source, file, number)
                 case Planned(layout, sequence, exhausted):
@@ -254,15 +256,14 @@ class Engine:
                     self._change(self.files.by_id[number], status, key)
 
     def _recall(self, file: int, layout: int, question: Question) -> dict[int, bytes]:
-        """Digests of whole layers that the file gave before, by layer. Samples are never recalled."""
-        if not question.confirms:
+        """Digests of whole layers that the file gave before, by layer, where it could have."""
+        if not self._library.asks_again(layout, question.number):
             return {}
         return layer_digests(self._library.sequence(layout), self._catalog.answers(file))
 
-    def _answer(self, wanted: Wanted) -> list[Instruction]:
-        number, digests = wanted.question.number, wanted.digests
-        self._catalog.save_answers([Answer(wanted.file, number, answer_key(digests), b"".join(digests))])
-        return self._library.answered(wanted.file, number, digests)
+    def _answer(self, file: int, number: int, digests: bytes) -> list[Instruction]:
+        self._catalog.save_answers([Answer(file, number, answer_key(digests), digests)])
+        return self._library.answered(file, number, digests)
 
     def _change(self, file: File, status: Status, key: bytes) -> None:
         signature = None
@@ -282,17 +283,14 @@ class Engine:
         return weight_signature(layer_digests(self._library.sequence(layout), self._catalog.answers(file)))
 
     def _finished(self, finished: Finished) -> None:
-        position = 0
-        for index, (number, outcome) in enumerate(zip(finished.job.files, finished.outcomes, strict=True)):
-            length = 32 * len(finished.job.extents[index]) if isinstance(finished.job, PiecesJob) else 0
-            digests = finished.digests[position : position + length]
-            position += length
-            self.statistics.job(finished.job, outcome)
-            wanted = (
-                self._reading.take(finished.job, index, digests)
-                if isinstance(finished.job, PiecesJob)
-                else None
-            )
+        job, position = finished.job, 0
+        for index, (number, outcome) in enumerate(zip(job.files, finished.outcomes, strict=True)):
+            self.statistics.job(job, outcome)
+            wanted, digests = None, b""
+            if isinstance(job, PiecesJob):
+                end = position + 32 * job.plans[index].pieces
+                wanted, digests = self._reading.take(job, index, finished.digests[position:end])
+                position = end
             file = self.files.by_id.get(number)
             if file is None:
                 continue
@@ -301,17 +299,16 @@ class Engine:
             self.files.changed(file)
             if outcome.trouble is not None:
                 self._troubled(file, outcome.trouble)
-                if (
-                    outcome.trouble.kind == "changed"
-                    and file.id in self.files.by_id
-                    and self._library.knows(file.id)
-                ):
-                    # One of its names is gone, the file itself is not: it is read under another.
-                    self._reading.repeat(finished.job, number, wanted)
+                if outcome.trouble.kind == "changed" and self._still_wanted(file):
+                    self._reading.repeat(job, number, wanted)
             elif wanted is not None:
-                self._do(self._answer(wanted))
+                self._do(self._answer(number, wanted.question.number, digests))
             else:
                 self._learn(file, outcome)
+
+    def _still_wanted(self, file: File) -> bool:
+        """Whether a file that could not be read under one name is there, the same, under another."""
+        return file.id in self.files.by_id and file.status not in (Status.FAILED, Status.IGNORED)
 
     def _learn(self, file: File, outcome: Outcome) -> None:
         """A header or a residue was read."""
@@ -385,10 +382,10 @@ class Engine:
                 self._catalog.keep("statistics", msgspec.json.encode(self.statistics.stages))
             self._catalog.commit(new_generation=news)
             self._next_commit = time.monotonic() + _COMMIT
-        if self._published < self._catalog.generation and self._publish_started is None:
-            if now >= self._next_publish or (settled and not self.trouble):
-                self._publish_started = now
-                self._machinery.publish()
+        due = now >= self._next_publish or (settled and not self.trouble)
+        if due and self._published < self._catalog.generation and self._publish_started is None:
+            self._publish_started = now
+            self._machinery.publish()
 
     def _was_published(self, published: Published) -> None:
         self._published = published.generation

@@ -6,32 +6,43 @@ Digests that a file gave before are recalled from the catalogue and not read aga
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import NamedTuple
 
+import msgspec
 from blake3 import blake3
 
 from loracore.tensorfile import Arrangement
 from lorad.catalog import Catalog
 from lorad.files import File, Files
 from lorad.library import LayoutShape, Piece, Question
-from lorad.pipeline.dispatch import HeaderJob, Job, PiecesJob, ResidueJob
-from lorad.pipeline.protocol import Extent, Target
+from lorad.pipeline.dispatch import HeaderJob, Job, PiecesJob, Plan, ResidueJob
+from lorad.pipeline.protocol import Run, Target
 
 #: Files of one job: enough to make messages cheap, few enough that all loaders get some.
 _FILES = 64
 #: Bytes of one job of pieces, if it is more than one file's.
-_BYTES = 2 << 20
+_BYTES = 16 << 20
 
 
 class Wanted(NamedTuple):
-    """A question to a file: the digests known already, and the places of those to be read."""
+    """A question to a file. `known` are digests of some of its pieces, by their place in the question."""
 
     file: int
     layout: int
     question: Question
-    digests: list[bytes]
-    missing: list[int]
+    known: dict[int, bytes]
+
+    def complete(self, order: Sequence[int] | None, digests: bytes) -> bytes:
+        """All digests in the question's order, out of the known ones and those read in this order."""
+        if order is None and not self.known:
+            return digests
+        pieces = dict(self.known)
+        places = order if order is not None else range(len(self.question.pieces))
+        for index, place in enumerate(places):
+            pieces[place] = digests[32 * index : 32 * index + 32]
+        return b"".join(pieces[place] for place in range(len(self.question.pieces)))
 
 
 class Reading:
@@ -50,6 +61,7 @@ class Reading:
         self._headers_turn = True
         self._arrangement = lru_cache(256)(catalog.arrangement)
         self._layout = lru_cache(32)(catalog.layout)
+        self._plan = lru_cache(512)(self._make_plan)
 
     @property
     def empty(self) -> bool:
@@ -62,13 +74,12 @@ class Reading:
         order = sorted(range(len(sizes)), key=lambda layer: (records[layer], places.offsets[layer]))
         return LayoutShape(sizes, order)
 
-    def want(self, file: int, layout: int, question: Question, known: dict[int, bytes]) -> Wanted | None:
+    def want(self, file: int, layout: int, question: Question, known: dict[int, bytes]) -> bytes | None:
         """Queue a question. `known` are digests of whole layers; where they suffice, the answer at once."""
-        digests = [known.get(piece.layer, b"") if question.confirms else b"" for piece in question.pieces]
-        missing = [place for place, digest in enumerate(digests) if not digest]
-        wanted = Wanted(file, layout, question, digests, missing)
-        if not missing:
-            return wanted
+        places = {place: known[piece.layer] for place, piece in enumerate(question.pieces) if piece.layer in known}
+        wanted = Wanted(file, layout, question, places)
+        if len(places) == len(question.pieces):
+            return wanted.complete((), b"")
         self._pieces.append(wanted)
         return None
 
@@ -99,12 +110,10 @@ class Reading:
                 (self.headers if isinstance(job, HeaderJob) else self._residues).appendleft(file)
         return asked
 
-    def take(self, job: PiecesJob, position: int, digests: bytes) -> Wanted:
-        """A finished question, completed by the digests of its job's `position`-th file."""
+    def take(self, job: PiecesJob, position: int, digests: bytes) -> tuple[Wanted, bytes]:
+        """A finished question of a job's `position`-th file, and its complete answer."""
         wanted = self._running.pop((job.files[position], job.numbers[position]))
-        for place, start in zip(job.orders[position], range(0, len(digests), 32), strict=True):
-            wanted.digests[place] = digests[start : start + 32]
-        return wanted
+        return wanted, wanted.complete(job.plans[position].order, digests)
 
     def next_job(self) -> Job | None:
         """What to read next. Headers and pieces take turns, so that answers come while headers are read."""
@@ -117,7 +126,7 @@ class Reading:
         return None
 
     def _target(self, file: File) -> Target:
-        return Target(file.names[0], file.identity, self._follow)
+        return Target(file.names[0], file.identity, self._follow, file.base or 0)
 
     def _header_job(self) -> HeaderJob | None:
         count = min(_FILES, len(self.headers) // (2 * self._loaders) + 1)
@@ -141,7 +150,7 @@ class Reading:
         """Questions of one kind, samples or whole layers, to as many files as make a good job."""
         count = min(_FILES, len(self._pieces) // (2 * self._loaders) + 1)
         budget = _BYTES
-        batch: list[tuple[Wanted, Target, list[Extent], list[int]]] = []
+        batch: list[tuple[Wanted, Target, Plan]] = []
         while self._pieces and len(batch) < count and budget > 0:
             if batch and self._pieces[0].question.confirms != batch[0][0].question.confirms:
                 break
@@ -149,40 +158,59 @@ class Reading:
             file = self._files.by_id.get(wanted.file)
             if file is None:
                 continue
-            extents, order = self._extents(file, wanted)
-            budget -= sum(extent.length for extent in extents)
+            assert file.arrangement is not None
+            missing = tuple(place for place in range(len(wanted.question.pieces)) if place not in wanted.known)
+            plan = self._plan(wanted.layout, file.arrangement, wanted.question, missing)
+            budget -= plan.length
             self._running[file.id, wanted.question.number] = wanted
-            batch.append((wanted, self._target(file), extents, order))
+            batch.append((wanted, self._target(file), plan))
         if not batch:
             return None
         return PiecesJob(
-            files=[wanted.file for wanted, _, _, _ in batch],
-            numbers=[wanted.question.number for wanted, _, _, _ in batch],
-            targets=[target for _, target, _, _ in batch],
-            extents=[extents for _, _, extents, _ in batch],
-            orders=[order for _, _, _, order in batch],
+            files=[wanted.file for wanted, _, _ in batch],
+            numbers=[wanted.question.number for wanted, _, _ in batch],
+            targets=[target for _, target, _ in batch],
+            plans=[plan for _, _, plan in batch],
             sequential=batch[0][0].question.confirms,
         )
 
-    def _extents(self, file: File, wanted: Wanted) -> tuple[list[Extent], list[int]]:
-        """Where the missing pieces lie, in disk order; and each one's place in the question."""
-        assert file.arrangement is not None
-        places = self._arrangement(file.arrangement)
-        pieces = [
-            (self._extent(file, places, wanted.question.pieces[place], wanted.layout), place)
-            for place in wanted.missing
-        ]
-        pieces.sort(key=lambda pair: (pair[0].record or 0, pair[0].offset))
-        return [extent for extent, _ in pieces], [place for _, place in pieces]
+    def _make_plan(self, layout: int, arrangement: int, question: Question, missing: Sequence[int]) -> Plan:
+        """Where the missing pieces of a question lie in files of this arrangement."""
+        places = self._arrangement(arrangement)
+        runs = [(self._run(places, question.pieces[place], layout), place) for place in missing]
+        runs.sort(key=lambda pair: (pair[0].record or 0, pair[0].offset))
+        order = [place for _, place in runs]
+        return Plan(
+            runs=msgspec.msgpack.encode(_joined([run for run, _ in runs])),
+            pieces=len(runs),
+            length=sum(question.pieces[place].length for place in missing),
+            order=None if order == list(range(len(question.pieces))) else order,
+        )
 
-    def _extent(self, file: File, places: Arrangement, piece: Piece, layout: int) -> Extent:
-        offset = (file.base or 0) + places.offsets[piece.layer]
+    def _run(self, places: Arrangement, piece: Piece, layout: int) -> Run:
+        offset = places.offsets[piece.layer]
         record = places.records[piece.layer] if places.records else None
         strides = places.strided.get(piece.layer)
         if strides is None:
-            return Extent(offset + piece.start, piece.length, record)
+            return Run(offset + piece.start, [piece.length], record)
         layer = self._layout(layout).layers[piece.layer]
-        return Extent(offset, piece.length, record, strides, layer.shape, layer.dtype, piece.start)
+        return Run(offset, [piece.length], record, strides, layer.shape, layer.dtype, piece.start)
+
+
+def _joined(runs: list[Run]) -> list[Run]:
+    """Runs that lie back to back become one, so that they are read at once."""
+    joined: list[Run] = []
+    lengths: list[int] = []
+    end = None
+    for run in runs:
+        plain = run.record is None and run.strides is None
+        if plain and run.offset == end:
+            lengths += run.lengths
+        else:
+            lengths = list(run.lengths)
+            joined.append(msgspec.structs.replace(run, lengths=lengths))
+        end = run.offset + run.lengths[0] if plain else None
+    return joined
 
 
 def layer_digests(sequence: tuple[Question, ...], answers: dict[int, bytes]) -> dict[int, bytes]:

@@ -168,7 +168,7 @@ def _options(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--follow-symlinks", action="store_true")
     parser.add_argument("folders", nargs="+")
     options = parser.parse_args(arguments)
-    options.loaders = options.loaders or min(4, os.cpu_count() or 1)
+    options.loaders = options.loaders or min(4, max(1, (os.cpu_count() or 1) - 1))
     return options
 
 

@@ -111,9 +111,15 @@ class Library:
         self._place(file, layout)
         return self._drain()
 
-    def restore(self, file: int, layout: int, answers: dict[int, bytes]) -> list[Instruction]:
-        """A file is known from an earlier run, with the keys of the answers that it gave then."""
-        self._place(file, layout, answers)
+    def restore(self, file: int, layout: int, answers: dict[int, bytes], twin: int | None) -> list[Instruction]:
+        """A file is known from an earlier run, with the keys of the answers that it gave then.
+
+        `twin` is a file that was restored before and agrees with it on every layer.
+        """
+        if twin is not None:
+            self._join(file, self._members[twin], self.groups[layout])
+        else:
+            self._place(file, layout, answers)
         return self._drain()
 
     def planned(self, layout: int, sequence: Sequence[Question], exhausted: bool) -> None:
@@ -128,8 +134,8 @@ class Library:
             self._settle(group, list(group.nodes()))
         return self._drain()
 
-    def answered(self, file: int, number: int, digests: Sequence[bytes]) -> list[Instruction]:
-        """The digests of a question's pieces, in the question's order. Answers out of date are ignored."""
+    def answered(self, file: int, number: int, digests: bytes) -> list[Instruction]:
+        """The digests of a question's pieces, 32 bytes each, in its order. Answers out of date are ignored."""
         member = self._members.get(file)
         if member is None or member.node is None:
             return []
@@ -137,11 +143,12 @@ class Library:
         question = group.question(number)
         if question is None:
             return []
-        for piece, digest in zip(question.pieces, digests, strict=True):
-            if not question.confirms and digest == _zero_digest(piece.length):
-                group.dull.add(piece.layer)
+        if not question.confirms:
+            for place, piece in enumerate(question.pieces):
+                if digests[32 * place : 32 * place + 32] == _zero_digest(piece.length):
+                    group.dull.add(piece.layer)
         member.answers[number] = answer_key(digests)
-        member.fingerprint = (number, bytes(digest[0] for digest in digests))
+        member.fingerprint = (number, digests[::32])
         self._out.extend(Share(file, other, group.layout, number) for other in member.files if other != file)
         self._settle(group, [member.node])
         return self._drain()
@@ -172,6 +179,10 @@ class Library:
         """The questions that a group has asked so far, in their order."""
         return tuple(self.groups[layout].sequence)
 
+    def asks_again(self, layout: int, number: int) -> bool:
+        """Whether a question asks for layers that another one of the group asks for as well."""
+        return number in self.groups[layout].repeated
+
     def _place(self, file: int, layout: int, answers: dict[int, bytes] | None = None) -> None:
         group = self.groups.get(layout)
         if group is None:
@@ -183,6 +194,14 @@ class Library:
         self._layouts[file] = layout
         group.add(member)
         self._settle(group, [group.root])
+
+    def _join(self, file: int, member: Member, group: Group) -> None:
+        """A file takes its place beside its twins, without being asked anything."""
+        member.files.append(file)
+        group.size += 1
+        self._members[file] = member
+        self._layouts[file] = group.layout
+        self._tell_member(group, member)
 
     def _leave(self, file: int) -> None:
         member = self._members.pop(file, None)
@@ -285,6 +304,6 @@ class Library:
         return out
 
 
-def answer_key(digests: Sequence[bytes]) -> bytes:
+def answer_key(digests: bytes) -> bytes:
     """What stands for an answer in memory and in the tree: 16 bytes over its digests."""
-    return blake2b(b"".join(digests), digest_size=16).digest()
+    return blake2b(digests, digest_size=16).digest()

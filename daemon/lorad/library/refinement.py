@@ -7,6 +7,7 @@ their answers. Where no question is left, files are equal on every layer and bec
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from hashlib import blake2b
 
@@ -75,6 +76,8 @@ class Group:
         self.layout = layout
         self.shape: LayoutShape | None = None
         self.sequence = list(sequence)
+        #: The questions that share layers with others, after a lesson.
+        self.repeated = _repeated(self.sequence)
         #: Whether the sequence asks for every layer: then who agrees on all of it is a duplicate.
         self.exhausted = exhausted
         self.root = Node(None, b"")
@@ -162,6 +165,8 @@ class Group:
             question for depth, question in enumerate(self.sequence[:position]) if self._splits_at(depth)
         ]
         self.sequence = [*useful, lesson, *self.sequence[position:]]
+        if lesson.confirms:
+            self.repeated = _repeated(self.sequence)
         return True
 
     def rebuild(self) -> None:
@@ -217,3 +222,13 @@ class Group:
                 for piece, one, other in zip(question.pieces, node.exemplar, fingerprint, strict=True)
                 if one != other
             ]
+
+
+def _repeated(sequence: Sequence[Question]) -> set[int]:
+    """The numbers of questions that share whole layers with another one."""
+    asked = Counter(piece.layer for question in sequence if question.confirms for piece in question.pieces)
+    return {
+        question.number
+        for question in sequence
+        if question.confirms and any(asked[piece.layer] > 1 for piece in question.pieces)
+    }

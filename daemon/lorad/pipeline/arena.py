@@ -14,8 +14,8 @@ import struct
 
 _MARKS = mmap.PAGESIZE
 #: A slab stays in a core's L2 cache between the loader's copy and the hasher's read.
-SLAB = 1 << 20
-SLABS = 16
+SLAB = 8 << 20
+SLABS = 4
 
 
 class Arena:

@@ -67,8 +67,8 @@ class Children:
             self._socket.bind(f"ipc://{_SOCKET}")
         finally:
             os.umask(before)
-        self.poller = zmq.Poller()
-        self.poller.register(self._socket, zmq.POLLIN)
+        self._poller = zmq.Poller()
+        self._poller.register(self._socket, zmq.POLLIN)
         self._children: dict[str, Child] = {}
         self._speakers: dict[bytes, str] = {}
 
@@ -94,6 +94,11 @@ class Children:
             name = self._speakers.get(address)
             if name is not None:
                 yield name, decode_to_core(frame)
+
+    def wait(self, timeout: float) -> bool:
+        """Wait up to `timeout` seconds for a message or a death; whether some child has ended."""
+        ready = dict(self._poller.poll(int(timeout * 1000)))
+        return any(isinstance(item, int) for item in ready)
 
     def dead(self) -> Iterator[tuple[str, int]]:
         """(name, exit status) of children that have ended. Call `restart` for those."""
@@ -156,12 +161,12 @@ class Children:
             cwd=self._cwd,
         )
         child.pidfd = os.pidfd_open(child.process.pid)
-        self.poller.register(child.pidfd, zmq.POLLIN)
+        self._poller.register(child.pidfd, zmq.POLLIN)
         self._children[child.name] = child
         self._speakers[child.address] = child.name
 
     def _reap(self, child: Child) -> None:
-        self.poller.unregister(child.pidfd)
+        self._poller.unregister(child.pidfd)
         os.close(child.pidfd)
         del self._speakers[child.address]
         child.process, child.pidfd = None, -1

@@ -15,7 +15,6 @@ from lorad.pipeline.protocol import (
     Credit,
     Digested,
     Done,
-    Extent,
     Filled,
     Outcome,
     ReadHeaders,
@@ -29,6 +28,18 @@ from lorad.pipeline.protocol import (
 DEPTH = 2
 
 
+class Plan(NamedTuple):
+    """How pieces are read: encoded runs in disk order, their bytes, and each piece's place in the question.
+
+    `order` is None where disk order is the question's order.
+    """
+
+    runs: bytes
+    pieces: int
+    length: int
+    order: Sequence[int] | None
+
+
 class HeaderJob(NamedTuple):
     """Read the headers of these files."""
 
@@ -40,20 +51,16 @@ class HeaderJob(NamedTuple):
 
 
 class PiecesJob(NamedTuple):
-    """Digest pieces of these files: for each, the question's number and extents in disk order.
-
-    `orders[i][k]` is the place in the question of the k-th extent of file i.
-    """
+    """Digest pieces of these files: for each, the question's number and where the pieces lie."""
 
     files: Sequence[int]
     numbers: Sequence[int]
     targets: Sequence[Target]
-    extents: Sequence[Sequence[Extent]]
-    orders: Sequence[Sequence[int]]
+    plans: Sequence[Plan]
     sequential: bool
 
     def message(self, task: int) -> ToChild:
-        return ReadPieces(task, self.targets, self.extents, self.sequential)
+        return ReadPieces(task, self.targets, [plan.runs for plan in self.plans], self.sequential)
 
 
 class ResidueJob(NamedTuple):
@@ -70,7 +77,7 @@ Job = HeaderJob | PiecesJob | ResidueJob
 
 
 class Finished(NamedTuple):
-    """A job's outcomes, one a file, and for pieces the digests (32 bytes each) in the order of the extents."""
+    """A job's outcomes, one a file, and for pieces the digests (32 bytes each) in disk order."""
 
     job: Job
     outcomes: Sequence[Outcome]

@@ -41,7 +41,7 @@ class CpuBackend:
         self._threads = max(1, (os.cpu_count() or 1) // 2)
 
     def digests(self, pieces: Sequence[memoryview]) -> list[bytes]:
-        return [blake3(piece, max_threads=self._threads).digest() for piece in pieces]
+        return [blake3(piece).digest() for piece in pieces]
 
     def stream(self) -> Stream:
         return blake3(max_threads=self._threads)

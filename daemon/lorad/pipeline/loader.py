@@ -15,12 +15,13 @@ from contextlib import contextmanager
 
 from loracore.errors import ChangedFile, FileError, UnknownFormat
 from loracore.tensorfile import Layer, Source, read_container, residue
+import msgspec
+
 from lorad.pipeline.arena import Arena
 from lorad.pipeline.child import Line, arguments
 from lorad.pipeline.protocol import (
     Credit,
     Done,
-    Extent,
     Filled,
     Header,
     Identity,
@@ -28,9 +29,13 @@ from lorad.pipeline.protocol import (
     ReadHeaders,
     ReadPieces,
     ReadResidue,
+    Run,
     Target,
     Trouble,
 )
+
+
+_RUNS = msgspec.msgpack.Decoder(list[Run])
 
 
 class SlabWriter:
@@ -128,7 +133,8 @@ class Loader:
 
     def _read(self, task: ReadHeaders | ReadPieces | ReadResidue, position: int, target: Target) -> Outcome:
         started, read_ns = time.perf_counter(), time.time_ns()
-        expected = self._writer.ended + (len(task.extents[position]) if isinstance(task, ReadPieces) else 0)
+        runs = _RUNS.decode(task.runs[position]) if isinstance(task, ReadPieces) else []
+        expected = self._writer.ended + sum(len(run.lengths) for run in runs)
         trouble, header, digest, cost = None, None, None, 0
         try:
             with opened(target) as fd:
@@ -136,7 +142,7 @@ class Loader:
                     case ReadHeaders():
                         header, cost = self._header(fd, target)
                     case ReadPieces():
-                        cost = self._pieces(fd, target, task.extents[position], task.sequential)
+                        cost = self._pieces(fd, target, runs, task.sequential)
                     case ReadResidue():
                         digest, cost = residue(fd, read_container(fd, target.path))
         except UnknownFormat as error:
@@ -172,28 +178,22 @@ class Loader:
         self._known.update((layout, arrangement))
         return header, container.bytes_read
 
-    def _pieces(self, fd: int, target: Target, extents: Sequence[Extent], sequential: bool) -> int:
-        """Write the extents to slabs, those that lie back to back in large reads."""
+    def _pieces(self, fd: int, target: Target, runs: Sequence[Run], sequential: bool) -> int:
+        """Write the pieces to slabs, each run in large reads."""
         os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_SEQUENTIAL if sequential else os.POSIX_FADV_RANDOM)
         source = Source(fd, target.identity.size)
-        position = 0
-        while position < len(extents):
-            first = extents[position]
-            start = (
-                first.offset if first.record is None else _record_start(source, first.record) + first.offset
-            )
-            if first.strides is not None:
-                self._gathered(source, start, first)
-                position += 1
-                continue
-            lengths = _back_to_back(extents, position)
-            if start + sum(lengths) > source.size:
+        for run in runs:
+            start = target.base if run.record is None else _record_start(source, run.record)
+            start += run.offset
+            if run.strides is not None:
+                self._gathered(source, start, run)
+            elif start + sum(run.lengths) > source.size:
                 raise ChangedFile("it became shorter since its header was read")
-            self._copy(source, start, lengths)
-            position += len(lengths)
+            else:
+                self._copy(source, start, run.lengths)
         return source.bytes_read
 
-    def _copy(self, source: Source, offset: int, lengths: list[int]) -> None:
+    def _copy(self, source: Source, offset: int, lengths: Sequence[int]) -> None:
         """Read pieces that lie back to back from `offset`."""
         total = sum(lengths)
         position, rest = 0, lengths[0]
@@ -214,14 +214,14 @@ class Loader:
                 self._writer.wrote(count, ends=False)
                 rest -= count
 
-    def _gathered(self, source: Source, start: int, extent: Extent) -> None:
+    def _gathered(self, source: Source, start: int, run: Run) -> None:
         """Write a piece of a layer that does not lie in C order and whose first element is at `start`."""
         from loracore.tensorfile.strided import gather  # noqa: PLC0415 - only some pickles hold such layers
 
-        assert extent.strides is not None
-        layer = Layer("", extent.dtype, extent.shape)
-        skip, left = extent.start, extent.length
-        for chunk in gather(source, start, layer, extent.strides, self._arena.slab_size):
+        assert run.strides is not None
+        layer = Layer("", run.dtype, run.shape)
+        skip, left = run.start, run.lengths[0]
+        for chunk in gather(source, start, layer, run.strides, self._arena.slab_size):
             part = memoryview(chunk)[skip : skip + left]
             skip -= min(skip, len(chunk))
             while len(part):
@@ -238,19 +238,6 @@ def _record_start(source: Source, record: int) -> int:
     from loracore.tensorfile.ziprecords import record_start  # noqa: PLC0415 - torch's zip alone has records
 
     return record_start(source, record)
-
-
-def _back_to_back(extents: Sequence[Extent], first: int) -> list[int]:
-    """The lengths of the extents from `first` on that can be read as one."""
-    lengths = [extents[first].length]
-    end = extents[first].offset + lengths[0]
-    if extents[first].record is None:
-        for extent in extents[first + 1 :]:
-            if extent.offset != end or extent.record is not None or extent.strides is not None:
-                break
-            lengths.append(extent.length)
-            end += extent.length
-    return lengths
 
 
 #: What opening says when another file, or none, took the name.

@@ -20,9 +20,9 @@ class Machinery:
     ) -> None:
         self.loaders = loaders
         self._told = told
-        self._arena = Arena.create(SLAB, max(SLABS, 4 * loaders))
+        self._arena = Arena.create(SLAB, max(SLABS, 2 * loaders))
         self._children = Children(runtime_dir)
-        slabs = max(SLABS, 4 * loaders)
+        slabs = max(SLABS, 2 * loaders)
         arena = (self._arena.fd, SLAB, slabs)
         self._dispatcher = Dispatcher(
             lambda index, message: self._children.send(f"loader-{index}", message),
@@ -59,12 +59,12 @@ class Machinery:
 
     def poll(self, timeout: float) -> Iterator[Event]:
         """What has happened, waiting up to `timeout` seconds for something to happen."""
-        self._children.poller.poll(int(timeout * 1000))
+        death = self._children.wait(timeout)
         for name, message in self._children.received():
             event = self._hear(name, message)
             if event is not None:
                 yield event
-        for name, status in self._children.dead():
+        for name, status in self._children.dead() if death else ():
             yield from self._bury(name, status)
 
     def stop(self) -> None:

@@ -27,15 +27,16 @@ class Identity(msgspec.Struct, frozen=True, array_like=True):
         return cls(status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
 
 
-class Extent(msgspec.Struct, frozen=True, array_like=True):
-    """Where a piece lies: `length` bytes at `offset` of the file, or of the zip record at `record`.
+class Run(msgspec.Struct, frozen=True, array_like=True):
+    """Pieces of these lengths that lie back to back from `offset`, which counts from the target's `base`.
 
-    For a layer that does not lie in C order, `shape`, `dtype` and `strides` tell how to gather it, `offset`
-    is where its first element lies, and the piece is `length` bytes from byte `start` of the gathered layer.
+    Where `record` is given, from the first data byte of the zip record whose header lies there. For a layer
+    that does not lie in C order, `shape`, `dtype` and `strides` tell how to gather it, `offset` is where its
+    first element lies, and the one piece begins at byte `start` of the gathered layer.
     """
 
     offset: int
-    length: int
+    lengths: Sequence[int]
     record: int | None = None
     strides: Strides | None = None
     shape: tuple[int, ...] = ()
@@ -44,11 +45,12 @@ class Extent(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Target(msgspec.Struct, frozen=True, array_like=True):
-    """A file to read. `follow`: whether its last name may be a symbolic link."""
+    """A file to read. `follow`: whether its last name may be a symbolic link. `base`: see `Container`."""
 
     path: bytes
     identity: Identity
     follow: bool = False
+    base: int = 0
 
 
 class ReadHeaders(msgspec.Struct, frozen=True, array_like=True, tag="headers"):
@@ -57,11 +59,14 @@ class ReadHeaders(msgspec.Struct, frozen=True, array_like=True, tag="headers"):
 
 
 class ReadPieces(msgspec.Struct, frozen=True, array_like=True, tag="pieces"):
-    """Fill slabs with these extents, file by file, in this order."""
+    """Fill slabs with the pieces of these runs, file by file, in this order.
+
+    `runs` holds an encoded list of `Run` for each target: many files share one, so it is encoded once.
+    """
 
     task: int
     targets: Sequence[Target]
-    extents: Sequence[Sequence[Extent]]
+    runs: Sequence[bytes]
     sequential: bool
 
 

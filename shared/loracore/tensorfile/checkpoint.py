@@ -191,7 +191,8 @@ def _container(source: Source, kind: str, value: object, place: Callable[[Storag
         if strides is not None:
             strided[index] = strides
     arrangement = Arrangement(offsets, records if kind == "torch-zip" else (), strided)
-    return Container(kind, layout, arrangement, 0, source.bytes_read, simple_metadata(value))
+    signature = arrangement.signature(layout)
+    return Container(kind, layout, arrangement, signature, 0, source.bytes_read, simple_metadata(value))
 
 
 def _layer(name: str, tensor: Tensor) -> Layer:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import cached_property
 
 import msgspec
 from blake3 import blake3
@@ -44,8 +43,12 @@ class Arrangement(msgspec.Struct, frozen=True, array_like=True):
     def encode(self) -> bytes:
         return msgspec.msgpack.encode(self)
 
+    def signature(self, layout: Layout) -> bytes:
+        """BLAKE3-256 over the layout's signature and the encoded arrangement (32 bytes)."""
+        return blake3(layout.signature + self.encode()).digest()
 
-class Container(msgspec.Struct, frozen=True, dict=True):
+
+class Container(msgspec.Struct, frozen=True):
     """A file's header, read and checked.
 
     `format` is `safetensors`, `torch-zip` or `torch-legacy`. `base` is where offsets count from.
@@ -58,12 +61,8 @@ class Container(msgspec.Struct, frozen=True, dict=True):
     format: str
     layout: Layout
     arrangement: Arrangement
+    arrangement_signature: bytes
     base: int
     bytes_read: int
     metadata: dict[str, str]
     residue: bytes | None = None
-
-    @cached_property
-    def arrangement_signature(self) -> bytes:
-        """BLAKE3-256 over the layout's signature and the encoded arrangement (32 bytes)."""
-        return blake3(self.layout.signature + self.arrangement.encode()).digest()

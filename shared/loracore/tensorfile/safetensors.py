@@ -6,7 +6,10 @@ tile the rest of the file without hole or overlap (the project's README, section
 
 from __future__ import annotations
 
+import json
+import re
 import struct
+from collections import OrderedDict
 
 import msgspec
 from blake3 import blake3
@@ -17,6 +20,10 @@ from loracore.tensorfile.layout import DTYPE_BITS, MAX_DIMENSIONS, MAX_LAYERS, L
 from loracore.tensorfile.source import Source
 
 _METADATA = "__metadata__"
+#: How every known writer begins a header that has metadata.
+_METADATA_FIRST = re.compile(rb'\{"__metadata__": ?(?=\{)')
+#: Tensor tables that are remembered: files of one writer and architecture differ in their metadata alone.
+_TABLES = 32
 
 
 class _Entry(msgspec.Struct):
@@ -25,9 +32,20 @@ class _Entry(msgspec.Struct):
     data_offsets: tuple[int, int]
 
 
-_RAW = msgspec.json.Decoder(dict[str, msgspec.Raw])
+class _Table(msgspec.Struct):
+    """What the header says of the tensors, checked against the size of the file's data."""
+
+    layout: Layout
+    arrangement: Arrangement
+    arrangement_signature: bytes
+    metadata: dict[str, str]
+
+
 _ENTRY = msgspec.json.Decoder(_Entry)
+_RAW = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _TEXTS = msgspec.json.Decoder(dict[str, str])
+_ONE_VALUE = json.JSONDecoder()
+_tables: OrderedDict[tuple[bool, bytes, int], _Table] = OrderedDict()
 
 
 def read_header(source: Source) -> Container:
@@ -37,21 +55,21 @@ def read_header(source: Source) -> Container:
     prefix = source.read(0, 8)
     (length,) = struct.unpack("<Q", prefix)
     if length > MAX_HEADER:
-        raise MalformedFile(
-            f"its header claims {length} bytes, more than {MAX_HEADER}; not a safetensors file?"
-        )
+        raise MalformedFile(f"its header claims {length} bytes, more than {MAX_HEADER}; not a safetensors file?")
     if 8 + length > source.size:
         raise MalformedFile("truncated inside its header; download it again")
     text = source.read(8, length)
-    entries, metadata = _parse(text)
-    data_bytes = source.size - 8 - length
-    layers = [_layer(name, entry) for name, entry in entries.items()]
-    _check_tiling(layers, entries, data_bytes)
-    layout = Layout(layers)
+    if not text.startswith(b"{"):
+        raise MalformedFile("its header is not JSON; not a safetensors file?")
+    try:
+        table, metadata = _parse(text, source.size - 8 - length)
+    except (ValueError, RecursionError) as error:
+        raise MalformedFile(f"its header cannot be read: {error}") from error
     return Container(
         format="safetensors",
-        layout=layout,
-        arrangement=Arrangement([entries[layer.name].data_offsets[0] for layer in layout.layers]),
+        layout=table.layout,
+        arrangement=table.arrangement,
+        arrangement_signature=table.arrangement_signature,
         base=8 + length,
         bytes_read=source.bytes_read,
         metadata=metadata,
@@ -59,17 +77,48 @@ def read_header(source: Source) -> Container:
     )
 
 
-def _parse(text: bytes) -> tuple[dict[str, _Entry], dict[str, str]]:
-    if not text.startswith(b"{"):
-        raise MalformedFile("its header is not JSON; not a safetensors file?")
-    try:
-        raw = _RAW.decode(text)
-        metadata = _TEXTS.decode(raw.pop(_METADATA, b"{}"))
-        if len(raw) > MAX_LAYERS:
-            raise MalformedFile(f"its header names {len(raw)} tensors, more than {MAX_LAYERS}")
-        return {name: _ENTRY.decode(entry) for name, entry in raw.items()}, metadata
-    except (msgspec.DecodeError, RecursionError, UnicodeError) as error:
-        raise MalformedFile(f"its header cannot be read: {error}") from error
+def _parse(text: bytes, data_bytes: int) -> tuple[_Table, dict[str, str]]:
+    """The table of tensors, parsed only if no file with the same one was read lately; and the metadata.
+
+    Where the metadata stand first, the rest of the text is the table, and the same text before the same
+    number of bytes has the same meaning. Raises ValueError (msgspec's errors are such) and RecursionError.
+    """
+    metadata, end = _leading_metadata(text)
+    key = (bool(end), blake3(text[end:]).digest(), data_bytes)
+    table = _tables.pop(key, None)
+    if table is None:
+        entries, stated = _entries(text)
+        table = _check(entries, data_bytes, stated)
+    _tables[key] = table
+    if len(_tables) > _TABLES:
+        _tables.popitem(last=False)
+    return table, metadata if end else table.metadata
+
+
+def _leading_metadata(text: bytes) -> tuple[dict[str, str], int]:
+    """The metadata where they stand first, and the byte at which they end; else nothing and 0."""
+    first = _METADATA_FIRST.match(text)
+    if first is None:
+        return {}, 0
+    decoded = text.decode()
+    value, end = _ONE_VALUE.raw_decode(decoded, first.end())
+    return msgspec.convert(value, dict[str, str]), end if text.isascii() else len(decoded[:end].encode())
+
+
+def _entries(text: bytes) -> tuple[dict[str, _Entry], dict[str, str]]:
+    raw = _RAW.decode(text)
+    metadata = _TEXTS.decode(raw.pop(_METADATA, b"{}"))
+    if len(raw) > MAX_LAYERS:
+        raise MalformedFile(f"its header names {len(raw)} tensors, more than {MAX_LAYERS}")
+    return {name: _ENTRY.decode(value) for name, value in raw.items()}, metadata
+
+
+def _check(entries: dict[str, _Entry], data_bytes: int, metadata: dict[str, str]) -> _Table:
+    layers = [_layer(name, entry) for name, entry in entries.items()]
+    _check_tiling(layers, entries, data_bytes)
+    layout = Layout(layers)
+    arrangement = Arrangement([entries[layer.name].data_offsets[0] for layer in layout.layers])
+    return _Table(layout, arrangement, arrangement.signature(layout), metadata)
 
 
 def _layer(name: str, entry: _Entry) -> Layer:

@@ -79,7 +79,7 @@ class Driver:
             case Ask(file, _, question) if file in self.contents and file not in self.failed:
                 pieces = [(piece.layer, piece.start, piece.length) for piece in question.pieces]
                 self.read[file].extend(pieces)
-                digests = [self.contents[file].digest(*piece) for piece in pieces]
+                digests = b"".join(self.contents[file].digest(*piece) for piece in pieces)
                 self.answers[file][question.number] = answer_key(digests)
                 self.take(self.library.answered(file, question.number, digests))
 
@@ -166,11 +166,16 @@ class Refinement(RuleBasedStateMachine):
         new.plans = old.plans
         for plan in old.plans.values():
             new.library.planned(plan.layout, plan.sequence, plan.exhausted)
+        twins: dict[tuple[int, bytes], int] = {}
         for file, content in old.contents.items():
             if file in old.failed:
                 new.take(new.library.failed(file))
-            else:
-                new.take(new.library.restore(file, content.layout, dict(old.answers[file])))
+                continue
+            twin = None
+            if old.status[file] is Status.DUPLICATE:
+                twin = twins.setdefault((content.layout, old.key[file]), file)
+            answers = dict(old.answers[file])
+            new.take(new.library.restore(file, content.layout, answers, None if twin == file else twin))
         assert not [item for item in new.todo if isinstance(item, Ask)], "a restart reads nothing again"
         self.settled()
 
