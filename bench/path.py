@@ -80,7 +80,9 @@ def main() -> None:
     parser.add_argument("--loaders", type=int, default=max(1, min(4, (os.cpu_count() or 1) - 1)))
     options = parser.parse_args()
     truth = make("identical", options.folder, Scale())
-    paths = sorted(os.path.abspath(os.path.join(at, name)) for at, _, names in os.walk(truth.folder) for name in names)
+    paths = sorted(
+        os.path.abspath(os.path.join(at, name)) for at, _, names in os.walk(truth.folder) for name in names
+    )
     work = jobs(paths)
     ours, theirs = [], []
     with tempfile.TemporaryDirectory() as scratch:
@@ -94,7 +96,9 @@ def main() -> None:
         finally:
             machinery.stop()
     size = sum(map(os.path.getsize, paths)) / 1e9
-    table = Table("", "median s", "GB/s", "ratio", title=f"{size:.2f} GB, {options.loaders} loader(s), {len(work)} jobs")
+    table = Table(
+        "", "median s", "GB/s", "ratio", title=f"{size:.2f} GB, {options.loaders} loader(s), {len(work)} jobs"
+    )
     for name, values in (("loaders → arena → hasher", ours), ("one process, read + BLAKE3", theirs)):
         median = statistics.median(values)
         ratio = statistics.median(theirs) / median

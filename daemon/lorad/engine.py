@@ -78,7 +78,6 @@ class Engine:
         self._walked = False
         self._unseen: set[bytes] = set()
         self._attempts: Counter[bytes] = Counter()
-        self._arrangement_of_layout: dict[int, int] = {}
         self._next_commit = 0.0
         self._next_publish = 0.0
         self._publish_started: float | None = None
@@ -99,7 +98,11 @@ class Engine:
         answered = self._catalog.answer_keys()
         twins: dict[tuple[int | None, bytes | None], int] = {}
         for file in self.files:
-            twin = twins.setdefault((file.layout, file.signature), file.id) if file.status is Status.DUPLICATE else None
+            twin = (
+                twins.setdefault((file.layout, file.signature), file.id)
+                if file.status is Status.DUPLICATE
+                else None
+            )
             self._restore(file, answered.pop(file.id, {}), None if twin == file.id else twin)
         if self.files.view_changed:
             self._catalog.commit(new_generation=True)
@@ -217,7 +220,6 @@ class Engine:
     def _restore(self, file: File, answers: dict[int, bytes], twin: int | None) -> None:
         """A file of an earlier run takes its place again."""
         if file.layout is not None and file.status not in (Status.FAILED, Status.IGNORED):
-            self._arrangement_of_layout.setdefault(file.layout, file.arrangement or 0)
             self._do(self._library.restore(file.id, file.layout, answers, twin))
         elif file.status is Status.PENDING:
             self._do(self._library.found(file.id))
@@ -241,8 +243,8 @@ class Engine:
             match waiting.popleft():
                 case ReadHeader(file):
                     self._reading.headers.append(file)
-                case Describe(layout):
-                    shape = self._reading.shape(layout, self._arrangement_of_layout[layout])
+                case Describe(layout, file):
+                    shape = self._reading.shape(layout, self.files.by_id[file].arrangement or 0)
                     waiting += self._library.described(layout, shape)
                 case Ask(file, layout, question):
                     digests = self._reading.want(file, layout, question, self._recall(file, layout, question))
@@ -321,7 +323,6 @@ class Engine:
         assert file.layout is not None
         assert file.arrangement is not None
         file.base, file.format, file.residue = header.base, header.format, header.residue
-        self._arrangement_of_layout.setdefault(file.layout, file.arrangement)
         self._do(self._library.header(file.id, file.layout))
 
     def _troubled(self, file: File, trouble: Trouble) -> None:

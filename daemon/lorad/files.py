@@ -97,6 +97,7 @@ class Files:
         self._new_names: dict[bytes, int] = {}
         self._dropped_names: list[bytes] = []
         self._dropped_files: list[int] = []
+        self._restored: set[int] = set()
         #: How many records have each status.
         self.counts: Counter[Status] = Counter()
         #: Bytes of all files that are read or were, each inode once.
@@ -127,6 +128,7 @@ class Files:
                 self.by_path[path] = file
             if wanted != bool(active):
                 (wake if wanted else sleep).append(path)
+        self._restored = set(self.by_id)
         self._catalog.set_active(1, wake)
         self._catalog.set_active(0, sleep)
         self.view_changed = bool(wake or sleep)
@@ -200,9 +202,7 @@ class Files:
 
     def save(self) -> bool:
         """Write what changed into the catalogue's open transaction; whether anything had."""
-        rows = [
-            row for row in (file.row() for file in self._dirty.values()) if row != self._catalog.row(row.id)
-        ]
+        rows = [row for row in (file.row() for file in self._dirty.values()) if not self._is_stored(row)]
         news = bool(rows or self._new_names or self._dropped_names or self._dropped_files)
         self._catalog.drop_names(self._dropped_names)
         self._catalog.drop_files(self._dropped_files)
@@ -211,6 +211,13 @@ class Files:
         for book in (self._dirty, self._new_names, self._dropped_names, self._dropped_files):
             book.clear()
         return news
+
+    def _is_stored(self, row: Row) -> bool:
+        """Whether a record went through changes while it was restored, and is now what it was."""
+        if row.id not in self._restored:
+            return False
+        self._restored.remove(row.id)
+        return row == self._catalog.row(row.id)
 
     def __iter__(self) -> Iterator[File]:
         return iter(self.by_id.values())

@@ -76,7 +76,9 @@ class Reading:
 
     def want(self, file: int, layout: int, question: Question, known: dict[int, bytes]) -> bytes | None:
         """Queue a question. `known` are digests of whole layers; where they suffice, the answer at once."""
-        places = {place: known[piece.layer] for place, piece in enumerate(question.pieces) if piece.layer in known}
+        places = {
+            place: known[piece.layer] for place, piece in enumerate(question.pieces) if piece.layer in known
+        }
         wanted = Wanted(file, layout, question, places)
         if len(places) == len(question.pieces):
             return wanted.complete((), b"")
@@ -159,7 +161,9 @@ class Reading:
             if file is None:
                 continue
             assert file.arrangement is not None
-            missing = tuple(place for place in range(len(wanted.question.pieces)) if place not in wanted.known)
+            missing = tuple(
+                place for place in range(len(wanted.question.pieces)) if place not in wanted.known
+            )
             plan = self._plan(wanted.layout, file.arrangement, wanted.question, missing)
             budget -= plan.length
             self._running[file.id, wanted.question.number] = wanted

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import sqlite3
-from collections import defaultdict
+from collections import OrderedDict, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 from zlib import decompress
@@ -22,6 +22,10 @@ from lorad.catalog.schema import migrate
 from lorad.library import Question
 
 _SEQUENCE = msgspec.msgpack.Decoder(tuple[Question, ...])
+
+
+#: Signatures whose numbers are kept at hand.
+_REMEMBERED = 4096
 
 
 class Row(NamedTuple):
@@ -75,8 +79,7 @@ class Catalog:
             self.generation = self.number("generation")
         except sqlite3.DatabaseError as error:
             raise StateError(f"{self.path}: {error}; move it away to start afresh") from error
-        self._layouts: dict[bytes, int] = {}
-        self._arrangements: dict[bytes, int] = {}
+        self._numbers: OrderedDict[bytes, int] = OrderedDict()
 
     def number(self, key: str) -> int:
         """A number kept under a name; 0 if it was never set."""
@@ -167,11 +170,11 @@ class Catalog:
 
     def layout_id(self, signature: bytes, encoded: bytes | None = None) -> int | None:
         """The number of a layout, new if its (compressed) encoding is given; None if it is unknown."""
-        return self._intern("layouts", self._layouts, signature, encoded)
+        return self._intern("layouts", signature, encoded)
 
     def arrangement_id(self, signature: bytes, encoded: bytes | None = None) -> int | None:
         """The same for an arrangement."""
-        return self._intern("arrangements", self._arrangements, signature, encoded)
+        return self._intern("arrangements", signature, encoded)
 
     def layout(self, layout: int) -> Layout:
         (encoded,) = self._db.execute("SELECT encoded FROM layouts WHERE id = ?", (layout,)).fetchone()
@@ -185,10 +188,8 @@ class Catalog:
         row = self._db.execute("SELECT encoded FROM arrangements WHERE id = ?", (arrangement,)).fetchone()
         return Arrangement.decode(decompress(row[0]))
 
-    def _intern(
-        self, table: str, known: dict[bytes, int], signature: bytes, encoded: bytes | None
-    ) -> int | None:
-        number = known.get(signature)
+    def _intern(self, table: str, signature: bytes, encoded: bytes | None) -> int | None:
+        number = self._numbers.pop(signature, None)
         if number is None:
             row = self._db.execute(f"SELECT id FROM {table} WHERE signature = ?", (signature,)).fetchone()
             if row is None and encoded is None:
@@ -196,5 +197,8 @@ class Catalog:
             if row is None:
                 query = f"INSERT INTO {table} (signature, encoded) VALUES (?, ?) RETURNING id"
                 row = self._db.execute(query, (signature, encoded)).fetchone()
-            number = known[signature] = int(row[0])
+            number = int(row[0])
+        self._numbers[signature] = number
+        if len(self._numbers) > _REMEMBERED:
+            self._numbers.popitem(last=False)
         return number

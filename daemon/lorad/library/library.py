@@ -41,9 +41,10 @@ class ReadHeader(NamedTuple):
 
 
 class Describe(NamedTuple):
-    """A group needs its next question: tell its layout's sizes and order with `described`."""
+    """A group needs its next question: tell its layout's sizes, and its order in `file`, with `described`."""
 
     layout: int
+    file: int
 
 
 class Ask(NamedTuple):
@@ -95,6 +96,8 @@ class Library:
 
     def __init__(self) -> None:
         self.groups: dict[int, Group] = {}
+        #: The one file of each layout that has no group: most layouts of a large library are seen once.
+        self._alone: dict[int, int] = {}
         self._members: dict[int, Member] = {}
         self._layouts: dict[int, int] = {}
         self._told: dict[int, tuple[Status, bytes]] = {}
@@ -111,7 +114,9 @@ class Library:
         self._place(file, layout)
         return self._drain()
 
-    def restore(self, file: int, layout: int, answers: dict[int, bytes], twin: int | None) -> list[Instruction]:
+    def restore(
+        self, file: int, layout: int, answers: dict[int, bytes], twin: int | None
+    ) -> list[Instruction]:
         """A file is known from an earlier run, with the keys of the answers that it gave then.
 
         `twin` is a file that was restored before and agrees with it on every layer.
@@ -184,16 +189,26 @@ class Library:
         return number in self.groups[layout].repeated
 
     def _place(self, file: int, layout: int, answers: dict[int, bytes] | None = None) -> None:
+        self._layouts[file] = layout
         group = self.groups.get(layout)
         if group is None:
+            first = self._alone.pop(layout, None)
+            if first is None and not answers:
+                self._alone[layout] = file
+                self._tell(file, Status.UNIQUE, b"")
+                return
             group = self.groups[layout] = Group(layout)
+            if first is not None:
+                self._add(group, Member(first))
         member = Member(file)
         if answers:
             member.answers = answers
-        self._members[file] = member
-        self._layouts[file] = layout
-        group.add(member)
+        self._add(group, member)
         self._settle(group, [group.root])
+
+    def _add(self, group: Group, member: Member) -> None:
+        self._members[member.files[0]] = member
+        group.add(member)
 
     def _join(self, file: int, member: Member, group: Group) -> None:
         """A file takes its place beside its twins, without being asked anything."""
@@ -204,13 +219,17 @@ class Library:
         self._tell_member(group, member)
 
     def _leave(self, file: int) -> None:
-        member = self._members.pop(file, None)
-        if member is None:
+        layout = self._layouts.pop(file, None)
+        if layout is None:
             return
-        group = self.groups[self._layouts.pop(file)]
+        if self._alone.get(layout) == file:
+            del self._alone[layout]
+            return
+        member = self._members.pop(file)
+        group = self.groups[layout]
         node = group.remove(member, file)
         if not group.size:
-            # The sequence is kept: it is what earlier answers were given to.
+            # The sequence is kept: it is what answers in the catalogue were given to.
             self.groups[group.layout] = Group(group.layout, group.sequence, group.exhausted)
         elif node is not None:
             self._settle(group, [node])
@@ -249,7 +268,7 @@ class Library:
                 self._merge(group, node)
             elif not group.describing:
                 group.describing = True
-                self._out.append(Describe(group.layout))
+                self._out.append(Describe(group.layout, next(group.members()).files[0]))
             return []
         entered: dict[Node, None] = {}
         for member in list(node.members):

@@ -16,8 +16,8 @@ SAMPLE = 4096
 SAMPLES = 4
 #: Smaller layers are never sampled: alphas and other tiny tensors are equal everywhere.
 SAMPLED_LAYER = 2 * SAMPLE
-#: Groups with less data than this are compared whole: sampling would not save anything.
-SMALL_GROUP = 16 * SAMPLE
+#: What a first look costs at most. Groups with less data than this are compared whole.
+FIRST_LOOK = SAMPLES * SAMPLE
 #: How often samples that turn out to be zero are replaced before whole layers are read.
 SAMPLE_ROUNDS = 3
 PROBE_SIZES = (32 << 10, 1 << 20)
@@ -64,7 +64,7 @@ def next_pieces(
     remaining = [layer for layer in shape.order if layer not in confirmed]
     if not remaining:
         return None
-    if sum(shape.sizes) <= SMALL_GROUP:
+    if sum(shape.sizes) <= FIRST_LOOK:
         return True, _whole(shape, remaining)
     if not confirmed and (samples := _more_samples(shape, asked, dull)):
         return False, samples
@@ -74,7 +74,9 @@ def next_pieces(
         candidates = [layer for layer in remaining if low <= shape.sizes[layer] <= high and layer not in dull]
         if candidates:
             return True, _whole(shape, [candidates[len(candidates) // 2]])
-    return True, _whole(shape, _run(shape, remaining, sum(shape.sizes[layer] for layer in confirmed)))
+    compared = sum(shape.sizes[layer] for layer in confirmed)
+    length = max(RUN, compared // RUN_SHARE) if asked else FIRST_LOOK
+    return True, _whole(shape, _run(shape, remaining, length))
 
 
 def spread_samples(shape: LayoutShape, layers: Sequence[int], count: int) -> list[Piece]:
@@ -111,15 +113,14 @@ def _more_samples(shape: LayoutShape, asked: Sequence[Question], dull: set[int])
     return spread_samples(shape, [layer for layer in fresh if shape.sizes[layer] >= large], wanted)
 
 
-def _run(shape: LayoutShape, remaining: Sequence[int], compared: int) -> list[int]:
-    """The next layers in disk order, up to a run's length."""
-    length = max(RUN, compared // RUN_SHARE)
+def _run(shape: LayoutShape, remaining: Sequence[int], length: int) -> list[int]:
+    """The next layers in disk order, at least one, up to a length."""
     run: list[int] = []
     for layer in remaining:
-        run.append(layer)
         length -= shape.sizes[layer]
-        if length <= 0:
+        if run and length < 0:
             break
+        run.append(layer)
     return run
 
 

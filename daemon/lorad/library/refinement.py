@@ -70,7 +70,12 @@ class Node:
 
 
 class Group:
-    """The files of one layout. Its methods return the members whose situation may have changed."""
+    """The files of one layout, once there are two."""
+
+    __slots__ = (
+        "describing", "dull", "exhausted", "hint", "layout", "lessons", "repeated", "root", "sequence", "shape",
+        "size", "untold",
+    )  # fmt: skip
 
     def __init__(self, layout: int, sequence: Sequence[Question] = (), exhausted: bool = False) -> None:
         self.layout = layout

@@ -55,7 +55,9 @@ def read_header(source: Source) -> Container:
     prefix = source.read(0, 8)
     (length,) = struct.unpack("<Q", prefix)
     if length > MAX_HEADER:
-        raise MalformedFile(f"its header claims {length} bytes, more than {MAX_HEADER}; not a safetensors file?")
+        raise MalformedFile(
+            f"its header claims {length} bytes, more than {MAX_HEADER}; not a safetensors file?"
+        )
     if 8 + length > source.size:
         raise MalformedFile("truncated inside its header; download it again")
     text = source.read(8, length)

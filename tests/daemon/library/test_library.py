@@ -73,7 +73,7 @@ class Driver:
         match instruction:
             case ReadHeader(file) if file in self.contents and file not in self.failed:
                 self.take(self.library.header(file, self.contents[file].layout))
-            case Describe(layout):
+            case Describe(layout, _):
                 sizes = LAYOUTS[layout]
                 self.take(self.library.described(layout, LayoutShape(sizes, range(len(sizes)))))
             case Ask(file, _, question) if file in self.contents and file not in self.failed:
