@@ -71,18 +71,10 @@ def _write(path: str, report: Report) -> None:
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
-    parser.add_argument(
-        "--corpus", nargs="+", choices=_CHOICES, metavar="NAME", help=f"of {', '.join(_CHOICES)}"
-    )
-    parser.add_argument(
-        "--tool", nargs="+", metavar="NAME", help="only these tools, by their name in the table"
-    )
-    parser.add_argument(
-        "--folder", default="bench/.corpora", help="where the corpora lie (default: %(default)s)"
-    )
-    parser.add_argument(
-        "--runs", type=int, default=3, help="warm runs whose median counts (default: %(default)s)"
-    )
+    parser.add_argument("--corpus", nargs="+", choices=_CHOICES, metavar="NAME", help=f"of {', '.join(_CHOICES)}")
+    parser.add_argument("--tool", nargs="+", metavar="NAME", help="only these tools, by their name in the table")
+    parser.add_argument("--folder", default="bench/.corpora", help="where the corpora lie (default: %(default)s)")
+    parser.add_argument("--runs", type=int, default=3, help="warm runs whose median counts (default: %(default)s)")
     parser.add_argument("--cold-runs", type=int, default=1, help="cold runs (default: %(default)s)")
     parser.add_argument(
         "--quick", action="store_true", help="smaller files and fewer of them, to try the bench out"

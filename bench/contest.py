@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from bench.measure import Measurement, can_drop_caches, drop_caches, run
+from bench.measure import Measurement, bytes_read_under, can_drop_caches, drop_caches, run
 from bench.peers import Answer, Tool, loractl
 from bench.truth import Truth, score
 
@@ -19,9 +19,8 @@ from bench.truth import Truth, score
 class Row:
     """One line of a table. Times in seconds, sizes in bytes; None, or 0 for memory, where not measured.
 
-    `bytes_read` is what system calls returned (plus what a tool that maps files says it loaded), `start_up`
-    the part of it that the tool reads with nothing to search, `reported` what the tool itself says. `excess`
-    is what it read of the files, so without start-up, over the lower bound.
+    `bytes_read` is what system calls read of the corpus's files (for a tool that maps them, what it says it
+    loaded), `reported` what the tool itself says, `excess` the former over the lower bound.
     """
 
     corpus: str
@@ -30,7 +29,6 @@ class Row:
     cold: float | None
     peak_bytes: int
     bytes_read: int
-    start_up: int
     reported: int
     excess: float
     found: int
@@ -55,24 +53,24 @@ def compete(tool: Tool, truth: Truth, plan: Plan, *, prepared: Tool | None = Non
     with _scratch() as scratch:
         empty = os.path.join(scratch, "nothing")
         os.mkdir(empty)
-        start_up, _ = _search(tool, empty, prepared=prepared)
+        bytes_read = _bytes_read(tool, truth, prepared)
         first, answer = _search(tool, truth.folder, prepared=prepared, memory=True)
         warm = [_search(tool, truth.folder, prepared=prepared)[0].seconds for _ in range(plan.runs)]
         cold = None
         if can_drop_caches() and plan.cold_runs:
             cold = statistics.median(_cold(tool, truth, empty, prepared) for _ in range(plan.cold_runs))
     result = score(truth, answer.sets)
-    loaded = answer.bytes_read if tool.mapped else 0
+    if tool.mapped or bytes_read is None:
+        bytes_read = answer.bytes_read or first.bytes_read
     return Row(
         corpus=truth.name,
         tool=tool.name,
         warm=statistics.median(warm),
         cold=cold,
         peak_bytes=first.peak_bytes,
-        bytes_read=first.bytes_read + loaded,
-        start_up=start_up.bytes_read,
+        bytes_read=bytes_read,
         reported=answer.bytes_read,
-        excess=(first.bytes_read + loaded - start_up.bytes_read) / truth.lower_bound,
+        excess=bytes_read / truth.lower_bound,
         found=result.found,
         missed=result.missed,
         wrong=result.wrong,
@@ -82,6 +80,13 @@ def compete(tool: Tool, truth: Truth, plan: Plan, *, prepared: Tool | None = Non
 def compete_again(truth: Truth, plan: Plan) -> Row:
     """A second `loractl scan` of an unchanged folder, in the state folder that the first one left."""
     return compete(loractl(again=True), truth, plan, prepared=loractl())
+
+
+def _bytes_read(tool: Tool, truth: Truth, prepared: Tool | None) -> int | None:
+    with _scratch() as scratch:
+        if prepared is not None:
+            _once(prepared, truth.folder, scratch)
+        return bytes_read_under(truth.folder, tool.command(truth.folder, scratch), cwd=scratch)
 
 
 def _cold(tool: Tool, truth: Truth, empty: str, prepared: Tool | None) -> float:

@@ -37,9 +37,7 @@ def make_demo(folder: str) -> bool:
 
 def _unique_files(folder: str) -> None:
     people = sd15(4, width=4, every=2)
-    for seed, name in enumerate(
-        ("characters/captain_brine", "characters/ada_clockmaker", "styles/woodcut_1920")
-    ):
+    for seed, name in enumerate(("characters/captain_brine", "characters/ada_clockmaker", "styles/woodcut_1920")):
         _write(folder, f"sd15/{name}.safetensors", random_weights(people, seed, alpha=4))
     for seed, name in enumerate(("styles/watercolour_soft", "styles/pixel_garden"), start=10):
         _write(folder, f"sd15/{name}.safetensors", random_weights(sd15(8, width=8, every=2), seed, alpha=8))
@@ -50,9 +48,7 @@ def _unique_files(folder: str) -> None:
     for seed, name in enumerate(("neon_harbour", "studio_portrait"), start=30):
         _write(folder, f"flux/{name}.safetensors", random_weights(transformer, seed, alpha=4))
     adapter = random_weights(_adapter(), 40)
-    write_peft_folder(
-        os.path.join(folder, "llm/support-replies"), adapter, rank=8, targets=("q_proj", "v_proj")
-    )
+    write_peft_folder(os.path.join(folder, "llm/support-replies"), adapter, rank=8, targets=("q_proj", "v_proj"))
 
 
 def _copies(folder: str) -> None:
@@ -60,9 +56,7 @@ def _copies(folder: str) -> None:
     people = random_weights(sd15(4, width=4, every=2), 0, alpha=4)
     brine = os.path.join(folder, "sd15/characters/captain_brine.safetensors")
     shutil.copyfile(brine, os.path.join(folder, "downloads/captain_brine (1).safetensors"))
-    _write(
-        folder, "downloads/captain_brine_v2_FINAL.safetensors", people, ss_training_comment="trigger: brine"
-    )
+    _write(folder, "downloads/captain_brine_v2_FINAL.safetensors", people, ss_training_comment="trigger: brine")
     rooms = random_weights(sdxl(4, width=8, every=6), 20, alpha=4)
     _write(folder, "downloads/brutalist_rooms_repacked.safetensors", rooms, library_order(rooms)[::-1])
     harbour = os.path.join(folder, "flux/neon_harbour.safetensors")

@@ -53,9 +53,7 @@ def main() -> None:
     ours = statistics.median(seconds["loractl scan"])
     for name, values in seconds.items():
         median = statistics.median(values)
-        table.add_row(
-            name, f"{median:.2f}", f"{truth.bytes_total / 1e9 / median:.2f}", f"{median / ours:.2f} ×"
-        )
+        table.add_row(name, f"{median:.2f}", f"{truth.bytes_total / 1e9 / median:.2f}", f"{median / ours:.2f} ×")
     Console().print(table)
 
 

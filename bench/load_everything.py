@@ -39,9 +39,7 @@ def main(folder: str) -> None:
             mapped += size if name.endswith(".safetensors") else 0
     duplicates = [sorted(paths) for paths in groups.values() if len(paths) > 1]
     files = sum(map(len, groups.values()))
-    json.dump(
-        {"duplicates": duplicates, "files": files, "failed": failed, "mapped_bytes": mapped}, sys.stdout
-    )
+    json.dump({"duplicates": duplicates, "files": files, "failed": failed, "mapped_bytes": mapped}, sys.stdout)
 
 
 def digest_of(path: str) -> tuple[str, int]:

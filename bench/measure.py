@@ -11,6 +11,8 @@ from __future__ import annotations
 import ctypes
 import json
 import os
+import re
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -20,6 +22,7 @@ from dataclasses import dataclass, field
 
 from bench.memory import MemorySampler
 
+_READ = re.compile(r"\w+\(\d+<(?P<path>.*?)>, .* = (?P<count>\d+)$")
 _DROP_CACHES = "/proc/sys/vm/drop_caches"
 _PR_SET_CHILD_SUBREAPER = 36
 #: Seconds that descendants have to end after the command itself has.
@@ -61,6 +64,26 @@ def run(command: Sequence[str], *, cwd: str | None = None, memory: bool = False)
     return Measurement(
         seconds, bytes_read, disk_bytes, status, stdout, stderr, sampler.peak_bytes, sampler.resident
     )
+
+
+def bytes_read_under(folder: str, command: Sequence[str], *, cwd: str | None = None) -> int | None:
+    """What the command's system calls read of the files in `folder`, by strace; None where that is missing.
+
+    Unlike `run`, this leaves out programs, libraries and databases; and what is read through mmap.
+    """
+    if shutil.which("strace") is None:
+        return None
+    with tempfile.TemporaryDirectory(prefix="measure-") as scratch:
+        log = os.path.join(scratch, "calls")
+        calls = "trace=read,readv,pread64,preadv,preadv2"
+        tracer = ["strace", "-ff", "-y", "-s", "0", "-o", log, "-e", calls, *command]
+        subprocess.run(tracer, cwd=cwd, capture_output=True, check=False)
+        total = 0
+        for name in os.listdir(scratch):
+            with open(os.path.join(scratch, name), encoding="utf-8", errors="replace") as file:
+                found = (_READ.match(line) for line in file)
+                total += sum(int(match["count"]) for match in found if match and match["path"].startswith(folder))
+    return total
 
 
 def can_drop_caches() -> bool:

@@ -20,10 +20,10 @@ from rich.table import Table
 from bench.corpus import make
 from bench.read_and_hash import BUFFER, read_and_hash
 from bench.recipes import Scale
+from loracore.tensorfile import open_container
 from lorad.pipeline.dispatch import Finished, PiecesJob, Plan
 from lorad.pipeline.machinery import Machinery
 from lorad.pipeline.protocol import Identity, Run, Target
-from loracore.tensorfile import open_container
 
 #: Bytes of one job, about what a run of layers is in a scan of files of this size.
 _JOB = 16 << 20

@@ -61,9 +61,7 @@ def large(make: Recorder, scale: Scale) -> None:
     unique = max(3, scale.share(38))
     for index in range(unique):
         layers = random_weights(specs, index)
-        original = make.safetensors(
-            f"style-{index:02}.safetensors", layers, f"{index}", metadata=_notes(index)
-        )
+        original = make.safetensors(f"style-{index:02}.safetensors", layers, f"{index}", metadata=_notes(index))
         if index == unique // 3:
             make.copy("style-copy.safetensors", original)
         if index == unique // 2:

@@ -49,9 +49,7 @@ class Recorder:
         path = save_checkpoint(self._place(name), layers, legacy=legacy, nested=nested)
         return self._note(path, _specs(layers), weights)
 
-    def peft_folder(
-        self, name: str, layers: Layers, weights: str, *, rank: int, targets: Sequence[str]
-    ) -> Member:
+    def peft_folder(self, name: str, layers: Layers, weights: str, *, rank: int, targets: Sequence[str]) -> Member:
         path = write_peft_folder(self._place(name), layers, rank=rank, targets=targets)
         return self._note(path, _specs(layers), weights)
 

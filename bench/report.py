@@ -13,15 +13,15 @@ from bench.contest import Row
 from bench.truth import Truth
 
 _COLUMNS = (
-    "tool", "warm s", "cold s", "peak MiB", "read MB", "of it start-up", "× bound",
+    "tool", "warm s", "cold s", "peak MiB", "read MB", "× bound",
     "found", "missed", "wrong", "speed-up",
 )  # fmt: skip
 
 _LEGEND = (
     "Warm: median of the runs, after one that is not counted. Cold: page cache dropped before, the programs "
-    "themselves warm. Peak: summed PSS of all processes. Read: what read calls returned in the whole process "
-    "tree; for load + SHA-256, which maps safetensors, plus the tensor bytes mapped. × bound: read "
-    "without start-up, over the least that must be read to find all. Speed-up: against load + SHA-256, warm."
+    "themselves warm. Peak: summed PSS of all processes. Read: what system calls read of the corpus's files, by "
+    "strace; for load + SHA-256, which maps them, the bytes that it loads. × bound: that over the least that "
+    "must be read to find all. Speed-up: against load + SHA-256, warm."
 )
 
 
@@ -90,7 +90,6 @@ def _cells(rows: Sequence[Row]) -> list[list[str]]:
             "–" if row.cold is None else f"{row.cold:.2f}",
             f"{row.peak_bytes / 2**20:.1f}" if row.peak_bytes else "–",
             f"{row.bytes_read / 1e6:.1f}",
-            f"{row.start_up / 1e6:.1f}",
             f"{max(0.0, row.excess):.2f}",
             str(row.found),
             str(row.missed),

@@ -24,9 +24,7 @@ def cli() -> None:
     "--state-dir", metavar="D", default=default_state_dir, show_default="the user's state folder",
     help="Where the catalogue and the JSON files are kept; the next scan goes on from there.",
 )  # fmt: skip
-@click.option(
-    "--loaders", type=click.IntRange(1, 64), help="Loader processes. [default: one a core, at most 4]"
-)
+@click.option("--loaders", type=click.IntRange(1, 64), help="Loader processes. [default: one a core, at most 4]")
 @click.option(
     "--hasher", type=click.Choice(["auto", "cpu"]), default="auto", show_default=True, help="What digests."
 )

@@ -28,9 +28,7 @@ def run(
         with EmbeddedScan([*arguments, "--", *folders]) as embedded:
             summary, failures = _follow(embedded, quiet=as_json or not sys.stderr.isatty())
     except KeyboardInterrupt:
-        print(
-            f"loractl: stopped; what was learnt is kept in {state_dir}, scan again to go on", file=sys.stderr
-        )
+        print(f"loractl: stopped; what was learnt is kept in {state_dir}, scan again to go on", file=sys.stderr)
         return _INTERRUPTED
     if isinstance(summary, Refused):
         print(f"loractl: {summary.reason}", file=sys.stderr)

@@ -66,9 +66,7 @@ class ScanProgress:
         self._progress.stop()
 
 
-def show_scan(
-    summary: Summary, found: dict[str, Any], failures: Sequence[FileFailed], state_dir: str
-) -> None:
+def show_scan(summary: Summary, found: dict[str, Any], failures: Sequence[FileFailed], state_dir: str) -> None:
     """The sets of duplicates, the files that failed, and the numbers."""
     console = Console(highlight=False)
     sets = found["duplicates"]

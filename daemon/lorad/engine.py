@@ -396,7 +396,5 @@ class Engine:
         started = self._publish_started or time.monotonic()
         self._publish_started = None
         took = time.monotonic() - started
-        self._next_publish = time.monotonic() + max(
-            took * (1 / _PUBLISH_SHARE - 1), _RETRY if self.trouble else 0
-        )
+        self._next_publish = time.monotonic() + max(took * (1 / _PUBLISH_SHARE - 1), _RETRY if self.trouble else 0)
         self.statistics.add("publish", files=len(self.files.by_path), seconds=published.seconds)

@@ -62,9 +62,7 @@ class File:
         return file
 
     def row(self) -> Row:
-        dev, ino, size, mtime_ns, ctime_ns = (
-            getattr(self.identity, name) for name in Identity.__struct_fields__
-        )
+        dev, ino, size, mtime_ns, ctime_ns = (getattr(self.identity, name) for name in Identity.__struct_fields__)
         return Row(
             self.id, _signed(dev), _signed(ino), size, mtime_ns, ctime_ns, self.read_ns, self.status.value,
             self.layout, self.arrangement, self.base, self.format, self.residue, self.signature,

@@ -76,9 +76,7 @@ class Reading:
 
     def want(self, file: int, layout: int, question: Question, known: dict[int, bytes]) -> bytes | None:
         """Queue a question. `known` are digests of whole layers; where they suffice, the answer at once."""
-        places = {
-            place: known[piece.layer] for place, piece in enumerate(question.pieces) if piece.layer in known
-        }
+        places = {place: known[piece.layer] for place, piece in enumerate(question.pieces) if piece.layer in known}
         wanted = Wanted(file, layout, question, places)
         if len(places) == len(question.pieces):
             return wanted.complete((), b"")
@@ -137,9 +135,7 @@ class Reading:
             file = self._files.by_id.get(self.headers.popleft())
             if file is not None:
                 files.append(file)
-        return (
-            HeaderJob([file.id for file in files], [self._target(file) for file in files]) if files else None
-        )
+        return HeaderJob([file.id for file in files], [self._target(file) for file in files]) if files else None
 
     def _residue_job(self) -> ResidueJob | None:
         while self._residues:
@@ -161,9 +157,7 @@ class Reading:
             if file is None:
                 continue
             assert file.arrangement is not None
-            missing = tuple(
-                place for place in range(len(wanted.question.pieces)) if place not in wanted.known
-            )
+            missing = tuple(place for place in range(len(wanted.question.pieces)) if place not in wanted.known)
             plan = self._plan(wanted.layout, file.arrangement, wanted.question, missing)
             budget -= plan.length
             self._running[file.id, wanted.question.number] = wanted

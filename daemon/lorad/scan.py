@@ -113,16 +113,12 @@ def state_folder(path: str) -> Iterator[str]:
         os.makedirs(runtime_dir, mode=0o700, exist_ok=True)
         lock = os.open(os.path.join(path, "lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except OSError as error:
-        raise StateError(
-            f"{path}: {(error.strerror or str(error)).lower()}; give another --state-dir"
-        ) from error
+        raise StateError(f"{path}: {(error.strerror or str(error)).lower()}; give another --state-dir") from error
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
         os.close(lock)
-        raise StateLocked(
-            f"{path}: another lorad works on it; wait for it or give another --state-dir"
-        ) from error
+        raise StateLocked(f"{path}: another lorad works on it; wait for it or give another --state-dir") from error
     try:
         yield runtime_dir
     finally:

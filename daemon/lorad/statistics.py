@@ -20,9 +20,7 @@ class Statistics:
     """One `Stage` each for `walk headers samples layers residue publish`."""
 
     def __init__(self) -> None:
-        self.stages = {
-            name: Stage() for name in ("walk", "headers", "samples", "layers", "residue", "publish")
-        }
+        self.stages = {name: Stage() for name in ("walk", "headers", "samples", "layers", "residue", "publish")}
 
     def add(self, stage: str, *, files: int = 0, bytes_: int = 0, seconds: float = 0.0) -> None:
         counted = self.stages[stage]

@@ -113,9 +113,7 @@ def _attention(root: str, channels: int, context: int) -> Iterator[Module]:
     yield Module(f"{root}_ff_net_2", 4 * channels, channels)
 
 
-def _spatial(
-    root: str, channels: int, depth: int, context: int, kernel: tuple[int, ...] = ()
-) -> Iterator[Module]:
+def _spatial(root: str, channels: int, depth: int, context: int, kernel: tuple[int, ...] = ()) -> Iterator[Module]:
     yield Module(f"{root}_proj_in", channels, channels, kernel)
     yield Module(f"{root}_proj_out", channels, channels, kernel)
     for block in range(depth):

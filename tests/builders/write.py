@@ -38,9 +38,7 @@ def library_order(layers: Layers) -> list[str]:
     return sorted(layers, key=lambda name: (_DTYPE_ORDER.index(layers[name][0]), name))
 
 
-def header(
-    specs: Iterable[LayerSpec], metadata: Metadata | None = None, *, padding: int | None = None
-) -> bytes:
+def header(specs: Iterable[LayerSpec], metadata: Metadata | None = None, *, padding: int | None = None) -> bytes:
     """Length field and JSON header of a file whose layers lie in the order of `specs`.
 
     `padding` is the number of spaces after the JSON; None pads to a multiple of eight as the library does.

@@ -77,9 +77,7 @@ def committed(state: Path) -> dict[tuple[int, int], tuple[int, bytes]]:
 
 def views_are_whole(state: Path) -> None:
     """Every JSON file that is there parses, and duplicates do not run ahead of the others."""
-    there = {
-        name: json.loads(path.read_text()) for name in VIEWS if (path := state / f"{name}.json").exists()
-    }
+    there = {name: json.loads(path.read_text()) for name in VIEWS if (path := state / f"{name}.json").exists()}
     if "duplicates" in there:
         assert there["duplicates"]["generation"] <= there["processed"]["generation"]
 

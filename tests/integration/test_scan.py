@@ -58,9 +58,7 @@ def test_same_weights_are_found_in_every_container(folder: Path, state: Path) ->
     assert levels == {path: "file" if path == paths[1] else "tensors" for path in paths[1:]}
     assert result.report["duplicates"] == {paths[0]: sorted(paths[1:])}
     assert result.report["wasted_bytes"] == sum(os.path.getsize(path) for path in paths[1:])
-    assert list(view(state, "groups")["groups"].values()) == [
-        sorted([*paths, str(folder / "other.safetensors")])
-    ]
+    assert list(view(state, "groups")["groups"].values()) == [sorted([*paths, str(folder / "other.safetensors")])]
 
 
 def test_equal_checkpoints_are_of_level_file(folder: Path, state: Path) -> None:
@@ -240,7 +238,7 @@ def test_a_layer_larger_than_the_arena_is_streamed(folder: Path, state: Path) ->
 
 
 def test_files_by_the_real_writers_are_read(folder: Path, state: Path) -> None:
-    """Every file that peft, lycoris, diffusers, safetensors and torch write has a layout, and copies are found."""
+    """What peft, lycoris, diffusers, safetensors and torch write is read, and copies are found."""
     written = []
     for writer in (real.by_peft, real.by_lycoris, real.by_diffusers, real.by_safetensors, real.by_torch):
         (folder / writer.__name__).mkdir()
@@ -271,9 +269,7 @@ def test_two_scans_of_one_state_folder_exclude_each_other(folder: Path, state: P
     """SPEC 4: exit 5 while another lorad works on the state folder, and nothing of its is touched."""
     write_safetensors(str(folder / "a.safetensors"), weights(1))
     scan(folder, state)
-    lock = (
-        "import fcntl, sys; f = open(sys.argv[1], 'w'); fcntl.flock(f, 2); print('held', flush=True); input()"
-    )
+    lock = "import fcntl, sys; f = open(sys.argv[1], 'w'); fcntl.flock(f, 2); print('held', flush=True); input()"
     with subprocess.Popen(
         [sys.executable, "-c", lock, str(state / "lock")], stdin=subprocess.PIPE, stdout=subprocess.PIPE
     ) as holder:
@@ -314,7 +310,8 @@ def test_state_folder_inside_the_library_is_not_scanned(folder: Path) -> None:
 
 def test_client_imports_nothing_heavy() -> None:
     """The client starts fast: no torch, numpy, rich, zmq or blake3 before somebody needs them."""
-    code = "import sys, loractl.cli; print([m for m in ('torch', 'numpy', 'rich', 'zmq', 'blake3') if m in sys.modules])"
+    heavy = ("torch", "numpy", "rich", "zmq", "blake3")
+    code = f"import sys, loractl.cli; print([m for m in {heavy} if m in sys.modules])"
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert ended.stdout == "[]\n"
 

@@ -70,7 +70,10 @@ class History(RuleBasedStateMachine):
         return names[number % len(names)]
 
     @rule(
-        name=st.sampled_from("abcdefgh"), layout=st.integers(0, 1), seed=st.integers(0, 2), late=st.integers(0, 2),
+        name=st.sampled_from("abcdefgh"),
+        layout=st.integers(0, 1),
+        seed=st.integers(0, 2),
+        late=st.integers(0, 2),
         container=st.sampled_from(["plain", "metadata", "order", "zip", "legacy"]),
     )  # fmt: skip
     def write(self, name: str, layout: int, seed: int, late: int, container: str) -> None:

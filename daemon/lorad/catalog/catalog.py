@@ -134,9 +134,7 @@ class Catalog:
 
     def set_active(self, active: int, paths: Iterable[bytes]) -> None:
         """Say whether paths lie under a folder that is looked at now."""
-        self._db.executemany(
-            f"UPDATE names SET active = {active} WHERE path = ?", ((path,) for path in paths)
-        )
+        self._db.executemany(f"UPDATE names SET active = {active} WHERE path = ?", ((path,) for path in paths))
 
     def drop_names(self, paths: Iterable[bytes]) -> None:
         self._db.executemany("DELETE FROM names WHERE path = ?", ((path,) for path in paths))

@@ -114,9 +114,7 @@ class Library:
         self._place(file, layout)
         return self._drain()
 
-    def restore(
-        self, file: int, layout: int, answers: dict[int, bytes], twin: int | None
-    ) -> list[Instruction]:
+    def restore(self, file: int, layout: int, answers: dict[int, bytes], twin: int | None) -> list[Instruction]:
         """A file is known from an earlier run, with the keys of the answers that it gave then.
 
         `twin` is a file that was restored before and agrees with it on every layer.

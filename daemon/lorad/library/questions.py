@@ -53,9 +53,7 @@ class Question(msgspec.Struct, frozen=True, array_like=True):
     pieces: tuple[Piece, ...]
 
 
-def next_pieces(
-    shape: LayoutShape, asked: Sequence[Question], dull: set[int]
-) -> tuple[bool, list[Piece]] | None:
+def next_pieces(shape: LayoutShape, asked: Sequence[Question], dull: set[int]) -> tuple[bool, list[Piece]] | None:
     """What to ask after `asked`: (whole layers?, pieces), or None when every layer was asked.
 
     `dull` are the layers whose samples were zero or whose bytes agreed in files that differ.
@@ -104,9 +102,7 @@ def _more_samples(shape: LayoutShape, asked: Sequence[Question], dull: set[int])
             return []
     else:
         wanted = SAMPLES
-    fresh = [
-        layer for layer in can_be_sampled(shape, shape.order) if layer not in sampled and layer not in dull
-    ]
+    fresh = [layer for layer in can_be_sampled(shape, shape.order) if layer not in sampled and layer not in dull]
     if not fresh:
         return []
     large = max(shape.sizes[layer] for layer in fresh) // 16

@@ -166,9 +166,7 @@ class Group:
             if any(question.confirms and question.pieces == probe for question in self.sequence):
                 return False
             lesson = Question(self._next_number(), True, probe)
-        useful = [
-            question for depth, question in enumerate(self.sequence[:position]) if self._splits_at(depth)
-        ]
+        useful = [question for depth, question in enumerate(self.sequence[:position]) if self._splits_at(depth)]
         self.sequence = [*useful, lesson, *self.sequence[position:]]
         if lesson.confirms:
             self.repeated = _repeated(self.sequence)

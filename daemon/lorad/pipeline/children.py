@@ -119,9 +119,7 @@ class Children:
         self._spawn(child)
 
     def pids(self) -> dict[str, int]:
-        return {
-            child.name: child.process.pid for child in self._children.values() if child.process is not None
-        }
+        return {child.name: child.process.pid for child in self._children.values() if child.process is not None}
 
     def stop(self) -> None:
         """Ask all children to end, and end those that do not within a second."""

@@ -142,10 +142,11 @@ class Dispatcher:
         self._tasks[number] = _Task(job, loader)
         self._ready[loader].add(number)
         self._to_loader(loader, job.message(number))
+        self._grant()
 
     def loader_ready(self, loader: int) -> None:
         self._ready[loader] = set()
-        self._grant(loader)
+        self._grant()
 
     def hasher_ready(self) -> None:
         self._hasher_ready = True
@@ -156,10 +157,10 @@ class Dispatcher:
     def filled(self, message: Filled) -> None:
         """A loader filled a slab: on to the hasher, unless its digests would be of no use."""
         task = self._tasks.get(message.task)
-        loader = self._held.pop(message.slab)
+        del self._held[message.slab]
         if task is None or task.doomed:
             self._free.append(message.slab)
-            self._grant(loader)
+            self._grant()
             return
         task.digesting += 1
         self._digesting[message.slab] = message.task
@@ -171,12 +172,10 @@ class Dispatcher:
     def digested(self, message: Digested) -> Finished | Lost | None:
         number = self._digesting.pop(message.slab)
         self._free.append(message.slab)
+        self._grant()
         task = self._tasks.get(number)
         if task is None:
-            for loader in self._ready:
-                self._grant(loader)
             return None
-        self._grant(task.loader)
         task.digesting -= 1
         task.digests += message.digests
         return self._end(number, task)
@@ -202,8 +201,7 @@ class Dispatcher:
                 del self._tasks[number]
                 culprit = task.job.files[marked[1]] if marked[0] == number & 0xFFFFFFFF else None
                 lost.append(Lost(task.job, culprit))
-        for other in self._ready:
-            self._grant(other)
+        self._grant()
         return lost
 
     def hasher_died(self) -> list[Lost]:
@@ -219,8 +217,7 @@ class Dispatcher:
             ended = self._end(number, task) if task.doomed else None
             if isinstance(ended, Lost):
                 lost.append(ended)
-        for loader in self._ready:
-            self._grant(loader)
+        self._grant()
         return lost
 
     def _end(self, number: int, task: _Task) -> Finished | Lost | None:
@@ -231,13 +228,11 @@ class Dispatcher:
             return Lost(task.job, None)
         return Finished(task.job, task.outcomes, bytes(task.digests))
 
-    def _grant(self, loader: int) -> None:
-        """Give free slabs to a loader, up to its share."""
-        if loader not in self._ready:
-            return
-        lacking = self._share - sum(holder == loader for holder in self._held.values())
-        slabs = [self._free.popleft() for _ in range(min(lacking, len(self._free)))]
-        for slab in slabs:
-            self._held[slab] = loader
-        if slabs:
-            self._to_loader(loader, Credit(slabs))
+    def _grant(self) -> None:
+        """Give free slabs to loaders, each up to its share."""
+        for loader in self._ready if self._free else ():
+            lacking = self._share - sum(holder == loader for holder in self._held.values())
+            slabs = [self._free.popleft() for _ in range(min(lacking, len(self._free)))]
+            self._held.update((slab, loader) for slab in slabs)
+            if slabs:
+                self._to_loader(loader, Credit(slabs))

@@ -13,10 +13,10 @@ import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
-from loracore.errors import ChangedFile, FileError, UnknownFormat
-from loracore.tensorfile import Layer, Source, read_container, residue
 import msgspec
 
+from loracore.errors import ChangedFile, FileError, UnknownFormat
+from loracore.tensorfile import Layer, Source, read_container, residue
 from lorad.pipeline.arena import Arena
 from lorad.pipeline.child import Line, arguments
 from lorad.pipeline.protocol import (
@@ -33,7 +33,6 @@ from lorad.pipeline.protocol import (
     Target,
     Trouble,
 )
-
 
 _RUNS = msgspec.msgpack.Decoder(list[Run])
 
@@ -135,16 +134,16 @@ class Loader:
         started, read_ns = time.perf_counter(), time.time_ns()
         runs = _RUNS.decode(task.runs[position]) if isinstance(task, ReadPieces) else []
         expected = self._writer.ended + sum(len(run.lengths) for run in runs)
-        trouble, header, digest, cost = None, None, None, 0
+        trouble, header, digest, source = None, None, None, None
         try:
-            with opened(target) as fd:
+            with opened(target) as source:
                 match task:
                     case ReadHeaders():
-                        header, cost = self._header(fd, target)
+                        header = self._header(source, target)
                     case ReadPieces():
-                        cost = self._pieces(fd, target, runs, task.sequential)
+                        self._pieces(source, target, runs, task.sequential)
                     case ReadResidue():
-                        digest, cost = residue(fd, read_container(fd, target.path))
+                        digest = residue(source, read_container(source, target.path))
         except UnknownFormat as error:
             trouble = Trouble("ignored", error.reason)
         except ChangedFile as error:
@@ -158,30 +157,28 @@ class Loader:
         while self._writer.ended < expected:
             # Every piece gets a digest, so that those of the task's other files keep their places.
             self._writer.wrote(0, ends=True)
+        cost = source.bytes_read if source else 0
         return Outcome(time.perf_counter() - started, cost, read_ns, trouble, header, digest)
 
-    def _header(self, fd: int, target: Target) -> tuple[Header, int]:
-        os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_RANDOM)
-        container = read_container(fd, target.path)
+    def _header(self, source: Source, target: Target) -> Header:
+        os.posix_fadvise(source.fd, 0, 0, os.POSIX_FADV_RANDOM)
+        container = read_container(source, target.path)
         layout, arrangement = container.layout.signature, container.arrangement_signature
         header = Header(
             layout_signature=layout,
             layout=None if layout in self._known else zlib.compress(container.layout.encoded, 1),
             arrangement_signature=arrangement,
-            arrangement=None
-            if arrangement in self._known
-            else zlib.compress(container.arrangement.encode(), 1),
+            arrangement=None if arrangement in self._known else zlib.compress(container.arrangement.encode(), 1),
             base=container.base,
             format=container.format,
             residue=container.residue,
         )
         self._known.update((layout, arrangement))
-        return header, container.bytes_read
+        return header
 
-    def _pieces(self, fd: int, target: Target, runs: Sequence[Run], sequential: bool) -> int:
+    def _pieces(self, source: Source, target: Target, runs: Sequence[Run], sequential: bool) -> None:
         """Write the pieces to slabs, each run in large reads."""
-        os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_SEQUENTIAL if sequential else os.POSIX_FADV_RANDOM)
-        source = Source(fd, target.identity.size)
+        os.posix_fadvise(source.fd, 0, 0, os.POSIX_FADV_SEQUENTIAL if sequential else os.POSIX_FADV_RANDOM)
         for run in runs:
             start = target.base if run.record is None else _record_start(source, run.record)
             start += run.offset
@@ -191,7 +188,6 @@ class Loader:
                 raise ChangedFile("it became shorter since its header was read")
             else:
                 self._copy(source, start, run.lengths)
-        return source.bytes_read
 
     def _copy(self, source: Source, offset: int, lengths: Sequence[int]) -> None:
         """Read pieces that lie back to back from `offset`."""
@@ -245,13 +241,13 @@ _NOT_THERE = {errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ESTALE, errno.ENXI
 
 
 @contextmanager
-def opened(target: Target) -> Iterator[int]:
+def opened(target: Target) -> Iterator[Source]:
     """The target, open for reading, checked to be the expected one before and after the body reads it."""
     flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | (0 if target.follow else os.O_NOFOLLOW)
     fd = os.open(target.path, flags)
     try:
         _check(fd, target)
-        yield fd
+        yield Source(fd, target.identity.size)
         _check(fd, target)
     finally:
         os.close(fd)

@@ -25,9 +25,7 @@ def main() -> None:
                 connection.close()
             publish(snapshot, state_dir)
         except (OSError, sqlite3.Error) as error:
-            line.send(
-                Published(-1, time.perf_counter() - started, f"the JSON files cannot be written: {error}")
-            )
+            line.send(Published(-1, time.perf_counter() - started, f"the JSON files cannot be written: {error}"))
         else:
             line.send(Published(snapshot.generation, time.perf_counter() - started))
     line.close()

@@ -51,9 +51,7 @@ def walk(roots: Sequence[bytes], *, follow: bool, without: Sequence[bytes] = ())
             with os.scandir(folder) as listing:
                 entries = sorted(listing, key=os.DirEntry.inode)
         except OSError as error:
-            yield Seen(
-                folder, None, f"cannot be listed: {(error.strerror or str(error)).lower()}", failed=True
-            )
+            yield Seen(folder, None, f"cannot be listed: {(error.strerror or str(error)).lower()}", failed=True)
             continue
         names = {entry.name for entry in entries}
         for entry in entries:

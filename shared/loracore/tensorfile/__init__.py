@@ -32,5 +32,5 @@ def open_container(path: bytes | str) -> Container:
         from loracore.tensorfile.peft import read_folder  # noqa: PLC0415 - it needs what is defined here
 
         return read_folder(name)[1]
-    with open_regular(name) as fd:
-        return read_container(fd, name)
+    with open_regular(name) as source:
+        return read_container(source, name)

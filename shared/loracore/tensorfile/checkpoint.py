@@ -48,9 +48,7 @@ def read_header(source: Source) -> Container:
     if head.startswith(b"\x80") or _BARE_PICKLE.match(head):
         return _read_legacy(source)
     if head[257:262] == b"ustar":
-        raise UnknownFormat(
-            "a tar checkpoint of torch's first versions; load it with torch and save it again"
-        )
+        raise UnknownFormat("a tar checkpoint of torch's first versions; load it with torch and save it again")
     if len(head) > 9 and head[8:9] == b"{" and int.from_bytes(head[:8], "little") < source.size:
         raise UnknownFormat("a safetensors file under another suffix; rename it to .safetensors")
     raise UnknownFormat("not a torch checkpoint")
@@ -97,9 +95,7 @@ def _read_zip(source: Source) -> Container:
             )
         width = DTYPES[storage.dtype][0]
         if not storage.numel * width <= record.size < (storage.numel + 1) * width:
-            raise MalformedFile(
-                f"storage {storage.key!r} has {record.size} bytes, not {storage.numel} × {width}"
-            )
+            raise MalformedFile(f"storage {storage.key!r} has {record.size} bytes, not {storage.numel} × {width}")
         return record.header, 0
 
     return _container(source, "torch-zip", loaded.value, place)
@@ -167,8 +163,7 @@ def _read_legacy(source: Source) -> Container:
 
 def _says_big_endian(system: Mapping) -> bool:
     return any(
-        key == "little_endian" and value is False
-        for key, value in zip(system[::2], system[1::2], strict=True)
+        key == "little_endian" and value is False for key, value in zip(system[::2], system[1::2], strict=True)
     )
 
 

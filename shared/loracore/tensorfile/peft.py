@@ -11,7 +11,6 @@ import msgspec
 from loracore.errors import MalformedFile, UnknownFormat
 from loracore.tensorfile.container import Container
 from loracore.tensorfile.readers import SUFFIXES, open_regular, read_container
-from loracore.tensorfile.source import Source
 
 CONFIG = b"adapter_config.json"
 _WEIGHTS = b"adapter_model"
@@ -36,12 +35,11 @@ def read_config(folder: bytes) -> dict[str, Any]:
         FileError: it is not there or is no regular file.
         MalformedFile: it is longer than 1 MiB, or no JSON object.
     """
-    with open_regular(os.path.join(folder, CONFIG)) as fd:
-        size = os.fstat(fd).st_size
-        if size > _MAX_CONFIG:
+    with open_regular(os.path.join(folder, CONFIG)) as source:
+        if source.size > _MAX_CONFIG:
             raise MalformedFile(f"longer than the {_MAX_CONFIG} bytes that a PEFT configuration may have")
         try:
-            config = msgspec.json.decode(Source(fd, size).read(0, size))
+            config = msgspec.json.decode(source.read(0, source.size))
         except (msgspec.DecodeError, RecursionError, UnicodeError) as error:
             raise MalformedFile(f"its JSON cannot be read: {error}") from error
         if not isinstance(config, dict):
@@ -62,7 +60,7 @@ def read_folder(folder: bytes) -> tuple[bytes, Container]:
             "a folder without adapter_model.safetensors or another weight file", os.fsdecode(folder)
         )
     config = read_config(folder)
-    with open_regular(path) as fd:
-        container = read_container(fd, path)
+    with open_regular(path) as source:
+        container = read_container(source, path)
     metadata = container.metadata | {"adapter_config": json.dumps(config, ensure_ascii=False)}
     return path, msgspec.structs.replace(container, metadata=metadata)

@@ -34,8 +34,8 @@ def has_reader(path: bytes) -> bool:
     return os.path.splitext(path)[1].lower() in SUFFIXES
 
 
-def read_container(fd: int, path: bytes) -> Container:
-    """Read the header of the open file `fd`, whose name chooses the reader.
+def read_container(source: Source, path: bytes) -> Container:
+    """Read the header of an open file, whose name chooses the reader.
 
     Raises:
         UnknownFormat: no reader knows the suffix or the content, or the file holds no layer.
@@ -45,28 +45,26 @@ def read_container(fd: int, path: bytes) -> Container:
     reader = SUFFIXES.get(os.path.splitext(path)[1].lower())
     if reader is None:
         raise UnknownFormat("no reader knows this kind of file")
-    size = os.fstat(fd).st_size
-    if size == 0:
+    if source.size == 0:
         raise MalformedFile("empty; download it again")
-    container = reader(Source(fd, size))
+    container = reader(source)
     if not container.layout.layers:
         raise UnknownFormat("no layer in it")
     return container
 
 
-def residue(fd: int, container: Container) -> tuple[bytes, int]:
-    """The container's residue, reading between the layers if need be; and the bytes read for it."""
+def residue(source: Source, container: Container) -> bytes:
+    """The container's residue, reading between the layers if need be."""
     if container.residue is not None:
-        return container.residue, 0
+        return container.residue
     from loracore.tensorfile import checkpoint  # noqa: PLC0415 - as above
 
-    source = Source(fd, os.fstat(fd).st_size)
-    return checkpoint.residue(source, container), source.bytes_read
+    return checkpoint.residue(source, container)
 
 
 @contextmanager
-def open_regular(path: bytes) -> Iterator[int]:
-    """A descriptor of the regular file `path`, which is never a link, a pipe or a device.
+def open_regular(path: bytes) -> Iterator[Source]:
+    """The regular file `path`, which is never a link, a pipe or a device.
 
     Raises:
         FileError: it cannot be opened, or is something else; also where the block raised one without a path.
@@ -79,9 +77,10 @@ def open_regular(path: bytes) -> Iterator[int]:
                 raise FileError("a symbolic link; give the file that it points to") from error
             raise FileError(f"cannot be opened: {os.strerror(error.errno or 0)}") from error
         try:
-            if not stat.S_ISREG(os.fstat(fd).st_mode):
+            status = os.fstat(fd)
+            if not stat.S_ISREG(status.st_mode):
                 raise FileError("not a regular file")
-            yield fd
+            yield Source(fd, status.st_size)
         finally:
             os.close(fd)
     except FileError as error:

@@ -55,9 +55,7 @@ def read_header(source: Source) -> Container:
     prefix = source.read(0, 8)
     (length,) = struct.unpack("<Q", prefix)
     if length > MAX_HEADER:
-        raise MalformedFile(
-            f"its header claims {length} bytes, more than {MAX_HEADER}; not a safetensors file?"
-        )
+        raise MalformedFile(f"its header claims {length} bytes, more than {MAX_HEADER}; not a safetensors file?")
     if 8 + length > source.size:
         raise MalformedFile("truncated inside its header; download it again")
     text = source.read(8, length)
@@ -146,9 +144,7 @@ def _check_tiling(layers: list[Layer], entries: dict[str, _Entry], data_bytes: i
         end = stop
     if end != data_bytes:
         state = "truncated" if end > data_bytes else "longer than its tensors"
-        raise MalformedFile(
-            f"{state}: its tensors need {end} bytes, it holds {data_bytes}; download it again"
-        )
+        raise MalformedFile(f"{state}: its tensors need {end} bytes, it holds {data_bytes}; download it again")
 
 
 def _elements(shape: tuple[int, ...]) -> int:

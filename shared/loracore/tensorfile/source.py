@@ -18,9 +18,7 @@ class Source:
     def read(self, offset: int, length: int) -> bytes:
         """Exactly `length` bytes at `offset`. Raises MalformedFile where the file ends before."""
         if offset < 0 or length < 0 or offset + length > self.size:
-            raise MalformedFile(
-                f"truncated: bytes {offset} to {offset + length} lie past its end at {self.size}"
-            )
+            raise MalformedFile(f"truncated: bytes {offset} to {offset + length} lie past its end at {self.size}")
         parts = []
         while length:
             part = os.pread(self.fd, length, offset)

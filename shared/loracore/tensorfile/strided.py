@@ -27,9 +27,7 @@ def gather(source: Source | int, offset: int, layer: Layer, strides: Strides, ch
         MalformedFile: the storage is larger than 2 GiB, or the file ends before it does.
     """
     if strides.storage_bytes > MAX_STORAGE:
-        raise MalformedFile(
-            f"tensor {layer.name[:80]!r} is a view of more than 2 GiB; save it after contiguous()"
-        )
+        raise MalformedFile(f"tensor {layer.name[:80]!r} is a view of more than 2 GiB; save it after contiguous()")
     if isinstance(source, int):
         source = Source(source, os.fstat(source).st_size)
     dimensions, width = _dimensions(layer, strides)

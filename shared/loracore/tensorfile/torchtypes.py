@@ -158,9 +158,7 @@ def _tensor(view: tuple[object, ...], dtype: object, marks: object) -> object:
     if marks is not None and not isinstance(marks, Mapping):
         raise MalformedFile("a tensor's marks are not a dict")
     if marks and any(value is not False for value in marks[1::2]):
-        return Foreign(
-            "is a lazy conjugate or negative; save it again after resolve_conj() and resolve_neg()"
-        )
+        return Foreign("is a lazy conjugate or negative; save it again after resolve_conj() and resolve_neg()")
     return Tensor(storage, kind, first, sizes, steps)
 
 
@@ -236,9 +234,7 @@ def _allowed() -> dict[bytes, Global]:
             _foreign("is a nested tensor; save its parts by themselves"),
         ),
         Global("torch._utils._rebuild_meta_tensor_no_storage", _foreign("is a meta tensor, without data")),
-        Global(
-            "torch._utils._rebuild_wrapper_subclass", _foreign("is a wrapper around tensors, without data")
-        ),
+        Global("torch._utils._rebuild_wrapper_subclass", _foreign("is a wrapper around tensors, without data")),
         Global("torch._tensor._rebuild_from_type_v2", _from_type),
         Global("torch.storage.UntypedStorage", _opaque, is_class=True, storage="uint8"),
         Global("torch.storage.TypedStorage", _opaque, is_class=True),
@@ -260,9 +256,7 @@ def _allowed() -> dict[bytes, Global]:
             sparse = _foreign("is sparse; make it dense and save it again")
             places = ("sparse.", "cuda.sparse.")
             calls += (
-                Global(f"torch.{where}{name}Tensor", sparse, is_class=True)
-                for where in places
-                if name != "Bool"
+                Global(f"torch.{where}{name}Tensor", sparse, is_class=True) for where in places if name != "Bool"
             )
     return {"\n".join(entry.name.rsplit(".", 1)).encode(): entry for entry in calls}
 

@@ -73,13 +73,9 @@ def record_start(source: Source, header: int) -> int:
 def read_record(source: Source, record: Record, limit: int) -> bytes:
     """A whole small record. Raises MalformedFile where it is longer than `limit` or not stored plainly."""
     if not record.plain:
-        raise MalformedFile(
-            "its zip records are compressed or encrypted; load it with torch and save it again"
-        )
+        raise MalformedFile("its zip records are compressed or encrypted; load it with torch and save it again")
     if record.size > limit:
-        raise MalformedFile(
-            f"a zip record of {record.size} bytes is longer than the {limit} that it may have"
-        )
+        raise MalformedFile(f"a zip record of {record.size} bytes is longer than the {limit} that it may have")
     return source.read(record_start(source, record.header), record.size)
 
 
@@ -92,9 +88,7 @@ def _read_end(source: Source) -> tuple[int, int, int]:
         if at >= 0:
             break
     else:
-        raise MalformedFile(
-            f"truncated: it begins as a zip archive and has no directory at its end; {_REMEDY}"
-        )
+        raise MalformedFile(f"truncated: it begins as a zip archive and has no directory at its end; {_REMEDY}")
     _, disk, first_disk, _, count, length, start, _ = _END.unpack_from(text, at)
     end = base + at
     if 0xFFFF in (disk, first_disk, count) or 0xFFFFFFFF in (length, start):
@@ -109,9 +103,7 @@ def _read_end64(source: Source, end: int) -> tuple[int, int, int, int, int, int]
     signature, _, at, _ = _END64_LOCATOR.unpack(locator)
     if signature != b"PK\x06\x07" or at + _END64.size > end:
         raise MalformedFile(f"its zip64 directory is damaged; {_REMEDY}")
-    signature, _, _, _, disk, first_disk, _, count, length, start = _END64.unpack(
-        source.read(at, _END64.size)
-    )
+    signature, _, _, _, disk, first_disk, _, count, length, start = _END64.unpack(source.read(at, _END64.size))
     if signature != b"PK\x06\x06":
         raise MalformedFile(f"its zip64 directory is damaged; {_REMEDY}")
     return disk, first_disk, count, length, start, at
@@ -145,9 +137,7 @@ def _widen(extra: bytes, size: int, packed: int, header: int) -> tuple[int, int,
         if kind == 1:
             body = extra[position + 4 : position + 4 + length]
             wide = iter(struct.unpack(f"<{len(body) // 8}Q", body[: len(body) // 8 * 8]))
-            numbers = [
-                next(wide, -1) if number == 0xFFFFFFFF else number for number in (size, packed, header)
-            ]
+            numbers = [next(wide, -1) if number == 0xFFFFFFFF else number for number in (size, packed, header)]
             if -1 in numbers:
                 break
             return numbers[0], numbers[1], numbers[2]
@@ -157,9 +147,7 @@ def _widen(extra: bytes, size: int, packed: int, header: int) -> tuple[int, int,
 
 def _check_places(records: dict[bytes, Record], limit: int) -> None:
     """Records lie one after the other before the directory; gaps between them are the writer's padding."""
-    places = [
-        (each.header, each.header + _LOCAL.size + len(name) + each.size) for name, each in records.items()
-    ]
+    places = [(each.header, each.header + _LOCAL.size + len(name) + each.size) for name, each in records.items()]
     places.sort()
     for (_, end), (start, _) in pairwise(places):
         if end > start:

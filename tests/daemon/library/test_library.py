@@ -256,9 +256,7 @@ def test_reading_stops_soon_after_the_first_difference() -> None:
         first, second = (Content(3, (5,) * where + (seed,) + (5,) * (59 - where)) for seed in (1, 2))
         driver = scan(first, second)
         for pieces in driver.read.values():
-            assert (
-                sum(length for _, _, length in pieces) <= (where + 1) * 100_000 + 16384 + (2 << 20) + 200_000
-            )
+            assert sum(length for _, _, length in pieces) <= (where + 1) * 100_000 + 16384 + (2 << 20) + 200_000
 
 
 def test_zero_samples_are_replaced() -> None:

@@ -68,13 +68,13 @@ def _read_all(fd: int, name: bytes, size: int) -> None:
     from loracore.tensorfile.strided import gather
     from loracore.tensorfile.ziprecords import record_start
 
-    container = read_container(fd, name)
+    source = Source(fd, size)
+    container = read_container(source, name)
     layout, arrangement = container.layout, container.arrangement
     assert Layout.decode(layout.encoded).layers == layout.layers
     assert Arrangement.decode(arrangement.encode()).encode() == arrangement.encode()
     assert len(arrangement.offsets) == len(layout.layers) == len({layer.name for layer in layout.layers})
     assert all(isinstance(text.encode(), bytes) for entry in container.metadata.items() for text in entry)
-    source = Source(fd, size)
     for index, layer in enumerate(layout.layers):
         start = container.base + arrangement.offsets[index]
         strides = arrangement.strided.get(index)
@@ -88,7 +88,7 @@ def _read_all(fd: int, name: bytes, size: int) -> None:
             assert len(source.read(start, length)) == layer.nbytes
         elif layer.nbytes < 1 << 20:
             assert sum(map(len, gather(source, start, layer, strides, 4096))) == layer.nbytes
-    residue(fd, container)
+    residue(source, container)
 
 
 def main() -> None:

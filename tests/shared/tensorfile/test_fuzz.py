@@ -150,8 +150,7 @@ def test_memory_stays_bounded() -> None:
     try:
         for _ in range(1500):
             changes = [
-                (draw.choice(kinds), draw.random(), draw.randrange(1 << 16))
-                for _ in range(draw.randint(1, 5))
+                (draw.choice(kinds), draw.random(), draw.randrange(1 << 16)) for _ in range(draw.randint(1, 5))
             ]
             name, content = file_of(draw.randrange(len(INPUTS)), changes)
             tracemalloc.reset_peak()
@@ -167,6 +166,4 @@ def test_memory_stays_bounded() -> None:
 def test_coverage_guided() -> None:
     """A few seconds of coverage-guided fuzzing find no input that anything else escapes from."""
     command = [sys.executable, "-m", "tests.shared.tensorfile.fuzz_headers", "--seconds", "10"]
-    subprocess.run(
-        command, check=True, timeout=100, env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
-    )
+    subprocess.run(command, check=True, timeout=100, env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)})

@@ -124,15 +124,8 @@ DAMAGED: dict[str, bytes] = {
     "missing persistent id": b"\x80\x02Q.",
     "persistent id is text": b"\x80\x02" + text("storage") + b"Q.",
     "persistent id is empty": b"\x80\x02)Q.",
-    "storage without a size": b"\x80\x02("
-    + text("storage")
-    + asks("torch", "FloatStorage")
-    + text("0")
-    + b"tQ.",
-    "parameter of a text": b"\x80\x02"
-    + asks("torch._utils", "_rebuild_parameter")
-    + text("a")
-    + b"\x89}\x87R.",
+    "storage without a size": b"\x80\x02(" + text("storage") + asks("torch", "FloatStorage") + text("0") + b"tQ.",
+    "parameter of a text": b"\x80\x02" + asks("torch._utils", "_rebuild_parameter") + text("a") + b"\x89}\x87R.",
 }
 
 
@@ -203,9 +196,7 @@ def test_everything_accepted_is_accepted_by_torch(tmp_path: Path) -> None:
     attributed.note = "kept"  # type: ignore[attr-defined]
     noted = torch.nn.Parameter(torch.ones(3))
     noted.note = "kept"  # type: ignore[attr-defined]
-    for index, tensors in enumerate(
-        (every_dtype(), {"a": attributed, "b": noted, "c": torch.nn.Parameter(one)})
-    ):
+    for index, tensors in enumerate((every_dtype(), {"a": attributed, "b": noted, "c": torch.nn.Parameter(one)})):
         extras = {"set": {1, 2}, "counter": Counter("aab"), "size": one.shape, "device": one.device}
         more = {
             "dtype": torch.float16,
@@ -220,9 +211,7 @@ def test_everything_accepted_is_accepted_by_torch(tmp_path: Path) -> None:
         except UnsafePickle as error:
             raise AssertionError(str(error)) from error
         loaded = torch.load(path, weights_only=True)
-        assert read == expected(
-            {name: value for name, value in loaded.items() if isinstance(value, torch.Tensor)}
-        )
+        assert read == expected({name: value for name, value in loaded.items() if isinstance(value, torch.Tensor)})
 
 
 def test_bombs_cost_bounded_time_and_memory() -> None:

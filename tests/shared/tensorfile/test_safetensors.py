@@ -140,8 +140,7 @@ def test_layers_lie_in_any_order(tmp_path: Path) -> None:
     names = [f"layer.{index}" for index in range(50)]
     random.Random(1).shuffle(names)
     header = {
-        name: {"dtype": "U8", "shape": [1], "data_offsets": [int(name[6:]), int(name[6:]) + 1]}
-        for name in names
+        name: {"dtype": "U8", "shape": [1], "data_offsets": [int(name[6:]), int(name[6:]) + 1]} for name in names
     }
     read = read_layers(write(tmp_path, header, bytes(range(50))))
     assert all(data == bytes([int(name[6:])]) for name, (_, _, data) in read.items())
