@@ -43,7 +43,7 @@ def run(
     else:
         from loractl.show import show_scan  # noqa: PLC0415 - rich is not loaded where nobody looks
 
-        show_scan(summary, found, failures, state_dir)
+        show_scan(summary, found, failures, folders=folders, state_dir=state_dir)
     return 1 if summary.failed else 0
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -66,66 +67,81 @@ class ScanProgress:
         self._progress.stop()
 
 
-def show_scan(summary: Summary, found: dict[str, Any], failures: Sequence[FileFailed], state_dir: str) -> None:
-    """The sets of duplicates, the files that failed, and the numbers."""
-    console = Console(highlight=False)
-    sets = found["duplicates"]
+def show_scan(
+    summary: Summary,
+    found: dict[str, Any],
+    failures: Sequence[FileFailed],
+    *,
+    folders: Sequence[str],
+    state_dir: str,
+) -> None:
+    """The sets of duplicates, the files that failed, and the numbers.
+
+    Paths are shown relative to the folder that was scanned, if it was one.
+    """
+    # Where nobody looks, lines are as long as they are.
+    console = Console(highlight=False, width=None if sys.stdout.isatty() else 10_000)
+    place = os.path.realpath(folders[0]) if len(folders) == 1 else ""
+    where = f" in {shown(place)}" if place else ""
+    sets = sorted(found["duplicates"].items(), key=lambda item: -_bytes(item[0]) * len(item[1]))
     if sets:
-        console.print(_duplicates_table(sets, found["levels"]))
+        console.print(Text(f"Files that hold the same weights{where}", style="bold"))
+        console.print(_duplicates_table(sets[:_SETS], found["levels"], place))
     if len(sets) > _SETS:
-        console.print(
-            f"… and {len(sets) - _SETS:,} more sets in {shown(os.path.join(state_dir, 'duplicates.json'))}"
-        )
+        rest = shown(os.path.join(state_dir, "duplicates.json"))
+        console.print(Text(f"… and {len(sets) - _SETS:,} more sets in {rest}\n"), soft_wrap=True)
     if failures:
-        console.print(_failures_table(failures))
+        console.print(Text(f"Files that could not be read{where}", style="bold"))
+        console.print(_failures_table(failures[:_FAILURES], place))
     if len(failures) > _FAILURES:
-        console.print(
-            f"… and {len(failures) - _FAILURES:,} more in {shown(os.path.join(state_dir, 'processed.json'))}"
-        )
+        rest = shown(os.path.join(state_dir, "processed.json"))
+        console.print(Text(f"… and {len(failures) - _FAILURES:,} more in {rest}\n"), soft_wrap=True)
     console.print(
-        f"{summary.files:,} files in {summary.groups:,} layouts: "
-        f"[bold]{summary.duplicate_sets:,} sets of duplicates[/], {size(summary.wasted_bytes)} could be saved"
+        f"{_count(summary.files, 'file')} in {_count(summary.groups, 'layout')}: "
+        f"[bold]{_count(summary.duplicate_sets, 'set')} of duplicates[/], {size(summary.wasted_bytes)} could be saved"
         + (f", [red]{summary.failed:,} failed[/]" if summary.failed else "")
-        + "."
     )
-    console.print(
-        f"Read {size(summary.bytes_read)} of {size(summary.bytes_total)} in {summary.seconds:.2f} s. "
-        f"Results: {shown(state_dir)}",
-        style="dim",
-        soft_wrap=True,
-    )
+    read = f"Read {size(summary.bytes_read)} of {size(summary.bytes_total)} in {summary.seconds:.2f} s."
+    console.print(Text(f"{read} Results: {shown(state_dir)}", style="dim"), soft_wrap=True)
 
 
-def _duplicates_table(sets: dict[str, list[str]], levels: dict[str, str]) -> Table:
-    table = Table(title="Files that hold the same weights", title_justify="left", show_lines=False, box=None)
+def _duplicates_table(sets: Sequence[tuple[str, list[str]]], levels: dict[str, str], place: str) -> Table:
+    table = Table(box=None, pad_edge=False, show_header=True, header_style="dim")
     table.add_column("same", style="cyan", no_wrap=True)
     table.add_column("size", justify="right", no_wrap=True)
     table.add_column("file", overflow="fold")
-    for kept, others in list(sets.items())[:_SETS]:
-        table.add_row("", _size_of(kept), Text(shown(kept), style="bold"))
-        for number, path in enumerate(others, start=1):
-            last = number == len(others)
-            table.add_row(
-                levels[path], _size_of(path), Text(f"{'└' if last else '├'} {shown(path)}"), end_section=last
-            )
+    for kept, others in sets:
+        table.add_row("kept", size(_bytes(kept)), Text(_relative(kept, place), style="bold"), style="green")
+        for path in others:
+            table.add_row(levels[path], size(_bytes(path)), Text(_relative(path, place)))
         table.add_row()
     return table
 
 
-def _failures_table(failures: Sequence[FileFailed]) -> Table:
-    table = Table(title="Files that could not be read", title_justify="left", box=None)
+def _failures_table(failures: Sequence[FileFailed], place: str) -> Table:
+    table = Table(box=None, pad_edge=False, show_header=True, header_style="dim")
     table.add_column("file", overflow="fold")
-    table.add_column("reason", style="red", overflow="fold")
-    for failure in failures[:_FAILURES]:
-        table.add_row(Text(shown(failure.path)), Text(failure.reason))
+    table.add_column("why", style="red", overflow="fold")
+    for failure in failures:
+        table.add_row(Text(_relative(os.fsdecode(failure.path), place)), Text(failure.reason))
+    table.add_row()
     return table
 
 
-def _size_of(path: str) -> str:
+def _relative(path: str, place: str) -> str:
+    return shown(os.path.relpath(path, place) if place else path)
+
+
+def _count(number: int, thing: str) -> str:
+    return f"{number:,} {thing}{'' if number == 1 else 's'}"
+
+
+def _bytes(path: str) -> int:
+    """A file's size now; 0 if it is gone."""
     try:
-        return size(os.lstat(path).st_size)
+        return os.lstat(path).st_size
     except OSError:
-        return "gone"
+        return 0
 
 
 def size(count: float) -> str:

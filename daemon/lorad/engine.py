@@ -78,8 +78,7 @@ class Engine:
         self._walked = False
         self._unseen: set[bytes] = set()
         self._attempts: Counter[bytes] = Counter()
-        self._next_commit = 0.0
-        self._next_publish = 0.0
+        self._next_commit = self._next_publish = time.monotonic() + _COMMIT
         self._publish_started: float | None = None
         self._published = -1
         self.statistics = Statistics()

@@ -14,6 +14,7 @@ import json
 import os
 import select
 import signal
+import sqlite3
 import sys
 import time
 from collections.abc import Iterator
@@ -21,6 +22,7 @@ from typing import BinaryIO, NoReturn
 
 from loracore.errors import LoraError, StateError, StateLocked, UsageError
 from loracore.messages import FileFailed, Note, Refused, Summary
+from loracore.paths import CATALOGUE
 from loracore.wire import write_report
 from lorad.catalog import Catalog
 from lorad.engine import Engine
@@ -41,13 +43,16 @@ def main() -> None:
         signal.signal(signal.SIGTERM, _terminate)
         try:
             scan(options, reports)
-        except UsageError as error:
-            write_report(reports, Refused(str(error), _BAD_INPUT))
-        except (LoraError, OSError) as error:
-            write_report(reports, Refused(str(error), _REFUSED))
         except BrokenPipeError:
             # The client is gone, and with it everybody who wanted to know.
             os.dup2(os.open(os.devnull, os.O_WRONLY), reports.fileno())
+        except UsageError as error:
+            write_report(reports, Refused(str(error), _BAD_INPUT))
+        except sqlite3.Error as error:
+            where = os.path.join(options.state_dir, CATALOGUE)
+            write_report(reports, Refused(f"{where}: {error}; make room or give another --state-dir", _REFUSED))
+        except (LoraError, OSError) as error:
+            write_report(reports, Refused(str(error), _REFUSED))
 
 
 def scan(options: argparse.Namespace, reports: BinaryIO) -> None:

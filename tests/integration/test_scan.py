@@ -6,6 +6,7 @@ import os
 import socket
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -324,3 +325,35 @@ def test_loader_imports_nothing_heavy() -> None:
     )
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert ended.stdout == "[]\n"
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of one megabyte."""
+    place = tmp_path / "disk"
+    place.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "lorad-test", place], check=False)
+    if mounted.returncode:
+        pytest.skip("mounting a small tmpfs needs root")
+    yield place
+    subprocess.run(["umount", place], check=True)
+
+
+def test_a_full_disk_is_named_and_nothing_is_half_written(folder: Path, small_disk: Path, tmp_path: Path) -> None:
+    """SPEC 3, 11: when the state folder's disk is full, what was there stays whole, and room lets it go on."""
+    first = write_safetensors(str(folder / "a.safetensors"), weights(1))
+    assert scan(folder, small_disk).code == 0
+    before = {name: (small_disk / f"{name}.json").read_bytes() for name in VIEWS}
+    free = os.statvfs(small_disk)
+    (small_disk / "ballast").write_bytes(bytes(free.f_bavail * free.f_frsize))
+    for number in range(40):
+        os.link(first, folder / f"{'long name ' * 10}{number}.safetensors")
+        write_safetensors(str(folder / f"{number}.safetensors"), weights(number))
+    refused = scan(folder, small_disk)
+    assert refused.code == 5
+    assert refused.stderr.count("\n") == 1
+    assert {name: (small_disk / f"{name}.json").read_bytes() for name in VIEWS} == before
+    (small_disk / "ballast").unlink()
+    assert scan(folder, small_disk).code == 0
+    scan(folder, tmp_path / "other")
+    assert duplicate_sets(small_disk) == duplicate_sets(tmp_path / "other")

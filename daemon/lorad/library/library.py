@@ -119,7 +119,7 @@ class Library:
 
         `twin` is a file that was restored before and agrees with it on every layer.
         """
-        if twin is not None:
+        if twin in self._members:
             self._join(file, self._members[twin], self.groups[layout])
         else:
             self._place(file, layout, answers)
