@@ -19,8 +19,8 @@ from bench.truth import Truth, score
 class Row:
     """One line of a table. Times in seconds, sizes in bytes; None, or 0 for memory, where not measured.
 
-    `bytes_read` is what system calls read of the corpus's files (for a tool that maps them, what it says it
-    loaded), `reported` what the tool itself says, `excess` the former over the lower bound.
+    `bytes_read` is what system calls read of the corpus's files (and, for a tool that maps some, what it says
+    it loaded of those), `reported` what the tool itself says, `excess` the former over the lower bound.
     """
 
     corpus: str
@@ -60,8 +60,10 @@ def compete(tool: Tool, truth: Truth, plan: Plan, *, prepared: Tool | None = Non
         if can_drop_caches() and plan.cold_runs:
             cold = statistics.median(_cold(tool, truth, empty, prepared) for _ in range(plan.cold_runs))
     result = score(truth, answer.sets)
-    if tool.mapped or bytes_read is None:
-        bytes_read = answer.bytes_read or first.bytes_read
+    if bytes_read is None:
+        bytes_read = first.bytes_read
+    if tool.mapped:
+        bytes_read += answer.bytes_read
     return Row(
         corpus=truth.name,
         tool=tool.name,

@@ -20,8 +20,8 @@ _COLUMNS = (
 _LEGEND = (
     "Warm: median of the runs, after one that is not counted. Cold: page cache dropped before, the programs "
     "themselves warm. Peak: summed PSS of all processes. Read: what system calls read of the corpus's files, by "
-    "strace; for load + SHA-256, which maps them, the bytes that it loads. × bound: that over the least that "
-    "must be read to find all. Speed-up: against load + SHA-256, warm."
+    "strace; for load + SHA-256, which maps safetensors, also the bytes that it loads of those. × bound: that "
+    "over the least that must be read to find all. Speed-up: against load + SHA-256, warm."
 )
 
 

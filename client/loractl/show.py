@@ -96,11 +96,10 @@ def show_scan(
     if len(failures) > _FAILURES:
         rest = shown(os.path.join(state_dir, "processed.json"))
         console.print(Text(f"… and {len(failures) - _FAILURES:,} more in {rest}\n"), soft_wrap=True)
-    console.print(
-        f"{_count(summary.files, 'file')} in {_count(summary.groups, 'layout')}: "
-        f"[bold]{_count(summary.duplicate_sets, 'set')} of duplicates[/], {size(summary.wasted_bytes)} could be saved"
-        + (f", [red]{summary.failed:,} failed[/]" if summary.failed else "")
-    )
+    files = f"{_count(summary.files, 'file')} in {_count(summary.groups, 'layout')}"
+    duplicates = f"[bold]{_count(summary.duplicate_sets, 'set')} of duplicates[/]"
+    failed = f", [red]{summary.failed:,} failed[/]" if summary.failed else ""
+    console.print(f"{files}: {duplicates}, {size(summary.wasted_bytes)} could be saved{failed}")
     read = f"Read {size(summary.bytes_read)} of {size(summary.bytes_total)} in {summary.seconds:.2f} s."
     console.print(Text(f"{read} Results: {shown(state_dir)}", style="dim"), soft_wrap=True)
 
