@@ -29,6 +29,8 @@ format: $(VENV)/.dev
 
 bench: $(VENV)/.dev
 	$(BIN)/python -m bench
+	$(BIN)/python -m bench.path
+	$(BIN)/python -m bench.startup
 
 # A hundred times what `make test` does of the tests that kill, and longer histories.
 soak: $(VENV)/.dev
@@ -45,6 +47,7 @@ $(VENV)/.daemon: $(VENV)/bin/python pyproject.toml constraints.txt
 $(VENV)/.dev: $(VENV)/bin/python pyproject.toml constraints.txt
 	$(PIP) torch
 	$(PIP) -e '.[dev]'
+	$(PIP) atheris || echo "atheris could not be installed: the coverage-guided fuzz test will skip"
 	@touch $@ $(VENV)/.daemon
 
 clean:

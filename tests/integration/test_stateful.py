@@ -8,6 +8,7 @@ import tempfile
 from collections import defaultdict
 from pathlib import Path
 
+import pytest
 import torch
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
@@ -19,6 +20,8 @@ from tests.builders.weights import Layers, random_weights
 from tests.builders.write import library_order, save_checkpoint, write_safetensors
 from tests.integration.scanning import duplicate_sets, partition, scan, view
 
+#: `make soak` raises it.
+HISTORIES = int(os.environ.get("LORAD_HISTORIES", "10"))
 #: Two layouts: one compared whole, one that is sampled, probed and read in runs.
 SPECS = (architectures.sd15(2, width=16, every=40), architectures.sd15(64, width=1, every=12))
 
@@ -181,7 +184,7 @@ class History(RuleBasedStateMachine):
 
 
 History.TestCase.settings = settings(
-    max_examples=10, stateful_step_count=14, deadline=None, suppress_health_check=list(HealthCheck)
+    max_examples=HISTORIES, stateful_step_count=14, deadline=None, suppress_health_check=list(HealthCheck)
 )
 TestHistory = History.TestCase
-TestHistory.pytestmark = []
+TestHistory.pytestmark = [pytest.mark.timeout(300 + 60 * HISTORIES)]

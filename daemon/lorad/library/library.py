@@ -322,5 +322,5 @@ class Library:
 
 
 def answer_key(digests: bytes) -> bytes:
-    """What stands for an answer in memory and in the tree: 16 bytes over its digests."""
-    return blake2b(digests, digest_size=16).digest()
+    """What stands for an answer in memory and in the tree: 32 bytes over its digests."""
+    return blake2b(digests, digest_size=32).digest()

@@ -48,7 +48,7 @@ class Node:
         self.parent = parent
         self.answer = answer
         self.depth: int = parent.depth + 1 if parent else 0
-        self.key: bytes = blake2b(parent.key + answer, digest_size=16).digest() if parent else b""
+        self.key: bytes = blake2b(parent.key + answer, digest_size=32).digest() if parent else b""
         self.children: dict[bytes, Node] = {}
         self.members: dict[Member, None] = {}
         self.exemplar: bytes | None = None

@@ -11,14 +11,14 @@ import stat
 import time
 import zlib
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import msgspec
 
 from loracore.errors import ChangedFile, FileError, UnknownFormat
 from loracore.tensorfile import Layer, Source, read_container, residue
 from lorad.pipeline.arena import Arena
-from lorad.pipeline.child import Line, arguments
+from lorad.pipeline.child import CoreGoneError, Line, arguments
 from lorad.pipeline.protocol import (
     Credit,
     Done,
@@ -34,6 +34,8 @@ from lorad.pipeline.protocol import (
     Trouble,
 )
 
+#: Signatures that a loader remembers to have sent the body of.
+_KNOWN = 50_000
 _RUNS = msgspec.msgpack.Decoder(list[Run])
 
 
@@ -173,6 +175,9 @@ class Loader:
             format=container.format,
             residue=container.residue,
         )
+        if len(self._known) > _KNOWN:
+            # The core gets some again, which it does not mind.
+            self._known.clear()
         self._known.update((layout, arrangement))
         return header
 
@@ -242,13 +247,18 @@ _NOT_THERE = {errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ESTALE, errno.ENXI
 
 @contextmanager
 def opened(target: Target) -> Iterator[Source]:
-    """The target, open for reading, checked to be the expected one before and after the body reads it."""
+    """The target, open for reading, checked to be the expected one before and after the body reads it.
+
+    What the body makes of a file that changed meanwhile does not count: that is a ChangedFile, too.
+    """
     flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | (0 if target.follow else os.O_NOFOLLOW)
     fd = os.open(target.path, flags)
     try:
         _check(fd, target)
-        yield Source(fd, target.identity.size)
-        _check(fd, target)
+        try:
+            yield Source(fd, target.identity.size)
+        finally:
+            _check(fd, target)
     finally:
         os.close(fd)
 
@@ -271,7 +281,8 @@ def _remedy(error: OSError) -> str:
 def main() -> None:
     line, numbers = arguments()
     arena_fd, slab, slabs, index = map(int, numbers)
-    Loader(line, Arena(arena_fd, slab, slabs), index).run()
+    with suppress(CoreGoneError):
+        Loader(line, Arena(arena_fd, slab, slabs), index).run()
     line.close()
 
 
