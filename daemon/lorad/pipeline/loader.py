@@ -10,13 +10,14 @@ import os
 import stat
 import time
 import zlib
+from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 
 import msgspec
 
 from loracore.errors import ChangedFile, FileError, UnknownFormat
-from loracore.tensorfile import Layer, Source, read_container, residue
+from loracore.tensorfile import Container, Layer, Source, read_container, residue
 from lorad.pipeline.arena import Arena
 from lorad.pipeline.child import CoreGoneError, Line, arguments
 from lorad.pipeline.protocol import (
@@ -36,6 +37,8 @@ from lorad.pipeline.protocol import (
 
 #: Signatures that a loader remembers to have sent the body of.
 _KNOWN = 50_000
+#: Containers of pickles that a loader keeps, a megabyte each at most for real files.
+_PICKLED = 32
 _RUNS = msgspec.msgpack.Decoder(list[Run])
 
 
@@ -103,6 +106,8 @@ class Loader:
         self._waiting: list[ReadHeaders | ReadPieces | ReadResidue] = []
         self._writer = SlabWriter(arena, line.send, iter(self._next_slab, None))
         self._known: set[bytes] = set()
+        #: Containers without a residue yet, by their file's identity: it may be asked for soon.
+        self._pickled: OrderedDict[Identity, Container] = OrderedDict()
 
     def run(self) -> None:
         for message in self._line.messages():
@@ -145,7 +150,8 @@ class Loader:
                     case ReadPieces():
                         self._pieces(source, target, runs, task.sequential)
                     case ReadResidue():
-                        digest = residue(source, read_container(source, target.path))
+                        known = self._pickled.get(target.identity)
+                        digest = residue(source, known or read_container(source, target.path))
         except UnknownFormat as error:
             trouble = Trouble("ignored", error.reason)
         except ChangedFile as error:
@@ -165,6 +171,10 @@ class Loader:
     def _header(self, source: Source, target: Target) -> Header:
         os.posix_fadvise(source.fd, 0, 0, os.POSIX_FADV_RANDOM)
         container = read_container(source, target.path)
+        if container.residue is None:
+            self._pickled[target.identity] = container
+            if len(self._pickled) > _PICKLED:
+                self._pickled.popitem(last=False)
         layout, arrangement = container.layout.signature, container.arrangement_signature
         header = Header(
             layout_signature=layout,
