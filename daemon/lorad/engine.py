@@ -12,7 +12,6 @@ from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 
-import msgspec
 from blake3 import blake3
 
 from loracore.messages import Progress
@@ -35,19 +34,16 @@ from lorad.pipeline.dispatch import Finished, Job, Lost, PiecesJob
 from lorad.pipeline.machinery import Machinery
 from lorad.pipeline.protocol import Header, Identity, Outcome, Published, Trouble
 from lorad.reading import Reading, layer_digests, weight_signature
+from lorad.recorder import Recorder
 from lorad.statistics import Statistics
 from lorad.watch.scanner import Seen, walk
 
 #: Names looked at between two looks at the children's messages.
 _STEP = 256
-#: Seconds between commits; what was learnt since the last one is read again after a kill.
-_COMMIT = 0.25
-#: Of all the time, how much rendering the JSON files may take.
-_PUBLISH_SHARE = 0.05
-#: Seconds until the JSON files are tried again when they could not be written.
-_RETRY = 5.0
 #: A file that changes this often while it is read is left alone.
 _ATTEMPTS = 5
+#: Weight signatures kept at hand.
+_SIGNATURES = 4096
 #: A file that kills this many loaders is failed.
 _DEATHS = 3
 
@@ -73,17 +69,14 @@ class Engine:
         self._reading = Reading(catalog, self.files, follow=follow, loaders=machinery.loaders)
         self._follow = follow
         self._signature_of_layout = lru_cache(4096)(catalog.layout_signature)
-        self._weight_signature = lru_cache(256)(self._compute_weight_signature)
+        self._weight_signatures: dict[tuple[int, bytes], bytes] = {}
         self._walk = walk(roots, follow=follow, without=[state_dir])
         self._walked = False
         self._unseen: set[bytes] = set()
         self._attempts: Counter[bytes] = Counter()
-        self._next_commit = self._next_publish = time.monotonic() + _COMMIT
-        self._publish_started: float | None = None
-        self._published = -1
-        self.statistics = Statistics()
-        self.trouble = ""
+        self._statistics = Statistics()
         self._load(is_under(roots))
+        self._recorder = Recorder(catalog, self.files, machinery, self._statistics)
 
     def _load(self, under: Callable[[bytes], bool]) -> None:
         """Take up what an earlier run learnt, as if nothing had happened since; the walk finds what has.
@@ -103,15 +96,16 @@ class Engine:
                 else None
             )
             self._restore(file, answered.pop(file.id, {}), None if twin == file.id else twin)
-        if self.files.view_changed:
-            self._catalog.commit(new_generation=True)
-        elif self._catalog.number("complete"):
-            self._published = self._catalog.generation
 
     @property
     def finished(self) -> bool:
         """Whether all that was found is told apart, saved and published."""
-        return self._settled and not self.files.unsaved and self._published == self._catalog.generation
+        return self._settled and self._recorder.up_to_date
+
+    @property
+    def trouble(self) -> str:
+        """Why the JSON files cannot be written, if so."""
+        return self._recorder.trouble
 
     @property
     def _settled(self) -> bool:
@@ -125,7 +119,7 @@ class Engine:
             failed=counts[Status.FAILED],
             duplicates=counts[Status.DUPLICATE],
             bytes_total=self.files.bytes_total,
-            bytes_read=self.statistics.bytes_read,
+            bytes_read=self._statistics.bytes_read,
             walking=not self._walked,
         )
 
@@ -145,11 +139,11 @@ class Engine:
                 case Lost():
                     self._lost(event)
                 case Published():
-                    self._was_published(event)
+                    self._recorder.was_published(event)
         if busy:
             self._walk_on()
         self._feed()
-        self._save()
+        self._recorder.record(settled=self._settled)
 
     def _feed(self) -> None:
         while (loader := self._machinery.room()) is not None:
@@ -171,8 +165,8 @@ class Engine:
                 self._walked = True
                 break
             self._see(seen)
-            self.statistics.add("walk", files=1)
-        self.statistics.add("walk", seconds=time.perf_counter() - started)
+            self._statistics.add("walk", files=1)
+        self._statistics.add("walk", seconds=time.perf_counter() - started)
 
     def _see(self, seen: Seen) -> None:
         """A name is there. Known and unchanged, it keeps what is known of it."""
@@ -280,13 +274,20 @@ class Engine:
             file.signature = signature
             self.files.set_status(file, status)
 
-    def _compute_weight_signature(self, layout: int, key: bytes, file: int) -> bytes:
-        return weight_signature(layer_digests(self._library.sequence(layout), self._catalog.answers(file)))
+    def _weight_signature(self, layout: int, key: bytes, file: int) -> bytes:
+        """That of a file every layer of which is digested; equal for all that answered alike."""
+        signature = self._weight_signatures.get((layout, key))
+        if signature is None:
+            if len(self._weight_signatures) >= _SIGNATURES:
+                self._weight_signatures.clear()
+            digests = layer_digests(self._library.sequence(layout), self._catalog.answers(file))
+            signature = self._weight_signatures[layout, key] = weight_signature(digests)
+        return signature
 
     def _finished(self, finished: Finished) -> None:
         job, position = finished.job, 0
         for index, (number, outcome) in enumerate(zip(job.files, finished.outcomes, strict=True)):
-            self.statistics.job(job, outcome)
+            self._statistics.job(job, outcome)
             wanted, digests = None, b""
             if isinstance(job, PiecesJob):
                 end = position + 32 * job.plans[index].pieces
@@ -369,31 +370,3 @@ class Engine:
             self._fail(file, f"reading it killed {file.deaths} loader processes; check the file")
         else:
             self._reading.repeat(job, file.id, wanted)
-
-    # What is told
-
-    def _save(self) -> None:
-        now = time.monotonic()
-        settled = self._settled
-        if self.files.unsaved and (settled or now >= self._next_commit):
-            news = self.files.save() or settled > bool(self._catalog.number("complete"))
-            if news:
-                self._catalog.keep("complete", int(settled))
-                self._catalog.keep("statistics", msgspec.json.encode(self.statistics.stages))
-            self._catalog.commit(new_generation=news)
-            self._next_commit = time.monotonic() + _COMMIT
-        due = now >= self._next_publish or (settled and not self.trouble)
-        if due and self._published < self._catalog.generation and self._publish_started is None:
-            self._publish_started = now
-            self._machinery.publish()
-
-    def _was_published(self, published: Published) -> None:
-        self._published = published.generation
-        self.trouble = published.error
-        if self.trouble:
-            self._published = -1
-        started = self._publish_started or time.monotonic()
-        self._publish_started = None
-        took = time.monotonic() - started
-        self._next_publish = time.monotonic() + max(took * (1 / _PUBLISH_SHARE - 1), _RETRY if self.trouble else 0)
-        self.statistics.add("publish", files=len(self.files.by_path), seconds=published.seconds)

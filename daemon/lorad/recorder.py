@@ -1,0 +1,78 @@
+"""When what was learnt is committed, and when the JSON files are rendered from it.
+
+Commits come a few times a second while there is something to commit: what was learnt since the last one is
+learnt again after a kill. The JSON files follow as fast as rendering them takes no more than its share of the
+time, and at once when everything is told apart.
+"""
+
+from __future__ import annotations
+
+import time
+
+import msgspec
+
+from lorad.catalog import Catalog
+from lorad.files import Files
+from lorad.pipeline.machinery import Machinery
+from lorad.pipeline.protocol import Published
+from lorad.statistics import Statistics
+
+#: Seconds between commits.
+_COMMIT = 0.25
+#: Of all the time, how much rendering the JSON files may take.
+_PUBLISH_SHARE = 0.05
+#: Seconds until the JSON files are tried again when they could not be written.
+_RETRY = 5.0
+
+
+class Recorder:
+    """Saves `files` and `statistics`, and has the publisher follow."""
+
+    def __init__(self, catalog: Catalog, files: Files, machinery: Machinery, statistics: Statistics) -> None:
+        self._catalog = catalog
+        self._files = files
+        self._machinery = machinery
+        self._statistics = statistics
+        self._next_commit = self._next_publish = time.monotonic() + _COMMIT
+        self._publish_started: float | None = None
+        self._published = -1
+        #: Why the JSON files cannot be written, if so.
+        self.trouble = ""
+        if files.view_changed:
+            catalog.commit(new_generation=True)
+        elif catalog.number("complete"):
+            self._published = catalog.generation
+
+    @property
+    def up_to_date(self) -> bool:
+        """Whether the catalogue and the JSON files say all that is known."""
+        return not self._files.unsaved and self._published == self._catalog.generation
+
+    def record(self, *, settled: bool) -> None:
+        """Commit and publish what is due; `settled` when nothing more is to be learnt for now."""
+        now = time.monotonic()
+        if self._files.unsaved and (settled or now >= self._next_commit):
+            self._commit(settled)
+        due = now >= self._next_publish or (settled and not self.trouble)
+        if due and self._published < self._catalog.generation and self._publish_started is None:
+            self._publish_started = now
+            self._machinery.publish()
+
+    def was_published(self, published: Published) -> None:
+        """The publisher has done what it was asked for, or could not."""
+        self.trouble = published.error
+        self._published = -1 if self.trouble else published.generation
+        now = time.monotonic()
+        took = now - (self._publish_started or now)
+        self._publish_started = None
+        self._next_publish = now + (_RETRY if self.trouble else took * (1 / _PUBLISH_SHARE - 1))
+        self._statistics.add("publish", files=len(self._files.by_path), seconds=published.seconds)
+
+    def _commit(self, settled: bool) -> None:
+        """A new generation, if anything is really new: records may have changed and changed back."""
+        news = self._files.save() or settled > bool(self._catalog.number("complete"))
+        if news:
+            self._catalog.keep("complete", int(settled))
+            self._catalog.keep("statistics", msgspec.json.encode(self._statistics.stages))
+        self._catalog.commit(new_generation=news)
+        self._next_commit = time.monotonic() + _COMMIT
