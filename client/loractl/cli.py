@@ -24,7 +24,9 @@ def cli() -> None:
     "--state-dir", metavar="D", default=default_state_dir, show_default="the user's state folder",
     help="Where the catalogue and the JSON files are kept; the next scan goes on from there.",
 )  # fmt: skip
-@click.option("--loaders", type=click.IntRange(1, 64), help="Loader processes. [default: one a core, at most 4]")
+@click.option(
+    "--loaders", type=click.IntRange(1, 64), help="Loader processes. [default: the cores less one, at most 4]"
+)
 @click.option(
     "--hasher", type=click.Choice(["auto", "cpu"]), default="auto", show_default=True, help="What digests."
 )
@@ -46,7 +48,8 @@ def scan(
 
     \b
     Exit: 0 done; 1 done, but some files could not be read; 2 wrong usage or no such folder;
-    5 refused (another lorad works on the state folder, or it cannot be written).
+    3 the scanning process ended early; 5 refused (another lorad works on the state folder,
+    or it cannot be written).
     """
     sys.exit(
         scan_command.run(
