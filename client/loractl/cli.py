@@ -25,7 +25,7 @@ def cli() -> None:
     help="Where the catalogue and the JSON files are kept; the next scan goes on from there.",
 )  # fmt: skip
 @click.option(
-    "--loaders", type=click.IntRange(1, 64), help="Loader processes. [default: the cores less one, at most 4]"
+    "--loaders", type=click.IntRange(1, 16), help="Loader processes. [default: the cores less one, at most 4]"
 )
 @click.option(
     "--hasher", type=click.Choice(["auto", "cpu"]), default="auto", show_default=True, help="What digests."

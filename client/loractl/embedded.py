@@ -13,6 +13,8 @@ from loracore.messages import Report
 from loracore.wire import read_reports
 
 _NEEDED = ("blake3", "zmq")
+#: Seconds that the process has to end by itself once its pipes are closed.
+_PATIENCE = 10
 
 
 class EmbeddedScan:
@@ -23,9 +25,10 @@ class EmbeddedScan:
         missing = [name for name in _NEEDED if importlib.util.find_spec(name) is None]
         if missing:
             raise LoraError("scanning needs the daemon's packages: pip install 'lorad[daemon]'")
+        # -P: a module in the folder we happen to be in must not be taken for one of ours.
         # In a session of its own, Ctrl-C reaches us alone; the closed pipe then tells it.
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "lorad.scan", *arguments],
+            [sys.executable, "-P", "-m", "lorad.scan", *arguments],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             start_new_session=True,
@@ -40,7 +43,11 @@ class EmbeddedScan:
     def __exit__(self, *exc: object) -> None:
         _open(self._process.stdin).close()
         _open(self._process.stdout).close()
-        self._process.wait()
+        try:
+            self._process.wait(_PATIENCE)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
 
     @property
     def status(self) -> int | None:

@@ -6,7 +6,6 @@ machine (`library`), what is to be read (`reading`), who reads it (`pipeline`) a
 
 from __future__ import annotations
 
-import os
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
@@ -36,7 +35,7 @@ from lorad.pipeline.protocol import Header, Identity, Outcome, Published, Troubl
 from lorad.reading import Reading, layer_digests, weight_signature
 from lorad.recorder import Recorder
 from lorad.statistics import Statistics
-from lorad.watch.scanner import Seen, walk
+from lorad.watch.scanner import Seen, look, walk
 
 #: Names looked at between two looks at the children's messages.
 _STEP = 256
@@ -178,7 +177,12 @@ class Engine:
             if fresh and known.status is Status.FAILED and path == known.names[0]:
                 self._failed(path, known.error or "")
             return
-        if known is not None:
+        names = [path]
+        if known is not None and known.identity == identity and not seen.passed_over and not known.passed_over:
+            # To be read again, under all its names.
+            names += [name for name in known.names if name != path]
+            self._forget(known)
+        elif known is not None:
             self._vanished(path)
         if seen.passed_over:
             status = Status.FAILED if seen.failed else Status.IGNORED
@@ -186,24 +190,25 @@ class Engine:
             if seen.failed:
                 self._failed(path, seen.passed_over)
             return
-        self._arrive(path, identity)
+        self._arrive(names, identity)
 
     def _stays(self, known: File, seen: Seen, fresh: bool) -> bool:
         """Whether what is known of an unchanged inode still holds."""
         if known.passed_over or seen.passed_over:
-            return known.error == seen.passed_over
-        return not (fresh and known.too_young)
+            return known.passed_over and known.error == seen.passed_over
+        unreadable = known.status is Status.FAILED and not known.read_ns and known.deaths < _DEATHS
+        return not fresh or not (known.too_young or unreadable)
 
-    def _arrive(self, path: bytes, identity: Identity) -> None:
-        """A name leads to an inode that is to be read: new, changed, or known under another name."""
+    def _arrive(self, names: list[bytes], identity: Identity) -> None:
+        """Names lead to an inode that is to be read: new, changed, or known under another name."""
         there = self.files.at_inode(identity)
         if there is not None and there.identity == identity:
-            self.files.name(there, path)
+            for name in names:
+                self.files.name(there, name)
             self.files.changed(there)
             return
-        names = [path]
         if there is not None:
-            names += [name for name in there.names if name != path]
+            names += [name for name in there.names if name not in names]
             self._forget(there)
         file = self.files.add(identity)
         for name in names:
@@ -288,6 +293,10 @@ class Engine:
         job, position = finished.job, 0
         for index, (number, outcome) in enumerate(zip(job.files, finished.outcomes, strict=True)):
             self._statistics.job(job, outcome)
+            if outcome.header is not None:
+                # A loader sends a body once, so it is kept whatever became of the file that brought it.
+                self._catalog.layout_id(outcome.header.layout_signature, outcome.header.layout)
+                self._catalog.arrangement_id(outcome.header.arrangement_signature, outcome.header.arrangement)
             wanted, digests = None, b""
             if isinstance(job, PiecesJob):
                 end = position + 32 * job.plans[index].pieces
@@ -318,8 +327,8 @@ class Engine:
             file.residue = outcome.residue
             return
         header: Header = outcome.header
-        file.layout = self._catalog.layout_id(header.layout_signature, header.layout)
-        file.arrangement = self._catalog.arrangement_id(header.arrangement_signature, header.arrangement)
+        file.layout = self._catalog.layout_id(header.layout_signature)
+        file.arrangement = self._catalog.arrangement_id(header.arrangement_signature)
         assert file.layout is not None
         assert file.arrangement is not None
         file.base, file.format, file.residue = header.base, header.format, header.residue
@@ -344,13 +353,11 @@ class Engine:
     def _look_again(self, file: File) -> None:
         """A file is not what it was: see what its names lead to now."""
         for path in list(file.names):
-            try:
-                status = os.stat(path) if self._follow else os.lstat(path)
-            except OSError:
-                if self.files.by_path.get(path) is file:
-                    self._vanished(path)
-                continue
-            self._see(Seen(path, status))
+            seen = look(path, follow=self._follow)
+            if seen is not None:
+                self._see(seen)
+            elif self.files.by_path.get(path) is file:
+                self._vanished(path)
 
     def _fail(self, file: File, reason: str) -> None:
         file.error = reason

@@ -25,7 +25,7 @@ class File:
     """One inode in one state, and what is known of it."""
 
     __slots__ = (
-        "arrangement", "base", "deaths", "error", "format", "id", "identity", "layout", "names", "read_ns",
+        "arrangement", "base", "deaths", "error", "format", "id", "identity", "layout", "names", "passed_over", "read_ns",
         "residue", "seconds", "signature", "status",
     )  # fmt: skip
 
@@ -44,6 +44,8 @@ class File:
         self.seconds = 0.0
         self.error: str | None = None
         self.deaths = 0
+        #: One name that is never opened: its kind already says that it is not to be read.
+        self.passed_over = False
 
     @classmethod
     def from_row(cls, row: Row) -> File:
@@ -59,6 +61,7 @@ class File:
         )
         file.residue, file.signature = row.residue, row.signature
         file.seconds, file.error, file.deaths = row.load_seconds, row.error, row.deaths
+        file.passed_over = bool(row.passed_over)
         return file
 
     def row(self) -> Row:
@@ -66,13 +69,8 @@ class File:
         return Row(
             self.id, _signed(dev), _signed(ino), size, mtime_ns, ctime_ns, self.read_ns, self.status.value,
             self.layout, self.arrangement, self.base, self.format, self.residue, self.signature,
-            self.seconds, self.error, self.deaths,
+            self.seconds, self.error, self.deaths, int(self.passed_over),
         )  # fmt: skip
-
-    @property
-    def passed_over(self) -> bool:
-        """Whether it was never opened: its name or kind already said that it is not to be read."""
-        return not self.read_ns and self.status in (Status.IGNORED, Status.FAILED)
 
     @property
     def too_young(self) -> bool:
@@ -146,6 +144,7 @@ class Files:
         file = self._new(identity)
         self.set_status(file, status)
         file.error = reason
+        file.passed_over = True
         return file
 
     def _new(self, identity: Identity) -> File:

@@ -48,6 +48,7 @@ class Row(NamedTuple):
     load_seconds: float
     error: str | None
     deaths: int
+    passed_over: int
 
 
 class Answer(NamedTuple):

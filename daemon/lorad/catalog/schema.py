@@ -16,13 +16,15 @@ MIGRATIONS = (
         sequence BLOB, exhausted INTEGER NOT NULL DEFAULT 0
     );
     CREATE TABLE arrangements (id INTEGER PRIMARY KEY, signature BLOB NOT NULL UNIQUE, encoded BLOB NOT NULL);
-    -- One inode in one state. `read_ns`: when it was first read. `residue`: of all bytes outside layers.
+    -- One inode in one state, or (`passed_over`) one name that is not read.
+    -- `read_ns`: when it was first read. `residue`: of all bytes outside layers.
     CREATE TABLE files (
         id INTEGER PRIMARY KEY,
         dev INTEGER NOT NULL, ino INTEGER NOT NULL, size INTEGER NOT NULL,
         mtime_ns INTEGER NOT NULL, ctime_ns INTEGER NOT NULL, read_ns INTEGER NOT NULL,
         status TEXT NOT NULL, layout INTEGER, arrangement INTEGER, base INTEGER, format TEXT,
-        residue BLOB, signature BLOB, load_seconds REAL NOT NULL, error TEXT, deaths INTEGER NOT NULL
+        residue BLOB, signature BLOB, load_seconds REAL NOT NULL, error TEXT, deaths INTEGER NOT NULL,
+        passed_over INTEGER NOT NULL
     );
     CREATE TABLE names (path BLOB PRIMARY KEY, file INTEGER NOT NULL, active INTEGER NOT NULL) WITHOUT ROWID;
     -- `digests`: 32 bytes a piece, in the question's order; `key` stands for them in the state machine.

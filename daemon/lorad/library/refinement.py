@@ -225,6 +225,9 @@ class Group:
                 for piece, one, other in zip(question.pieces, node.exemplar, fingerprint, strict=True)
                 if one != other
             ]
+            # The layers above agreed in files that differ: others tell more.
+            asked = self.sequence[: node.depth]
+            self.dull.update(piece.layer for earlier in asked for piece in earlier.pieces)
 
 
 def _repeated(sequence: Sequence[Question]) -> set[int]:

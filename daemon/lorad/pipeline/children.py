@@ -147,6 +147,7 @@ class Children:
         child.process = subprocess.Popen(
             [
                 sys.executable,
+                "-P",
                 "-m",
                 child.module,
                 name,

@@ -98,6 +98,8 @@ class _Task:
         self.outcomes: Sequence[Outcome] | None = None
         self.digests = bytearray()
         self.digesting = 0
+        #: Slabs of it were digested: the hasher may hold the beginning of a piece.
+        self.begun = False
         #: The hasher died and took digests of this task with it: it has to be done again.
         self.doomed = False
 
@@ -177,6 +179,7 @@ class Dispatcher:
         if task is None:
             return None
         task.digesting -= 1
+        task.begun = True
         task.digests += message.digests
         return self._end(number, task)
 
@@ -212,7 +215,7 @@ class Dispatcher:
         self._digesting.clear()
         lost = []
         for number, task in list(self._tasks.items()):
-            task.doomed |= bool(task.digesting or task.digests)
+            task.doomed |= bool(task.digesting or task.begun)
             task.digesting = 0
             ended = self._end(number, task) if task.doomed else None
             if isinstance(ended, Lost):

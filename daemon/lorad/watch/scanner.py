@@ -69,23 +69,35 @@ def _is_folder(entry: os.DirEntry[bytes], follow: bool) -> bool:
         return False
 
 
+def look(path: bytes, *, follow: bool) -> Seen | None:
+    """What the walk would say of one name now; None when there is no such file, or it is a folder."""
+    try:
+        status = os.stat(path) if follow else os.lstat(path)
+    except OSError:
+        return None
+    return None if stat.S_ISDIR(status.st_mode) else _judge(path, status, os.path.lexists(path + b".aria2"))
+
+
 def _look(entry: os.DirEntry[bytes], names: set[bytes], follow: bool) -> Seen | None:
     """One name that is no folder; None when it has vanished."""
     try:
-        linked = entry.is_symlink()
         status = entry.stat(follow_symlinks=follow)
     except FileNotFoundError:
         return Seen(entry.path, None, "a symbolic link to nothing") if follow else None
     except OSError as error:
-        return Seen(
-            entry.path, None, f"cannot be looked at: {(error.strerror or str(error)).lower()}", failed=True
-        )
-    if linked and not follow:
-        return Seen(entry.path, status, "a symbolic link, not followed; --follow-symlinks looks through it")
+        reason = f"cannot be looked at: {(error.strerror or str(error)).lower()}"
+        return Seen(entry.path, None, reason, failed=True)
+    return _judge(entry.path, status, entry.name + b".aria2" in names)
+
+
+def _judge(path: bytes, status: os.stat_result, unfinished: bool) -> Seen:
+    """Whether a file is to be read. `unfinished`: aria2 says so."""
+    if stat.S_ISLNK(status.st_mode):
+        return Seen(path, status, "a symbolic link, not followed; --follow-symlinks looks through it")
     if not stat.S_ISREG(status.st_mode):
-        return Seen(entry.path, status, "not a regular file")
-    if entry.name.lower().endswith(UNFINISHED) or entry.name + b".aria2" in names:
-        return Seen(entry.path, status, "a download that is not finished")
-    if not has_reader(entry.name):
-        return Seen(entry.path, status, "no reader knows this kind of file")
-    return Seen(entry.path, status)
+        return Seen(path, status, "not a regular file")
+    if unfinished or path.lower().endswith(UNFINISHED):
+        return Seen(path, status, "a download that is not finished")
+    if not has_reader(path):
+        return Seen(path, status, "no reader knows this kind of file")
+    return Seen(path, status)

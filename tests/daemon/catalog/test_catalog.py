@@ -15,7 +15,7 @@ from lorad.library import Piece, Question
 
 
 def row(number: int) -> Row:
-    return Row(number, 1, number, 10, 20, 30, 40, "unique", None, None, None, None, None, None, 0.5, None, 0)
+    return Row(number, 1, number, 10, 20, 30, 40, "unique", None, None, None, None, None, None, 0.5, None, 0, 0)
 
 
 def test_a_later_catalogue_is_refused(tmp_path: Path) -> None:
