@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.progress import (
     BarColumn,
     Progress,
+    ProgressColumn,
     SpinnerColumn,
     TaskProgressColumn,
     TextColumn,
@@ -27,26 +28,27 @@ from loracore.paths import shown
 #: Longer lists end with a word on where the rest is.
 _SETS = 100
 _FAILURES = 20
+#: Columns of the terminal from which on the live line has a time to go, and everything.
+_NARROW, _WIDE = 70, 100
 
 
 class ScanProgress:
     """The live line of a scan, on standard error."""
 
     def __init__(self) -> None:
-        self._progress = Progress(
+        console = Console(stderr=True)
+        columns: list[ProgressColumn] = [
             SpinnerColumn(),
             TextColumn("{task.description}"),
             BarColumn(bar_width=None),
             TaskProgressColumn(),
             TextColumn("{task.fields[files]}"),
-            TextColumn("{task.fields[read]}"),
-            TextColumn("[progress.elapsed]{task.fields[found]}"),
-            TimeElapsedColumn(),
-            TextColumn("eta"),
-            TimeRemainingColumn(compact=True),
-            console=Console(stderr=True),
-            transient=True,
-        )
+        ]
+        if console.width >= _WIDE:
+            columns += [TextColumn("{task.fields[read]}"), TextColumn("{task.fields[found]}"), TimeElapsedColumn()]
+        if console.width >= _NARROW:
+            columns += [TextColumn("eta"), TimeRemainingColumn(compact=True)]
+        self._progress = Progress(*columns, console=console, transient=True)
         self._task = self._progress.add_task("Walking", total=None, files="", read="", found="")
         self._progress.start()
 

@@ -6,6 +6,7 @@ machine (`library`), what is to be read (`reading`), who reads it (`pipeline`) a
 
 from __future__ import annotations
 
+import os
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
@@ -75,7 +76,7 @@ class Engine:
         self._attempts: Counter[bytes] = Counter()
         self._statistics = Statistics()
         self._load(is_under(roots))
-        self._recorder = Recorder(catalog, self.files, machinery, self._statistics)
+        self._recorder = Recorder(catalog, self.files, machinery, self._statistics, os.fsdecode(state_dir))
 
     def _load(self, under: Callable[[bytes], bool]) -> None:
         """Take up what an earlier run learnt, as if nothing had happened since; the walk finds what has.

@@ -25,8 +25,8 @@ class File:
     """One inode in one state, and what is known of it."""
 
     __slots__ = (
-        "arrangement", "base", "deaths", "error", "format", "id", "identity", "layout", "names", "passed_over", "read_ns",
-        "residue", "seconds", "signature", "status",
+        "arrangement", "base", "deaths", "error", "format", "id", "identity", "layout", "names", "passed_over",
+        "read_ns", "residue", "seconds", "signature", "status",
     )  # fmt: skip
 
     def __init__(self, number: int, identity: Identity) -> None:

@@ -72,7 +72,7 @@ class Reading:
         sizes, places = self._layout(layout).sizes, self._arrangement(arrangement)
         records = places.records or [0] * len(sizes)
         order = sorted(range(len(sizes)), key=lambda layer: (records[layer], places.offsets[layer]))
-        return LayoutShape(sizes, order)
+        return LayoutShape(sizes, order, frozenset(places.strided))
 
     def want(self, file: int, layout: int, question: Question, known: dict[int, bytes]) -> bytes | None:
         """Queue a question. `known` are digests of whole layers; where they suffice, the answer at once."""

@@ -15,6 +15,7 @@ from lorad.catalog import Catalog
 from lorad.files import Files
 from lorad.pipeline.machinery import Machinery
 from lorad.pipeline.protocol import Published
+from lorad.publish.views import written_generation
 from lorad.statistics import Statistics
 
 #: Seconds between commits.
@@ -28,7 +29,9 @@ _RETRY = 5.0
 class Recorder:
     """Saves `files` and `statistics`, and has the publisher follow."""
 
-    def __init__(self, catalog: Catalog, files: Files, machinery: Machinery, statistics: Statistics) -> None:
+    def __init__(
+        self, catalog: Catalog, files: Files, machinery: Machinery, statistics: Statistics, state_dir: str
+    ) -> None:
         self._catalog = catalog
         self._files = files
         self._machinery = machinery
@@ -41,7 +44,7 @@ class Recorder:
         if files.view_changed:
             catalog.commit(new_generation=True)
         elif catalog.number("complete"):
-            self._published = catalog.generation
+            self._published = written_generation(state_dir)
 
     @property
     def up_to_date(self) -> bool:
@@ -54,7 +57,7 @@ class Recorder:
         if self._files.unsaved and (settled or now >= self._next_commit):
             self._commit(settled)
         due = now >= self._next_publish or (settled and not self.trouble)
-        if due and self._published < self._catalog.generation and self._publish_started is None:
+        if due and self._published != self._catalog.generation and self._publish_started is None:
             self._publish_started = now
             self._machinery.publish()
 

@@ -47,19 +47,24 @@ def main() -> None:
             # The client is gone, and with it everybody who wanted to know.
             os.dup2(os.open(os.devnull, os.O_WRONLY), reports.fileno())
         except UsageError as error:
-            write_report(reports, Refused(str(error), _BAD_INPUT))
+            write_report(reports, Refused(_plain(error), _BAD_INPUT))
         except sqlite3.Error as error:
             where = os.path.join(options.state_dir, CATALOGUE)
-            write_report(reports, Refused(f"{where}: {error}; make room or give another --state-dir", _REFUSED))
+            reason = f"{where}: {error}; make room, or move it away to start afresh, or give another --state-dir"
+            write_report(reports, Refused(_plain(reason), _REFUSED))
         except (LoraError, OSError) as error:
-            write_report(reports, Refused(str(error), _REFUSED))
+            write_report(reports, Refused(_plain(error), _REFUSED))
 
 
 def scan(options: argparse.Namespace, reports: BinaryIO) -> None:
     """Scan the folders, reporting as it goes. What was learnt is in the state folder, also after a kill."""
     started = time.monotonic()
     roots = [_root(folder) for folder in options.folders]
+    if not options.state_dir:
+        raise UsageError("--state-dir is empty; name a folder")
     state_dir = os.path.abspath(options.state_dir)
+    if os.fsencode(os.path.realpath(state_dir)) in roots:
+        raise UsageError(f"{state_dir}: the state folder cannot be the library itself; give another --state-dir")
     with (
         state_folder(state_dir) as runtime_dir,
         _machinery(options, runtime_dir, state_dir, reports) as machinery,
@@ -84,14 +89,18 @@ def scan(options: argparse.Namespace, reports: BinaryIO) -> None:
                 if _client_gone():
                     break
         else:
+            catalog.forget_unused()
             write_report(reports, engine.progress())
             write_report(reports, _summary(engine, catalog, state_dir, time.monotonic() - started))
         catalog.close()
 
 
 def _summary(engine: Engine, catalog: Catalog, state_dir: str, seconds: float) -> Summary:
-    with open(os.path.join(state_dir, "duplicates.json"), encoding="utf-8") as file:
-        duplicates = json.load(file)
+    try:
+        with open(os.path.join(state_dir, "duplicates.json"), encoding="utf-8") as file:
+            duplicates = json.load(file)
+    except ValueError as error:
+        raise StateError(f"{state_dir}/duplicates.json: not as it was written; remove it, scan again") from error
     progress = engine.progress()
     return Summary(
         files=len(engine.files.by_path),
@@ -145,10 +154,17 @@ def _machinery(
 
 
 def _root(folder: str) -> bytes:
-    path = os.path.abspath(folder)
+    path = os.path.abspath(folder) if folder else ""
     if not os.path.isdir(path):
-        raise UsageError(f"{folder}: {'not a folder' if os.path.exists(path) else 'no such folder'}")
+        raise UsageError(
+            f"{folder or 'an empty name'}: {'not a folder' if os.path.exists(path) else 'no such folder'}"
+        )
     return os.fsencode(os.path.realpath(path))
+
+
+def _plain(message: object) -> str:
+    """A message without what is not UTF-8: a name in it may be anything."""
+    return os.fsencode(str(message)).decode("utf-8", "backslashreplace")
 
 
 def _client_gone() -> bool:

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import os
 import signal
+import sqlite3
 from pathlib import Path
 
 import psutil
 import pytest
 
+from loracore.paths import CATALOGUE
 from tests.builders import architectures
 from tests.builders.weights import random_weights
 from tests.builders.write import write_safetensors, write_sparse
-from tests.integration.scanning import Embedded, duplicate_sets, view
+from tests.integration.scanning import Embedded, duplicate_sets, scan, view
 
 
 def kill_readers(embedded: Embedded, path: Path, times: int) -> None:
@@ -61,3 +63,9 @@ def test_a_file_that_kills_three_loaders_is_failed(folder: Path, tmp_path: Path,
     assert files[str(folder / "poison.safetensors")]["status"] == "failed"
     assert "killed 3 loader processes" in files[str(folder / "poison.safetensors")]["error"]
     assert files[str(folder / "twin.safetensors")]["status"] == "unique"
+    with sqlite3.connect(state / CATALOGUE) as db:
+        # As it stands where the loaders died on the header, before anything was learnt of the file.
+        db.execute("UPDATE files SET read_ns = 0 WHERE deaths > 0")
+    db.close()
+    assert scan(folder, state).report["bytes_read"] == 0
+    assert view(state, "processed")["files"][str(folder / "poison.safetensors")]["status"] == "failed"

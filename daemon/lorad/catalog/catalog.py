@@ -81,6 +81,7 @@ class Catalog:
         except sqlite3.DatabaseError as error:
             raise StateError(f"{self.path}: {error}; move it away to start afresh") from error
         self._numbers: OrderedDict[bytes, int] = OrderedDict()
+        self._dropped = False
 
     def number(self, key: str) -> int:
         """A number kept under a name; 0 if it was never set."""
@@ -97,6 +98,16 @@ class Catalog:
             self.keep("generation", self.generation)
         self._db.execute("COMMIT")
         self._db.execute("BEGIN")
+
+    def forget_unused(self) -> None:
+        """Drop layouts and arrangements that no file has any more, in the open transaction."""
+        if not self._dropped:
+            return
+        for table, column in (("layouts", "layout"), ("arrangements", "arrangement")):
+            self._db.execute(
+                f"DELETE FROM {table} WHERE id NOT IN (SELECT {column} FROM files WHERE {column} IS NOT NULL)"
+            )
+        self._numbers.clear()
 
     def close(self) -> None:
         self._db.execute("COMMIT")
@@ -143,6 +154,7 @@ class Catalog:
     def drop_files(self, files: Iterable[int]) -> None:
         """Forget files with all that was learnt from them."""
         files = list(files)
+        self._dropped |= bool(files)
         for table, column in (("files", "id"), ("answers", "file")):
             self._db.executemany(f"DELETE FROM {table} WHERE {column} = ?", ((file,) for file in files))
 

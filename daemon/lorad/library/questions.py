@@ -31,10 +31,14 @@ UNPROBED = 4 << 20
 
 
 class LayoutShape(msgspec.Struct, frozen=True, array_like=True):
-    """What choosing questions needs of a layout: each layer's bytes, and the layers in disk order."""
+    """What choosing questions needs of a layout: each layer's bytes, and the layers in disk order.
+
+    `unsampled` are layers whose bytes do not lie together, so that a sample would cost the whole layer.
+    """
 
     sizes: Sequence[int]
     order: Sequence[int]
+    unsampled: frozenset[int] = frozenset()
 
 
 class Piece(msgspec.Struct, frozen=True, array_like=True):
@@ -90,7 +94,7 @@ def spread_samples(shape: LayoutShape, layers: Sequence[int], count: int) -> lis
 
 
 def can_be_sampled(shape: LayoutShape, layers: Iterable[int]) -> list[int]:
-    return [layer for layer in layers if shape.sizes[layer] >= SAMPLED_LAYER]
+    return [layer for layer in layers if shape.sizes[layer] >= SAMPLED_LAYER and layer not in shape.unsampled]
 
 
 def _more_samples(shape: LayoutShape, asked: Sequence[Question], dull: set[int]) -> list[Piece]:

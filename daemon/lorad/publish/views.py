@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
@@ -18,22 +19,39 @@ _encode = msgspec.json.encode
 _BUFFER = 1 << 20
 
 
+VIEWS = ("processed.json", "groups.json", "refined_groups.json", "duplicates.json", "statistics.json")
+_HEAD = re.compile(rb'\{"format": %d, "generation": (\d+), ' % FORMAT)
+
+
+def written_generation(folder: str) -> int:
+    """The generation that all five files in `folder` are of; -1 if one is missing or of another."""
+    generations = set()
+    for name in VIEWS:
+        try:
+            with open(os.path.join(folder, name), "rb") as file:
+                head = _HEAD.match(file.read(100))
+        except OSError:
+            return -1
+        generations.add(int(head[1]) if head else -1)
+    return generations.pop() if len(generations) == 1 else -1
+
+
 def publish(snapshot: Snapshot, folder: str) -> None:
     """Write all five. `duplicates.json` never runs ahead of the files that it is read together with.
 
     Each file is whole at every moment and survives a power cut, in the old or the new version.
     """
     duplicates = find_duplicates(snapshot)
-    writers = {
-        "processed.json": _processed(snapshot, duplicates),
-        "groups.json": _map("groups", _groups(snapshot)),
-        "refined_groups.json": _map("refined_groups", _refined_groups(snapshot)),
-        "duplicates.json": _duplicates(snapshot, duplicates),
-        "statistics.json": _statistics(snapshot, duplicates),
-    }
+    bodies = (
+        _processed(snapshot, duplicates),
+        _map("groups", _groups(snapshot)),
+        _map("refined_groups", _refined_groups(snapshot)),
+        _duplicates(snapshot, duplicates),
+        _statistics(snapshot, duplicates),
+    )
     updated = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
     head = f'{{"format": {FORMAT}, "generation": {snapshot.generation}, "updated": "{updated}", '
-    for name, body in writers.items():
+    for name, body in zip(VIEWS, bodies, strict=True):
         _replace(os.path.join(folder, name), head, body)
 
 

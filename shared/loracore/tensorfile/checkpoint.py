@@ -15,7 +15,7 @@ from math import prod
 from blake3 import blake3
 
 from loracore.errors import MalformedFile, UnknownFormat
-from loracore.tensorfile import pickles
+from loracore.tensorfile import pickles, safetensors
 from loracore.tensorfile.container import Arrangement, Container, Strides
 from loracore.tensorfile.layout import Layer, Layout
 from loracore.tensorfile.source import Source
@@ -35,10 +35,10 @@ _Place = tuple[int, int]
 
 
 def read_header(source: Source) -> Container:
-    """Read and check the header of either form; the content decides which.
+    """Read and check the header of either form; the content decides which. It may even be safetensors'.
 
     Raises:
-        UnknownFormat: it is something else: safetensors, TorchScript, a tar, another pickle, no checkpoint.
+        UnknownFormat: it is something else: TorchScript, a tar, another pickle, no checkpoint.
         MalformedFile: it is damaged, truncated or hostile, or a tensor is no plain array.
         UnsafePickle: it asks for more than weights.
     """
@@ -50,7 +50,7 @@ def read_header(source: Source) -> Container:
     if head[257:262] == b"ustar":
         raise UnknownFormat("a tar checkpoint of torch's first versions; load it with torch and save it again")
     if len(head) > 9 and head[8:9] == b"{" and int.from_bytes(head[:8], "little") < source.size:
-        raise UnknownFormat("a safetensors file under another suffix; rename it to .safetensors")
+        return safetensors.read_header(source)
     raise UnknownFormat("not a torch checkpoint")
 
 

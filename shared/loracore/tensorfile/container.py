@@ -10,7 +10,7 @@ from blake3 import blake3
 from loracore.tensorfile.layout import Layout
 
 #: A larger header is refused: parsing it would cost seconds, and no real file comes near.
-MAX_HEADER = 32 << 20
+MAX_HEADER = 16 << 20
 
 
 class Strides(msgspec.Struct, frozen=True, array_like=True):

@@ -12,6 +12,9 @@ from loracore.tensorfile import safetensors
 from loracore.tensorfile.container import Container
 from loracore.tensorfile.source import Source
 
+#: How torch's zip begins.
+_ZIP = b"PK\x03\x04"
+
 
 def _read_checkpoint(source: Source) -> Container:
     from loracore.tensorfile import checkpoint  # noqa: PLC0415 - a library without pickles never loads it
@@ -19,9 +22,19 @@ def _read_checkpoint(source: Source) -> Container:
     return checkpoint.read_header(source)
 
 
+def _read_safetensors(source: Source) -> Container:
+    """Also of a checkpoint under this suffix: one inode can have names of both kinds."""
+    try:
+        return safetensors.read_header(source)
+    except MalformedFile:
+        if source.size >= 4 and source.read(0, 4) == _ZIP:
+            return _read_checkpoint(source)
+        raise
+
+
 #: Every suffix that some reader knows, and that reader.
 SUFFIXES = {
-    b".safetensors": safetensors.read_header,
+    b".safetensors": _read_safetensors,
     b".pt": _read_checkpoint,
     b".pth": _read_checkpoint,
     b".bin": _read_checkpoint,
