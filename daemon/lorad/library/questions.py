@@ -60,7 +60,7 @@ class Question(msgspec.Struct, frozen=True, array_like=True):
 def next_pieces(shape: LayoutShape, asked: Sequence[Question], dull: set[int]) -> tuple[bool, list[Piece]] | None:
     """What to ask after `asked`: (whole layers?, pieces), or None when every layer was asked.
 
-    `dull` are the layers whose samples were zero or whose bytes agreed in files that differ.
+    `dull` are the layers whose samples were zero, or that agreed in files that differ.
     """
     confirmed = {piece.layer for question in asked if question.confirms for piece in question.pieces}
     remaining = [layer for layer in shape.order if layer not in confirmed]
