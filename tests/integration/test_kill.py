@@ -141,7 +141,7 @@ def test_killed_scans_end_as_one_that_was_not(folder: Path, tmp_path: Path) -> N
     learnt = sum(size for key, (size, _) in after.items() if key not in before)
     read = stages["samples"]["bytes"] + stages["layers"]["bytes"]
     # torch's zip tells where a layer starts only beside it: 30 bytes more a piece.
-    assert learnt <= read <= learnt + 30 * 2 * 600 * (read > learnt)
+    assert read <= learnt + 30 * 2 * 600
     assert {path.name for path in state.iterdir()} <= {
         *(f"{name}.json" for name in VIEWS), CATALOGUE, f"{CATALOGUE}-wal", f"{CATALOGUE}-shm", "lock", "run",
     }  # fmt: skip
