@@ -26,6 +26,7 @@ from bench.read_and_hash import BUFFER, read_and_hash
 from bench.recipes import Scale
 from loracore.tensorfile import open_container
 from lorad.pipeline.dispatch import Finished, PiecesJob, Plan
+from lorad.pipeline.launch import Crew
 from lorad.pipeline.machinery import Machinery
 from lorad.pipeline.protocol import Identity, Run, Target
 
@@ -124,7 +125,7 @@ def main() -> None:
     work, plain = jobs(paths), [(path, *_layers(path)) for path in paths]
     seconds: dict[str, list[float]] = {}
     with tempfile.TemporaryDirectory() as scratch:
-        machinery = Machinery(scratch, scratch, loaders=options.loaders, hasher="cpu", told=print)
+        machinery = Machinery(Crew(scratch, scratch, loaders=options.loaders, hasher="cpu"), told=print)
         contenders = {
             "loaders → arena → hasher": partial(through_the_pipeline, machinery, work),
             "one process, every layer": partial(layers_by_one_process, plain),

@@ -6,11 +6,12 @@ import importlib.util
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
-from typing import IO, BinaryIO, cast
+from typing import IO, TYPE_CHECKING, BinaryIO, cast
 
 from loracore.errors import LoraError
-from loracore.messages import Report
-from loracore.wire import read_reports
+
+if TYPE_CHECKING:
+    from loracore.messages import Report
 
 _NEEDED = ("blake3", "zmq")
 #: Seconds that the process has to end by itself once its pipes are closed.
@@ -20,15 +21,18 @@ _PATIENCE = 10
 class EmbeddedScan:
     """`python -m lorad.scan`, started at once. Use as a context; iterate for its reports."""
 
-    def __init__(self, arguments: Sequence[str]) -> None:
+    def __init__(
+        self, folders: Sequence[str], *, state_dir: str, loaders: int | None, hasher: str, follow: bool
+    ) -> None:
         """Raises LoraError where the daemon's packages are not installed."""
         missing = [name for name in _NEEDED if importlib.util.find_spec(name) is None]
         if missing:
             raise LoraError("scanning needs the daemon's packages: pip install 'lorad[daemon]'")
+        order = (state_dir, str(loaders or 0), hasher, str(int(follow)), *folders)
         # -P: a module in the folder we happen to be in must not be taken for one of ours.
         # In a session of its own, Ctrl-C reaches us alone; the closed pipe then tells it.
         self._process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "lorad.scan", *arguments],
+            [sys.executable, "-P", "-m", "lorad.scan", *order],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             start_new_session=True,
@@ -38,6 +42,8 @@ class EmbeddedScan:
         return self
 
     def __iter__(self) -> Iterator[Report]:
+        from loracore.wire import read_reports  # noqa: PLC0415 - imported while the process starts
+
         return read_reports(_open(self._process.stdout))
 
     def __exit__(self, *exc: object) -> None:

@@ -49,8 +49,8 @@ def partition(state: Path, name: str) -> set[frozenset[str]]:
 class Embedded:
     """The process behind `loractl scan`, started without its client, to be killed or left to end."""
 
-    def __init__(self, folder: Path, state: Path, *options: str) -> None:
-        command = [sys.executable, "-m", "lorad.scan", "--state-dir", str(state), *options, str(folder)]
+    def __init__(self, folder: Path, state: Path, *, loaders: int = 0) -> None:
+        command = [sys.executable, "-m", "lorad.scan", str(state), str(loaders), "auto", "0", str(folder)]
         self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
 
     def children(self) -> list[psutil.Process]:

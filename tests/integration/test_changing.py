@@ -41,7 +41,7 @@ def wait_until_half_read(embedded: Embedded, path: Path) -> None:
 
 def test_a_write_behind_the_reader_is_noticed(twins: tuple[Path, Path], tmp_path: Path) -> None:
     """A byte that was read already changes, and size and mtime are as before: the twins are told apart."""
-    embedded = Embedded(twins[0].parent, tmp_path / "state", "--loaders", "1")
+    embedded = Embedded(twins[0].parent, tmp_path / "state", loaders=1)
     wait_until_half_read(embedded, twins[0])
     before = os.stat(twins[0])
     with twins[0].open("r+b") as file:
@@ -55,7 +55,7 @@ def test_a_write_behind_the_reader_is_noticed(twins: tuple[Path, Path], tmp_path
 
 def test_a_file_that_vanishes_while_it_is_read_is_gone(twins: tuple[Path, Path], tmp_path: Path) -> None:
     """What is not there any more is in no view, and its twin is unique."""
-    embedded = Embedded(twins[0].parent, tmp_path / "state", "--loaders", "1")
+    embedded = Embedded(twins[0].parent, tmp_path / "state", loaders=1)
     wait_until_half_read(embedded, twins[0])
     twins[0].unlink()
     assert embedded.finish() == 0
@@ -67,7 +67,7 @@ def test_a_file_that_moves_while_it_is_read_is_found_again(twins: tuple[Path, Pa
     """A rename to another file's name, and a hard link to a vanished one: the end agrees with the disk."""
     link = twins[0].with_name("c.safetensors")
     os.link(twins[0], link)
-    embedded = Embedded(twins[0].parent, tmp_path / "state", "--loaders", "1")
+    embedded = Embedded(twins[0].parent, tmp_path / "state", loaders=1)
     wait_until_half_read(embedded, twins[0])
     twins[0].unlink()
     assert embedded.finish() == 0

@@ -158,7 +158,7 @@ def test_headers_that_race_a_change_lose_no_layout(folder: Path, state: Path) ->
     specs = [architectures.LayerSpec(f"layer.{number:06d}", "F16", (1,)) for number in range(30_000)]
     for name in "abcdef":
         write_sparse(str(folder / f"{name}.safetensors"), specs)
-    embedded = Embedded(folder, state, "--loaders", "1")
+    embedded = Embedded(folder, state, loaders=1)
     touched = 0
     while embedded.process.poll() is None and touched < 40:
         for child in embedded.children():
@@ -179,7 +179,7 @@ def test_a_hasher_that_dies_inside_a_layer_is_replaced_once(folder: Path, state:
     """What it knew of a long layer is lost with it, so the layer is read again; the next one does not fail."""
     for name in "ab":
         write_sparse(str(folder / f"{name}.safetensors"), [architectures.LayerSpec("big", "U8", (1 << 30,))])
-    embedded = Embedded(folder, state, "--loaders", "1")
+    embedded = Embedded(folder, state, loaders=1)
     killed = False
     while not killed and embedded.process.poll() is None:
         for child in embedded.children():

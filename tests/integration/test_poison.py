@@ -50,7 +50,7 @@ def folder(tmp_path: Path) -> Path:
 def test_a_file_that_kills_three_loaders_is_failed(folder: Path, tmp_path: Path, kills: int) -> None:
     """Twice may be bad luck, three times is the file; the others are told apart all the same."""
     state = tmp_path / "state"
-    embedded = Embedded(folder, state, "--loaders", "1")
+    embedded = Embedded(folder, state, loaders=1)
     kill_readers(embedded, folder / "poison.safetensors", kills)
     assert embedded.finish() == 0
     files = view(state, "processed")["files"]

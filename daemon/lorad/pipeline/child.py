@@ -6,6 +6,7 @@ import os
 import signal
 import sys
 from collections.abc import Iterator
+from typing import NoReturn
 
 import zmq
 
@@ -24,7 +25,8 @@ class Line:
         self._context = zmq.Context()
         self._socket = self._context.socket(zmq.DEALER)
         self._socket.set(zmq.ROUTING_ID, name.encode())
-        self._socket.set(zmq.LINGER, 1000)
+        # The core may still be about to bind: it starts us first.
+        self._socket.set(zmq.RECONNECT_IVL, 5)
         self._socket.set(zmq.MAXMSGSIZE, MAX_MESSAGE)
         self._socket.connect(address)
         self._poller = zmq.Poller()
@@ -62,8 +64,9 @@ class Line:
             assert message is not None
             yield message
 
-    def close(self) -> None:
-        self._context.destroy(linger=1000)
+    def leave(self) -> NoReturn:
+        """End this process at once. It holds nothing that the system does not take back faster than we do."""
+        os._exit(0)
 
 
 def arguments() -> tuple[Line, list[str]]:

@@ -11,6 +11,8 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
+from msgspec.structs import replace
+
 from lorad.pipeline.protocol import (
     Credit,
     Digested,
@@ -96,7 +98,8 @@ class _Task:
         self.job = job
         self.loader = loader
         self.outcomes: Sequence[Outcome] | None = None
-        self.digests = bytearray()
+        #: Digests in the order of the pieces; empty where a slab is still with the hasher.
+        self.digests: list[bytes] = []
         self.digesting = 0
         #: Slabs of it were digested: the hasher may hold the beginning of a piece.
         self.begun = False
@@ -122,7 +125,8 @@ class Dispatcher:
         self._next = 1
         self._ready: dict[int, set[int]] = {}
         self._held: dict[int, int] = {}
-        self._digesting: dict[int, int] = {}
+        #: For each slab that the hasher has: its task, and the place of its digests in that.
+        self._digesting: dict[int, tuple[int, int]] = {}
         self._hasher_ready = False
         self._parked: list[Filled] = []
 
@@ -164,15 +168,17 @@ class Dispatcher:
             self._free.append(message.slab)
             self._grant()
             return
+        self._digesting[message.slab] = (message.task, len(task.digests) + 1)
+        task.digests += (message.before, b"")
         task.digesting += 1
-        self._digesting[message.slab] = message.task
+        message = replace(message, before=b"")
         if self._hasher_ready:
             self._to_hasher(message)
         else:
             self._parked.append(message)
 
     def digested(self, message: Digested) -> Finished | Lost | None:
-        number = self._digesting.pop(message.slab)
+        number, place = self._digesting.pop(message.slab)
         self._free.append(message.slab)
         self._grant()
         task = self._tasks.get(number)
@@ -180,7 +186,7 @@ class Dispatcher:
             return None
         task.digesting -= 1
         task.begun = True
-        task.digests += message.digests
+        task.digests[place] = message.digests
         return self._end(number, task)
 
     def done(self, message: Done) -> Finished | Lost | None:
@@ -189,6 +195,7 @@ class Dispatcher:
         if task is None:
             return None
         task.outcomes = message.outcomes
+        task.digests.append(message.digests)
         self._ready[task.loader].discard(message.task)
         return self._end(message.task, task)
 
@@ -229,7 +236,7 @@ class Dispatcher:
         del self._tasks[number]
         if task.doomed:
             return Lost(task.job, None)
-        return Finished(task.job, task.outcomes, bytes(task.digests))
+        return Finished(task.job, task.outcomes, b"".join(task.digests))
 
     def _grant(self) -> None:
         """Give free slabs to loaders, each up to its share."""

@@ -11,7 +11,7 @@ import stat
 import time
 import zlib
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 
 import msgspec
@@ -23,7 +23,6 @@ from lorad.pipeline.child import CoreGoneError, Line, arguments
 from lorad.pipeline.protocol import (
     Credit,
     Done,
-    Filled,
     Header,
     Identity,
     Outcome,
@@ -34,65 +33,13 @@ from lorad.pipeline.protocol import (
     Target,
     Trouble,
 )
+from lorad.pipeline.writer import PieceWriter
 
 #: Signatures that a loader remembers to have sent the body of.
 _KNOWN = 50_000
 #: Containers of pickles that a loader keeps, a megabyte each at most for real files.
 _PICKLED = 32
 _RUNS = msgspec.msgpack.Decoder(list[Run])
-
-
-class SlabWriter:
-    """Fills slabs with pieces, one after the other, and hands full slabs to the core."""
-
-    def __init__(self, arena: Arena, send: Callable[[Filled], None], slabs: Iterator[int]) -> None:
-        self._arena = arena
-        self._send = send
-        self._slabs = slabs
-        self._slab: int | None = None
-        self._view = memoryview(b"")
-        self._used = 0
-        self._segments: list[int] = []
-        self._continued = False
-        self._open = False
-        self.task = 0
-        #: Pieces that ended so far, in all tasks.
-        self.ended = 0
-
-    def space(self) -> memoryview:
-        """Memory to write to next, at least one byte of it; waits for a slab if need be."""
-        if self._used == len(self._view):
-            self.flush()
-            self._slab = next(self._slabs)
-            self._view = self._arena.slab(self._slab)
-        return self._view[self._used :]
-
-    def wrote(self, count: int, *, ends: bool) -> None:
-        """`count` bytes were written for the current piece, which ends with them or goes on.
-
-        A piece of no bytes needs a slab too, since that is what carries it to the hasher.
-        """
-        if self._slab is None:
-            self.space()
-        self._used += count
-        if self._open and self._segments:
-            self._segments[-1] += count
-        else:
-            self._segments.append(count)
-        self._open = not ends
-        self.ended += ends
-
-    def flush(self) -> None:
-        """Hand the slab to the core, also when it is not full."""
-        if self._slab is not None:
-            self._send(Filled(self.task, self._slab, self._segments, self._continued, self._open))
-            self._continued = self._open
-        self._slab, self._view, self._used, self._segments = None, memoryview(b""), 0, []
-
-    def end(self) -> None:
-        """The task's last piece was written."""
-        self.flush()
-        self._continued = self._open = False
 
 
 class Loader:
@@ -104,7 +51,7 @@ class Loader:
         self._index = index
         self._credits: list[int] = []
         self._waiting: list[ReadHeaders | ReadPieces | ReadResidue] = []
-        self._writer = SlabWriter(arena, line.send, iter(self._next_slab, None))
+        self._writer = PieceWriter(arena, line.send, self._take_slab)
         self._known: set[bytes] = set()
         #: Containers without a residue yet, by their file's identity: it may be asked for soon.
         self._pickled: OrderedDict[Identity, Container] = OrderedDict()
@@ -121,9 +68,12 @@ class Loader:
         elif isinstance(message, ReadHeaders | ReadPieces | ReadResidue):
             self._waiting.append(message)
 
-    def _next_slab(self) -> int:
+    def _take_slab(self, wait: bool) -> int | None:
         while not self._credits:
-            self._take(self._line.receive())
+            message = self._line.receive(wait=wait)
+            if message is None:
+                return None
+            self._take(message)
         return self._credits.pop()
 
     def _do(self, task: ReadHeaders | ReadPieces | ReadResidue) -> None:
@@ -134,8 +84,7 @@ class Loader:
             self._arena.mark(self._index, task.task, position)
             outcomes.append(self._read(task, position, target))
         self._arena.mark(self._index, 0, 0)
-        self._writer.end()
-        self._line.send(Done(task.task, outcomes))
+        self._line.send(Done(task.task, outcomes, self._writer.end()))
 
     def _read(self, task: ReadHeaders | ReadPieces | ReadResidue, position: int, target: Target) -> Outcome:
         started, read_ns = time.perf_counter(), time.time_ns()
@@ -205,25 +154,25 @@ class Loader:
                 self._copy(source, start, run.lengths)
 
     def _copy(self, source: Source, offset: int, lengths: Sequence[int]) -> None:
-        """Read pieces that lie back to back from `offset`."""
-        total = sum(lengths)
+        """Read pieces that lie back to back from `offset`, as many at once as the memory holds whole."""
         position, rest = 0, lengths[0]
         while position < len(lengths):
-            count = 0
-            if total:
-                view = self._writer.space()[:total]
-                source.read_into(view, offset)
-                count = len(view)
-                offset += count
-                total -= count
-            while position < len(lengths) and rest <= count:
-                self._writer.wrote(rest, ends=True)
-                count -= rest
-                position += 1
-                rest = lengths[position] if position < len(lengths) else 0
-            if count:
+            view = self._writer.space(rest)
+            whole, count, after = position, 0, rest
+            while whole < len(lengths) and count + after <= len(view):
+                count += after
+                whole += 1
+                after = lengths[whole] if whole < len(lengths) else 0
+            count = count if whole > position else len(view)
+            source.read_into(view[:count], offset)
+            offset += count
+            if whole == position:
                 self._writer.wrote(count, ends=False)
                 rest -= count
+            while position < whole:
+                self._writer.wrote(rest, ends=True)
+                position += 1
+                rest = lengths[position] if position < len(lengths) else 0
 
     def _gathered(self, source: Source, start: int, run: Run) -> None:
         """Write a piece of a layer that does not lie in C order and whose first element is at `start`."""
@@ -293,7 +242,7 @@ def main() -> None:
     arena_fd, slab, slabs, index = map(int, numbers)
     with suppress(CoreGoneError):
         Loader(line, Arena(arena_fd, slab, slabs), index).run()
-    line.close()
+    line.leave()
 
 
 if __name__ == "__main__":

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
-from lorad.pipeline.arena import SLAB, SLABS, Arena
 from lorad.pipeline.children import Children
 from lorad.pipeline.dispatch import Dispatcher, Finished, Job, Lost
+from lorad.pipeline.launch import Crew
 from lorad.pipeline.protocol import Digested, Done, Filled, Publish, Published, Ready, ToCore
 
 Event = Finished | Lost | Published
@@ -15,26 +15,17 @@ Event = Finished | Lost | Published
 class Machinery:
     """Loaders, hasher and publisher, kept alive. `told(name, reason)` hears of every restart."""
 
-    def __init__(
-        self, runtime_dir: str, state_dir: str, *, loaders: int, hasher: str, told: Callable[[str, str], None]
-    ) -> None:
-        self.loaders = loaders
+    def __init__(self, crew: Crew, *, told: Callable[[str, str], None]) -> None:
+        self.loaders = crew.loaders
         self._told = told
-        self._arena = Arena.create(SLAB, max(SLABS, 2 * loaders))
-        self._children = Children(runtime_dir)
-        slabs = max(SLABS, 2 * loaders)
-        arena = (self._arena.fd, SLAB, slabs)
+        self._arena = crew.arena
+        self._children = Children(crew)
         self._dispatcher = Dispatcher(
             lambda index, message: self._children.send(f"loader-{index}", message),
             lambda message: self._children.send("hasher", message),
-            slabs,
-            loaders,
+            crew.slabs,
+            crew.loaders,
         )
-        for index in range(loaders):
-            numbers = (*arena, index)
-            self._children.start(f"loader-{index}", "lorad.pipeline.loader", numbers, [self._arena.fd])
-        self._children.start("hasher", "lorad.pipeline.hasher", (*arena, hasher), [self._arena.fd])
-        self._children.start("publisher", "lorad.publish", (state_dir,), ())
         self._publisher_ready = False
         self._publish_waits = False
 

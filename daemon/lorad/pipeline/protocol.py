@@ -127,7 +127,8 @@ class Filled(msgspec.Struct, frozen=True, array_like=True, tag="filled"):
     """A slab holds these segments, back to back from its start.
 
     `continued`: the first segment goes on with the piece that the slab before left open. `open`: the last
-    one will be continued in the task's next slab.
+    one will be continued in the task's next slab. `before`: digests of the pieces before these that the
+    loader digested itself.
     """
 
     task: int
@@ -135,13 +136,18 @@ class Filled(msgspec.Struct, frozen=True, array_like=True, tag="filled"):
     segments: Sequence[int]
     continued: bool
     open: bool
+    before: bytes = b""
 
 
 class Done(msgspec.Struct, frozen=True, array_like=True, tag="done"):
-    """A task has ended, one outcome for each of its files; all its slabs were handed over before."""
+    """A task has ended, one outcome for each of its files; all its slabs were handed over before.
+
+    `digests` are those of the pieces after the last slab, which the loader digested itself.
+    """
 
     task: int
     outcomes: Sequence[Outcome]
+    digests: bytes = b""
 
 
 class Digested(msgspec.Struct, frozen=True, array_like=True, tag="digested"):

@@ -28,7 +28,7 @@ def main() -> None:
             line.send(Published(-1, time.perf_counter() - started, f"the JSON files cannot be written: {error}"))
         else:
             line.send(Published(snapshot.generation, time.perf_counter() - started))
-    line.close()
+    line.leave()
 
 
 if __name__ == "__main__":

@@ -1,0 +1,97 @@
+"""One pass over the roots: the engine at work for `loractl scan`, and what it tells the client."""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import sqlite3
+import time
+from typing import TYPE_CHECKING, BinaryIO
+
+from loracore.errors import StateError
+from loracore.messages import FileFailed, Note, Summary
+from loracore.paths import CATALOGUE
+from loracore.wire import write_report
+from lorad.catalog import Catalog
+from lorad.engine import Engine
+from lorad.pipeline.launch import Crew
+from lorad.pipeline.machinery import Machinery
+
+if TYPE_CHECKING:
+    from lorad.scan import Options
+
+#: Seconds between two reports of progress.
+_REPORT = 0.1
+
+
+def one_pass(options: Options, crew: Crew, reports: BinaryIO, started: float) -> None:
+    """Look through the roots once, until all is told apart and published, or the client is gone."""
+    machinery = Machinery(
+        crew,
+        told=lambda name, reason: write_report(
+            reports, Note(f"the {name} process was {reason} and is started again")
+        ),
+    )
+    try:
+        _pass(options, machinery, reports, started)
+    except sqlite3.Error as error:
+        where = os.path.join(options.state_dir, CATALOGUE)
+        raise StateError(
+            f"{where}: {error}; make room, or move it away to start afresh, or give another --state-dir"
+        ) from error
+    finally:
+        machinery.stop()
+
+
+def _pass(options: Options, machinery: Machinery, reports: BinaryIO, started: float) -> None:
+    catalog = Catalog(options.state_dir)
+    engine = Engine(
+        catalog,
+        machinery,
+        options.roots,
+        follow=options.follow,
+        state_dir=os.fsencode(options.state_dir),
+        failed=lambda path, reason: write_report(reports, FileFailed(path, reason)),
+    )
+    next_report = 0.0
+    while not engine.finished:
+        engine.step(_REPORT)
+        if engine.trouble:
+            raise StateError(engine.trouble)
+        if time.monotonic() >= next_report:
+            write_report(reports, engine.progress())
+            next_report = time.monotonic() + _REPORT
+            if _client_gone():
+                break
+    else:
+        catalog.forget_unused()
+        write_report(reports, engine.progress())
+        write_report(reports, _summary(engine, catalog, options.state_dir, time.monotonic() - started))
+    catalog.close()
+
+
+def _summary(engine: Engine, catalog: Catalog, state_dir: str, seconds: float) -> Summary:
+    try:
+        with open(os.path.join(state_dir, "duplicates.json"), encoding="utf-8") as file:
+            duplicates = json.load(file)
+    except ValueError as error:
+        raise StateError(f"{state_dir}/duplicates.json: not as it was written; remove it, scan again") from error
+    progress = engine.progress()
+    return Summary(
+        files=len(engine.files.by_path),
+        failed=progress.failed,
+        groups=engine.groups,
+        duplicate_sets=len(duplicates["duplicates"]),
+        wasted_bytes=duplicates["wasted_bytes"],
+        bytes_total=progress.bytes_total,
+        bytes_read=progress.bytes_read,
+        seconds=round(seconds, 6),
+        generation=catalog.generation,
+    )
+
+
+def _client_gone() -> bool:
+    """Whether standard input was closed. Nothing is ever sent on it."""
+    readable, _, _ = select.select([0], [], [], 0)
+    return bool(readable) and not os.read(0, 1)

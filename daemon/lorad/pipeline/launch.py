@@ -1,0 +1,84 @@
+"""How the core's child processes are started.
+
+Children are `python -m` processes that inherit the arena and the read end of a pipe whose write end only
+the core holds: when the core is gone, however it went, that pipe tells them. This module imports little, so
+that the children start while the core still imports the rest.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections import deque
+from collections.abc import Sequence
+
+from lorad.pipeline.arena import SLAB, SLABS, Arena
+
+SOCKET = "pipeline.sock"
+#: A child that dies by itself more often than this in a minute has no future.
+DEATHS_A_MINUTE = 4
+
+
+class Child:
+    """One child: how to start it, and its process while it lives."""
+
+    def __init__(self, name: str, module: str, arguments: Sequence[object], fds: Sequence[int] = ()) -> None:
+        self.name = name
+        self.module = module
+        self.arguments = [str(argument) for argument in arguments]
+        self.fds = fds
+        self.process: subprocess.Popen[bytes] | None = None
+        #: The name of the process on the socket: another for each start, so that nobody takes the words of
+        #: a dead process for those of its successor.
+        self.address = b""
+        self.starts = 0
+        self.pidfd = -1
+        self.deaths: deque[float] = deque(maxlen=DEATHS_A_MINUTE)
+
+
+class Crew:
+    """The arena and the children that share it, started at once; `Machinery` takes them over.
+
+    Their socket lies in `folder`, made the current one: a relative address stays short whatever the folder's
+    name is. Raises OSError when memory does not allow an arena.
+    """
+
+    def __init__(self, folder: str, state_dir: str, *, loaders: int, hasher: str) -> None:
+        os.chdir(folder)
+        self.folder = folder
+        self.loaders = loaders
+        self.slabs = max(SLABS, 2 * loaders)
+        self.arena = Arena.create(SLAB, self.slabs)
+        self._death_read, self._death_write = os.pipe2(os.O_CLOEXEC)
+        arena = (self.arena.fd, SLAB, self.slabs)
+        shared = (self.arena.fd,)
+        self.children = [
+            *(
+                Child(f"loader-{index}", "lorad.pipeline.loader", (*arena, index), shared)
+                for index in range(loaders)
+            ),
+            Child("hasher", "lorad.pipeline.hasher", (*arena, hasher), shared),
+            Child("publisher", "lorad.publish", (state_dir,)),
+        ]
+        for child in self.children:
+            self.start(child)
+
+    def start(self, child: Child) -> None:
+        """Start `python -m module`, with its address and `arguments` on its command line."""
+        child.starts += 1
+        address = f"{child.name}.{child.starts}"
+        child.address = address.encode()
+        line = (address, f"ipc://{SOCKET}", str(self._death_read))
+        child.process = subprocess.Popen(
+            [sys.executable, "-P", "-m", child.module, *line, *child.arguments],
+            stdin=subprocess.DEVNULL,
+            pass_fds=(self._death_read, *child.fds),
+            cwd=self.folder,
+        )
+        child.pidfd = os.pidfd_open(child.process.pid)
+
+    def dismiss(self) -> None:
+        """Tell the children by the pipe that the core goes."""
+        os.close(self._death_write)
+        os.close(self._death_read)
