@@ -1,6 +1,6 @@
-"""The core process: events in, instructions out, until everything that is there is told apart.
+"""The core of the core process: events in, instructions out, until everything that is there is told apart.
 
-It joins the parts that know nothing of each other: the walk (`watch`), the records (`files`), the state
+It joins the parts that know nothing of each other: the names (`presence`), the records (`files`), the state
 machine (`library`), what is to be read (`reading`), who reads it (`pipeline`) and the catalogue.
 """
 
@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import os
 import time
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 
 from blake3 import blake3
 
+from loracore.control import DuplicateFound, Event, FileFailedEvent, FileGrouped
 from loracore.messages import Progress
 from lorad.catalog import Answer, Catalog
 from lorad.files import File, Files, is_under
@@ -32,24 +33,26 @@ from lorad.library import (
 from lorad.library.library import answer_key
 from lorad.pipeline.dispatch import Finished, Job, Lost, PiecesJob
 from lorad.pipeline.machinery import Machinery
-from lorad.pipeline.protocol import Header, Identity, Outcome, Published, Trouble
+from lorad.pipeline.protocol import Header, Outcome, Published, Trouble
+from lorad.presence import DEATHS, Presence
 from lorad.reading import Reading, layer_digests, weight_signature
 from lorad.recorder import Recorder
 from lorad.statistics import Statistics
-from lorad.watch.scanner import Seen, look, walk
 
 #: Names looked at between two looks at the children's messages.
 _STEP = 256
-#: A file that changes this often while it is read is left alone.
-_ATTEMPTS = 5
+#: Twins named in the event of a duplicate.
+_TOLD = 16
 #: Weight signatures kept at hand.
 _SIGNATURES = 4096
-#: A file that kills this many loaders is failed.
-_DEATHS = 3
 
 
 class Engine:
-    """One pass over `roots`, or as many as are asked for. `failed(path, reason)` is told of each failure."""
+    """Keeps the catalogue and the JSON files true to what is under `roots`.
+
+    It looks when it is told to: `sweep` a folder, or a name was `touched`. `tell` hears of what it finds;
+    for `defer` and `remind` see `Presence`.
+    """
 
     def __init__(
         self,
@@ -59,24 +62,36 @@ class Engine:
         *,
         follow: bool,
         state_dir: bytes,
-        failed: Callable[[bytes, str], None],
+        tell: Callable[[Event], None],
+        defer: Callable[[bytes, os.stat_result], bool] | None = None,
+        remind: bool = False,
     ) -> None:
         self._catalog = catalog
         self._machinery = machinery
-        self._failed = failed
+        self._tell = tell
         self.files = Files(catalog)
         self._library = Library()
         self._reading = Reading(catalog, self.files, follow=follow, loaders=machinery.loaders)
-        self._follow = follow
         self._signature_of_layout = lru_cache(4096)(catalog.layout_signature)
         self._weight_signatures: dict[tuple[int, bytes], bytes] = {}
-        self._walk = walk(roots, follow=follow, without=[state_dir])
-        self._walked = False
-        self._unseen: set[bytes] = set()
-        self._attempts: Counter[bytes] = Counter()
-        self._statistics = Statistics()
+        self.statistics = Statistics()
+        self._loading = True
+        self._presence = Presence(
+            self.files,
+            self._library,
+            roots,
+            follow=follow,
+            without=[state_dir],
+            do=self._do,
+            tell=tell,
+            defer=defer,
+            remind=remind,
+        )
         self._load(is_under(roots))
-        self._recorder = Recorder(catalog, self.files, machinery, self._statistics, os.fsdecode(state_dir))
+        self._loading = False
+        self._recorder = Recorder(catalog, self.files, machinery, self.statistics, os.fsdecode(state_dir))
+        #: Look through a folder; look at one name that something happened to.
+        self.sweep, self.touched = self._presence.sweep, self._presence.touched
 
     def _load(self, under: Callable[[bytes], bool]) -> None:
         """Take up what an earlier run learnt, as if nothing had happened since; the walk finds what has.
@@ -86,7 +101,6 @@ class Engine:
         for layout, sequence, exhausted in self._catalog.sequences():
             self._library.planned(layout, sequence, exhausted)
         self.files.load(under)
-        self._unseen = set(self.files.by_path)
         answered = self._catalog.answer_keys()
         twins: dict[tuple[int | None, bytes | None], int] = {}
         for file in self.files:
@@ -100,7 +114,17 @@ class Engine:
     @property
     def finished(self) -> bool:
         """Whether all that was found is told apart, saved and published."""
-        return self._settled and self._recorder.up_to_date
+        return self.settled and self._recorder.up_to_date
+
+    @property
+    def published(self) -> int:
+        """The generation of the JSON files; -1 when unknown."""
+        return self._recorder.published
+
+    @property
+    def queues(self) -> dict[str, int]:
+        """What waits to be read."""
+        return self._reading.queues
 
     @property
     def trouble(self) -> str:
@@ -108,8 +132,13 @@ class Engine:
         return self._recorder.trouble
 
     @property
-    def _settled(self) -> bool:
-        return self._walked and self._reading.empty and self._machinery.idle
+    def settled(self) -> bool:
+        """Whether nothing more is to be learnt for now."""
+        return not self._presence.sweeping and self._reading.empty and self._machinery.idle
+
+    @property
+    def sweeping(self) -> bool:
+        return self._presence.sweeping
 
     def progress(self) -> Progress:
         counts = self.files.counts
@@ -119,8 +148,8 @@ class Engine:
             failed=counts[Status.FAILED],
             duplicates=counts[Status.DUPLICATE],
             bytes_total=self.files.bytes_total,
-            bytes_read=self._statistics.bytes_read,
-            walking=not self._walked,
+            bytes_read=self.statistics.bytes_read,
+            walking=self._presence.sweeping,
         )
 
     @property
@@ -131,7 +160,7 @@ class Engine:
 
     def step(self, timeout: float) -> None:
         """Do what can be done now; wait up to `timeout` seconds for news when there is nothing else."""
-        busy = not self._walked
+        busy = self._presence.sweeping
         for event in self._machinery.poll(0 if busy else timeout):
             match event:
                 case Finished():
@@ -141,9 +170,15 @@ class Engine:
                 case Published():
                     self._recorder.was_published(event)
         if busy:
-            self._walk_on()
+            started = time.perf_counter()
+            names = self._presence.step(_STEP)
+            self.statistics.add("walk", files=names, seconds=time.perf_counter() - started)
         self._feed()
-        self._recorder.record(settled=self._settled)
+        self._recorder.record(settled=self.settled)
+
+    def save(self) -> None:
+        """Commit what was learnt so far."""
+        self._recorder.save()
 
     def _feed(self) -> None:
         while (loader := self._machinery.room()) is not None:
@@ -152,86 +187,12 @@ class Engine:
                 return
             self._machinery.start(loader, job)
 
-    # What there is
-
-    def _walk_on(self) -> None:
-        started = time.perf_counter()
-        for _ in range(_STEP):
-            seen = next(self._walk, None)
-            if seen is None:
-                for path in self._unseen:
-                    self._vanished(path)
-                self._unseen.clear()
-                self._walked = True
-                break
-            self._see(seen)
-            self._statistics.add("walk", files=1)
-        self._statistics.add("walk", seconds=time.perf_counter() - started)
-
-    def _see(self, seen: Seen) -> None:
-        """A name is there. Known and unchanged, it keeps what is known of it."""
-        path, identity = seen.path, Identity.of(seen.status) if seen.status else Identity(0, 0, 0, 0, 0)
-        known = self.files.by_path.get(path)
-        fresh = path in self._unseen
-        self._unseen.discard(path)
-        if known is not None and known.identity == identity and self._stays(known, seen, fresh):
-            if fresh and known.status is Status.FAILED and path == known.names[0]:
-                self._failed(path, known.error or "")
-            return
-        names = [path]
-        if known is not None and known.identity == identity and not seen.passed_over and not known.passed_over:
-            # To be read again, under all its names.
-            names += [name for name in known.names if name != path]
-            self._forget(known)
-        elif known is not None:
-            self._vanished(path)
-        if seen.passed_over:
-            status = Status.FAILED if seen.failed else Status.IGNORED
-            self.files.name(self.files.pass_over(identity, status, seen.passed_over), path)
-            if seen.failed:
-                self._failed(path, seen.passed_over)
-            return
-        self._arrive(names, identity)
-
-    def _stays(self, known: File, seen: Seen, fresh: bool) -> bool:
-        """Whether what is known of an unchanged inode still holds."""
-        if known.passed_over or seen.passed_over:
-            return known.passed_over and known.error == seen.passed_over
-        unreadable = known.status is Status.FAILED and not known.read_ns and known.deaths < _DEATHS
-        return not fresh or not (known.too_young or unreadable)
-
-    def _arrive(self, names: list[bytes], identity: Identity) -> None:
-        """Names lead to an inode that is to be read: new, changed, or known under another name."""
-        there = self.files.at_inode(identity)
-        if there is not None and there.identity == identity:
-            for name in names:
-                self.files.name(there, name)
-            self.files.changed(there)
-            return
-        if there is not None:
-            names += [name for name in there.names if name not in names]
-            self._forget(there)
-        file = self.files.add(identity)
-        for name in names:
-            self.files.name(file, name)
-        self._do(self._library.found(file.id))
-
     def _restore(self, file: File, answers: dict[int, bytes], twin: int | None) -> None:
         """A file of an earlier run takes its place again."""
         if file.layout is not None and file.status not in (Status.FAILED, Status.IGNORED):
             self._do(self._library.restore(file.id, file.layout, answers, twin))
         elif file.status is Status.PENDING:
             self._do(self._library.found(file.id))
-
-    def _vanished(self, path: bytes) -> None:
-        """A name is gone; with its last name goes the file."""
-        file = self.files.unname(path)
-        if not file.names:
-            self._forget(file)
-
-    def _forget(self, file: File) -> None:
-        self._do(self._library.forget(file.id))
-        self.files.forget(file)
 
     # What was learnt
 
@@ -276,9 +237,15 @@ class Engine:
                 self._reading.want_residue(file.id)
         elif file.layout is not None and status in (Status.GROUPED, Status.UNIQUE):
             signature = blake3(self._signature_of_layout(file.layout) + key).digest()
-        if (file.status, file.signature) != (status, signature):
-            file.signature = signature
-            self.files.set_status(file, status)
+        if (file.status, file.signature) == (status, signature):
+            return
+        news = status is Status.DUPLICATE is not file.status and not self._loading
+        file.signature = signature
+        self.files.set_status(file, status)
+        if news and file.names:
+            twins = (self.files.by_id.get(twin) for twin in self._library.twins(file.id) if twin != file.id)
+            others = [twin.names[0] for twin in twins if twin is not None and twin.names]
+            self._tell(DuplicateFound(file.names[0], others[:_TOLD]))
 
     def _weight_signature(self, layout: int, key: bytes, file: int) -> bytes:
         """That of a file every layer of which is digested; equal for all that answered alike."""
@@ -293,7 +260,7 @@ class Engine:
     def _finished(self, finished: Finished) -> None:
         job, position = finished.job, 0
         for index, (number, outcome) in enumerate(zip(job.files, finished.outcomes, strict=True)):
-            self._statistics.job(job, outcome)
+            self.statistics.job(job, outcome)
             if outcome.header is not None:
                 # A loader sends a body once, so it is kept whatever became of the file that brought it.
                 self._catalog.layout_id(outcome.header.layout_signature, outcome.header.layout)
@@ -324,6 +291,7 @@ class Engine:
 
     def _learn(self, file: File, outcome: Outcome) -> None:
         """A header or a residue was read."""
+        self._presence.was_read(file)
         if outcome.header is None:
             file.residue = outcome.residue
             return
@@ -333,15 +301,14 @@ class Engine:
         assert file.layout is not None
         assert file.arrangement is not None
         file.base, file.format, file.residue = header.base, header.format, header.residue
+        alone = not self._library.has_layout(file.layout)
         self._do(self._library.header(file.id, file.layout))
+        self._tell(FileGrouped(file.names[0], header.layout_signature, alone))
 
     def _troubled(self, file: File, trouble: Trouble) -> None:
-        path = file.names[0]
-        if trouble.kind == "changed":
-            self._attempts[path] += 1
-            if self._attempts[path] <= _ATTEMPTS:
-                self._look_again(file)
-                return
+        if trouble.kind == "changed" and self._presence.may_try_again(file):
+            self._presence.look_again(file)
+            return
         if trouble.kind == "ignored":
             file.error = trouble.reason
             self._do(self._library.ignored(file.id))
@@ -351,19 +318,10 @@ class Engine:
             file.read_ns = 0
         self._fail(file, trouble.reason)
 
-    def _look_again(self, file: File) -> None:
-        """A file is not what it was: see what its names lead to now."""
-        for path in list(file.names):
-            seen = look(path, follow=self._follow)
-            if seen is not None:
-                self._see(seen)
-            elif self.files.by_path.get(path) is file:
-                self._vanished(path)
-
     def _fail(self, file: File, reason: str) -> None:
         file.error = reason
         self._do(self._library.failed(file.id))
-        self._failed(file.names[0], reason)
+        self._tell(FileFailedEvent(file.names[0], reason))
 
     def _lost(self, lost: Lost) -> None:
         """A process died with this job. What was not the cause is read again."""
@@ -374,7 +332,7 @@ class Engine:
             return
         file.deaths += 1
         self.files.changed(file)
-        if file.deaths >= _DEATHS:
+        if file.deaths >= DEATHS:
             self._fail(file, f"reading it killed {file.deaths} loader processes; check the file")
         else:
             self._reading.repeat(job, file.id, wanted)

@@ -88,6 +88,8 @@ class Files:
         self.by_id: dict[int, File] = {}
         self.by_path: dict[bytes, File] = {}
         self._by_inode: dict[tuple[int, int], File] = {}
+        #: How many names lie in each folder, at any depth.
+        self._folders: Counter[bytes] = Counter()
         self._next = 1
         self._dirty: dict[int, File] = {}
         self._new_names: dict[bytes, int] = {}
@@ -122,6 +124,7 @@ class Files:
                         self._by_inode[file.identity.dev, file.identity.ino] = file
                 file.names.append(path)
                 self.by_path[path] = file
+                self._place(path, 1)
             if wanted != bool(active):
                 (wake if wanted else sleep).append(path)
         self._restored = set(self.by_id)
@@ -168,15 +171,42 @@ class Files:
     def name(self, file: File, path: bytes) -> None:
         file.names.append(path)
         self.by_path[path] = file
+        self._place(path, 1)
         self._new_names[path] = file.id
 
     def unname(self, path: bytes) -> File:
         """Take a name away; the file that had it, which may have none left."""
         file = self.by_path.pop(path)
+        self._place(path, -1)
         file.names.remove(path)
         self._new_names.pop(path, None)
         self._dropped_names.append(path)
         return file
+
+    def has_folder(self, folder: bytes) -> bool:
+        """Whether some name lies in a folder, at any depth."""
+        return folder in self._folders
+
+    def names_under(self, folder: bytes) -> list[bytes]:
+        """All names in a folder, at any depth."""
+        prefix = os.path.join(folder, b"")
+        return [path for path in self.by_path if path.startswith(prefix)] if folder in self._folders else []
+
+    def _place(self, path: bytes, sign: int) -> None:
+        """Count a name in the folders above it."""
+        while (folder := os.path.dirname(path)) != path:
+            self._folders[folder] += sign
+            if not self._folders[folder]:
+                del self._folders[folder]
+            path = folder
+
+    def renumber(self, file: File, identity: Identity) -> None:
+        """The device of a file has another number than it had; all else is the same."""
+        if self._by_inode.get((file.identity.dev, file.identity.ino)) is file:
+            del self._by_inode[file.identity.dev, file.identity.ino]
+        file.identity = identity
+        self._by_inode[identity.dev, identity.ino] = file
+        self.changed(file)
 
     def forget(self, file: File) -> None:
         """Drop a file, its names and all that was learnt from it."""
@@ -197,17 +227,24 @@ class Files:
     def unsaved(self) -> int:
         return len(self._dirty) + len(self._new_names) + len(self._dropped_names) + len(self._dropped_files)
 
-    def save(self) -> bool:
-        """Write what changed into the catalogue's open transaction; whether anything had."""
+    def save(self) -> set[bytes] | None:
+        """Write what changed into the catalogue's open transaction: the names whose row did, None if nothing had.
+
+        A name's row is that of its file, so with a file all its names are among them.
+        """
         rows = [row for row in (file.row() for file in self._dirty.values()) if not self._is_stored(row)]
-        news = bool(rows or self._new_names or self._dropped_names or self._dropped_files)
+        if not (rows or self._new_names or self._dropped_names or self._dropped_files):
+            self._dirty.clear()
+            return None
+        touched = {name for row in rows for name in self.by_id[row.id].names}
+        touched.update(self._new_names, self._dropped_names)
         self._catalog.drop_names(self._dropped_names)
         self._catalog.drop_files(self._dropped_files)
         self._catalog.save_files(rows)
         self._catalog.save_names(self._new_names.items())
         for book in (self._dirty, self._new_names, self._dropped_names, self._dropped_files):
             book.clear()
-        return news
+        return touched
 
     def _is_stored(self, row: Row) -> bool:
         """Whether a record went through changes while it was restored, and is now what it was."""

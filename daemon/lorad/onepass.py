@@ -9,6 +9,7 @@ import sqlite3
 import time
 from typing import TYPE_CHECKING, BinaryIO
 
+from loracore.control import Event, FileFailedEvent
 from loracore.errors import StateError
 from loracore.messages import FileFailed, Note, Summary
 from loracore.paths import CATALOGUE
@@ -45,6 +46,11 @@ def one_pass(options: Options, crew: Crew, reports: BinaryIO, started: float) ->
 
 
 def _pass(options: Options, machinery: Machinery, reports: BinaryIO, started: float) -> None:
+
+    def tell(event: Event) -> None:
+        if isinstance(event, FileFailedEvent):
+            write_report(reports, FileFailed(event.path, event.reason))
+
     catalog = Catalog(options.state_dir)
     engine = Engine(
         catalog,
@@ -52,8 +58,11 @@ def _pass(options: Options, machinery: Machinery, reports: BinaryIO, started: fl
         options.roots,
         follow=options.follow,
         state_dir=os.fsencode(options.state_dir),
-        failed=lambda path, reason: write_report(reports, FileFailed(path, reason)),
+        tell=tell,
+        remind=True,
     )
+    for root in options.roots:
+        engine.sweep(root)
     next_report = 0.0
     while not engine.finished:
         engine.step(_REPORT)

@@ -67,6 +67,11 @@ class Reading:
     def empty(self) -> bool:
         return not (self.headers or self._residues or self._pieces)
 
+    @property
+    def queues(self) -> dict[str, int]:
+        """How much waits, by what it waits for."""
+        return {"headers": len(self.headers), "digests": len(self._pieces), "residues": len(self._residues)}
+
     def shape(self, layout: int, arrangement: int) -> LayoutShape:
         """A layout's sizes, and its order in files of this arrangement."""
         sizes, places = self._layout(layout).sizes, self._arrangement(arrangement)
@@ -139,7 +144,9 @@ class Reading:
 
     def _residue_job(self) -> ResidueJob | None:
         while self._residues:
-            file = self._files.by_id.get(self._residues.popleft())
+            number = self._residues.popleft()
+            self._residues_wanted.discard(number)
+            file = self._files.by_id.get(number)
             if file is not None:
                 return ResidueJob([file.id], [self._target(file)])
         return None

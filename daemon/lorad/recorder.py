@@ -14,7 +14,7 @@ import msgspec
 from lorad.catalog import Catalog
 from lorad.files import Files
 from lorad.pipeline.machinery import Machinery
-from lorad.pipeline.protocol import Published
+from lorad.pipeline.protocol import Publish, Published
 from lorad.publish.views import written_generation
 from lorad.statistics import Statistics
 
@@ -22,6 +22,8 @@ from lorad.statistics import Statistics
 _COMMIT = 0.25
 #: Of all the time, how much rendering the JSON files may take.
 _PUBLISH_SHARE = 0.05
+#: When more than this part of all names was touched, the publisher is faster with reading all.
+_BURST = 1 / 4
 #: Seconds until the JSON files are tried again when they could not be written.
 _RETRY = 5.0
 
@@ -39,6 +41,9 @@ class Recorder:
         self._next_commit = self._next_publish = time.monotonic() + _COMMIT
         self._publish_started: float | None = None
         self._published = -1
+        #: What the publisher is at, and the names whose row may differ since: None for all.
+        self._asked: Publish | None = None
+        self._touched: set[bytes] | None = None
         #: Why the JSON files cannot be written, if so.
         self.trouble = ""
         if files.view_changed:
@@ -51,6 +56,11 @@ class Recorder:
         """Whether the catalogue and the JSON files say all that is known."""
         return not self._files.unsaved and self._published == self._catalog.generation
 
+    @property
+    def published(self) -> int:
+        """The generation of the JSON files; -1 when unknown."""
+        return self._published
+
     def record(self, *, settled: bool) -> None:
         """Commit and publish what is due; `settled` when nothing more is to be learnt for now."""
         now = time.monotonic()
@@ -59,7 +69,11 @@ class Recorder:
         due = now >= self._next_publish or (settled and not self.trouble)
         if due and self._published != self._catalog.generation and self._publish_started is None:
             self._publish_started = now
-            self._machinery.publish()
+            self._machinery.publish(self._ask())
+
+    def save(self) -> None:
+        """Commit all that is known, in the middle of whatever is going on."""
+        self._commit(settled=False)
 
     def was_published(self, published: Published) -> None:
         """The publisher has done what it was asked for, or could not."""
@@ -68,14 +82,34 @@ class Recorder:
         now = time.monotonic()
         took = now - (self._publish_started or now)
         self._publish_started = None
+        self._keep_touched(published)
         self._next_publish = now + (_RETRY if self.trouble else took * (1 / _PUBLISH_SHARE - 1))
         self._statistics.add("publish", files=len(self._files.by_path), seconds=published.seconds)
 
     def _commit(self, settled: bool) -> None:
         """A new generation, if anything is really new: records may have changed and changed back."""
-        news = self._files.save() or settled > bool(self._catalog.number("complete"))
+        touched = self._files.save()
+        if self._touched is not None and touched is not None:
+            self._touched |= touched
+        news = touched is not None or settled > bool(self._catalog.number("complete"))
         if news:
             self._catalog.keep("complete", int(settled))
             self._catalog.keep("statistics", msgspec.json.encode(self._statistics.stages))
         self._catalog.commit(new_generation=news)
         self._next_commit = time.monotonic() + _COMMIT
+
+    def _ask(self) -> Publish:
+        """What the publisher has to do; what is touched from now on is for the next time."""
+        names, self._touched = self._touched, set()
+        few = names is not None and len(names) <= _BURST * len(self._files.by_path)
+        self._asked = Publish(self._catalog.generation, list(names or ()) if few else None)
+        return self._asked
+
+    def _keep_touched(self, published: Published) -> None:
+        """See that names of which the publisher does not know yet are told again."""
+        asked, self._asked = self._asked, None
+        if published.generation < 0:
+            # It failed or is another process, and knows nothing of before.
+            self._touched = None
+        elif asked is not None and published.generation < asked.generation and self._touched is not None:
+            self._touched.update(asked.touched or ())

@@ -9,16 +9,14 @@ What is imported here delays the start of the children, so it is little; `lorad.
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
 import os
 import signal
 import sys
 import time
-from collections.abc import Iterator
 from typing import BinaryIO, NamedTuple, NoReturn
 
-from loracore.errors import LoraError, StateError, StateLocked, UsageError
+from loracore.errors import LoraError, UsageError
+from lorad.folders import state_folder
 from lorad.pipeline.launch import Crew
 
 _REFUSED = 5
@@ -63,30 +61,6 @@ def scan(options: Options, reports: BinaryIO) -> None:
         from lorad.onepass import one_pass  # noqa: PLC0415 - the children start meanwhile
 
         one_pass(options, crew, reports, started)
-
-
-@contextlib.contextmanager
-def state_folder(path: str) -> Iterator[str]:
-    """The state folder, made if need be and locked against a second lorad; gives its runtime folder.
-
-    The lock goes with the process that holds it. Raises StateLocked and StateError.
-    """
-    runtime_dir = os.path.join(path, "run")
-    try:
-        os.makedirs(path, exist_ok=True)
-        os.makedirs(runtime_dir, mode=0o700, exist_ok=True)
-        lock = os.open(os.path.join(path, "lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    except OSError as error:
-        raise StateError(f"{path}: {(error.strerror or str(error)).lower()}; give another --state-dir") from error
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        os.close(lock)
-        raise StateLocked(f"{path}: another lorad works on it; wait for it or give another --state-dir") from error
-    try:
-        yield runtime_dir
-    finally:
-        os.close(lock)
 
 
 def _root(folder: str) -> bytes:

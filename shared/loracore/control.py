@@ -4,7 +4,9 @@ A request is one MessagePack frame on a DEALER socket, `Asked`; its answer one f
 `id`. Events are two frames on a SUB socket: the kind, to subscribe by, and `Told`. Paths are bytes on the wire.
 
 Sizes: a request is at most `MAX_REQUEST` bytes, an answer about `PAGE_BYTES`: longer lists come in pages, and
-`cursor` of one page asks for the next.
+`cursor` of one page asks for the next; an empty one ends the list. A group or set that does not fit goes on in
+the next page under the same signature or kept file. Lists are sorted, and their pages are of one generation
+while they are asked for within seconds. docs/protocol.md shows it to those who write clients.
 """
 
 from __future__ import annotations
@@ -15,6 +17,12 @@ import msgspec
 VERSION = 1
 MAX_REQUEST = 64 << 10
 PAGE_BYTES = 1 << 20
+#: A shorter beginning of a hash finds too much to be of use.
+MIN_PREFIX = 4
+
+
+#: For the one struct with a field named `bytes`.
+Path = bytes
 
 
 class Struct(msgspec.Struct, frozen=True, forbid_unknown_fields=False):
@@ -24,50 +32,52 @@ class Struct(msgspec.Struct, frozen=True, forbid_unknown_fields=False):
 # Requests
 
 
-class GetStatus(Struct, tag="status"):
+class GetStatus(Struct, frozen=True, tag="status"):
     pass
 
 
-class Wait(Struct, tag="wait"):
+class Wait(Struct, frozen=True, tag="wait"):
     """Answered, by `Waited`, when everything that was on disk before is reflected in the JSON files."""
 
 
-class ListGroups(Struct, tag="groups"):
+class ListGroups(Struct, frozen=True, tag="groups"):
     cursor: str = ""
 
 
-class ListDuplicates(Struct, tag="duplicates"):
+class ListDuplicates(Struct, frozen=True, tag="duplicates"):
+    """`level`: only those of this level; all where it is empty."""
+
     level: str = ""
     cursor: str = ""
 
 
-class ListFailed(Struct, tag="failed"):
+class ListFailed(Struct, frozen=True, tag="failed"):
     cursor: str = ""
 
 
-class Show(Struct, tag="show"):
+class Show(Struct, frozen=True, tag="show"):
     path: bytes
 
 
-class Find(Struct, tag="find"):
-    """`prefix`: the beginning of a hash, in hex digits."""
+class Find(Struct, frozen=True, tag="find"):
+    """`prefix`: the beginning of a hash, at least `MIN_PREFIX` hex digits."""
 
     prefix: str
     cursor: str = ""
 
 
-class Audit(Struct, tag="audit"):
+class Audit(Struct, frozen=True, tag="audit"):
     """Compare the disk with the catalogue and the JSON files; answered by `Audited`."""
 
 
-class Doctor(Struct, tag="doctor"):
+class Doctor(Struct, frozen=True, tag="doctor"):
     """What the daemon sees of its machine, answered by `Examined`."""
 
 
 Request = GetStatus | Wait | ListGroups | ListDuplicates | ListFailed | Show | Find | Audit | Doctor
 
 
-class Asked(Struct):
+class Asked(Struct, frozen=True):
     """A request. `id` grows with each request of a connection; one that does not is refused as replayed."""
 
     id: int
@@ -78,7 +88,7 @@ class Asked(Struct):
 # Answers
 
 
-class Root(Struct):
+class Root(Struct, frozen=True):
     """A watched folder. `health`: `watching`, `polling`, `degraded` or `missing`; `reason` says why."""
 
     path: bytes
@@ -87,7 +97,7 @@ class Root(Struct):
     folders: int = 0
 
 
-class ChildState(Struct):
+class ChildState(Struct, frozen=True):
     """A child process. `state`: `starting`, `ready`, `paused`, or `waiting` to be started again."""
 
     name: str
@@ -100,7 +110,7 @@ class ChildState(Struct):
     silent_seconds: float
 
 
-class Error(Struct):
+class Error(Struct, frozen=True):
     """A recent error, for `status`."""
 
     time: str
@@ -108,7 +118,7 @@ class Error(Struct):
     path: bytes = b""
 
 
-class Status(Struct, tag="status"):
+class Status(Struct, frozen=True, tag="status"):
     """`state`: `loading`, `scanning`, `reading` or `idle`. Rates are over the last seconds."""
 
     version: str
@@ -139,51 +149,58 @@ class Status(Struct, tag="status"):
     errors: list[Error]
 
 
-class Waited(Struct, tag="waited"):
+class Waited(Struct, frozen=True, tag="waited"):
     generation: int
 
 
-class Group(Struct):
-    """Files of one layout (`signature`: its layout signature)."""
+class Group(Struct, frozen=True):
+    """Files of one layout (`signature`: its layout signature), sorted by path."""
 
     signature: bytes
     paths: list[bytes]
 
 
-class Groups(Struct, tag="groups"):
+class Groups(Struct, frozen=True, tag="groups"):
     generation: int
     groups: list[Group]
     cursor: str = ""
 
 
-class DuplicateSet(Struct):
-    """Files that hold the same weights as `kept`, each with its level."""
+class DuplicateSet(Struct, frozen=True):
+    """Files that hold the same weights as `kept`, each with its level.
+
+    `wasted_bytes` is what the listed ones take; an inode counts once.
+    """
 
     kept: bytes
     others: list[tuple[bytes, str]]
     wasted_bytes: int
 
 
-class Duplicates(Struct, tag="duplicates"):
+class Duplicates(Struct, frozen=True, tag="duplicates"):
     generation: int
     complete: bool
     sets: list[DuplicateSet]
     cursor: str = ""
 
 
-class FailedFile(Struct):
+class FailedFile(Struct, frozen=True):
     path: bytes
     reason: str
 
 
-class Failed(Struct, tag="failed"):
+class Failed(Struct, frozen=True, tag="failed"):
     generation: int
     files: list[FailedFile]
     cursor: str = ""
 
 
-class Shown(Struct, tag="shown"):
-    """All that is known of one file. Digests and signatures are 32 bytes; None where not known (yet)."""
+class Shown(Struct, frozen=True, tag="shown"):
+    """All that is known of one file. Digests and signatures are 32 bytes; None where not known (yet).
+
+    `links` are other names of its inode. `kept` and `duplicates` are its set, as in `duplicates.json`: the file
+    itself is among them. `layers` counts them.
+    """
 
     path: bytes
     status: str
@@ -200,7 +217,7 @@ class Shown(Struct, tag="shown"):
     load_seconds: float
 
 
-class Match(Struct):
+class Match(Struct, frozen=True):
     """A file with a hash of this `kind` (`layout`, `weights`, `layer`)."""
 
     path: bytes
@@ -208,25 +225,29 @@ class Match(Struct):
     hash: str
 
 
-class Found(Struct, tag="found"):
+class Found(Struct, frozen=True, tag="found"):
     matches: list[Match]
     cursor: str = ""
 
 
-class Difference(Struct):
-    """`what` is one of `missing changed unknown stale` for the disk, or names a JSON file."""
+class Difference(Struct, frozen=True):
+    """A way in which the catalogue or a JSON file is not what it should be.
+
+    `what` names the JSON file, or is, of a name on the disk: `missing` (the catalogue has it, the disk does not),
+    `unknown` (the other way round), `changed` (not the file that was read), `stale` (judged otherwise now).
+    """
 
     path: bytes
     what: str
     text: str
 
 
-class Audited(Struct, tag="audited"):
+class Audited(Struct, frozen=True, tag="audited"):
     files: int
     differences: list[Difference]
 
 
-class Finding(Struct):
+class Finding(Struct, frozen=True):
     """`level`: `ok`, `warning` or `problem`. `remedy` is what to do, for the latter two."""
 
     name: str
@@ -235,11 +256,11 @@ class Finding(Struct):
     remedy: str = ""
 
 
-class Examined(Struct, tag="examined"):
+class Examined(Struct, frozen=True, tag="examined"):
     findings: list[Finding]
 
 
-class Refusal(Struct, tag="refused"):
+class Refusal(Struct, frozen=True, tag="refused"):
     """`code`: `malformed too-large unknown-request version replayed not-found busy loading failed`."""
 
     code: str
@@ -249,7 +270,7 @@ class Refusal(Struct, tag="refused"):
 Answer = Status | Waited | Groups | Duplicates | Failed | Shown | Found | Audited | Examined | Refusal
 
 
-class Answered(Struct):
+class Answered(Struct, frozen=True):
     """`id` is that of the request; 0 where it could not be read."""
 
     id: int
@@ -260,12 +281,12 @@ class Answered(Struct):
 # Events
 
 
-class FileSeen(Struct, tag="seen"):
+class FileSeen(Struct, frozen=True, tag="seen"):
     path: bytes
     size: int
 
 
-class FileGrouped(Struct, tag="grouped"):
+class FileGrouped(Struct, frozen=True, tag="grouped"):
     """Its layout is known; `alone` when no other file has it."""
 
     path: bytes
@@ -273,41 +294,43 @@ class FileGrouped(Struct, tag="grouped"):
     alone: bool
 
 
-class DuplicateFound(Struct, tag="duplicate"):
+class DuplicateFound(Struct, frozen=True, tag="duplicate"):
     path: bytes
     #: Others that hold the same weights.
     others: list[bytes]
 
 
-class FileGone(Struct, tag="gone"):
+class FileGone(Struct, frozen=True, tag="gone"):
     path: bytes
 
 
-class FileFailedEvent(Struct, tag="failed"):
+class FileFailedEvent(Struct, frozen=True, tag="failed"):
     path: bytes
     reason: str
 
 
-class ChildRestarted(Struct, tag="child"):
+class ChildRestarted(Struct, frozen=True, tag="child"):
     name: str
     reason: str
 
 
-class ActionTaken(Struct, tag="action"):
+class ActionTaken(Struct, frozen=True, tag="action"):
+    """`bytes`: how many it freed."""
+
     id: int
     action: str
-    kept: bytes
-    path: bytes
+    kept: Path
+    path: Path
     bytes: int
 
 
-class WatchChanged(Struct, tag="watch"):
+class WatchChanged(Struct, frozen=True, tag="watch"):
     root: bytes
     health: str
     reason: str
 
 
-class PublishedEvent(Struct, tag="published"):
+class PublishedEvent(Struct, frozen=True, tag="published"):
     generation: int
 
 
@@ -317,7 +340,7 @@ Event = (
 )  # fmt: skip
 
 
-class Told(Struct):
+class Told(Struct, frozen=True):
     """An event. `number` counts all events of this daemon, so that a reader sees whether it missed some."""
 
     number: int

@@ -10,6 +10,7 @@ import os
 import sqlite3
 from collections import OrderedDict, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from typing import NamedTuple
 from zlib import decompress
 
@@ -108,6 +109,13 @@ class Catalog:
                 f"DELETE FROM {table} WHERE id NOT IN (SELECT {column} FROM files WHERE {column} IS NOT NULL)"
             )
         self._numbers.clear()
+
+    def abandon(self) -> None:
+        """Close without what is not committed: the disk would not take it."""
+        with suppress(sqlite3.Error):
+            self._db.rollback()
+        with suppress(sqlite3.Error):
+            self._db.close()
 
     def close(self) -> None:
         self._db.execute("COMMIT")

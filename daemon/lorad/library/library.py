@@ -178,6 +178,15 @@ class Library:
         """Whether the file was found, or restored, and not forgotten since."""
         return file in self._told
 
+    def twins(self, file: int) -> Sequence[int]:
+        """The files that agree with this one on every layer, itself among them."""
+        member = self._members.get(file)
+        return member.files if member else [file]
+
+    def has_layout(self, layout: int) -> bool:
+        """Whether some file has this layout."""
+        return layout in self._alone or (layout in self.groups and self.groups[layout].size > 0)
+
     def sequence(self, layout: int) -> tuple[Question, ...]:
         """The questions that a group has asked so far, in their order."""
         return tuple(self.groups[layout].sequence)

@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import threading
 from collections.abc import Iterator
-from typing import NoReturn
+from typing import NamedTuple, NoReturn
 
 import zmq
 
+from lorad.pipeline.arena import Arena
 from lorad.pipeline.protocol import MAX_MESSAGE, Ready, Stop, ToChild, ToCore, decode_to_child, encode
 
 
@@ -69,7 +71,24 @@ class Line:
         os._exit(0)
 
 
-def arguments() -> tuple[Line, list[str]]:
-    """The line to the core and the further arguments, from the command line of a child."""
-    name, address, death_fd, *others = sys.argv[1:]
-    return Line(name, address, int(death_fd)), others
+class Place(NamedTuple):
+    """A child's place in the crew: its line to the core, the arena, its number there, its own arguments."""
+
+    line: Line
+    arena: Arena
+    number: int
+    arguments: list[str]
+
+
+def take_place() -> Place:
+    """Read a child's command line (see `lorad.pipeline.launch`), connect, and begin to count its life."""
+    name, address, death_fd, arena_fd, slab, slabs, number, *others = sys.argv[1:]
+    arena = Arena(int(arena_fd), int(slab), int(slabs))
+    threading.Thread(target=_beat, args=(arena, int(number)), daemon=True).start()
+    return Place(Line(name, address, int(death_fd)), arena, int(number), others)
+
+
+def _beat(arena: Arena, number: int) -> None:
+    forever = threading.Event()
+    while not forever.wait(1.0):
+        arena.beat(number)

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import os
 import select
+import signal
 import time
 from collections.abc import Iterator
 
 import zmq
 
-from loracore.errors import LoraError
+from lorad.pipeline.arena import Pulse
 from lorad.pipeline.launch import SOCKET, Child, Crew
 from lorad.pipeline.protocol import MAX_MESSAGE, Stop, ToChild, ToCore, decode_to_core, encode
 
-
-class PipelineBrokenError(LoraError):
-    """A child process cannot be kept alive."""
+#: Seconds that children have to end when asked to.
+_PATIENCE = 1.0
 
 
 class Children:
@@ -36,8 +36,10 @@ class Children:
             self._socket.bind(f"ipc://{SOCKET}")
         finally:
             os.umask(before)
+        self._wake_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._poller = zmq.Poller()
         self._poller.register(self._socket, zmq.POLLIN)
+        self._poller.register(self._wake_fd, zmq.POLLIN)
         self._children = {child.name: child for child in crew.children}
         self._speakers: dict[bytes, str] = {}
         for child in crew.children:
@@ -63,9 +65,15 @@ class Children:
                 yield name, decode_to_core(frame)
 
     def wait(self, timeout: float) -> bool:
-        """Wait up to `timeout` seconds for a message or a death; whether some child has ended."""
-        ready = dict(self._poller.poll(int(timeout * 1000)))
+        """Wait up to `timeout` seconds for a message, a death or `wake`; whether some child has ended."""
+        ready = dict(self._poller.poll(max(0, int(timeout * 1000))))
+        if ready.pop(self._wake_fd, None):
+            os.eventfd_read(self._wake_fd)
         return any(isinstance(item, int) for item in ready)
+
+    def wake(self) -> None:
+        """End a `wait`, from any thread."""
+        os.eventfd_write(self._wake_fd, 1)
 
     def dead(self) -> Iterator[tuple[str, int]]:
         """(name, exit status) of children that have ended. Call `restart` for those."""
@@ -75,26 +83,39 @@ class Children:
                 self._reap(child)
                 yield child.name, status
 
-    def restart(self, name: str, *, by_itself: bool) -> None:
-        """Start a child again. Raises PipelineBrokenError when it keeps dying `by_itself`."""
+    def restart(self, name: str) -> None:
+        """Start a child again."""
         child = self._children[name]
-        if by_itself:
-            now = time.monotonic()
-            if len(child.deaths) == child.deaths.maxlen and now - child.deaths[0] < 60:
-                raise PipelineBrokenError(f"the {name} process keeps dying; its messages above say why")
-            child.deaths.append(now)
         self._crew.start(child)
         self._attend(child)
 
+    def kill(self, name: str) -> None:
+        """End a child, also one that is stopped."""
+        pidfd = self._children[name].pidfd
+        if pidfd >= 0:
+            signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+
+    def alive(self) -> Iterator[tuple[str, int, Pulse]]:
+        """(name, process, what it counts) of each child that has not ended."""
+        for child in self._children.values():
+            if child.process is not None:
+                yield child.name, child.process.pid, self._crew.arena.pulse(child.line)
+
+    @property
+    def starts(self) -> dict[str, int]:
+        """How often each child was started."""
+        return {child.name: child.starts for child in self._children.values()}
+
     def pids(self) -> dict[str, int]:
-        return {child.name: child.process.pid for child in self._children.values() if child.process is not None}
+        return {name: pid for name, pid, _ in self.alive()}
 
     def stop(self) -> None:
         """Ask all children to end, and end those that do not within a second."""
         for child in self._children.values():
-            self.send(child.name, Stop())
+            if child.process is not None:
+                self.send(child.name, Stop())
         self._crew.dismiss()
-        deadline = time.monotonic() + 1
+        deadline = time.monotonic() + _PATIENCE
         for child in self._children.values():
             if child.process is None:
                 continue
@@ -104,6 +125,7 @@ class Children:
             child.process.wait()
             self._reap(child)
         self._context.destroy(linger=0)
+        os.close(self._wake_fd)
         os.unlink(os.path.join(self._crew.folder, SOCKET))
 
     def _attend(self, child: Child) -> None:

@@ -8,7 +8,7 @@ finished when its loader is done with it and the hasher has digested all that it
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 from typing import NamedTuple
 
 from msgspec.structs import replace
@@ -138,9 +138,25 @@ class Dispatcher:
     def running(self) -> int:
         return len(self._tasks)
 
-    def room(self) -> int | None:
-        """The loader that should get the next job, or None while all have enough."""
-        index = min(self._ready, key=lambda index: len(self._ready[index]), default=None)
+    def busy(self, loader: int) -> bool:
+        """Whether a loader has a task at hand."""
+        return bool(self._ready.get(loader))
+
+    @property
+    def digesting(self) -> bool:
+        """Whether the hasher has a slab at hand."""
+        return bool(self._digesting) and self._hasher_ready
+
+    def room(self, without: Container[str] = ()) -> int | None:
+        """The loader that should get the next job, or None while all have enough.
+
+        `without` names those that shall get none now.
+        """
+        index = min(
+            (index for index in self._ready if f"loader-{index}" not in without),
+            key=lambda index: len(self._ready[index]),
+            default=None,
+        )
         return None if index is None or len(self._ready[index]) >= DEPTH else index
 
     def start(self, loader: int, job: Job) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from lorad.pipeline.arena import Arena
-from lorad.pipeline.child import arguments
+from lorad.pipeline.child import take_place
 from lorad.pipeline.digesting import Backend, CpuBackend, Stream, digest_pieces
 from lorad.pipeline.protocol import Digested, Filled
 
@@ -31,13 +31,13 @@ class Hasher:
 
 
 def main() -> None:
-    line, (*numbers, backend) = arguments()
-    arena_fd, slab, slabs = map(int, numbers)
-    hasher = Hasher(Arena(arena_fd, slab, slabs), BACKENDS[backend]())
-    for message in line.messages():
+    place = take_place()
+    hasher = Hasher(place.arena, BACKENDS[place.arguments[0]]())
+    for message in place.line.messages():
         if isinstance(message, Filled):
-            line.send(hasher.digest(message))
-    line.leave()
+            place.line.send(hasher.digest(message))
+            place.arena.step(place.number)
+    place.line.leave()
 
 
 if __name__ == "__main__":

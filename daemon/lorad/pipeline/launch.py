@@ -10,31 +10,27 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections import deque
 from collections.abc import Sequence
 
 from lorad.pipeline.arena import SLAB, SLABS, Arena
 
 SOCKET = "pipeline.sock"
-#: A child that dies by itself more often than this in a minute has no future.
-DEATHS_A_MINUTE = 4
 
 
 class Child:
-    """One child: how to start it, and its process while it lives."""
+    """One child: how to start it, and its process while it lives. `line` is its own in the arena's notes."""
 
-    def __init__(self, name: str, module: str, arguments: Sequence[object], fds: Sequence[int] = ()) -> None:
+    def __init__(self, name: str, module: str, line: int, arguments: Sequence[object] = ()) -> None:
         self.name = name
         self.module = module
+        self.line = line
         self.arguments = [str(argument) for argument in arguments]
-        self.fds = fds
         self.process: subprocess.Popen[bytes] | None = None
         #: The name of the process on the socket: another for each start, so that nobody takes the words of
         #: a dead process for those of its successor.
         self.address = b""
         self.starts = 0
         self.pidfd = -1
-        self.deaths: deque[float] = deque(maxlen=DEATHS_A_MINUTE)
 
 
 class Crew:
@@ -48,32 +44,26 @@ class Crew:
         os.chdir(folder)
         self.folder = folder
         self.loaders = loaders
+        self.hasher = hasher
         self.slabs = max(SLABS, 2 * loaders)
         self.arena = Arena.create(SLAB, self.slabs)
         self._death_read, self._death_write = os.pipe2(os.O_CLOEXEC)
-        arena = (self.arena.fd, SLAB, self.slabs)
-        shared = (self.arena.fd,)
-        self.children = [
-            *(
-                Child(f"loader-{index}", "lorad.pipeline.loader", (*arena, index), shared)
-                for index in range(loaders)
-            ),
-            Child("hasher", "lorad.pipeline.hasher", (*arena, hasher), shared),
-            Child("publisher", "lorad.publish", (state_dir,)),
-        ]
+        self.children = [Child(f"loader-{index}", "lorad.pipeline.loader", index) for index in range(loaders)]
+        self.children.append(Child("hasher", "lorad.pipeline.hasher", loaders, (hasher,)))
+        self.children.append(Child("publisher", "lorad.publish", loaders + 1, (state_dir,)))
         for child in self.children:
             self.start(child)
 
     def start(self, child: Child) -> None:
-        """Start `python -m module`, with its address and `arguments` on its command line."""
+        """Start `python -m module`, with its address, the arena and its `arguments` on its command line."""
         child.starts += 1
         address = f"{child.name}.{child.starts}"
         child.address = address.encode()
-        line = (address, f"ipc://{SOCKET}", str(self._death_read))
+        place = (address, f"ipc://{SOCKET}", self._death_read, self.arena.fd, SLAB, self.slabs, child.line)
         child.process = subprocess.Popen(
-            [sys.executable, "-P", "-m", child.module, *line, *child.arguments],
+            [sys.executable, "-P", "-m", child.module, *map(str, place), *child.arguments],
             stdin=subprocess.DEVNULL,
-            pass_fds=(self._death_read, *child.fds),
+            pass_fds=(self._death_read, self.arena.fd),
             cwd=self.folder,
         )
         child.pidfd = os.pidfd_open(child.process.pid)

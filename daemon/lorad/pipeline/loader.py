@@ -19,7 +19,7 @@ import msgspec
 from loracore.errors import ChangedFile, FileError, UnknownFormat
 from loracore.tensorfile import Container, Layer, Source, read_container, residue
 from lorad.pipeline.arena import Arena
-from lorad.pipeline.child import CoreGoneError, Line, arguments
+from lorad.pipeline.child import CoreGoneError, Line, take_place
 from lorad.pipeline.protocol import (
     Credit,
     Done,
@@ -51,7 +51,7 @@ class Loader:
         self._index = index
         self._credits: list[int] = []
         self._waiting: list[ReadHeaders | ReadPieces | ReadResidue] = []
-        self._writer = PieceWriter(arena, line.send, self._take_slab)
+        self._writer = PieceWriter(arena, line.send, self._take_slab, lambda: arena.step(index))
         self._known: set[bytes] = set()
         #: Containers without a residue yet, by their file's identity: it may be asked for soon.
         self._pickled: OrderedDict[Identity, Container] = OrderedDict()
@@ -82,6 +82,7 @@ class Loader:
         outcomes = []
         for position, target in enumerate(targets):
             self._arena.mark(self._index, task.task, position)
+            self._arena.step(self._index)
             outcomes.append(self._read(task, position, target))
         self._arena.mark(self._index, 0, 0)
         self._line.send(Done(task.task, outcomes, self._writer.end()))
@@ -238,11 +239,10 @@ def _remedy(error: OSError) -> str:
 
 
 def main() -> None:
-    line, numbers = arguments()
-    arena_fd, slab, slabs, index = map(int, numbers)
+    place = take_place()
     with suppress(CoreGoneError):
-        Loader(line, Arena(arena_fd, slab, slabs), index).run()
-    line.leave()
+        Loader(place.line, place.arena, place.number).run()
+    place.line.leave()
 
 
 if __name__ == "__main__":

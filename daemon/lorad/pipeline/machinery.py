@@ -1,11 +1,13 @@
-"""The running pipeline: arena, child processes and books in one, as the engine uses it."""
+"""The running pipeline: arena, child processes, their health and the books in one, as the engine uses it."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 
 from lorad.pipeline.children import Children
 from lorad.pipeline.dispatch import Dispatcher, Finished, Job, Lost
+from lorad.pipeline.health import INTERVAL, Backoff, Health, Vital
 from lorad.pipeline.launch import Crew
 from lorad.pipeline.protocol import Digested, Done, Filled, Publish, Published, Ready, ToCore
 
@@ -13,10 +15,14 @@ Event = Finished | Lost | Published
 
 
 class Machinery:
-    """Loaders, hasher and publisher, kept alive. `told(name, reason)` hears of every restart."""
+    """Loaders, hasher and publisher, kept alive. `told(name, reason)` hears of every death.
 
-    def __init__(self, crew: Crew, *, told: Callable[[str, str], None]) -> None:
+    `memory_limit` is what one child may hold for itself, in bytes; 0 for no limit.
+    """
+
+    def __init__(self, crew: Crew, *, told: Callable[[str, str], None], memory_limit: int = 0) -> None:
         self.loaders = crew.loaders
+        self.hasher = crew.hasher
         self._told = told
         self._arena = crew.arena
         self._children = Children(crew)
@@ -26,37 +32,79 @@ class Machinery:
             crew.slabs,
             crew.loaders,
         )
-        self._publisher_ready = False
-        self._publish_waits = False
+        self._health = Health(memory_limit)
+        self._backoff = Backoff()
+        self._next_look = time.monotonic() + INTERVAL
+        self._reasons: dict[str, str] = {}
+        #: When children that ended are started again.
+        self._due: dict[str, float] = {}
+        self._ready: set[str] = set()
+        self._publishing = False
+        self._publish_waits: Publish | None = None
 
     @property
     def idle(self) -> bool:
         return self._dispatcher.idle
 
+    @property
+    def ready(self) -> bool:
+        """Whether all children have said that they are there."""
+        return len(self._ready) == self.loaders + 2
+
     def pids(self) -> dict[str, int]:
         return self._children.pids()
 
+    def states(self) -> dict[str, tuple[str, int, float]]:
+        """For each child its state (see `loracore.control.ChildState`), restarts, and seconds of silence."""
+        now = time.monotonic()
+        states = {}
+        for name, starts in self._children.starts.items():
+            if name in self._due:
+                state = "waiting"
+            elif name in self._health.paused:
+                state = "paused"
+            else:
+                state = "ready" if name in self._ready else "starting"
+            states[name] = (state, starts - 1, self._health.silent_seconds(name, now))
+        return states
+
     def room(self) -> int | None:
-        return self._dispatcher.room()
+        return self._dispatcher.room(without=self._health.paused)
 
     def start(self, loader: int, job: Job) -> None:
         self._dispatcher.start(loader, job)
 
-    def publish(self) -> None:
+    def publish(self, message: Publish) -> None:
         """Have the newest committed generation rendered; `Published` says when it is."""
-        self._publish_waits = not self._publisher_ready
-        if self._publisher_ready:
-            self._children.send("publisher", Publish())
+        if "publisher" in self._ready:
+            self._publishing = True
+            self._children.send("publisher", message)
+        else:
+            self._publish_waits = message
+
+    def wake(self) -> None:
+        """End a `poll`, from any thread."""
+        self._children.wake()
 
     def poll(self, timeout: float) -> Iterator[Event]:
-        """What has happened, waiting up to `timeout` seconds for something to happen."""
-        death = self._children.wait(timeout)
+        """What has happened, waiting up to `timeout` seconds for something to happen.
+
+        Raises PipelineBrokenError when a child cannot be kept alive.
+        """
+        now = time.monotonic()
+        death = self._children.wait(min(timeout, min(self._due.values(), default=self._next_look) - now))
         for name, message in self._children.received():
             event = self._hear(name, message)
             if event is not None:
                 yield event
         for name, status in self._children.dead() if death else ():
             yield from self._bury(name, status)
+        now = time.monotonic()
+        if now >= self._next_look:
+            self._look_after(now)
+        for name in [name for name, due in self._due.items() if due <= now]:
+            del self._due[name]
+            self._children.restart(name)
 
     def stop(self) -> None:
         self._children.stop()
@@ -64,7 +112,7 @@ class Machinery:
     def _hear(self, name: str, message: ToCore) -> Event | None:
         match message:
             case Ready():
-                self._ready(name)
+                self._is_ready(name)
             case Filled():
                 self._dispatcher.filled(message)
             case Done():
@@ -72,34 +120,67 @@ class Machinery:
             case Digested():
                 return self._dispatcher.digested(message)
             case Published():
+                self._publishing = False
                 return message
         return None
 
-    def _ready(self, name: str) -> None:
+    def _is_ready(self, name: str) -> None:
+        self._ready.add(name)
         if name == "hasher":
             self._dispatcher.hasher_ready()
         elif name == "publisher":
-            self._publisher_ready = True
-            if self._publish_waits:
-                self.publish()
+            waiting, self._publish_waits = self._publish_waits, None
+            if waiting is not None:
+                self.publish(waiting)
         else:
-            self._dispatcher.loader_ready(int(name.removeprefix("loader-")))
+            self._dispatcher.loader_ready(_index(name))
+
+    def _look_after(self, now: float) -> None:
+        """End the children that are not well."""
+        vitals = [
+            Vital(name, pulse, name in self._ready, self._busy(name), _private_memory(pid))
+            for name, pid, pulse in self._children.alive()
+        ]
+        for name, reason in self._health.look(now, vitals):
+            self._reasons[name] = reason
+            self._children.kill(name)
+        self._next_look = now + INTERVAL
+
+    def _busy(self, name: str) -> bool:
+        if name == "hasher":
+            return self._dispatcher.digesting
+        return self._publishing if name == "publisher" else self._dispatcher.busy(_index(name))
 
     def _bury(self, name: str, status: int) -> Iterator[Event]:
-        """A child ended: start it again, and tell what was lost with it."""
-        reason = f"killed by signal {-status}" if status < 0 else f"ended with status {status}"
-        self._told(name, reason)
+        """A child ended: have it started again, and tell what was lost with it."""
+        killed = f"killed by signal {-status}" if status < 0 else f"ended with status {status}"
+        self._told(name, self._reasons.pop(name, killed))
+        self._ready.discard(name)
+        self._health.gone(name)
         lost: list[Lost] = []
         if name == "hasher":
             lost = self._dispatcher.hasher_died()
-        elif name == "publisher":
-            self._publisher_ready = False
-        else:
-            index = int(name.removeprefix("loader-"))
-            lost = self._dispatcher.loader_died(index, self._arena.marked(index))
-            self._arena.mark(index, 0, 0)
+        elif name != "publisher":
+            lost = self._dispatcher.loader_died(_index(name), self._arena.marked(_index(name)))
+            self._arena.mark(_index(name), 0, 0)
         by_itself = not any(job.culprit is not None for job in lost)
-        self._children.restart(name, by_itself=by_itself)
+        self._due[name] = self._backoff.died(name, time.monotonic(), by_itself=by_itself)
         yield from lost
         if name == "publisher":
+            # What it knew is lost, and perhaps what it was asked for.
+            self._publishing, self._publish_waits = False, None
             yield Published(-1, 0.0)
+
+
+def _index(name: str) -> int:
+    return int(name.removeprefix("loader-"))
+
+
+def _private_memory(pid: int) -> int:
+    """Resident bytes that a process shares with nobody; 0 once it is gone."""
+    try:
+        with open(f"/proc/{pid}/statm", "rb") as file:
+            _, resident, shared, *_ = map(int, file.read().split())
+    except (OSError, ValueError):
+        return 0
+    return (resident - shared) * 4096

@@ -159,10 +159,22 @@ class Digested(msgspec.Struct, frozen=True, array_like=True, tag="digested"):
 
 
 class Publish(msgspec.Struct, frozen=True, array_like=True, tag="publish"):
-    """Render the newest generation of the catalogue."""
+    """Render the newest generation of the catalogue, which is `generation` or a later one.
+
+    `touched` are the names whose row differs in `generation` from what it was in the one that this publisher
+    rendered last, at least; None for all of them.
+    """
+
+    generation: int = -1
+    touched: Sequence[bytes] | None = None
 
 
 class Published(msgspec.Struct, frozen=True, array_like=True, tag="published"):
+    """The JSON files are of this generation now; -1 when unknown.
+
+    It is earlier than the one asked for when the catalogue had gone on already: then `touched` said too little.
+    """
+
     generation: int
     seconds: float
     error: str = ""

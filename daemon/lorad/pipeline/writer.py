@@ -19,18 +19,23 @@ _NOTHING = memoryview(b"")
 
 
 class PieceWriter:
-    """Takes pieces, one after the other. `take_slab(wait)` gives a free slab; None if it need not wait for one."""
+    """Takes pieces, one after the other. `take_slab(wait)` gives a free slab; None if it need not wait for one.
+
+    `stepped` hears of each slab: signs that the work goes on.
+    """
 
     def __init__(
         self,
         arena: Arena,
         send: Callable[[Filled], None],
         take_slab: Callable[[bool], int | None],
+        stepped: Callable[[], None] = lambda: None,
         own: int = OWN,
     ) -> None:
         self._arena = arena
         self._send = send
         self._take_slab = take_slab
+        self._stepped = stepped
         self._backend = CpuBackend(threads=1)
         self._own = memoryview(bytearray(own))
         self._slab: int | None = None
@@ -82,6 +87,7 @@ class PieceWriter:
     def _turn(self) -> None:
         """Hand on what was written, and take other memory."""
         self._flush()
+        self._stepped()
         if self._stream is None:
             # A piece that the hasher began has to be ended by it.
             self._slab = self._take_slab(self._open)
