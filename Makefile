@@ -1,4 +1,4 @@
-# `make run [DIR=…]` scans DIR (default: a small demo library that it makes) and shows what it finds.
+# `make run [DIR=…]` watches DIR (default: a small demo library that it makes) and shows what it finds.
 # `make test` and `make check` are all that CI runs; `make bench` and `make soak` take longer.
 
 PYTHON ?= python3
@@ -12,7 +12,8 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c const
 
 run: $(VENV)/.daemon
 	@if [ "$(DIR)" = "$(DEMO)" ]; then $(BIN)/python -m bench.demo $(DEMO); fi
-	@$(BIN)/loractl scan "$(DIR)" || [ $$? -eq 1 ]
+	@echo "Watching $(DIR): copy files in, remove some. $(BIN)/loractl status tells more. Ctrl-C stops."
+	@$(BIN)/lorad --watch "$(DIR)" --log-format console
 
 test: $(VENV)/.dev
 	$(BIN)/python -m pytest
@@ -32,9 +33,10 @@ bench: $(VENV)/.dev
 	$(BIN)/python -m bench.path
 	$(BIN)/python -m bench.startup
 
-# The integration tests with 200 kills instead of 30, and 100 histories instead of 10.
+# The integration tests with 200 killed scans instead of 30, 1,000 kills of a daemon and its children instead of
+# 50, and 100 histories instead of 10.
 soak: $(VENV)/.dev
-	LORAD_KILLS=200 LORAD_HISTORIES=100 $(BIN)/python -m pytest tests/integration --timeout 7200
+	LORAD_KILLS=200 LORAD_DAEMON_KILLS=1000 LORAD_HISTORIES=100 $(BIN)/python -m pytest tests/integration --timeout 7200
 
 $(VENV)/bin/python:
 	$(PYTHON) -c 'import sys; assert sys.version_info >= (3, 11), "lorad needs Python 3.11 or newer"'

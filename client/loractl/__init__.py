@@ -1,1 +1,30 @@
-"""The thin client. It knows `loracore`, and the daemon only as a process to talk to."""
+"""The thin client. It knows `loracore`, and the daemon only as a process to talk to.
+
+For scripts: `Client` and `AsyncClient`. They are loaded when they are first asked for, so that the command
+line does not wait for what it does not use.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from loractl.aioclient import AsyncClient
+    from loractl.client import Client
+
+__all__ = ["AsyncClient", "Client"]
+
+_PLACES = {"Client": "loractl.client", "AsyncClient": "loractl.aioclient"}
+
+
+def __getattr__(name: str) -> object:
+    if name not in _PLACES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module  # noqa: PLC0415 - see the module's docstring
+
+    try:
+        return getattr(import_module(_PLACES[name]), name)
+    except ModuleNotFoundError as error:
+        from loracore.errors import LoraError  # noqa: PLC0415
+
+        raise LoraError(f"talking to the daemon needs {error.name}: pip install 'lorad'") from error

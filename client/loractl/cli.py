@@ -1,68 +1,69 @@
-"""`loractl`: the commands, their options and exit codes. What they print is in `loractl.show`."""
+"""`loractl`: which commands there are, and how each way to end becomes an exit code (SPEC section 4)."""
 
 from __future__ import annotations
 
 import os
 import signal
 import sys
+from importlib import import_module
 
 import click
 
 from loracore import __version__
 from loracore.errors import LoraError
-from loracore.paths import default_state_dir
-from loractl import scan as scan_command
+from loracore.paths import shown
+
+_INTERRUPTED = 130
+#: Where each command is. Its module is loaded when it is used, or to list it.
+_COMMANDS = {
+    "scan": "scan",
+    "status": "status",
+    "wait": "status",
+    "groups": "queries",
+    "duplicates": "queries",
+    "failed": "queries",
+    "show": "queries",
+    "find": "queries",
+    "events": "events",
+    "audit": "health",
+    "doctor": "health",
+    "keys": "keys",
+    "completion": "completion",
+}
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+class _Commands(click.Group):
+    """The commands by name, in the order in which a newcomer meets them."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(_COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in _COMMANDS:
+            return None
+        command = getattr(import_module(f"loractl.commands.{_COMMANDS[cmd_name]}"), cmd_name)
+        assert isinstance(command, click.Command)
+        return command
+
+    def invoke(self, ctx: click.Context) -> object:
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            sys.exit(_INTERRUPTED)
+
+
+@click.command(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="loractl")
 def cli() -> None:
-    """Look after a library of LoRA files: find those that hold the same weights."""
+    """Look after a library of LoRA files: find those that hold the same weights.
 
-
-@cli.command()
-@click.argument("folders", nargs=-1, required=True, metavar="DIR...", type=click.Path())
-@click.option(
-    "--state-dir", metavar="D", default=default_state_dir, show_default="the user's state folder",
-    help="Where the catalogue and the JSON files are kept; the next scan goes on from there.",
-)  # fmt: skip
-@click.option(
-    "--loaders", type=click.IntRange(1, 16), help="Loader processes. [default: the cores less one, at most 4]"
-)
-@click.option(
-    "--hasher", type=click.Choice(["auto", "cpu"]), default="auto", show_default=True, help="What digests."
-)
-@click.option("--follow-symlinks", is_flag=True, help="Look through symbolic links.")
-@click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output, no display.")
-def scan(
-    folders: tuple[str, ...],
-    state_dir: str,
-    loaders: int | None,
-    hasher: str,
-    follow_symlinks: bool,
-    as_json: bool,
-) -> None:
-    """Find the files in DIR... that hold the same weights.
-
-    Needs no daemon: starts a private one, shows its progress, prints the duplicates and stops. Nothing in
-    DIR is changed. Files that hold the same weights are found also when their metadata was edited, their
-    tensors stand in another order, or one is a .pt and the other a .safetensors.
+    `scan` works by itself. The others ask a running daemon (`lorad --watch DIR`), which is found by --socket,
+    LORAD_SOCKET, or in the runtime folders.
 
     \b
-    Exit: 0 done; 1 done, but some files could not be read; 2 wrong usage or no such folder;
-    3 the scanning process ended early; 5 refused (another lorad works on the state folder,
-    or it cannot be written).
+    Exit: 0 done; 1 `scan` done but some files failed, or `audit` or `doctor` found something;
+    2 wrong usage or bad input; 3 no daemon reachable; 4 timed out; 5 refused.
     """
-    sys.exit(
-        scan_command.run(
-            folders,
-            state_dir=state_dir,
-            loaders=loaders,
-            hasher=hasher,
-            follow=follow_symlinks,
-            as_json=as_json,
-        )
-    )
 
 
 def main() -> None:
@@ -74,11 +75,13 @@ def main() -> None:
     # Leaves the terminal as it was.
     signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     try:
-        cli()
-        sys.stdout.flush()
+        try:
+            cli(prog_name="loractl")
+        finally:
+            sys.stdout.flush()
     except LoraError as error:
-        click.echo(f"loractl: {error}", err=True)
-        sys.exit(2)
+        click.echo(f"loractl: {shown(str(error))}", err=True)
+        sys.exit(error.exit_code)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         sys.exit(128 + signal.SIGPIPE)

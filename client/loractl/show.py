@@ -24,6 +24,7 @@ from rich.text import Text
 from loracore import messages
 from loracore.messages import FileFailed, Summary
 from loracore.paths import shown
+from loractl.units import size
 
 #: Longer lists end with a word on where the rest is.
 _SETS = 100
@@ -143,12 +144,3 @@ def _bytes(path: str) -> int:
         return os.lstat(path).st_size
     except OSError:
         return 0
-
-
-def size(count: float) -> str:
-    """Bytes in decimal units, as disks are sold and as file managers show them."""
-    for unit in ("B", "kB", "MB", "GB"):
-        if count < 1000 or unit == "GB":
-            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
-        count /= 1000
-    raise AssertionError

@@ -6,6 +6,7 @@ machine (`library`), what is to be read (`reading`), who reads it (`pipeline`) a
 
 from __future__ import annotations
 
+import gc
 import os
 import time
 from collections import deque
@@ -72,7 +73,7 @@ class Engine:
         self.files = Files(catalog)
         self._library = Library()
         self._reading = Reading(catalog, self.files, follow=follow, loaders=machinery.loaders)
-        self._signature_of_layout = lru_cache(4096)(catalog.layout_signature)
+        self._signature_of_layout: Callable[[int], bytes]
         self._weight_signatures: dict[tuple[int, bytes], bytes] = {}
         self.statistics = Statistics()
         self._loading = True
@@ -87,8 +88,16 @@ class Engine:
             defer=defer,
             remind=remind,
         )
-        self._load(is_under(roots))
+        # What is loaded stays: looking for garbage in it would take longer than loading.
+        gc.disable()
+        try:
+            self._load(is_under(roots))
+        finally:
+            gc.enable()
+        gc.freeze()
         self._loading = False
+        # Where all were at hand while they were all asked for, from now on it is some.
+        self._signature_of_layout = lru_cache(4096)(catalog.layout_signature)
         self._recorder = Recorder(catalog, self.files, machinery, self.statistics, os.fsdecode(state_dir))
         #: Look through a folder; look at one name that something happened to.
         self.sweep, self.touched = self._presence.sweep, self._presence.touched
@@ -101,6 +110,7 @@ class Engine:
         for layout, sequence, exhausted in self._catalog.sequences():
             self._library.planned(layout, sequence, exhausted)
         self.files.load(under)
+        self._signature_of_layout = self._catalog.layout_signatures().__getitem__
         answered = self._catalog.answer_keys()
         twins: dict[tuple[int | None, bytes | None], int] = {}
         for file in self.files:
@@ -242,10 +252,12 @@ class Engine:
         news = status is Status.DUPLICATE is not file.status and not self._loading
         file.signature = signature
         self.files.set_status(file, status)
-        if news and file.names:
-            twins = (self.files.by_id.get(twin) for twin in self._library.twins(file.id) if twin != file.id)
-            others = [twin.names[0] for twin in twins if twin is not None and twin.names]
-            self._tell(DuplicateFound(file.names[0], others[:_TOLD]))
+        twins = self._library.twins(file.id)
+        # The first of a set is what the others are duplicates of.
+        if news and file.names and twins[0] != file.id:
+            others = (self.files.by_id.get(twin) for twin in twins[:_TOLD] if twin != file.id)
+            named = [other.names[0] for other in others if other is not None and other.names]
+            self._tell(DuplicateFound(file.names[0], named))
 
     def _weight_signature(self, layout: int, key: bytes, file: int) -> bytes:
         """That of a file every layer of which is digested; equal for all that answered alike."""

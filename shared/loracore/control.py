@@ -243,8 +243,11 @@ class Difference(Struct, frozen=True):
 
 
 class Audited(Struct, frozen=True, tag="audited"):
+    """`files` were looked at. `omitted` counts differences beyond those that fit into an answer."""
+
     files: int
     differences: list[Difference]
+    omitted: int = 0
 
 
 class Finding(Struct, frozen=True):

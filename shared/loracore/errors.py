@@ -8,14 +8,23 @@ LoraError
 │   └── ChangedFile          it was not the same file before, while and after it was read
 ├── StateError               the state folder cannot be used
 │   └── StateLocked          another lorad works on it
-└── UsageError               a wrong option or argument
+├── UsageError               a wrong option or argument
+│   └── ConfigError          a wrong configuration; carries every problem found in it
+├── NoDaemonError            no daemon can be reached
+├── TimedOutError            the daemon did not answer in time
+└── RefusedError             the daemon refused; carries its code
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import ClassVar
+
 
 class LoraError(Exception):
-    """Anything that lorad reports to a person in one line."""
+    """Anything that lorad reports to a person in one line. `exit_code` is that of SPEC section 4."""
+
+    exit_code: ClassVar[int] = 2
 
 
 class FileError(LoraError):
@@ -56,3 +65,34 @@ class StateLocked(StateError):
 
 class UsageError(LoraError):
     """A wrong option or argument."""
+
+
+class ConfigError(UsageError):
+    """A wrong configuration. `str()` is one line for each of its `problems`, each with the file's name."""
+
+    def __init__(self, path: str, problems: Sequence[str]) -> None:
+        super().__init__("\n".join(f"{path}: {problem}" for problem in problems))
+        self.path = path
+        self.problems = tuple(problems)
+
+
+class NoDaemonError(LoraError):
+    """No daemon can be reached, or it went away."""
+
+    exit_code = 3
+
+
+class TimedOutError(LoraError):
+    """The daemon did not answer in time."""
+
+    exit_code = 4
+
+
+class RefusedError(LoraError):
+    """The daemon refused a request. `code` is one of those of `loracore.control.Refusal`."""
+
+    exit_code = 5
+
+    def __init__(self, text: str, code: str) -> None:
+        super().__init__(text)
+        self.code = code

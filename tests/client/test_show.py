@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from loracore.paths import shown
-from loractl.show import size
+from loractl.units import size
 
 
 @pytest.mark.parametrize(

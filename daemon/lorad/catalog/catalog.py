@@ -203,6 +203,10 @@ class Catalog:
         (signature,) = self._db.execute("SELECT signature FROM layouts WHERE id = ?", (layout,)).fetchone()
         return bytes(signature)
 
+    def layout_signatures(self) -> dict[int, bytes]:
+        """All layouts' signatures."""
+        return dict(self._db.execute("SELECT id, signature FROM layouts"))
+
     def arrangement(self, arrangement: int) -> Arrangement:
         row = self._db.execute("SELECT encoded FROM arrangements WHERE id = ?", (arrangement,)).fetchone()
         return Arrangement.decode(decompress(row[0]))

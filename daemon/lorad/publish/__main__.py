@@ -2,32 +2,31 @@
 
 from __future__ import annotations
 
+import gc
 import sqlite3
 import time
 
-from lorad.pipeline.child import arguments
+from lorad.pipeline.child import take_place
 from lorad.pipeline.protocol import Publish, Published
-from lorad.publish.snapshot import connect, read_snapshot
-from lorad.publish.views import publish
+from lorad.publish.publisher import Publisher
 
 
 def main() -> None:
-    line, (state_dir,) = arguments()
+    place = take_place()
+    line, (state_dir,) = place.line, place.arguments
+    publisher = Publisher(state_dir)
+    # Looking for cycles in a large model, where there are none, takes longer than rendering a change.
+    gc.disable()
     for message in line.messages():
         if not isinstance(message, Publish):
             continue
         started = time.perf_counter()
         try:
-            connection = connect(state_dir)
-            try:
-                snapshot = read_snapshot(connection)
-            finally:
-                connection.close()
-            publish(snapshot, state_dir)
+            generation = publisher.publish(message)
         except (OSError, sqlite3.Error) as error:
             line.send(Published(-1, time.perf_counter() - started, f"the JSON files cannot be written: {error}"))
         else:
-            line.send(Published(snapshot.generation, time.perf_counter() - started))
+            line.send(Published(generation, time.perf_counter() - started))
     line.leave()
 
 

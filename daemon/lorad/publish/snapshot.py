@@ -1,15 +1,21 @@
-"""One generation of the catalogue, read in one transaction, as the views need it."""
+"""One generation of the catalogue, or what changed in it, read in one transaction as the views need it."""
 
 from __future__ import annotations
 
 import os
 import sqlite3
 from collections import defaultdict
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import msgspec
 
 from loracore.paths import CATALOGUE
+
+_NAMES = (
+    "SELECT path, file, size, mtime_ns, layout, status, load_seconds, error, signature, residue "
+    "FROM names JOIN files ON files.id = names.file WHERE active"
+)
 
 
 class Name(NamedTuple):
@@ -28,7 +34,10 @@ class Name(NamedTuple):
 
 
 class Snapshot(NamedTuple):
-    """All names in view, sorted by path; each layout's signature; what stages cost; the generation."""
+    """Names in view, sorted by path; each layout's signature; what stages cost; the generation.
+
+    `names` are all names, or those of the paths that were asked for.
+    """
 
     generation: int
     complete: bool
@@ -52,20 +61,29 @@ def connect(state_dir: str) -> sqlite3.Connection:
     return sqlite3.connect(f"file:{path}?mode=ro", uri=True, isolation_level=None)
 
 
-def read_snapshot(connection: sqlite3.Connection) -> Snapshot:
+def read_snapshot(connection: sqlite3.Connection, paths: Iterable[bytes] | None = None) -> Snapshot:
+    """All names, or those of `paths` that are in view."""
     connection.execute("BEGIN")
     try:
         meta = dict(connection.execute("SELECT key, value FROM meta"))
-        rows = connection.execute(
-            "SELECT path, file, size, mtime_ns, layout, status, load_seconds, error, signature, residue "
-            "FROM names JOIN files ON files.id = names.file WHERE active ORDER BY path"
-        )
-        names = list(map(Name._make, rows))
-        layouts = dict(connection.execute("SELECT id, signature FROM layouts"))
+        if paths is None:
+            names = list(map(Name._make, connection.execute(f"{_NAMES} ORDER BY path")))
+            layouts = dict(connection.execute("SELECT id, signature FROM layouts"))
+        else:
+            names = [name for path in sorted(set(paths)) for name in _name(connection, path)]
+            layouts = dict(
+                layout
+                for number in {name.layout for name in names}
+                for layout in connection.execute("SELECT id, signature FROM layouts WHERE id = ?", (number,))
+            )
     finally:
         connection.execute("COMMIT")
     stages = msgspec.json.decode(meta.get("statistics", b"{}"))
     return Snapshot(int(meta.get("generation", 0)), bool(meta.get("complete")), names, layouts, stages)
+
+
+def _name(connection: sqlite3.Connection, path: bytes) -> Iterable[Name]:
+    return map(Name._make, connection.execute(f"{_NAMES} AND path = ?", (path,)))
 
 
 def find_duplicates(snapshot: Snapshot) -> Duplicates:
@@ -86,10 +104,10 @@ def find_duplicates(snapshot: Snapshot) -> Duplicates:
     levels: dict[bytes, str] = {}
     wasted = 0
     for names in sets:
-        kept = min(names, key=lambda name: (name.mtime_ns, len(name.path), name.path))
+        kept = min(names, key=lambda name: rank(name, name.path))
         others = [name for name in names if name is not kept]
         result[kept.path] = [name.path for name in others]
-        levels.update((name.path, _level(name, kept)) for name in others)
+        levels.update((name.path, level(name, kept)) for name in others)
         wasted += sum({name.file: name.size for name in others if name.file != kept.file}.values())
     links = {
         name.path: [other.path for other in names if other is not name]
@@ -100,7 +118,12 @@ def find_duplicates(snapshot: Snapshot) -> Duplicates:
     return Duplicates(dict(sorted(result.items())), levels, dict(sorted(links.items())), wasted)
 
 
-def _level(name: Name, kept: Name) -> str:
+def rank(facts: Name, path: bytes) -> tuple[int, int, bytes]:
+    """The least of a set is kept, by this."""
+    return facts.mtime_ns, len(path), path
+
+
+def level(name: Name, kept: Name) -> str:
     """The closest sameness of a file to the kept one, with which it agrees on every layer."""
     if name.file == kept.file:
         return "inode"

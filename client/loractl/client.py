@@ -1,0 +1,234 @@
+"""`loractl.Client`: a running daemon's answers and events, for scripts.
+
+    with loractl.Client() as daemon:
+        daemon.wait()
+        for found in daemon.duplicates():
+            print(found.kept, found.others)
+
+What it gives are the structs of `loracore.control`; paths are bytes. One client is for one thread at a time.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import time
+from collections.abc import Collection, Iterator
+
+import msgspec
+import zmq
+
+from loracore.control import (
+    Answer,
+    Audit,
+    Audited,
+    Doctor,
+    Duplicates,
+    DuplicateSet,
+    Examined,
+    Failed,
+    FailedFile,
+    Find,
+    Found,
+    GetStatus,
+    Group,
+    Groups,
+    ListDuplicates,
+    ListFailed,
+    ListGroups,
+    Match,
+    Request,
+    Show,
+    Shown,
+    Status,
+    Told,
+    Wait,
+    Waited,
+)
+from loracore.errors import RefusedError
+from loractl.address import find_daemon
+from loractl.exchange import (
+    A,
+    Whole,
+    decode_answer,
+    decode_event,
+    encode,
+    expect,
+    join_groups,
+    join_sets,
+    names_of,
+)
+from loractl.link import Keys, Link
+
+#: A list, asked for by page.
+Listing = ListGroups | ListDuplicates | ListFailed | Find
+
+
+class Client:
+    """A connection to the daemon.
+
+    `socket` is the path of its control socket or `tcp://host:port`; by default the running daemon is looked
+    for (LORAD_SOCKET, then the runtime folders). `timeout` is in seconds, for each answer; None for no limit.
+    By TCP, `server_key` is the daemon's public key or a file with it, and `key_file` our secret key's file.
+
+    Everything raises NoDaemonError when nobody is there, TimedOutError, and RefusedError with its `code`.
+    """
+
+    def __init__(
+        self,
+        socket: str | None = None,
+        *,
+        timeout: float | None = 30.0,
+        server_key: str | None = None,
+        key_file: str | None = None,
+    ) -> None:
+        self._timeout = timeout
+        self._keys = Keys(server_key, key_file)
+        self._number = 0
+        self._address = find_daemon(socket, timeout)
+        self._context: zmq.Context[zmq.SyncSocket] = zmq.Context()
+        try:
+            self._link = Link(self._context, zmq.DEALER, self._address, self._keys)
+            self._link.socket.connect(self._address.control)
+        except BaseException:
+            self._context.destroy(linger=0)
+            self._address.close()
+            raise
+
+    def __enter__(self) -> Client:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the connection, and event streams with it."""
+        if not self._context.closed:
+            self._link.close()
+            self._context.destroy(linger=0)
+            self._address.close()
+
+    def status(self) -> Status:
+        """How the daemon is, now."""
+        return self._ask(GetStatus(), Status, self._timeout)
+
+    def wait(self, timeout: float | None = None) -> Waited:
+        """Return when everything that was on disk before is reflected in the JSON files."""
+        return self._ask(Wait(), Waited, timeout)
+
+    def groups(self) -> Iterator[Group]:
+        """Files by layout."""
+        whole = Whole(join_groups)
+        for page in self.pages(ListGroups(), Groups):
+            yield from whole.add(page.groups)
+        yield from whole.end()
+
+    def duplicates(self, level: str | None = None) -> Iterator[DuplicateSet]:
+        """Sets of files that hold the same weights; of one level, if given."""
+        whole = Whole(join_sets)
+        for page in self.pages(ListDuplicates(level or ""), Duplicates):
+            yield from whole.add(page.sets)
+        yield from whole.end()
+
+    def failed(self) -> Iterator[FailedFile]:
+        """Files that could not be read."""
+        for page in self.pages(ListFailed(), Failed):
+            yield from page.files
+
+    def find(self, hash: str) -> Iterator[Match]:
+        """Files with a hash that begins with these hex digits."""
+        for page in self.pages(Find(hash), Found):
+            yield from page.matches
+
+    def show(self, path: str | bytes | os.PathLike[str]) -> Shown:
+        """All that is known of one file."""
+        *others, last = names_of(path)
+        for name in others:
+            try:
+                return self._ask(Show(name), Shown, self._timeout)
+            except RefusedError as error:
+                if error.code != "not-found":
+                    raise
+        return self._ask(Show(last), Shown, self._timeout)
+
+    def audit(self, timeout: float | None = None) -> Audited:
+        """Compare the disk with the catalogue and the JSON files."""
+        return self._ask(Audit(), Audited, timeout)
+
+    def doctor(self) -> Examined:
+        """What is wrong with the daemon's machine."""
+        return self._ask(Doctor(), Examined, self._timeout)
+
+    def pages(self, request: Listing, kind: type[A]) -> Iterator[A]:
+        """A list's answers as they come, page by page."""
+        while True:
+            page = self._ask(request, kind, self._timeout)
+            yield page
+            cursor: str = getattr(page, "cursor", "")
+            if not cursor:
+                return
+            request = msgspec.structs.replace(request, cursor=cursor)
+
+    def events(self, kinds: Collection[str] | None = None) -> Events:
+        """Events from now on: all, or those of these kinds (their tags in `loracore.control`)."""
+        link = Link(self._context, zmq.SUB, self._address, self._keys)
+        try:
+            return Events(link, self._address.events, kinds, self._timeout)
+        except BaseException:
+            link.close()
+            raise
+
+    def _ask(self, request: Request, kind: type[A], timeout: float | None) -> A:
+        self._number += 1
+        self._link.socket.send(encode(self._number, request))
+        return expect(self._receive(self._number, timeout), kind)
+
+    def _receive(self, number: int, timeout: float | None) -> Answer:
+        deadline = None if timeout is None else time.monotonic() + timeout
+        while True:
+            answered = decode_answer(self._link.receive(deadline)[-1])
+            # Others are late answers to what was given up.
+            if answered.id in (number, 0):
+                return answered.answer
+
+
+class Events:
+    """Events as they come; iterate. It ends with NoDaemonError when the daemon does."""
+
+    def __init__(self, link: Link, endpoint: str, kinds: Collection[str] | None, timeout: float | None) -> None:
+        """Returns when the daemon is known to send: what happens from then on is not missed."""
+        self._link = link
+        ready = b"!" + secrets.token_hex(8).encode()
+        for topic in [*(kind.encode() for kind in (kinds if kinds is not None else [""])), ready]:
+            link.socket.subscribe(topic)
+        link.socket.connect(endpoint)
+        deadline = None if timeout is None else time.monotonic() + timeout
+        self._early: list[list[bytes]] = []
+        while (message := link.receive(deadline))[0] != ready:
+            self._early.append(message)
+        link.socket.unsubscribe(ready)
+
+    def __iter__(self) -> Iterator[Told]:
+        return self
+
+    def __next__(self) -> Told:
+        told = self.next()
+        assert told is not None
+        return told
+
+    def next(self, timeout: float | None = None) -> Told:
+        """The next event. Raises TimedOutError."""
+        deadline = None if timeout is None else time.monotonic() + timeout
+        while True:
+            message = self._early.pop(0) if self._early else self._link.receive(deadline)
+            if not message[0].startswith(b"!"):
+                return decode_event(message[-1])
+
+    def __enter__(self) -> Events:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        self._link.close()

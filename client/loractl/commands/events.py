@@ -1,0 +1,66 @@
+"""`loractl events`: what the daemon does, as it does it."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING
+
+import click
+
+from loractl.commands.options import Connect, asks_daemon
+
+if TYPE_CHECKING:
+    from loracore.control import Event
+
+KINDS = ("seen", "grouped", "duplicate", "gone", "failed", "child", "action", "watch", "published")
+_COLOURS = {"duplicate": "cyan", "failed": "red", "child": "red", "watch": "yellow", "action": "green"}
+
+
+@click.command(short_help="The live stream of what the daemon does.")
+@asks_daemon
+@click.option("--kind", "kinds", multiple=True, type=click.Choice(KINDS), help="Only these; may be repeated.")
+def events(connect: Connect, as_json: bool, kinds: tuple[str, ...]) -> None:
+    """The live stream: files seen, grouped, found to be duplicates, failed; actions; restarts.
+
+    A line for each, until Ctrl-C or the daemon's end (exit 3). With --json an object a line; its `number`
+    counts the daemon's events, so that a gap shows that some came faster than they were read.
+    """
+    from loractl.forms import event_form, print_json  # noqa: PLC0415 - not loaded for --help
+
+    with connect() as daemon, daemon.events(kinds or None) as stream:
+        for told in stream:
+            if as_json:
+                print_json(event_form(told))
+                continue
+            kind = str(told.event.__struct_config__.tag)
+            line = f"{told.time}  {click.style(kind.ljust(9), fg=_COLOURS.get(kind))}  {_text(told.event)}"
+            click.echo(line)
+            sys.stdout.flush()
+
+
+def _text(event: Event) -> str:
+    """What happened, in a line."""
+    from loracore import control  # noqa: PLC0415 - not loaded for --help
+    from loracore.paths import shown  # noqa: PLC0415
+    from loractl.units import size  # noqa: PLC0415
+
+    match event:
+        case control.FileSeen(path, length):
+            return f"{shown(path)} ({size(length)})"
+        case control.FileGrouped(path, layout, alone):
+            return f"{shown(path)} layout {layout.hex()[:16]}{', the only one' if alone else ''}"
+        case control.DuplicateFound(path, others):
+            return f"{shown(path)} = {', '.join(map(shown, others))}"
+        case control.FileGone(path):
+            return shown(path)
+        case control.FileFailedEvent(path, reason):
+            return f"{shown(path)}: {shown(reason)}"
+        case control.ChildRestarted(name, reason):
+            return f"{shown(name)} was restarted: {shown(reason)}"
+        case control.ActionTaken():
+            freed = f"{size(event.bytes)} freed"
+            return f"{event.action} {shown(event.path)}, kept {shown(event.kept)}, {freed} (undo {event.id})"
+        case control.WatchChanged(root, health, reason):
+            return f"{shown(root)} {health}{': ' + shown(reason) if reason else ''}"
+        case control.PublishedEvent(generation):
+            return f"the JSON files are of generation {generation}"

@@ -1,0 +1,175 @@
+"""`loractl groups`, `duplicates`, `failed`, `show` and `find`: what the daemon's catalogue knows."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import click
+
+from loractl.commands.options import Connect, asks_daemon
+
+if TYPE_CHECKING:
+    from loracore.control import DuplicateSet, Group, Shown
+
+_LEVELS = ("inode", "file", "tensors", "weights")
+
+
+@click.command(short_help="Files by layout.")
+@asks_daemon
+def groups(connect: Connect, as_json: bool) -> None:
+    """Files by layout: the same names, dtypes and shapes of all layers."""
+    from loracore.control import Groups, ListGroups  # noqa: PLC0415 - not loaded for --help
+    from loracore.paths import shown  # noqa: PLC0415
+    from loractl import exchange, forms, tables  # noqa: PLC0415
+
+    whole, generation = exchange.Whole(exchange.join_groups), 0
+    found: list[Group] = []
+    with connect() as daemon:
+        for page in daemon.pages(ListGroups(), Groups):
+            generation = page.generation
+            found += whole.add(page.groups)
+    found += whole.end()
+    if as_json:
+        forms.print_json(forms.groups_form(generation, found))
+        return
+    found.sort(key=lambda group: -len(group.paths))
+    columns = [tables.Column("layout"), tables.Column("files", right=True), tables.Column("file", folds=True)]
+    rows = (
+        (group.signature.hex()[:16] if first else "", f"{len(group.paths):,}" if first else "", shown(path))
+        for group in found
+        for first, path in zip([True] + [False] * len(group.paths), group.paths, strict=False)
+    )
+    tables.show_table(columns, rows)
+
+
+@click.command(short_help="Files that hold the same weights.")
+@asks_daemon
+@click.option("--level", type=click.Choice(_LEVELS), help="Only those that are the same in this way.")
+def duplicates(connect: Connect, as_json: bool, level: str | None) -> None:
+    """Sets of files that hold the same weights, and which of each is kept.
+
+    Levels: `inode` one file under several names; `file` all bytes are equal; `tensors` all layers are equal,
+    metadata, order or container may differ. --json is as in duplicates.json.
+    """
+    from loracore.control import Duplicates, ListDuplicates  # noqa: PLC0415 - not loaded for --help
+    from loractl import exchange, forms, tables  # noqa: PLC0415
+    from loractl.units import count, size  # noqa: PLC0415
+
+    whole, generation, complete = exchange.Whole(exchange.join_sets), 0, False
+    found: list[DuplicateSet] = []
+    with connect() as daemon:
+        for page in daemon.pages(ListDuplicates(level or ""), Duplicates):
+            generation, complete = page.generation, page.complete
+            found += whole.add(page.sets)
+    found += whole.end()
+    if as_json:
+        forms.print_json(forms.duplicates_form(generation, complete, found))
+        return
+    found.sort(key=lambda one: -one.wasted_bytes)
+    if found:
+        columns = [tables.Column("same"), tables.Column("wasted", right=True), tables.Column("file", folds=True)]
+        tables.show_table(columns, _set_rows(found))
+    wasted = sum(one.wasted_bytes for one in found)
+    unsure = "" if complete else ", and the daemon is still at work"
+    click.echo(f"{count(len(found), 'set')} of duplicates, {size(wasted)} could be saved{unsure}", err=True)
+
+
+def _set_rows(found: list[DuplicateSet]) -> Iterator[tuple[str, str, str]]:
+    from loracore.paths import shown  # noqa: PLC0415 - not loaded for --help
+    from loractl.units import size  # noqa: PLC0415
+
+    for one in found:
+        yield "kept", size(one.wasted_bytes), shown(one.kept)
+        yield from ((level, "", shown(path)) for path, level in one.others)
+
+
+@click.command()
+@asks_daemon
+def failed(connect: Connect, as_json: bool) -> None:
+    """Files that could not be read, and why."""
+    from loracore.control import Failed, ListFailed  # noqa: PLC0415 - not loaded for --help
+    from loracore.paths import shown  # noqa: PLC0415
+    from loractl import forms, tables  # noqa: PLC0415
+
+    files, generation = [], 0
+    with connect() as daemon:
+        for page in daemon.pages(ListFailed(), Failed):
+            generation = page.generation
+            files += page.files
+    if as_json:
+        forms.print_json(forms.failed_form(generation, files))
+    elif files:
+        columns = [tables.Column("file", folds=True), tables.Column("why", folds=True)]
+        tables.show_table(columns, ((shown(file.path), shown(file.reason)) for file in files))
+    else:
+        click.echo("no file failed", err=True)
+
+
+@click.command()
+@asks_daemon
+@click.argument("file", type=click.Path())
+def show(connect: Connect, as_json: bool, file: str) -> None:
+    """All that the daemon knows of FILE, by any of its names."""
+    from loractl import forms, tables  # noqa: PLC0415 - not loaded for --help
+
+    with connect() as daemon:
+        answer = daemon.show(file)
+    if as_json:
+        forms.print_json(forms.form(answer))
+    else:
+        columns = [tables.Column("what"), tables.Column("", folds=True)]
+        tables.show_table(columns, list(_facts(answer)))
+
+
+def _facts(answer: Shown) -> Iterator[tuple[str, str]]:
+    from loracore.paths import shown  # noqa: PLC0415 - not loaded for --help
+    from loractl.units import size  # noqa: PLC0415
+
+    yield "file", shown(answer.path)
+    yield "status", answer.status
+    if answer.error:
+        yield "why", shown(answer.error)
+    yield "size", f"{size(answer.size)} ({answer.size:,} bytes)"
+    yield "mtime_ns", str(answer.mtime_ns)
+    if answer.format:
+        yield "format", answer.format
+    if answer.layout is not None:
+        yield "layout", answer.layout.hex()
+        yield "layers", f"{answer.layers:,}"
+    if answer.weights is not None:
+        yield "weights", answer.weights.hex()
+    yield from (("other name", shown(link)) for link in answer.links)
+    if answer.kept is not None:
+        yield "kept", shown(answer.kept)
+    yield from ((f"same ({level})", shown(path)) for path, level in answer.duplicates)
+    yield "load time", f"{answer.load_seconds:.3f} s"
+
+
+@click.command(short_help="Files with a hash, or the beginning of one.")
+@asks_daemon
+@click.argument("hash")
+def find(connect: Connect, as_json: bool, hash: str) -> None:
+    """Files with the hash HASH, or one that begins so (at least 4 hex digits).
+
+    Layout signatures, weight signatures and the digests of layers are looked through.
+    """
+    from loracore.control import MIN_PREFIX  # noqa: PLC0415 - not loaded for --help
+    from loracore.errors import UsageError  # noqa: PLC0415
+    from loracore.paths import shown  # noqa: PLC0415
+    from loractl import forms, tables  # noqa: PLC0415
+
+    if len(hash) < MIN_PREFIX or not set(hash.lower()) <= set("0123456789abcdef"):
+        raise UsageError(f"{shown(hash)}: give a hash or its beginning, at least {MIN_PREFIX} hex digits")
+    with connect() as daemon:
+        matches = list(daemon.find(hash))
+    if as_json:
+        forms.print_json(forms.found_form(matches))
+    elif matches:
+        columns = [tables.Column("kind"), tables.Column("hash"), tables.Column("file", folds=True)]
+        cut = os.isatty(1)
+        rows = ((match.kind, match.hash[:16] if cut else match.hash, shown(match.path)) for match in matches)
+        tables.show_table(columns, rows)
+    else:
+        click.echo("no file has such a hash", err=True)

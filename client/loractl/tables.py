@@ -1,0 +1,69 @@
+"""Tables: with lines and colours on a terminal, plain columns where a program reads them.
+
+rich is loaded for a terminal alone.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Sequence
+from itertools import islice
+from typing import NamedTuple
+
+#: Rows of one table on a terminal; nobody reads more, and a pipe or --json has them all.
+_ROWS = 500
+
+#: How a cell is shown where there are colours. Cells that are none of these are plain.
+STYLES = {
+    "ok": "green", "watching": "green", "ready": "green", "idle": "green", "kept": "green",
+    "warning": "yellow", "polling": "yellow", "paused": "yellow", "starting": "yellow", "waiting": "yellow",
+    "problem": "red", "degraded": "red", "missing": "red", "failed": "red",
+}  # fmt: skip
+
+
+class Column(NamedTuple):
+    """A column's head. `right`: numbers. `folds`: long text, such as a path; the others keep their width."""
+
+    name: str
+    right: bool = False
+    folds: bool = False
+
+
+Row = Sequence[str]
+
+
+def show_table(columns: Sequence[Column], rows: Iterable[Row], *, title: str = "") -> None:
+    """Print rows of texts that are fit for a terminal (`loracore.paths.shown`)."""
+    if sys.stdout.isatty():
+        _show_rich(columns, rows, title)
+    else:
+        print_plain(columns, rows)
+
+
+def print_plain(columns: Sequence[Column], rows: Iterable[Row]) -> None:
+    """Columns two spaces apart, without heads. Nothing is cut."""
+    listed = list(rows)
+    widths = [max((len(row[index]) for row in listed), default=0) for index in range(len(columns))]
+    for row in listed:
+        cells = [
+            cell.rjust(width) if column.right else cell.ljust(width)
+            for column, cell, width in zip(columns, row, widths, strict=True)
+        ]
+        print("  ".join(cells).rstrip())
+
+
+def _show_rich(columns: Sequence[Column], rows: Iterable[Row], title: str) -> None:
+    from rich.console import Console  # noqa: PLC0415 - for a terminal alone
+    from rich.text import Text  # noqa: PLC0415
+
+    from loractl.screen import rich_table  # noqa: PLC0415
+
+    rows = iter(rows)
+    first = list(islice(rows, _ROWS))
+    console = Console(highlight=False)
+    if title:
+        console.print(Text(title, style="bold"))
+    console.print(rich_table(columns, first))
+    left = sum(1 for _ in rows)
+    if left:
+        console.print(Text(f"… and {left:,} more; a pipe or --json has them all", style="dim"))

@@ -1,0 +1,94 @@
+"""`lorad`: the daemon, in the foreground. systemd runs the same command.
+
+What is imported here delays the start of the children, so it is little; `lorad.supervisor` does the work.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+
+from loracore import __version__
+from loracore.config import Config, load_config, located, with_options
+from loracore.errors import LoraError, StateLocked, UsageError
+from lorad.folders import locked
+from lorad.pipeline.launch import Crew
+
+_FAILED = 1
+_BAD_INPUT = 2
+_REFUSED = 5
+
+
+def main() -> None:
+    options = _options(sys.argv[1:])
+    try:
+        sys.exit(_run(options))
+    except UsageError as error:
+        # The one thing that another start cannot mend, which systemd is told by the exit status.
+        _give_up(error, _BAD_INPUT)
+    except StateLocked as error:
+        _give_up(error, _REFUSED)
+    except (LoraError, OSError) as error:
+        _give_up(error, _FAILED)
+
+
+def _run(options: argparse.Namespace) -> int:
+    config = read_config(options)
+    # Sockets that others find lie in the runtime folder; two daemons must not rob each other of them.
+    with (
+        locked(config.state_dir, mode=0o750),
+        locked(config.runtime_dir, mode=0o750, option="--runtime-dir"),
+    ):
+        # Before the children start, so that they do not inherit its address.
+        from lorad.supervisor.notify import Notifier  # noqa: PLC0415 - see the module's docstring
+
+        notifier = Notifier()
+        crew = Crew(
+            config.runtime_dir,
+            config.state_dir,
+            loaders=config.pipeline.loaders or min(4, max(1, (os.cpu_count() or 1) - 1)),
+            hasher=config.pipeline.hasher,
+        )
+        from lorad.supervisor.daemon import Daemon  # noqa: PLC0415 - the children start meanwhile
+        from lorad.supervisor.logs import set_up  # noqa: PLC0415
+
+        set_up(options.log_format)
+        return Daemon(config, crew, notifier, lambda: read_config(options)).run()
+
+
+def read_config(options: argparse.Namespace) -> Config:
+    """The configuration file, with what the command line says put over it. Raises ConfigError."""
+    config = load_config(options.config)
+    return located(
+        with_options(
+            config, watch=options.watch or (), state_dir=options.state_dir, runtime_dir=options.runtime_dir
+        )
+    )
+
+
+def _give_up(error: Exception, status: int) -> None:
+    text = os.fsencode(str(error)).decode("utf-8", "backslashreplace")
+    print(f"lorad: {text}", file=sys.stderr)
+    sys.exit(status)
+
+
+def _options(arguments: list[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="lorad",
+        description="Watch folders of LoRA files, and keep current which of them hold the same weights.",
+        epilog="TERM and INT stop it, HUP reads the configuration again. `loractl status` shows what it does.",
+    )
+    parser.add_argument("--config", metavar="F", help="configuration file (default: see docs/install.md)")
+    parser.add_argument(
+        "--watch", metavar="DIR", action="append", help="a folder to watch, beside those in the configuration"
+    )
+    parser.add_argument("--state-dir", metavar="D", help="where the catalogue and the JSON files are kept")
+    parser.add_argument("--runtime-dir", metavar="D", help="where the sockets are")
+    parser.add_argument("--log-format", choices=["json", "console"], help="how lines on standard error look")
+    parser.add_argument("--version", action="version", version=f"lorad {__version__}")
+    return parser.parse_args(arguments)
+
+
+if __name__ == "__main__":
+    main()

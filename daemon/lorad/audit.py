@@ -1,0 +1,167 @@
+"""Does the catalogue say what is on the disk, and do the JSON files say what is in the catalogue?
+
+Nothing is changed and no file is opened: names and identities are compared. The daemon works on meanwhile,
+so what differs is looked at again until it has either settled or differs still.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import time
+from collections.abc import Callable, Sequence
+from contextlib import closing
+from itertools import accumulate, zip_longest
+from typing import NamedTuple
+
+from loracore.control import PAGE_BYTES, Audited, Difference
+from lorad.files import is_under
+from lorad.publish.model import Model
+from lorad.publish.render import render
+from lorad.publish.snapshot import connect, read_snapshot
+from lorad.watch.scanner import Seen, walk
+
+#: Looks at what differs, and seconds between them: longer than a file has to settle by default.
+_LOOKS, _PAUSE = 4, 2.0
+#: Seconds within which a file that changed is said not to have settled yet.
+_YOUNG = 10.0
+#: Bytes of a difference in an answer beside its texts, at most about.
+_ROW = 48
+_ROWS = (
+    "SELECT path, dev, ino, size, mtime_ns, ctime_ns, passed_over, error FROM names "
+    "JOIN files ON files.id = names.file WHERE active"
+)
+_UPDATED = re.compile(rb'"updated": "[^"]*"')
+_NO_IDENTITY = (0, 0, 0, 0, 0)
+
+
+class Known(NamedTuple):
+    """What the catalogue knows of one name: its inode's identity, and why it is not read if it is not."""
+
+    identity: tuple[int, ...]
+    passed_over: str | None
+
+
+def audit(
+    state_dir: str, roots: Sequence[bytes], *, follow: bool, sleep: Callable[[float], None] = time.sleep
+) -> Audited:
+    """Compare all names under `roots` with the catalogue in `state_dir`, and that with the JSON files.
+
+    Raises OSError and sqlite3.Error where it cannot look.
+    """
+    files, disk = _compare_disk(state_dir, roots, follow)
+    views = compare_views(state_dir)
+    for _ in range(_LOOKS - 1):
+        if not disk and not views:
+            break
+        sleep(_PAUSE)
+        if disk:
+            before = {difference.path for difference in disk}
+            files, disk = _compare_disk(state_dir, roots, follow)
+            disk = [difference for difference in disk if difference.path in before]
+        views = compare_views(state_dir)
+    return _fitting(files, views + disk)
+
+
+def _fitting(files: int, differences: list[Difference]) -> Audited:
+    """As many differences as one answer holds."""
+    sizes = accumulate(len(difference.path) + len(difference.text) + _ROW for difference in differences)
+    count = sum(size <= PAGE_BYTES for size in sizes)
+    return Audited(files, differences[:count], len(differences) - count)
+
+
+def _compare_disk(state_dir: str, roots: Sequence[bytes], follow: bool) -> tuple[int, list[Difference]]:
+    """How many names there are, and what differs, sorted by path."""
+    there = [root for root in roots if os.path.isdir(root)]
+    # The disk first: what the daemon learns meanwhile can only be newer.
+    names = {seen.path: seen for seen in walk(there, follow=follow, without=[os.fsencode(state_dir)])}
+    known = _known(state_dir)
+    lost = [root for root in roots if root not in there]
+    in_lost = is_under(lost)
+    found = [Difference(root, "missing", "this watched folder is not there") for root in lost]
+    for path in sorted(names.keys() | known.keys()):
+        if lost and in_lost(path):
+            continue
+        difference = compare(path, known.get(path), names.get(path))
+        if difference is not None:
+            found.append(difference)
+    return len(names), found
+
+
+def compare(path: bytes, known: Known | None, seen: Seen | None) -> Difference | None:
+    """One name in the catalogue and on the disk."""
+    if seen is None:
+        if os.path.lexists(path):
+            return Difference(path, "stale", "in the catalogue, but in no folder that is watched now")
+        return Difference(path, "missing", "in the catalogue, not on the disk")
+    if known is None:
+        return Difference(path, "unknown", "on the disk, not in the catalogue" + _age(seen))
+    if known.identity != _identity(seen):
+        return Difference(path, "changed", "not the file that was read" + _age(seen))
+    reason = seen.passed_over or None
+    if known.passed_over != reason:
+        return Difference(path, "stale", f"now {reason or 'to be read'}, was {known.passed_over or 'read'}")
+    return None
+
+
+def _known(state_dir: str) -> dict[bytes, Known]:
+    with closing(connect(state_dir)) as db:
+        return {
+            path: Known((dev % 2**64, ino % 2**64, *others), error if passed_over else None)
+            for path, dev, ino, *others, passed_over, error in db.execute(_ROWS)
+        }
+
+
+def _identity(seen: Seen) -> tuple[int, ...]:
+    status = seen.status
+    if status is None:
+        return _NO_IDENTITY
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
+
+
+def _age(seen: Seen) -> str:
+    if seen.status is None:
+        return ""
+    age = time.time() - max(seen.status.st_ctime, seen.status.st_mtime)
+    return f" (changed {age:.0f} s ago, may not have settled yet)" if 0 <= age < _YOUNG else ""
+
+
+def compare_views(state_dir: str) -> list[Difference]:
+    """The JSON files against what the catalogue's present generation would have them say."""
+    with closing(connect(state_dir)) as db:
+        snapshot = read_snapshot(db)
+    model = Model()
+    model.update(snapshot, ())
+    found = []
+    for name, parts in render(model):
+        path = os.path.join(state_dir, name)
+        text = _differs(path, b"".join(parts), snapshot.generation)
+        if text:
+            found.append(Difference(os.fsencode(path), name, text))
+    return found
+
+
+def _differs(path: str, expected: bytes, generation: int) -> str:
+    """How a file is not what it should be; empty where it is."""
+    try:
+        with open(path, "rb") as file:
+            content = file.read()
+    except OSError as error:
+        return f"cannot be read: {(error.strerror or str(error)).lower()}"
+    if _undated(content) == _undated(expected):
+        return ""
+    try:
+        written = json.loads(content)["generation"]
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        return f"is not a JSON file of lorad: {ascii(str(error))[1:-1][:200]}"
+    if written != generation:
+        return f"is of generation {written}, the catalogue is at {generation}"
+    lines = zip_longest(_undated(content).splitlines(), _undated(expected).splitlines())
+    wrong = next((number for number, (line, right) in enumerate(lines, 1) if line != right), 1)
+    return f"line {wrong} is not what generation {generation} of the catalogue says"
+
+
+def _undated(content: bytes) -> bytes:
+    """A view without the moment when it was written."""
+    return _UPDATED.sub(b"", content, count=1)

@@ -1,0 +1,264 @@
+"""Questions that the catalogue answers, on a connection that cannot write.
+
+What is shown is what the JSON files of the same generation show. Not here: what the core knows and has not
+committed yet, which is at most a quarter of a second old.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sqlite3
+from collections.abc import Callable, Iterator
+from itertools import groupby
+from typing import NamedTuple
+from zlib import decompress
+
+import msgspec
+
+from loracore.control import (
+    MIN_PREFIX,
+    Answer,
+    Duplicates,
+    DuplicateSet,
+    Failed,
+    FailedFile,
+    Find,
+    Found,
+    Group,
+    Groups,
+    ListDuplicates,
+    ListFailed,
+    ListGroups,
+    Match,
+    Refusal,
+    Show,
+    Shown,
+)
+from loracore.paths import shown
+from loracore.tensorfile import Layout
+from lorad.control.pages import BadCursor, Pages, Row, paginate
+from lorad.control.search import Hit, search
+from lorad.publish import snapshot as catalogue
+from lorad.publish.snapshot import Name, Snapshot, connect
+
+Query = ListGroups | ListDuplicates | ListFailed | Show | Find
+#: SPEC section 1; `weights` is not told apart yet, and is an empty list.
+LEVELS = ("inode", "file", "tensors", "weights")
+#: Characters of a hash are at most those of 32 bytes.
+_HASH = 64
+
+_NAMES = (
+    "SELECT path, file, size, mtime_ns, layout, status, load_seconds, error, signature, residue "
+    "FROM names JOIN files ON files.id = names.file WHERE active"
+)
+#: All that can be in a set: files that agree on every layer, and inodes with several names.
+_IN_SETS = (
+    f"{_NAMES} AND (status = 'duplicate' OR file IN "
+    "(SELECT file FROM names WHERE active GROUP BY file HAVING count(*) > 1)) ORDER BY path"
+)
+_SET_OF = (
+    f"{_NAMES} AND (file = ?1 OR (status = 'duplicate' AND (layout, signature) = "
+    "(SELECT layout, signature FROM files WHERE id = ?1 AND status = 'duplicate'))) ORDER BY path"
+)
+_GROUPS = (
+    "SELECT layouts.signature, path FROM names JOIN files ON files.id = names.file "
+    "JOIN layouts ON layouts.id = files.layout WHERE active AND status IN ('grouped', 'unique', 'duplicate') "
+    "ORDER BY layouts.signature, path"
+)
+_FAILED = (
+    "SELECT path, error FROM names JOIN files ON files.id = names.file "
+    "WHERE active AND status = 'failed' ORDER BY path"
+)
+
+
+class _Head(NamedTuple):
+    generation: int
+    complete: bool
+
+
+class _Member(NamedTuple):
+    """One file of a set besides the kept one. `wasted`: its bytes, where no other name counted them."""
+
+    kept: bytes
+    path: bytes
+    level: str
+    wasted: int
+
+
+class Queries:
+    """For use in one thread. Opens the catalogue when it is first asked."""
+
+    def __init__(self, state_dir: str) -> None:
+        self._state_dir = state_dir
+        self._connection: sqlite3.Connection | None = None
+        self._pages = Pages()
+
+    def answer(self, query: Query) -> Answer | msgspec.Raw:
+        """The answer, or an encoded one. What goes wrong is a Refusal, too."""
+        try:
+            return self._answer(query)
+        except BadCursor as error:
+            return Refusal("malformed", str(error))
+        except (sqlite3.Error, OSError) as error:
+            self.close()
+            return Refusal("failed", f"{shown(self._state_dir)}: the catalogue cannot be read: {error!s}")
+
+    def rest(self) -> None:
+        """Give back the memory of lists that nobody reads on in."""
+        self._pages.forget()
+
+    def close(self) -> None:
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+        self._pages.forget()
+
+    def _answer(self, query: Query) -> Answer | msgspec.Raw:
+        match query:
+            case ListGroups(cursor):
+                return self._list("groups", cursor, self._groups)
+            case ListFailed(cursor):
+                return self._list("failed", cursor, self._failed)
+            case ListDuplicates(level, cursor):
+                if level and level not in LEVELS:
+                    return Refusal("malformed", f"the level {level[:40]!a} is none of {' '.join(LEVELS)}")
+                return self._list(
+                    f"duplicates {level}", cursor, lambda db, head, cursor: _duplicates(db, head, cursor, level)
+                )
+            case Find(prefix, cursor):
+                prefix = prefix.lower()
+                if not MIN_PREFIX <= len(prefix) <= _HASH or not set(prefix) <= set("0123456789abcdef"):
+                    text = f"{prefix[:80]!a} is not the beginning of a hash"
+                    return Refusal("malformed", f"{text}: give {MIN_PREFIX} to {_HASH} hex digits")
+                return self._list(
+                    f"find {prefix}", cursor, lambda db, head, cursor: _found(db, head, cursor, prefix)
+                )
+            case Show(path):
+                with self._reading() as db:
+                    return _show(db, path)
+
+    @contextlib.contextmanager
+    def _reading(self) -> Iterator[sqlite3.Connection]:
+        """One transaction, so that everything in it is of one generation."""
+        if self._connection is None:
+            self._connection = connect(self._state_dir)
+        self._connection.execute("BEGIN")
+        try:
+            yield self._connection
+        finally:
+            self._connection.execute("COMMIT")
+
+    def _list(self, what: str, cursor: str, compute: _Compute) -> msgspec.Raw:
+        with self._reading() as db:
+            head = _head(db)
+            page = self._pages.kept(what, cursor, lambda: head.generation)
+            if page is None:
+                pages = compute(db, head, cursor)
+                self._pages.keep(what, head.generation, pages)
+                page = pages[cursor]
+            return page
+
+    @staticmethod
+    def _groups(db: sqlite3.Connection, head: _Head, cursor: str) -> dict[str, msgspec.Raw]:
+        def make(rows: list[tuple[bytes, bytes]], following: str) -> Groups:
+            groups = [Group(sign, [path for _, path in part]) for sign, part in groupby(rows, lambda row: row[0])]
+            return Groups(head.generation, groups, following)
+
+        rows = (Row((sign, path), len(path), (sign, path)) for sign, path in db.execute(_GROUPS))
+        return paginate(head.generation, rows, cursor, make)
+
+    @staticmethod
+    def _failed(db: sqlite3.Connection, head: _Head, cursor: str) -> dict[str, msgspec.Raw]:
+        def make(files: list[FailedFile], following: str) -> Failed:
+            return Failed(head.generation, files, following)
+
+        rows = (
+            Row((path,), len(path) + len(error or ""), FailedFile(path, error or ""))
+            for path, error in db.execute(_FAILED)
+        )
+        return paginate(head.generation, rows, cursor, make)
+
+
+_Compute = Callable[[sqlite3.Connection, _Head, str], dict[str, msgspec.Raw]]
+
+
+def _head(db: sqlite3.Connection) -> _Head:
+    numbers = dict(db.execute("SELECT key, value FROM meta WHERE key IN ('generation', 'complete')"))
+    return _Head(int(numbers.get("generation", 0)), bool(numbers.get("complete")))
+
+
+def _sets(names: list[Name]) -> catalogue.Duplicates:
+    """The sets among these names, by the rules of `duplicates.json`."""
+    return catalogue.find_duplicates(Snapshot(0, False, names, {}, {}))
+
+
+def _duplicates(db: sqlite3.Connection, head: _Head, cursor: str, level: str) -> dict[str, msgspec.Raw]:
+    names = list(map(Name._make, db.execute(_IN_SETS)))
+    by_path = {name.path: name for name in names}
+    found = _sets(names)
+
+    def rows() -> Iterator[Row[_Member]]:
+        for kept, others in found.sets.items():
+            counted = {by_path[kept].file}
+            for path in sorted(others):
+                if level and found.levels[path] != level:
+                    continue
+                name = by_path[path]
+                wasted = 0 if name.file in counted else name.size
+                counted.add(name.file)
+                member = _Member(kept, path, found.levels[path], wasted)
+                yield Row((kept, path), len(path) + 10, member)
+
+    def make(members: list[_Member], following: str) -> Duplicates:
+        sets = []
+        for kept, part in groupby(members, lambda member: member.kept):
+            others = list(part)
+            wasted = sum(member.wasted for member in others)
+            sets.append(DuplicateSet(kept, [(member.path, member.level) for member in others], wasted))
+        return Duplicates(head.generation, head.complete, sets, following)
+
+    return paginate(head.generation, rows(), cursor, make)
+
+
+def _found(db: sqlite3.Connection, head: _Head, cursor: str, prefix: str) -> dict[str, msgspec.Raw]:
+    def make(hits: list[Hit], following: str) -> Found:
+        return Found([Match(hit.path, hit.kind, hit.hash.hex()) for hit in hits], following)
+
+    rows = (
+        Row((hit.kind.encode(), hit.hash, hit.path), len(hit.path) + 80, hit) for hit in sorted(search(db, prefix))
+    )
+    return paginate(head.generation, rows, cursor, make)
+
+
+def _show(db: sqlite3.Connection, path: bytes) -> Shown | Refusal:
+    row = db.execute("SELECT file FROM names WHERE active AND path = ?", (path,)).fetchone()
+    if row is None:
+        why = "it is in no watched folder, or not seen yet" if os.path.lexists(path) else "there is no such file"
+        return Refusal("not-found", f"{shown(path)}: not in the catalogue; {why}")
+    names = list(map(Name._make, db.execute(_SET_OF, row)))
+    name = next(name for name in names if name.path == path)
+    encoded, signature, kind = (None, None, None)
+    if name.layout is not None:
+        query = (
+            "SELECT encoded, layouts.signature, format FROM layouts, files WHERE layouts.id = ? AND files.id = ?"
+        )
+        encoded, signature, kind = db.execute(query, (name.layout, name.file)).fetchone()
+    found = _sets(names)
+    kept = next((kept for kept, others in found.sets.items() if path == kept or path in others), None)
+    links = found.links.get(path, [])
+    return Shown(
+        path=path,
+        status="duplicate" if name.status == "unique" and links else name.status,
+        error=name.error,
+        size=name.size,
+        mtime_ns=name.mtime_ns,
+        format=kind,
+        layout=signature,
+        weights=name.signature,
+        layers=len(Layout.decode(decompress(encoded)).layers) if encoded is not None else None,
+        links=links,
+        kept=kept,
+        duplicates=[(other, found.levels[other]) for other in found.sets[kept]] if kept is not None else [],
+        load_seconds=name.load_seconds,
+    )

@@ -1,0 +1,77 @@
+"""Files by the beginning of a hash that the catalogue holds of them."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import msgspec
+
+from lorad.library import Question
+
+_DIGEST = 32
+_SEQUENCE = msgspec.msgpack.Decoder(tuple[Question, ...])
+_PATHS = "SELECT path FROM names WHERE active AND file = ?"
+
+
+class Hit(NamedTuple):
+    """A file with a hash that begins as asked. Sorted by kind, then hash, then path."""
+
+    kind: str
+    hash: bytes
+    path: bytes
+
+
+def search(db: sqlite3.Connection, prefix: str) -> Iterator[Hit]:
+    """All that layout signatures, weight signatures and layer digests tell, in no order.
+
+    `prefix` is of lower-case hex digits, at most 64. Layer digests are looked for in all that files answered,
+    which takes about as long as reading those from the disk.
+    """
+    low, high = bytes.fromhex(prefix.ljust(2 * _DIGEST, "0")), bytes.fromhex(prefix.ljust(2 * _DIGEST, "f"))
+    listed = "active AND files.status IN ('grouped', 'unique', 'duplicate')"
+    yield from (
+        Hit("layout", *row)
+        for row in db.execute(
+            "SELECT layouts.signature, path FROM layouts JOIN files ON files.layout = layouts.id "
+            f"JOIN names ON names.file = files.id WHERE {listed} AND layouts.signature BETWEEN ? AND ?",
+            (low, high),
+        )
+    )
+    yield from (
+        Hit("weights", *row)
+        for row in db.execute(
+            "SELECT files.signature, path FROM files JOIN names ON names.file = files.id "
+            f"WHERE {listed} AND files.signature BETWEEN ? AND ?",
+            (low, high),
+        )
+    )
+    for file, digests in _layers(db, prefix).items():
+        for (path,) in db.execute(_PATHS, (file,)):
+            yield from (Hit("layer", digest, path) for digest in digests)
+
+
+def _layers(db: sqlite3.Connection, prefix: str) -> dict[int, set[bytes]]:
+    """The matching digests of whole layers, by file."""
+    found: dict[int, set[bytes]] = {}
+    whole_bytes = bytes.fromhex(prefix[: len(prefix) // 2 * 2])
+    layouts = db.execute("SELECT id, sequence FROM layouts WHERE sequence IS NOT NULL").fetchall()
+    for layout, sequence in layouts:
+        confirming = [question.number for question in _SEQUENCE.decode(sequence) if question.confirms]
+        marks = ", ".join("?" * len(confirming))
+        rows = db.execute(
+            "SELECT file, digests FROM answers JOIN files ON files.id = answers.file "
+            f"WHERE layout = ? AND number IN ({marks}) AND instr(digests, ?)",
+            (layout, *confirming, whole_bytes),
+        )
+        for file, digests in rows:
+            starts = range(0, len(digests), _DIGEST)
+            matching = {digests[start : start + _DIGEST] for start in starts if _begins(digests, start, prefix)}
+            if matching:
+                found.setdefault(file, set()).update(matching)
+    return found
+
+
+def _begins(digests: bytes, start: int, prefix: str) -> bool:
+    return digests[start : start + (len(prefix) + 1) // 2].hex().startswith(prefix)

@@ -1,0 +1,177 @@
+"""What is wrong with the machine for lorad's purposes, and what to do about it."""
+
+from __future__ import annotations
+
+import fcntl
+import glob
+import importlib.util
+import os
+import resource
+import shutil
+import struct
+import tempfile
+from collections.abc import Iterator, Sequence
+
+from loracore.control import Examined, Finding, Root
+from loracore.paths import CATALOGUE, shown
+from lorad.watch.mounts import Mount, MountTable, find, is_remote
+
+#: File systems that can share blocks between files.
+_SHARING = frozenset({b"bcachefs", b"btrfs", b"ocfs2", b"xfs", b"zfs"})
+#: linux/fs.h
+_FICLONE = 0x40049409
+_FIDEDUPERANGE = 0xC0189436
+_BLOCK = 4096
+_INOTIFY = "/proc/sys/fs/inotify"
+#: Watches that a machine's other programs are left.
+_WATCHES_SPARE = 1024
+_INSTANCES, _OPEN_FILES = 16, 1024
+#: Free bytes in the state folder below which there is a warning, or a problem.
+_LITTLE_SPACE, _NO_SPACE = 1 << 30, 64 << 20
+
+
+def examine(state_dir: str, runtime_dir: str, roots: Sequence[Root]) -> Examined:
+    """All findings. Probes are made in the state folder alone, with files of our own."""
+    findings = [*_inotify(roots)]
+    for root in roots:
+        findings += _root(root)
+    findings += [*_state(state_dir), _sockets(runtime_dir), _gpu(), _limits()]
+    return Examined(findings)
+
+
+def _inotify(roots: Sequence[Root]) -> Iterator[Finding]:
+    name, folders = "inotify", sum(root.folders for root in roots)
+    watches, instances = _number("max_user_watches"), _number("max_user_instances")
+    if watches is None or instances is None:
+        yield Finding(
+            name,
+            "warning",
+            "the kernel has no inotify",
+            "folders are polled; use a kernel with CONFIG_INOTIFY_USER",
+        )
+        return
+    if watches < folders:
+        yield Finding(
+            name, "problem", f"{folders:,} folders, but only {watches:,} watches are allowed", _raise_to(folders)
+        )
+    elif watches < folders + _WATCHES_SPARE:
+        text = f"{folders:,} folders leave few of the {watches:,} allowed watches"
+        yield Finding(name, "warning", text, _raise_to(folders))
+    else:
+        yield Finding(name, "ok", f"{folders:,} folders of {watches:,} allowed watches")
+    if instances < _INSTANCES:
+        remedy = "sysctl fs.inotify.max_user_instances=128, and put it into /etc/sysctl.d/lorad.conf"
+        yield Finding(name, "warning", f"only {instances} users of inotify are allowed", remedy)
+
+
+def _raise_to(folders: int) -> str:
+    wanted = max(524_288, 1 << (2 * folders).bit_length())
+    return f"sysctl fs.inotify.max_user_watches={wanted}, and put it into /etc/sysctl.d/lorad.conf"
+
+
+def _number(name: str) -> int | None:
+    try:
+        with open(f"{_INOTIFY}/{name}", encoding="ascii") as file:
+            return int(file.read())
+    except (OSError, ValueError):
+        return None
+
+
+def _root(root: Root) -> Iterator[Finding]:
+    name = f"folder {shown(root.path)}"
+    if not os.path.isdir(root.path):
+        yield Finding(name, "problem", "is not there", "mount it, or take it out of [watch] roots")
+        return
+    if not os.access(root.path, os.R_OK | os.X_OK):
+        remedy = "let the daemon's user read it: setfacl -R -m u:lorad:rX, or run it as the owner"
+        yield Finding(name, "problem", "cannot be read", remedy)
+        return
+    if root.health == "degraded":
+        remedy = "see the reason; until then changes are found by scans alone"
+        yield Finding(name, "warning", f"is watched in part: {root.reason}", remedy)
+    mount = _mount(root.path)
+    kind = _name(mount)
+    if is_remote(mount):
+        remedy = "set [watch] poll_seconds to your liking, or run lorad on the machine that has the disk"
+        yield Finding(name, "warning", f"is on {kind}, which sends no events; it is polled", remedy)
+    elif mount and mount.kind in _SHARING:
+        yield Finding(name, "ok", f"is on {kind}, where duplicates can share their blocks (reflink)")
+    else:
+        yield Finding(name, "ok", f"is on {kind}, which cannot share blocks; hardlink and symlink save the space")
+
+
+def _state(state_dir: str) -> Iterator[Finding]:
+    name = f"state folder {shown(state_dir)}"
+    if not os.access(state_dir, os.W_OK | os.X_OK) or not os.access(os.path.join(state_dir, CATALOGUE), os.W_OK):
+        yield Finding(name, "problem", "cannot be written", "chown it to the daemon's user")
+        return
+    mount = _mount(os.fsencode(state_dir))
+    kind = _name(mount)
+    if is_remote(mount):
+        remedy = "give a state_dir on a local disk"
+        yield Finding(name, "problem", f"is on {kind}, where a database can be damaged", remedy)
+    free = shutil.disk_usage(state_dir).free
+    if free < _LITTLE_SPACE:
+        level = "problem" if free < _NO_SPACE else "warning"
+        yield Finding(name, level, f"only {free >> 20} MiB are free", "make room, or give another state_dir")
+    else:
+        yield Finding(name, "ok", f"{kind}, {free >> 30} GiB free, blocks {_can_share(state_dir)} be shared")
+
+
+def _can_share(folder: str) -> str:
+    """Whether both ways to share blocks work in a folder, tried on two small files that are gone at once."""
+    block = os.urandom(_BLOCK)
+    with tempfile.TemporaryFile(dir=folder) as one, tempfile.TemporaryFile(dir=folder) as other:
+        for file in (one, other):
+            file.write(block)
+            file.flush()
+        try:
+            # struct file_dedupe_range with one file_dedupe_range_info.
+            request = bytearray(struct.pack("=QQHHIqQQiI", 0, _BLOCK, 1, 0, 0, other.fileno(), 0, 0, 0, 0))
+            fcntl.ioctl(one.fileno(), _FIDEDUPERANGE, request)
+            deduped, status = struct.unpack_from("=Qi", request, 40)
+            fcntl.ioctl(other.fileno(), _FICLONE, one.fileno())
+        except OSError:
+            return "cannot"
+    return "can" if status == 0 and deduped else "cannot"
+
+
+def _sockets(runtime_dir: str) -> Finding:
+    mode = os.stat(runtime_dir).st_mode & 0o777
+    name = f"runtime folder {shown(runtime_dir)}"
+    if mode & 0o002:
+        return Finding(name, "warning", f"everybody may write to it (mode {mode:04o})", "chmod 750 it")
+    return Finding(name, "ok", f"mode {mode:04o}")
+
+
+def _gpu() -> Finding:
+    devices = len(glob.glob("/dev/nvidia[0-9]*"))
+    if not devices:
+        return Finding("GPU", "ok", "none of NVIDIA's; weights are hashed on the CPU")
+    if importlib.util.find_spec("cupy") is None:
+        remedy = "pip install 'lorad[gpu]'"
+        return Finding("GPU", "warning", f"{devices} there, but CuPy is not installed", remedy)
+    if not all(os.access(path, os.R_OK | os.W_OK) for path in ("/dev/nvidiactl", "/dev/nvidia0")):
+        remedy = "give the service DeviceAllow=/dev/nvidia*, and its user the group of /dev/nvidia0"
+        return Finding("GPU", "warning", "it is there, but may not be used", remedy)
+    return Finding("GPU", "ok", f"{devices} of NVIDIA's, with CuPy")
+
+
+def _limits() -> Finding:
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if 0 <= soft < _OPEN_FILES:
+        remedy = "raise it: LimitNOFILE=65536 in the service, or ulimit -n"
+        return Finding("open files", "warning", f"only {soft} are allowed", remedy)
+    return Finding("open files", "ok", f"{soft:,} allowed")
+
+
+def _mount(path: bytes) -> Mount | None:
+    table = MountTable()
+    try:
+        return find(table.mounts, os.path.realpath(path))
+    finally:
+        table.close()
+
+
+def _name(mount: Mount | None) -> str:
+    return shown(mount.kind) if mount else "an unknown file system"

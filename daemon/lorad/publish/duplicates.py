@@ -1,0 +1,53 @@
+"""A file with its names, and one set of files that hold the same weights, by the rules of `find_duplicates`."""
+
+from __future__ import annotations
+
+from bisect import insort
+from collections.abc import Collection
+from operator import itemgetter
+from typing import NamedTuple
+
+from lorad.publish.snapshot import Name, level, rank
+
+#: Statuses of files whose layout is known.
+TOLD = frozenset(("grouped", "unique", "duplicate"))
+
+
+class File:
+    """An inode with its names in view, sorted. `facts` are those of any of its names."""
+
+    __slots__ = ("facts", "layout", "names")
+
+    def __init__(self, facts: Name, layout: bytes | None) -> None:
+        self.facts = facts
+        self.layout = layout
+        self.names: list[bytes] = []
+
+    def add(self, path: bytes) -> None:
+        insort(self.names, path)
+
+    @property
+    def told(self) -> bool:
+        return self.facts.status in TOLD
+
+    @property
+    def linked(self) -> bool:
+        """Whether the views show its names as other names of each other."""
+        return len(self.names) > 1 and self.told
+
+
+class DuplicateSet(NamedTuple):
+    """The same weights: the kept path, every other one with its level, and the bytes that they waste."""
+
+    kept: bytes
+    levels: dict[bytes, str]
+    wasted_bytes: int
+
+
+def find_kept(files: Collection[File]) -> DuplicateSet | None:
+    """What is said of files that hold the same weights; None if they have one name in all."""
+    names = ((rank(file.facts, path), file) for file in files for path in file.names)
+    (*_, kept_path), kept = min(names, key=itemgetter(0))
+    levels = {path: level(file.facts, kept.facts) for file in files for path in file.names if path != kept_path}
+    wasted = sum(file.facts.size for file in files) - kept.facts.size
+    return DuplicateSet(kept_path, levels, wasted) if levels else None

@@ -1,0 +1,375 @@
+"""The daemon: one loop that feeds the engine with news of the folders and keeps everything around it going.
+
+The loop waits at one place, for whatever comes first: a message of a child, its death, news of the watch, a
+client's request, a signal, or the next thing that is due.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sqlite3
+import threading
+import time
+from collections import deque
+from functools import partial
+from typing import Protocol
+
+from loracore.config import Config, describe_changes, reloaded
+from loracore.control import (
+    Answer,
+    ChildRestarted,
+    DuplicateFound,
+    Event,
+    FileFailedEvent,
+    PublishedEvent,
+    Root,
+    Status,
+    Waited,
+    WatchChanged,
+)
+from loracore.errors import LoraError
+from lorad.catalog import Catalog
+from lorad.control.server import Command, ControlServer, Reply
+from lorad.engine import Engine
+from lorad.pipeline.launch import Crew
+from lorad.pipeline.machinery import Machinery
+from lorad.pipeline.protocol import Identity
+from lorad.presence import settled
+from lorad.supervisor.logs import get_logger
+from lorad.supervisor.metrics import MetricsServer
+from lorad.supervisor.notify import Notifier
+from lorad.supervisor.report import Reporter
+from lorad.supervisor.waits import Waits
+from lorad.watch.news import Dirty, HealthChanged, Rescan, Synced
+from lorad.watch.settle import SettleQueue
+from lorad.watch.watcher import Watcher
+
+#: Seconds between two looks at what is due, and between two reports while there is work.
+_TICK, _BUSY_TICK = 1.0, 0.25
+#: Seconds until a catalogue that could not be written is tried again.
+_RETRY = 5.0
+#: Seconds without a hasher after which systemd is no longer told that all is well.
+_WITHOUT_HASHER = 60.0
+
+
+class Loader(Protocol):
+    """Reads the configuration again. Raises ConfigError."""
+
+    def __call__(self) -> Config: ...
+
+
+class Daemon:
+    """All parts of a running lorad. `run` ends when a signal says so."""
+
+    def __init__(self, config: Config, crew: Crew, notifier: Notifier, reload: Loader) -> None:
+        self._config = config
+        self._state_dir = config.state_dir
+        self._notifier = notifier
+        self._load_config = reload
+        self._log = get_logger()
+        self._commands: deque[Command] = deque()
+        self._stop = threading.Event()
+        self._reload = threading.Event()
+        self._machinery = Machinery(
+            crew, told=self._child_died, memory_limit=config.pipeline.memory_limit_mb << 20
+        )
+        self._reporter = Reporter(self._machinery, self._state_dir)
+        self._control = ControlServer(config.runtime_dir, self._state_dir, config.control, self._post)
+        self._watcher = self._make_watcher()
+        self._settling = SettleQueue(config.watch, look=self._identity)
+        #: Names were not taken in: all folders have to be looked through.
+        self._overfull = False
+        self._waits = Waits(self._watcher.sync)
+        self._metrics = (
+            MetricsServer(config.metrics.listen, lambda: self._status) if config.metrics.listen else None
+        )
+        self._catalog: Catalog | None = None
+        self._engine: Engine | None = None
+        self._open_at = 0.0
+        self._next_tick = 0.0
+        self._next_ping = 0.0
+        self._hasher_seen = time.monotonic()
+        self._status: Status | None = None
+        self._published = -1
+        self._trouble = ""
+
+    def run(self) -> int:
+        """Work until a signal asks to stop; the exit status."""
+        signal.signal(signal.SIGTERM, lambda *_: self._signalled(self._stop))
+        signal.signal(signal.SIGINT, lambda *_: self._signalled(self._stop))
+        signal.signal(signal.SIGHUP, lambda *_: self._signalled(self._reload))
+        try:
+            self._control.start()
+            self._watcher.start()
+            if self._metrics:
+                self._metrics.start()
+            self._tick(time.monotonic())
+            # Requests are answered and nothing that happens is missed from here on; loading may take a while.
+            self._notifier.ready()
+            self._log.info("ready", roots=list(self._config.watch.roots), state_dir=self._state_dir)
+            while not self._stop.is_set():
+                self._turn()
+            self._log.info("stopping")
+        finally:
+            self._shut_down()
+        return 0
+
+    # One turn of the loop
+
+    def _turn(self) -> None:
+        self._step(self._pause())
+        self._take_news()
+        if self._reload.is_set():
+            self._reload.clear()
+            self._reconfigure()
+        now = time.monotonic()
+        if now >= self._next_tick:
+            self._tick(now)
+        if len(self._waits):
+            self._answer_waits()
+
+    def _pause(self) -> float:
+        """Seconds that nothing is due."""
+        now = time.monotonic()
+        due = self._settling.next_due
+        return max(0.0, min(self._next_tick if due is None else min(due, self._next_tick), now + _TICK) - now)
+
+    def _step(self, timeout: float) -> None:
+        """Let the engine work, or have a new one as soon as the children have finished for the old one."""
+        if self._engine is None:
+            for _ in self._machinery.poll(timeout):
+                pass  # What the engine that is gone had asked for; the next one asks again.
+            if self._machinery.idle and time.monotonic() >= self._open_at:
+                self._open()
+            return
+        try:
+            self._engine.step(timeout)
+        except sqlite3.Error as error:
+            self._fail_catalog(error)
+            return
+        if self._engine.trouble != self._trouble:
+            self._trouble = self._engine.trouble
+            if self._trouble:
+                self._complain(self._trouble)
+        if self._engine.published not in {self._published, -1}:
+            self._published = self._engine.published
+            # Who waits for this generation is to find it in the status as well.
+            self._next_tick = 0.0
+            self._tell(PublishedEvent(self._published))
+            if self._engine.finished:
+                progress = self._engine.progress()
+                self._log.info("all told apart", files=progress.files_total, duplicates=progress.duplicates)
+
+    def _take_news(self) -> None:
+        """What the watch saw, what settled, what clients want."""
+        for item in self._watcher.take():
+            match item:
+                case Dirty(path, closed):
+                    self._overfull |= not self._settling.add(path, closed)
+                case Rescan(folder, reason):
+                    self._log.info("rescan", folder=folder, reason=reason)
+                    if self._engine:
+                        self._engine.sweep(folder)
+                case Synced(token):
+                    self._waits.synced(token, self._settling.names())
+                case HealthChanged(root, health, reason):
+                    log = self._log.info if health == "watching" else self._log.warning
+                    log("watch", root=root, health=health, reason=reason)
+                    self._tell(WatchChanged(root, health, reason))
+                    self._next_tick = 0.0
+        if self._engine:
+            for path in self._settling.due(time.monotonic()):
+                self._engine.touched(path)
+            if self._overfull and not len(self._settling):
+                self._overfull = False
+                for root in _roots(self._config):
+                    self._engine.sweep(root)
+        while self._commands:
+            command = self._commands.popleft()
+            self._waits.ask(command.reply if command.kind == "wait" else partial(self._audit, command.reply))
+
+    def _answer_waits(self) -> None:
+        engine = self._engine
+        self._waits.check(
+            self._settling,
+            finished=engine is not None and engine.finished,
+            generation=engine.published if engine else -1,
+            trouble=self._trouble,
+        )
+
+    def _tick(self, now: float) -> None:
+        """Report, to clients and to systemd."""
+        engine, health = self._engine, self._watcher.health()
+        self._status = self._reporter.status(
+            engine,
+            roots=[Root(root.path, root.health, root.reason, root.folders) for root in health],
+            settling=len(self._settling),
+            generation=self._catalog.generation if self._catalog else -1,
+        )
+        self._control.set_status(self._status)
+        busy = self._status.state != "idle"
+        self._next_tick = now + (_BUSY_TICK if busy else _TICK)
+        if now >= self._next_ping:
+            self._next_ping = now + _TICK
+            self._notifier.status(_sentence(self._status))
+            if any(
+                child.name == "hasher" and child.state in {"ready", "paused"} for child in self._status.children
+            ):
+                self._hasher_seen = now
+            if now - self._hasher_seen < _WITHOUT_HASHER:
+                self._notifier.watchdog()
+
+    # The engine comes and goes
+
+    def _open(self) -> None:
+        """Open the catalogue and go on from there."""
+        watch = self._config.watch
+        roots = _roots(self._config)
+        catalog = None
+        try:
+            catalog = Catalog(self._state_dir)
+            engine = Engine(
+                catalog,
+                self._machinery,
+                roots,
+                follow=watch.follow_symlinks,
+                state_dir=os.fsencode(self._state_dir),
+                tell=self._tell,
+                defer=self._defer,
+            )
+        except sqlite3.Error as error:
+            if catalog:
+                catalog.abandon()
+            self._complain(f"the catalogue cannot be opened: {error}")
+            self._open_at = time.monotonic() + _RETRY
+            return
+        self._catalog, self._engine = catalog, engine
+        for root in roots:
+            engine.sweep(root)
+
+    def _close(self) -> None:
+        """Keep what is known and let the engine go."""
+        if self._engine is None or self._catalog is None:
+            return
+        try:
+            self._engine.save()
+            self._catalog.close()
+        except sqlite3.Error as error:
+            self._complain(f"the last findings could not be saved: {error}; they will be made again")
+            self._catalog.abandon()
+        self._engine = self._catalog = None
+
+    def _fail_catalog(self, error: sqlite3.Error) -> None:
+        """The catalogue cannot be written: begin again from what it holds, as after a kill."""
+        self._complain(f"the catalogue cannot be written: {error}; tried again in {_RETRY:.0f} s")
+        if self._catalog:
+            self._catalog.abandon()
+        self._engine = self._catalog = None
+        self._open_at = time.monotonic() + _RETRY
+
+    def _reconfigure(self) -> None:
+        """SIGHUP: take over a new configuration, if it is sound."""
+        self._notifier.reloading()
+        try:
+            config = self._load_config()
+        except LoraError as error:
+            self._complain(f"the configuration stays as it was: {error}")
+        else:
+            before, self._config = self._config, reloaded(self._config, config)
+            for change in describe_changes(before, config):
+                self._log.info("setting changed", setting=str(change))
+            if (before.watch.roots, before.watch.follow_symlinks) != (
+                config.watch.roots,
+                config.watch.follow_symlinks,
+            ):
+                self._close()
+            self._watcher.set_settings(config.watch)
+            self._watcher.set_roots(_roots(config))
+            self._settling.settings = config.watch
+            self._control.reload()
+            self._log.info("configuration read again")
+        self._notifier.ready()
+
+    def _shut_down(self) -> None:
+        self._notifier.stopping()
+        self._watcher.stop()
+        if self._metrics:
+            self._metrics.stop()
+        self._close()
+        self._control.stop()
+        self._machinery.stop()
+
+    # What others call
+
+    def _signalled(self, what: threading.Event) -> None:
+        what.set()
+        self._machinery.wake()
+
+    def _post(self, command: Command) -> None:
+        """A client wants something of the core. Called by the control thread."""
+        self._commands.append(command)
+        self._machinery.wake()
+
+    def _audit(self, reply: Reply, answer: Answer) -> None:
+        """Compare, once all that was on disk before is known."""
+        if isinstance(answer, Waited):
+            self._control.audit(_roots(self._config), self._config.watch.follow_symlinks, reply)
+        else:
+            reply(answer)
+
+    def _defer(self, path: bytes, status: os.stat_result) -> bool:
+        """Whether a file that a sweep met has to settle first."""
+        if settled(status, self._config.watch.settle_seconds):
+            return False
+        if path not in self._settling:
+            self._overfull |= not self._settling.add(path, closed=False)
+        self._waits.deferred(path)
+        return True
+
+    def _identity(self, path: bytes) -> Identity | None:
+        """What a name leads to now."""
+        try:
+            return Identity.of(os.stat(path, follow_symlinks=self._config.watch.follow_symlinks))
+        except OSError:
+            return None
+
+    def _child_died(self, name: str, reason: str) -> None:
+        self._log.warning("child ended", child=name, reason=reason)
+        self._reporter.trouble(f"the {name} process was {reason}")
+        self._tell(ChildRestarted(name, reason))
+
+    def _tell(self, event: Event) -> None:
+        if isinstance(event, FileFailedEvent):
+            self._log.warning("file failed", path=event.path, reason=event.reason)
+            self._reporter.trouble(event.reason, event.path)
+        elif isinstance(event, DuplicateFound):
+            self._log.info("duplicate", path=event.path, same_as=event.others[0] if event.others else b"")
+        self._control.tell(event)
+
+    def _complain(self, text: str) -> None:
+        self._log.error(text)
+        self._reporter.trouble(text)
+        self._next_tick = 0.0
+
+    def _make_watcher(self) -> Watcher:
+        watch = self._config.watch
+        return Watcher(
+            _roots(self._config),
+            state_dir=os.fsencode(self._state_dir),
+            follow=watch.follow_symlinks,
+            settings=watch,
+            wake=self._machinery.wake,
+        )
+
+
+def _roots(config: Config) -> list[bytes]:
+    return [os.fsencode(os.path.realpath(root)) for root in config.watch.roots]
+
+
+def _sentence(status: Status) -> str:
+    """One line for `systemctl status`."""
+    text = f"{status.state}: {status.files_processed:,} of {status.files_total:,} files"
+    if status.duplicate_files:
+        text += f", {status.duplicate_files:,} of them duplicates"
+    return text if status.watch == "watching" else f"{text}; watch {status.watch}"

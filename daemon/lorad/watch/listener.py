@@ -1,0 +1,204 @@
+"""What inotify says of one root, as events for watchdog's queue."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+
+from watchdog.events import DirDeletedEvent, FileClosedEvent, FileDeletedEvent, FileModifiedEvent, FileSystemEvent
+from watchdog.observers.inotify_c import InotifyConstants as In
+
+from lorad.watch import limits
+from lorad.watch.canary import Canary
+from lorad.watch.events import EchoEvent, RescanEvent
+from lorad.watch.inotify import Event, Instance
+from lorad.watch.tree import Tree
+
+#: Names being written that are remembered.
+_WRITTEN = 65_536
+#: More folders than this are not polled one by one.
+_POLLED = 16
+
+_COMES = In.IN_CREATE | In.IN_MOVED_TO
+_GOES = In.IN_DELETE | In.IN_MOVED_FROM
+_ROOT_GOES = In.IN_DELETE_SELF | In.IN_MOVE_SELF | In.IN_UNMOUNT
+
+
+class Listener:
+    """An inotify instance for one root: it keeps the watches and says what happened, and that it overflowed."""
+
+    def __init__(
+        self,
+        root: bytes,
+        canary: Canary,
+        *,
+        follow: bool,
+        without: tuple[bytes, ...],
+        beat: Callable[[], None],
+        emit: Callable[[FileSystemEvent], None],
+    ) -> None:
+        """Raises OSError where there can be no more inotify instances."""
+        self._root = root
+        self._canary = canary
+        self._follow = follow
+        self._emit = emit
+        self._instance = Instance()
+        self._canary_watch: int | None = None
+        self._written: set[bytes] = set()
+        #: What is said of the names of one reading: of each the last.
+        self._names: dict[bytes, FileSystemEvent] = {}
+        self.tree = Tree(self._instance, root, follow=follow, without=without, beat=beat)
+        self._watch_canary()
+
+    @property
+    def fd(self) -> int:
+        return self._instance.fd
+
+    @property
+    def echoes(self) -> bool:
+        """Whether canaries are heard."""
+        return self._canary_watch is not None
+
+    @property
+    def sound(self) -> bool:
+        """Whether all changes are noticed."""
+        return self.echoes and not self.tree.unwatched
+
+    def trouble(self) -> str:
+        """Why changes in some folders are not noticed; empty if they all are."""
+        if self.tree.unwatched:
+            return limits.explain(self.tree)
+        if not self.echoes:
+            return f"no sign of life can be made in {os.fsdecode(self._canary.folder)}; give that folder back"
+        return ""
+
+    def retry(self) -> list[bytes]:
+        """Try again what could not be watched; the folders to look through, as nothing told of them."""
+        if not self.echoes:
+            self._watch_canary()
+        polled = list(self.tree.unwatched) or [self._root]
+        for folder in list(self.tree.unwatched):
+            if folder in self.tree.unwatched:
+                self.tree.adopt(folder)
+        return polled if len(polled) <= _POLLED else [self._root]
+
+    def hear(self) -> bool:
+        """Say what has happened since the last time; whether the root itself is to be looked at."""
+        ask, overflowed = False, False
+        for event in self._instance.read():
+            if event.has(In.IN_Q_OVERFLOW):
+                overflowed = True
+            elif event.wd == self._canary_watch:
+                self._heard_canary(event)
+            elif (folder := self.tree.path(event.wd)) is None:
+                continue
+            elif event.has(In.IN_IGNORED):
+                self.tree.ended(event.wd)
+            elif event.name:
+                self._happened(folder, event)
+            elif folder == self._root:
+                ask = ask or event.has(_ROOT_GOES)
+                if event.has(In.IN_ATTRIB):
+                    self._changed_rights(folder)
+        self._flush()
+        if overflowed:
+            self._overflowed()
+        return ask
+
+    def close(self) -> None:
+        self._instance.close()
+
+    def _watch_canary(self) -> None:
+        try:
+            self._canary_watch = self._instance.add(self._canary.folder, follow=True, events=In.IN_CREATE)
+        except OSError:
+            self._canary_watch = None
+
+    def _heard_canary(self, event: Event) -> None:
+        if event.has(In.IN_IGNORED):
+            self._canary_watch = None
+        elif (number := self._canary.number(event.name)) is not None:
+            self._flush()
+            self._emit(EchoEvent(self._root, number=number))
+
+    def _overflowed(self) -> None:
+        """Events were dropped, whichever, so it is all looked at anew; that is an answer to canaries too."""
+        number = self._canary.sent
+        self._written.clear()
+        self.tree.renew()
+        self._emit(RescanEvent(self._root, reason="more happened than the kernel kept"))
+        self._emit(EchoEvent(self._root, number=number))
+
+    def _happened(self, folder: bytes, event: Event) -> None:
+        path = os.path.join(folder, event.name)
+        if event.has(In.IN_ISDIR):
+            if not self.tree.leaves_out(path):
+                self._happened_to_folder(path, event)
+            return
+        if self._follow and self._happened_to_link(path, event):
+            return
+        self._say(path, event, self._is_closed(path, event))
+        if path.endswith(b".aria2") and not event.has(In.IN_MODIFY):
+            # The file beside it is finished when this one goes, and is not as long as it is there.
+            self._say(path.removesuffix(b".aria2"), None, event.has(_GOES))
+
+    def _is_closed(self, path: bytes, event: Event) -> bool:
+        """Whether nobody is known to be writing a file."""
+        if event.has(In.IN_MODIFY):
+            if len(self._written) >= _WRITTEN:
+                self._written.clear()
+            self._written.add(path)
+            return False
+        if event.has(In.IN_ATTRIB):
+            return path not in self._written
+        self._written.discard(path)
+        return not event.has(In.IN_CREATE)
+
+    def _say(self, path: bytes, event: Event | None, closed: bool) -> None:
+        kind: type[FileSystemEvent] = FileClosedEvent if closed else FileModifiedEvent
+        if event is not None and event.has(_GOES):
+            kind = FileDeletedEvent
+        self._names[path] = kind(path)
+
+    def _flush(self) -> None:
+        names, self._names = self._names, {}
+        for event in names.values():
+            self._emit(event)
+
+    def _happened_to_folder(self, path: bytes, event: Event) -> None:
+        if event.has(_COMES):
+            if self.tree.adopt(path):
+                self._emit(RescanEvent(path, reason="a folder was made or moved in"))
+        elif event.has(_GOES):
+            self.tree.forget(path)
+            # Two that change places both come before the second one goes.
+            if self.tree.adopt(path):
+                self._emit(RescanEvent(path, reason="another folder is in its place"))
+            else:
+                self._names[path] = DirDeletedEvent(path)
+        elif event.has(In.IN_ATTRIB):
+            self._changed_rights(path)
+
+    def _happened_to_link(self, path: bytes, event: Event) -> bool:
+        """Where links are followed, one to a folder is a folder."""
+        if event.has(_COMES) and os.path.isdir(path):
+            if not self.tree.leaves_out(os.path.realpath(path)) and self.tree.adopt(path):
+                self._emit(RescanEvent(path, reason="a link to a folder was made or moved in"))
+            return True
+        if event.has(_GOES) and self.tree.knows(path):
+            # Another link may lead to the same folder, which has been watched under this name alone.
+            self.tree.renew()
+            self._emit(RescanEvent(self._root, reason="a link to a folder is gone"))
+            self._names[path] = DirDeletedEvent(path)
+            return True
+        return False
+
+    def _changed_rights(self, folder: bytes) -> None:
+        readable = os.access(folder, os.R_OK | os.X_OK, effective_ids=True)
+        if readable != (folder in self.tree.unwatched):
+            return
+        if readable:
+            self.tree.adopt(folder)
+        elif os.path.isdir(folder):
+            self.tree.unreadable(folder)
+        self._emit(RescanEvent(folder, reason="who may read the folder has changed"))

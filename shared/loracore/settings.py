@@ -1,0 +1,99 @@
+"""What a setting may hold: the types of `loracore.config`, each with its rule, and what their texts mean."""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+from typing import Annotated
+
+from loracore.toml import Rule
+
+_YEAR = 366 * 86400.0
+
+
+def host_port(text: str) -> tuple[str, int]:
+    """The parts of `192.0.2.1:5570`, `[2001:db8::1]:5570` or `localhost:5570`. Raises ValueError."""
+    found = re.fullmatch(r"(?:\[([0-9A-Fa-f:.]+)\]|([A-Za-z0-9.-]+)):([0-9]{1,5})", text)
+    if found is None or not 0 < int(found[3]) < 1 << 16:
+        raise ValueError(text)
+    return found[1] or found[2], int(found[3])
+
+
+def mode(text: str) -> int:
+    """The mode that `0660` stands for; its owner can always read and write. Raises ValueError."""
+    if not re.fullmatch("0?[67][0-7]{2}", text):
+        raise ValueError(text)
+    return int(text, 8)
+
+
+def _seconds(value: float) -> float:
+    if not (math.isfinite(value) and 0 < value <= _YEAR):
+        raise ValueError(value)
+    return value
+
+
+def _folder(text: str) -> str:
+    path = os.path.expanduser(text)
+    if not path.startswith("/") or "\0" in path or ".." in path.split("/"):
+        raise ValueError(text)
+    return "/" + os.path.normpath(path).lstrip("/")
+
+
+def _folder_or_none(text: str) -> str:
+    return _folder(text) if text else text
+
+
+def _address_or_none(text: str) -> str:
+    if text:
+        host_port(text)
+    return text
+
+
+def _mode_text(text: str) -> str:
+    mode(text)
+    return text
+
+
+def _loaders(value: int) -> int:
+    if not 0 <= value <= 16:
+        raise ValueError(value)
+    return value
+
+
+def _memory_limit(value: int) -> int:
+    if value != 0 and not 64 <= value <= 1 << 24:
+        raise ValueError(value)
+    return value
+
+
+def _hasher(text: str) -> str:
+    if text not in {"auto", "cpu"}:
+        raise ValueError(text)
+    return text
+
+
+def _group(text: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9_.-]*", text):
+        raise ValueError(text)
+    return text
+
+
+Seconds = Annotated[float, Rule("a number of seconds above 0 and at most a year", _seconds)]
+"""A duration."""
+Folder = Annotated[str, Rule('an absolute folder without "..", such as "/srv/models" or "~/models"', _folder)]
+"""A folder; `~` is the home folder of the daemon's user."""
+OptionalFolder = Annotated[str, Rule('an absolute folder without "..", or "" for the default', _folder_or_none)]
+"""A folder, or "" for its default."""
+OptionalAddress = Annotated[str, Rule('host:port, such as "127.0.0.1:9570", or "" for none', _address_or_none)]
+"""Where to listen, or "" for nowhere."""
+Loaders = Annotated[int, Rule("0 to 16", _loaders)]
+"""A number of loader processes."""
+Hasher = Annotated[str, Rule('"auto" or "cpu"', _hasher)]
+"""What digests."""
+Megabytes = Annotated[int, Rule("0 for none, or at least 64", _memory_limit)]
+"""A limit of resident memory, in MiB."""
+Mode = Annotated[str, Rule('an octal mode in quotes, such as "0660"', _mode_text)]
+"""The permissions of a socket."""
+Group = Annotated[str, Rule("the name of a group", _group)]
+"""A group of the system, or "" for the daemon's own."""

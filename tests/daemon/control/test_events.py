@@ -1,0 +1,150 @@
+"""Events reach those who listen, and never hold up those who tell."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+import pytest
+import zmq
+
+from loracore.control import FileGone, FileSeen, GetStatus, PublishedEvent, Status, Told
+from lorad.control.events import Events
+from tests.daemon.control.serving import SECONDS, Library, Line, Served, serving
+
+
+class Listener:
+    """A SUB socket whose subscriptions are in force once it is made."""
+
+    def __init__(self, served: Served, *topics: bytes, waiting: int = 1000) -> None:
+        self.context: zmq.Context[zmq.SyncSocket] = zmq.Context()
+        self.socket = self.context.socket(zmq.SUB)
+        self.socket.set(zmq.RCVTIMEO, 1000 * SECONDS)
+        self.socket.set(zmq.RCVHWM, waiting)
+        self._folder = os.open(served.runtime, os.O_PATH)
+        for topic in (*topics, b"!here"):
+            self.socket.subscribe(topic)
+        self.socket.connect(f"ipc:///proc/self/fd/{self._folder}/events.sock")
+        while self.socket.recv_multipart()[0] != b"!here":
+            pass
+
+    def told(self) -> Told:
+        kind, frame = self.socket.recv_multipart()
+        told = msgspec.msgpack.decode(frame, type=Told)
+        assert kind.decode() == told.event.__struct_config__.tag
+        return told
+
+    def close(self) -> None:
+        self.context.destroy(linger=0)
+        os.close(self._folder)
+
+
+@pytest.fixture
+def listeners(served: Served) -> Iterator[list[Listener]]:
+    made: list[Listener] = []
+    yield made
+    for listener in made:
+        listener.close()
+
+
+def test_events_are_numbered_and_dated(served: Served, listeners: list[Listener]) -> None:
+    """The number goes on when nobody listens, so that a reader sees what it missed."""
+    served.server.tell(FileGone(b"/early"))
+    listener = Listener(served, b"")
+    listeners.append(listener)
+    for number in range(3):
+        served.server.tell(FileSeen(b"/odd \xff", number))
+    told = [listener.told() for _ in range(3)]
+    assert [one.event for one in told] == [FileSeen(b"/odd \xff", number) for number in range(3)]
+    assert [one.number for one in told] == [2, 3, 4]
+    assert told[0].time.endswith("Z")
+
+
+def test_a_listener_gets_the_kinds_that_it_asked_for(served: Served, listeners: list[Listener]) -> None:
+    listener, everything = Listener(served, b"published"), Listener(served, b"")
+    listeners += [listener, everything]
+    served.server.tell(FileGone(b"/x"))
+    served.server.tell(PublishedEvent(9))
+    assert listener.told().event == PublishedEvent(9)
+    assert [everything.told().number for _ in range(2)] == [1, 2]
+
+
+def test_a_slow_listener_loses_events_alone(library: Library, tmp_path: Path) -> None:
+    """It sees by the numbers that it did; others get all, and requests are answered meanwhile."""
+    with serving(library, tmp_path / "run") as served:
+        slow, quick = Listener(served, b"", waiting=1), Listener(served, b"", waiting=0)
+        received: list[int] = []
+        last = 60_000
+        reader = threading.Thread(target=lambda: received.extend(_until(quick, last)))
+        reader.start()
+        big = b"/" + b"x" * 500
+        with Line(served) as line:
+            for number in range(1, last + 1):
+                served.server.tell(FileGone(big))
+                if number % 1000 == 0:
+                    assert isinstance(line.ask(GetStatus()), Status)
+        reader.join(SECONDS)
+        assert received[-1] == last
+        assert len(received) == last - served.server.events_dropped
+        numbers = [slow.told().number]
+        while slow.socket.poll(200):
+            numbers.append(slow.told().number)
+        assert numbers == sorted(numbers)
+        assert len(numbers) < last
+        for listener in (slow, quick):
+            listener.close()
+
+
+def _until(listener: Listener, last: int) -> Iterator[int]:
+    while True:
+        number = listener.told().number
+        yield number
+        if number == last:
+            return
+
+
+def test_telling_never_blocks_and_drops_the_oldest() -> None:
+    """With nobody to send, the newest are kept and the others counted."""
+    woken = itertools.count()
+    events = Events(lambda: next(woken), waiting=10)
+    events.subscribed(b"\x01")
+    for number in range(25):
+        events.tell(PublishedEvent(number))
+    assert events.dropped == 15
+    sent = [msgspec.msgpack.decode(frame, type=Told) for _, frame in events.due()]
+    assert [told.number for told in sent] == list(range(16, 26))
+    assert next(woken) == 1
+
+
+def test_what_nobody_listens_to_costs_nothing() -> None:
+    events = Events(lambda: None)
+    events.subscribed(b"\x01seen")
+    events.subscribed(b"\x00seen")
+    events.tell(PublishedEvent(1))
+    assert list(events.due()) == []
+    assert events.dropped == 0
+
+
+@pytest.mark.parametrize("frame", [b"", b"\x02", b"noise", b"\x00never subscribed"])
+def test_noise_on_the_event_socket_is_nothing(frame: bytes) -> None:
+    events = Events(lambda: None)
+    assert events.subscribed(frame) is None
+
+
+def test_telling_is_cheap_under_load(served: Served, listeners: list[Listener]) -> None:
+    """A thousand events while somebody listens take the core less than 50 ms."""
+    listeners.append(Listener(served, b""))
+    best = min(_cost(served) for _ in range(5))
+    assert best < 0.05
+
+
+def _cost(served: Served) -> float:
+    since = time.perf_counter()
+    for _ in range(1000):
+        served.server.tell(FileGone(b"/x"))
+    return time.perf_counter() - since
