@@ -6,6 +6,7 @@ import os
 import signal
 import sys
 from importlib import import_module
+from typing import NoReturn
 
 import click
 
@@ -50,6 +51,8 @@ class _Commands(click.Group):
             return super().invoke(ctx)
         except KeyboardInterrupt:
             sys.exit(_INTERRUPTED)
+        except BrokenPipeError:
+            _leave_quietly()
 
 
 @click.command(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
@@ -83,12 +86,17 @@ def main() -> None:
         click.echo(f"loractl: {shown(str(error))}", err=True)
         sys.exit(error.exit_code)
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-        sys.exit(128 + signal.SIGPIPE)
+        _leave_quietly()
     except OSError as error:
         click.echo(f"loractl: {error.filename or 'standard output'}: {error.strerror}", err=True)
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         sys.exit(2)
+
+
+def _leave_quietly() -> NoReturn:
+    """Whoever read what we print is gone; what is left of it goes nowhere."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    sys.exit(128 + signal.SIGPIPE)
 
 
 if __name__ == "__main__":

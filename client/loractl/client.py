@@ -85,6 +85,7 @@ class Client:
         self._timeout = timeout
         self._keys = Keys(server_key, key_file)
         self._number = 0
+        self._events: list[Events] = []
         self._address = find_daemon(socket, timeout)
         self._context: zmq.Context[zmq.SyncSocket] = zmq.Context()
         try:
@@ -104,6 +105,8 @@ class Client:
     def close(self) -> None:
         """End the connection, and event streams with it."""
         if not self._context.closed:
+            for events in self._events:
+                events.close()
             self._link.close()
             self._context.destroy(linger=0)
             self._address.close()
@@ -173,10 +176,12 @@ class Client:
         """Events from now on: all, or those of these kinds (their tags in `loracore.control`)."""
         link = Link(self._context, zmq.SUB, self._address, self._keys)
         try:
-            return Events(link, self._address.events, kinds, self._timeout)
+            events = Events(link, self._address.events, kinds, self._timeout)
         except BaseException:
             link.close()
             raise
+        self._events.append(events)
+        return events
 
     def _ask(self, request: Request, kind: type[A], timeout: float | None) -> A:
         self._number += 1
@@ -212,9 +217,7 @@ class Events:
         return self
 
     def __next__(self) -> Told:
-        told = self.next()
-        assert told is not None
-        return told
+        return self.next()
 
     def next(self, timeout: float | None = None) -> Told:
         """The next event. Raises TimedOutError."""

@@ -92,6 +92,8 @@ class Link:
 
     def receive(self, deadline: float | None) -> list[bytes]:
         """The next message. Raises TimedOutError, NoDaemonError and RefusedError."""
+        if self.socket.closed:
+            raise NoDaemonError(f"{shown(self._address.name)}: this connection was closed")
         while True:
             left = None if deadline is None else max(0, deadline - time.monotonic())
             ready = dict(self._poller.poll(None if left is None else int(1000 * left) + 1))
@@ -111,6 +113,8 @@ class Link:
         self._connected = True
 
     def close(self) -> None:
+        if self.socket.closed:
+            return
         self.socket.disable_monitor()
         self._monitor.close()
         self.socket.close()

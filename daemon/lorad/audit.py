@@ -22,8 +22,9 @@ from lorad.publish.render import render
 from lorad.publish.snapshot import connect, read_snapshot
 from lorad.watch.scanner import Seen, walk
 
-#: Looks at what differs, and seconds between them: longer than a file has to settle by default.
-_LOOKS, _PAUSE = 4, 2.0
+#: Seconds before each further look at what differs. The first is for what changed under our eyes, the others,
+#: together longer than a file has to settle by default, for what has just changed.
+_PAUSES = (0.3, 2.0, 4.0)
 #: Seconds within which a file that changed is said not to have settled yet.
 _YOUNG = 10.0
 #: Bytes of a difference in an answer beside its texts, at most about.
@@ -52,10 +53,10 @@ def audit(
     """
     files, disk = _compare_disk(state_dir, roots, follow)
     views = compare_views(state_dir)
-    for _ in range(_LOOKS - 1):
-        if not disk and not views:
+    for number, pause in enumerate(_PAUSES):
+        if (not disk and not views) or (number and not views and not any(map(_is_young, disk))):
             break
-        sleep(_PAUSE)
+        sleep(pause)
         if disk:
             before = {difference.path for difference in disk}
             files, disk = _compare_disk(state_dir, roots, follow)
@@ -125,6 +126,14 @@ def _age(seen: Seen) -> str:
         return ""
     age = time.time() - max(seen.status.st_ctime, seen.status.st_mtime)
     return f" (changed {age:.0f} s ago, may not have settled yet)" if 0 <= age < _YOUNG else ""
+
+
+def _is_young(difference: Difference) -> bool:
+    try:
+        status = os.lstat(difference.path)
+    except OSError:
+        return False
+    return 0 <= time.time() - max(status.st_ctime, status.st_mtime) < _YOUNG
 
 
 def compare_views(state_dir: str) -> list[Difference]:

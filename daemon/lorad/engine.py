@@ -170,6 +170,7 @@ class Engine:
 
     def step(self, timeout: float) -> None:
         """Do what can be done now; wait up to `timeout` seconds for news when there is nothing else."""
+        self._feed()
         busy = self._presence.sweeping
         for event in self._machinery.poll(0 if busy else timeout):
             match event:

@@ -64,7 +64,10 @@ class Recorder:
     def record(self, *, settled: bool) -> None:
         """Commit and publish what is due; `settled` when nothing more is to be learnt for now."""
         now = time.monotonic()
-        if self._files.unsaved and (settled or now >= self._next_commit):
+        if not self._files.unsaved:
+            # The first news after a rest wait for what follows from them: one rendering serves both.
+            self._next_commit = now + _COMMIT
+        elif settled or now >= self._next_commit:
             self._commit(settled)
         due = now >= self._next_publish or (settled and not self.trouble)
         if due and self._published != self._catalog.generation and self._publish_started is None:

@@ -2,44 +2,31 @@
 
 from __future__ import annotations
 
-import os
-import random
+import contextlib
 import select
-import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 
 from watchdog.events import FileSystemEvent
 from watchdog.observers.api import EventEmitter, EventQueue, ObservedWatch
 
-from loracore.config import Watch
-from lorad.watch import limits
-from lorad.watch.canary import Canary
+from lorad.watch import limits, mounts
+from lorad.watch.alarm import Alarm
 from lorad.watch.events import EchoEvent, HealthEvent, RescanEvent
 from lorad.watch.listener import Listener
-from lorad.watch.mounts import NEWS, MountTable, find, inside, is_remote
-from lorad.watch.place import Absent, Memory, locate
+from lorad.watch.mounts import NEWS, MountTable, find, inside
+from lorad.watch.place import Absent, locate
+from lorad.watch.plan import Plan
+from lorad.watch.schedule import Schedule
 
 #: Seconds between looks whether the root is there and what is mounted in it.
 _CHECK = 2.0
+#: Seconds at least between looks at what is mounted, which changes all the time where containers come and go.
+_LULL = 0.25
 #: Seconds between two readings: what is said in between costs one of them.
 _PAUSE = 0.02
 #: Events that may wait for the observer. While there are more, the kernel keeps them, or says that it could not.
 _QUEUED = 50_000
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What an emitter has to know. `failed` is told why it ended, when nobody stopped it."""
-
-    root: bytes
-    follow: bool
-    without: tuple[bytes, ...]
-    settings: Callable[[], Watch]
-    canary: Canary
-    memory: Memory
-    failed: Callable[[str], None]
 
 
 class _Stopped(BaseException):
@@ -73,10 +60,10 @@ class RootEmitter(EventEmitter):
         self._below: dict[bytes, int] = {}
         self._trouble = ""
         self._told = ("", "")
-        self._tick_at = self._polled_at = self._rescanned_at = 0.0
-        self._jitter = 1.0
-        self._alarm_lock = threading.Lock()
-        self._alarm: int | None = None
+        self._tick_at = self._ticked_at = 0.0
+        self._schedule = Schedule()
+        self._alarm = Alarm()
+        self._ears = select.poll()
         #: Counts on while a walk goes on, which may take longer than a canary's echo.
         self.beats = 0
         self.walking = False
@@ -98,61 +85,56 @@ class RootEmitter(EventEmitter):
     # The thread
 
     def on_thread_stop(self) -> None:
-        with self._alarm_lock:
-            if self._alarm is not None:
-                os.eventfd_write(self._alarm, 1)
+        self._alarm.ring()
 
     def run(self) -> None:
         reason = "its thread ended"
         try:
             self._table = MountTable()
-            with self._alarm_lock:
-                self._alarm = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+            # Nothing else tells at once of network folders being unmounted.
+            self._ears.register(self._table, NEWS)
+            self._ears.register(self._alarm.open(), select.POLLIN)
             super().run()
         except _Stopped:
             pass
         except Exception as error:
             reason = f"{type(error).__name__}: {error}"
         finally:
-            self._close()
+            with contextlib.suppress(OSError):
+                self._close()
             if self.should_keep_running():
                 self._plan.failed(reason)
 
     def queue_events(self, timeout: float) -> None:
         """One turn: wait for something to hear or to do, and say what it was. watchdog calls it for ever."""
-        self._wait(self._tick_at - time.monotonic())
-        heard = False
-        if self._listener is not None and self._is_readable(self._listener.fd):
+        heard = self._wait(self._tick_at - time.monotonic())
+        if heard:
             # A name is not gone because its root is: so that is asked first.
             self._check()
-            if self._listener is not None and self._listener.hear():
-                self._check()
+            self._hear()
             self._see_how_it_goes()
-            heard = True
         if time.monotonic() >= self._tick_at:
             self._tick()
         if heard:
             self.stopped_event.wait(_PAUSE)
             self._hold_back()
 
-    def _wait(self, seconds: float) -> None:
-        poll = select.poll()
-        if self._alarm is not None:
-            poll.register(self._alarm, select.POLLIN)
-        if self._listener is not None:
-            poll.register(self._listener.fd, select.POLLIN)
-        if self._remote and self._table is not None:
-            # Nothing else tells of these being unmounted.
-            poll.register(self._table, NEWS)
-        for fd, _ in poll.poll(max(0, seconds) * 1000):
-            if self._table is not None and fd == self._table.fileno():
-                self._table.stale = True
-                self._tick_at = 0
+    def _hear(self) -> None:
+        listener = self._listener
+        if listener is not None and listener.hear():
+            self._check()
+            if self._listener is listener and listener.lost:
+                # The same disk, or a folder of the same number, was back before anyone looked.
+                self._enter("it was away for a moment")
 
-    def _is_readable(self, fd: int) -> bool:
-        poll = select.poll()
-        poll.register(fd, select.POLLIN)
-        return bool(poll.poll(0))
+    def _wait(self, seconds: float) -> bool:
+        """Wait until there is something to hear, but no longer than this; whether there is."""
+        assert self._table is not None
+        ready = {fd for fd, _ in self._ears.poll(max(0, seconds) * 1000)}
+        if self._table.fileno() in ready:
+            self._table.stale = True
+            self._tick_at = min(self._tick_at, self._ticked_at + _LULL)
+        return self._listener is not None and self._listener.fd in ready
 
     def _hold_back(self) -> None:
         while self._queue.qsize() > _QUEUED and self.should_keep_running():
@@ -175,7 +157,7 @@ class RootEmitter(EventEmitter):
             self._leave(str(absent))
             return
         before, self._place = self._place, place
-        self._plan.memory.keep(self._root, place.mount)
+        self._plan.memory.keep(self._root, place)
         if not self.there:
             self._enter("the folder is watched now" if self.there is None else "the folder is there again")
         elif before is not None and place[:2] != before[:2]:
@@ -190,7 +172,7 @@ class RootEmitter(EventEmitter):
         assert self._table is not None
         number = self._plan.canary.sent
         mount = find(self._table.mounts, self._root)
-        self._remote = _remote(mount.kind) if mount is not None and is_remote(mount) else ""
+        self._remote = mounts.why_polled(mount)
         if not self._remote:
             self._listen()
         self._tell_health()
@@ -221,6 +203,7 @@ class RootEmitter(EventEmitter):
         except OSError as error:
             self._trouble = limits.explain_instance(error)
             return
+        self._ears.register(self._listener.fd, select.POLLIN)
         self._trouble = ""
         self._listener.tree.remote = self._remote_inside()
         self._walk(lambda listener: listener.tree.adopt(self._root))
@@ -240,7 +223,7 @@ class RootEmitter(EventEmitter):
         assert self._table is not None
         below = inside(self._table.mounts, self._root)
         self._below = {point: mount.device for point, mount in below.items()}
-        return {point: _remote(mount.kind) for point, mount in below.items() if is_remote(mount)}
+        return {point: why for point, mount in below.items() if (why := mounts.why_polled(mount))}
 
     def _walk(self, walk: Callable[[Listener], object]) -> None:
         if self._listener is not None:
@@ -252,29 +235,29 @@ class RootEmitter(EventEmitter):
 
     def _tick(self) -> None:
         settings, now = self._plan.settings(), time.monotonic()
-        poll_at = self._polled_at + settings.poll_seconds
+        poll_at = self._schedule.poll_at(settings)
         assert self._table is not None
         changed = self._table.changed()
         if not (self._remote and self.there) or changed or now >= poll_at:
             # A server that does not answer is asked no more often than it must be.
             self._check(changed)
         if self.there:
-            if now >= self._rescanned_at + settings.rescan_seconds * self._jitter:
+            if now >= self._schedule.rescan_at(settings):
                 self._walk(lambda listener: listener.tree.renew())
                 self._rescan("it is time to look through everything")
                 self._tell_health()
-            elif now >= poll_at and (self._remote or self._told[0] == "degraded"):
+            elif now >= self._schedule.poll_at(settings) and self._is_polled:
                 self._poll()
             self._see_how_it_goes()
-        self._tick_at = min(time.monotonic() + _CHECK, self._due(settings))
+        self._ticked_at = time.monotonic()
+        self._tick_at = self._ticked_at + _CHECK
+        if self.there:
+            poll_at = self._schedule.poll_at(settings) if self._is_polled else self._tick_at
+            self._tick_at = min(self._tick_at, poll_at, self._schedule.rescan_at(settings))
 
-    def _due(self, settings: Watch) -> float:
-        if not self.there:
-            return time.monotonic() + _CHECK
-        due = self._rescanned_at + settings.rescan_seconds * self._jitter
-        if self._remote or self._told[0] == "degraded":
-            due = min(due, self._polled_at + settings.poll_seconds)
-        return due
+    @property
+    def _is_polled(self) -> bool:
+        return bool(self._remote) or self._told[0] == "degraded"
 
     def _poll(self) -> None:
         """Look through what nothing tells of, after trying whether it can be watched now."""
@@ -287,13 +270,12 @@ class RootEmitter(EventEmitter):
             self._listen()
         for folder in folders:
             self.queue_event(RescanEvent(folder, reason="nothing tells of changes here"))
-        self._polled_at = time.monotonic()
+        self._schedule.polled(time.monotonic())
         self._tell_health()
 
     def _rescan(self, reason: str) -> None:
         self.queue_event(RescanEvent(self._root, reason=reason))
-        self._rescanned_at = self._polled_at = time.monotonic()
-        self._jitter = random.uniform(0.9, 1.1)
+        self._schedule.rescanned(time.monotonic())
 
     # How it is watched
 
@@ -316,18 +298,12 @@ class RootEmitter(EventEmitter):
 
     def _drop_listener(self) -> None:
         if self._listener is not None:
+            self._ears.unregister(self._listener.fd)
             self._listener.close()
             self._listener = None
 
     def _close(self) -> None:
-        with self._alarm_lock:
-            if self._alarm is not None:
-                os.close(self._alarm)
-                self._alarm = None
+        self._alarm.close()
         self._drop_listener()
         if self._table is not None:
             self._table.close()
-
-
-def _remote(kind: bytes) -> str:
-    return f"it is on {os.fsdecode(kind)}, which does not tell of changes made elsewhere"

@@ -21,7 +21,7 @@ _POLLED = 16
 
 _COMES = In.IN_CREATE | In.IN_MOVED_TO
 _GOES = In.IN_DELETE | In.IN_MOVED_FROM
-_ROOT_GOES = In.IN_DELETE_SELF | In.IN_MOVE_SELF | In.IN_UNMOUNT
+_ROOT_GOES = In.IN_DELETE_SELF | In.IN_MOVE_SELF
 
 
 class Listener:
@@ -45,6 +45,8 @@ class Listener:
         self._instance = Instance()
         self._canary_watch: int | None = None
         self._written: set[bytes] = set()
+        #: Whether watches have ended that should not have.
+        self.lost = False
         #: What is said of the names of one reading: of each the last.
         self._names: dict[bytes, FileSystemEvent] = {}
         self.tree = Tree(self._instance, root, follow=follow, without=without, beat=beat)
@@ -94,6 +96,9 @@ class Listener:
                 continue
             elif event.has(In.IN_IGNORED):
                 self.tree.ended(event.wd)
+                self.lost = self.lost or folder == self._root
+            elif event.has(In.IN_UNMOUNT):
+                self.lost = True
             elif event.name:
                 self._happened(folder, event)
             elif folder == self._root:
@@ -103,7 +108,7 @@ class Listener:
         self._flush()
         if overflowed:
             self._overflowed()
-        return ask
+        return ask or self.lost
 
     def close(self) -> None:
         self._instance.close()

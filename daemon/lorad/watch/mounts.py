@@ -71,6 +71,13 @@ def is_remote(mount: Mount | None) -> bool:
     return mount is not None and (mount.kind in REMOTE or mount.kind.startswith(b"fuse."))
 
 
+def why_polled(mount: Mount | None) -> str:
+    """The reason, in words, why a mount has to be looked through on a timer; empty where it has not."""
+    if mount is None or not is_remote(mount):
+        return ""
+    return f"it is on {os.fsdecode(mount.kind)}, which does not tell of changes made elsewhere"
+
+
 def is_mounted(mounts: Sequence[Mount], device: int) -> bool:
     """Whether a device (as in `st_dev`) is mounted anywhere."""
     return any(mount.device == device for mount in mounts)

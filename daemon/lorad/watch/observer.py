@@ -10,9 +10,10 @@ from collections.abc import Callable
 from watchdog.events import FileModifiedEvent, FileSystemEvent, FileSystemEventHandler
 from watchdog.observers.api import BaseObserver
 
-from lorad.watch.emitter import Plan, RootEmitter
+from lorad.watch.emitter import RootEmitter
 from lorad.watch.events import EchoEvent, HealthEvent, RescanEvent
 from lorad.watch.news import Inbox
+from lorad.watch.plan import Plan
 
 
 class RootObserver:
@@ -26,6 +27,8 @@ class RootObserver:
         self.root = plan.root
         self.health = "degraded"
         self.reason = "its folders are not watched yet"
+        #: Whether its emitter has been seen to hang, whatever it last said of itself.
+        self.hangs = False
         #: The number of the last canary that was heard.
         self.heard = 0
         self.retired = False
@@ -40,6 +43,10 @@ class RootObserver:
     @property
     def alive(self) -> bool:
         return self._observer.is_alive() and self.emitter.is_alive()
+
+    def says(self) -> tuple[str, str]:
+        """How the root is watched, and why so."""
+        return ("degraded", "a folder in it does not answer") if self.hangs else (self.health, self.reason)
 
     def start(self) -> None:
         self._observer.start()

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
-import json
 import os
 import stat
-import threading
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -65,50 +62,3 @@ def _is_empty(folder: bytes) -> bool:
 
 def _absent(error: OSError) -> Absent:
     return Absent(f"it cannot be reached: {(error.strerror or str(error)).lower()}")
-
-
-class Memory:
-    """On which mounts the roots were, kept in a file: a disk may be late, or fail, when the system starts."""
-
-    def __init__(self, path: bytes) -> None:
-        self._path = path
-        self._lock = threading.Lock()
-        self._mounts = self._read()
-
-    def place(self, root: bytes) -> Place | None:
-        """Where a root was in an earlier run, as far as that is known."""
-        mount = self._mounts.get(os.fsdecode(root))
-        return None if mount is None else Place(None, None, os.fsencode(mount))
-
-    def keep(self, root: bytes, mount: bytes) -> None:
-        """A root is there, on this mount."""
-        with self._lock:
-            if self._mounts.get(os.fsdecode(root)) != os.fsdecode(mount):
-                self._mounts[os.fsdecode(root)] = os.fsdecode(mount)
-                self._write()
-
-    def forget(self, root: bytes) -> None:
-        """A root is looked after no more."""
-        with self._lock:
-            if self._mounts.pop(os.fsdecode(root), None) is not None:
-                self._write()
-
-    def _read(self) -> dict[str, str]:
-        try:
-            with open(self._path, "rb") as file:
-                return _checked(json.load(file))
-        except (OSError, ValueError):
-            return {}
-
-    def _write(self) -> None:
-        # It is a precaution, which a full disk may do without.
-        with contextlib.suppress(OSError):
-            with open(self._path + b".new", "w", encoding="ascii") as file:
-                json.dump(self._mounts, file)
-            os.replace(self._path + b".new", self._path)
-
-
-def _checked(read: object) -> dict[str, str]:
-    if not isinstance(read, dict) or not all(isinstance(word, str) for pair in read.items() for word in pair):
-        raise ValueError("not as it was written")
-    return read

@@ -11,10 +11,10 @@ from dataclasses import dataclass
 
 from loracore.config import Watch
 from lorad.watch.canary import Canary
-from lorad.watch.emitter import Plan
+from lorad.watch.memory import Memory
 from lorad.watch.news import Inbox, News, RootHealth
 from lorad.watch.observer import RootObserver
-from lorad.watch.place import Memory
+from lorad.watch.plan import Plan
 
 #: Seconds that the echo of a canary may take before a watch is taken for dead.
 _ECHO = 3.0
@@ -145,10 +145,7 @@ class Watcher:
         """How each root is watched now."""
         with self._changed:
             observers = list(self._observers.values())
-        return [
-            RootHealth(observer.root, observer.health, observer.reason, observer.emitter.folders)
-            for observer in observers
-        ]
+        return [RootHealth(observer.root, *observer.says(), observer.emitter.folders) for observer in observers]
 
     def silent_seconds(self) -> float:
         """Seconds since the keeper was last seen at work. Over a quarter of a minute, something is badly wrong."""
@@ -250,6 +247,8 @@ class Watcher:
         if self._sent is not None:
             number, deadline, beats = self._sent
             silent = [observer for observer in beats if observer.heard < number and not observer.retired]
+            for observer in beats.keys() - silent:
+                self._hangs(observer, observer.hangs and observer.retired)
             if not silent:
                 self._sent = None
             elif now > deadline + _LATE:
@@ -276,10 +275,14 @@ class Watcher:
         emitter = observer.emitter
         if not emitter.walking:
             self._failed.append((observer.root, "it gave no sign of life"))
-        elif emitter.beats == beats and observer.health != "degraded":
+        elif emitter.beats == beats:
             # A new one would hang where this one does.
-            observer.health, observer.reason = "degraded", "a folder in it does not answer"
-            self._inbox.health(observer.root, observer.health, observer.reason)
+            self._hangs(observer, True)
+
+    def _hangs(self, observer: RootObserver, hangs: bool) -> None:
+        if observer.hangs != hangs:
+            observer.hangs = hangs
+            self._inbox.health(observer.root, *observer.says())
 
     def _give_up(self, root: bytes, reason: str, now: float) -> None:
         """A root's watch has failed: make it anew, at once for the first time."""

@@ -20,7 +20,7 @@ PIECES = st.lists(st.integers(0, 3 * SLAB), max_size=12)
 
 @given(
     st.lists(PIECES, min_size=1, max_size=4),
-    st.integers(1, SLAB),
+    st.integers(64, SLAB),
     st.lists(st.booleans(), max_size=20),
     st.booleans(),
 )

@@ -227,6 +227,41 @@ class Core(RuleBasedStateMachine):
         assert written(Path(self.state)) == rendered_anew(Path(self.state))
 
 
+def test_what_was_not_rendered_is_told_again() -> None:
+    """Changes that a request told in vain, because the catalogue had gone on, are part of the next one."""
+    core = Core()
+    core.start(burst=1.0)
+    core.settle()
+    core.outrun(first=0, second=1, status=Status.UNIQUE)
+    core.recorder.record(settled=True)
+    assert core.line.asked is not None
+    assert core.line.asked.touched is not None
+    assert {core.paths(0), core.paths(1)} <= set(core.line.asked.touched)
+    core.teardown()
+
+
+def test_few_changes_are_told_by_name() -> None:
+    """All is read again only by a publisher that is new, that failed, or that has most of it to read anyway."""
+    core = Core()
+    core.start(burst=0.25)
+    core.recorder.record(settled=True)
+    assert core.line.asked is not None
+    assert core.line.asked.touched is None, "the first time"
+    core.answer()
+    core.learn(0, Status.UNIQUE, 1, 0, False)
+    core.recorder.record(settled=True)
+    assert core.line.asked.touched == [core.paths(0)]
+    core.die()
+    core.recorder.record(settled=True)
+    assert core.line.asked.touched is None, "another process"
+    core.answer()
+    for number in range(3):
+        core.learn(number, Status.FAILED, 1, 0, False)
+    core.recorder.record(settled=True)
+    assert core.line.asked.touched is None, "half of all"
+    core.teardown()
+
+
 Core.TestCase.settings = settings(
     max_examples=40, stateful_step_count=40, deadline=None, suppress_health_check=list(HealthCheck)
 )

@@ -1,0 +1,25 @@
+"""What the watch over one root has to know."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from loracore.config import Watch
+from lorad.watch.canary import Canary
+from lorad.watch.memory import Memory
+
+
+@dataclass(frozen=True)
+class Plan:
+    """It is the same for a watch that is made anew. `failed` is told why one ended, when nobody stopped it."""
+
+    root: bytes
+    #: Whether links are looked through.
+    follow: bool
+    #: Folders that are left out.
+    without: tuple[bytes, ...]
+    settings: Callable[[], Watch]
+    canary: Canary
+    memory: Memory
+    failed: Callable[[str], None]
