@@ -13,9 +13,11 @@ import time
 from pathlib import Path
 from typing import Any
 
+import click
 import pytest
 
 from loracore.control import FileGone, PublishedEvent, Refusal
+from loractl import cli
 from tests.daemon.control.serving import ODD, SECONDS, STATUS, Library, Served, serving
 from tests.integration.scanning import loractl, view
 
@@ -232,11 +234,7 @@ def test_completion_knows_commands_and_levels() -> None:
     assert "tensors" in ended.stdout
 
 
-@pytest.mark.parametrize(
-    "command",
-    ["scan", "status", "wait", "groups", "duplicates", "failed", "show", "find"]
-    + ["events", "audit", "doctor", "keys", "completion"],
-)
+@pytest.mark.parametrize("command", cli.cli.list_commands(click.Context(cli.cli)))
 def test_every_command_explains_itself(command: str) -> None:
     """A page of help for each, and --json for all that print."""
     ended = loractl(command, "--help")

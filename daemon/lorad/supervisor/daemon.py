@@ -46,11 +46,13 @@ from lorad.watch.settle import SettleQueue
 from lorad.watch.watcher import Watcher
 
 #: Seconds between two looks at what is due, and between two reports while there is work.
-_TICK, _BUSY_TICK = 1.0, 0.25
+_TICK, _BUSY_TICK = 2.0, 0.25
 #: Seconds until a catalogue that could not be written is tried again.
 _RETRY = 5.0
 #: Seconds without a hasher after which systemd is no longer told that all is well.
 _WITHOUT_HASHER = 60.0
+#: The same without a sign of life of the watch.
+_SILENT_WATCH = 60.0
 
 
 class Loader(Protocol):
@@ -148,7 +150,7 @@ class Daemon:
         except sqlite3.Error as error:
             self._fail_catalog(error)
             return
-        if self._engine.trouble != self._trouble:
+        if self._engine.trouble != self._trouble and (self._engine.trouble or self._engine.finished):
             self._trouble = self._engine.trouble
             if self._trouble:
                 self._complain(self._trouble)
@@ -217,7 +219,7 @@ class Daemon:
                 child.name == "hasher" and child.state in {"ready", "paused"} for child in self._status.children
             ):
                 self._hasher_seen = now
-            if now - self._hasher_seen < _WITHOUT_HASHER:
+            if now - self._hasher_seen < _WITHOUT_HASHER and self._watcher.silent_seconds() < _SILENT_WATCH:
                 self._notifier.watchdog()
 
     # The engine comes and goes
@@ -262,7 +264,8 @@ class Daemon:
 
     def _fail_catalog(self, error: sqlite3.Error) -> None:
         """The catalogue cannot be written: begin again from what it holds, as after a kill."""
-        self._complain(f"the catalogue cannot be written: {error}; tried again in {_RETRY:.0f} s")
+        self._trouble = f"the catalogue cannot be written: {error}; tried again in {_RETRY:.0f} s"
+        self._complain(self._trouble)
         if self._catalog:
             self._catalog.abandon()
         self._engine = self._catalog = None
@@ -323,7 +326,8 @@ class Daemon:
         if settled(status, self._config.watch.settle_seconds):
             return False
         if path not in self._settling:
-            self._overfull |= not self._settling.add(path, closed=False)
+            # Who started us just after a copy does not wait for long; in later sweeps the file is probably new.
+            self._overfull |= not self._settling.add(path, closed=self._published < 0)
         self._waits.deferred(path)
         return True
 

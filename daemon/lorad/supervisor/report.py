@@ -41,8 +41,8 @@ class Reporter:
         counts = {status.value: count for status, count in engine.files.counts.items()} if engine else {}
         progress = engine.progress() if engine else None
         queues = {"settling": settling, **(engine.queues if engine else {})}
-        files_rate, bytes_rate = self._rates(
-            progress.files_processed if progress else 0, progress.bytes_read if progress else 0
+        files_rate, bytes_rate = (
+            self._rates(progress.files_processed, progress.bytes_read) if progress else (0.0, 0.0)
         )
         return Status(
             version=__version__,

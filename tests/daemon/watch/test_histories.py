@@ -103,7 +103,7 @@ class Chaos:
 
 @pytest.mark.parametrize("seed", range(int(os.environ.get("LORAD_HISTORIES", "5"))))
 def test_nothing_is_missed_whatever_happens(root: bytes, begin: Begin, tmp_path: Path, seed: int) -> None:
-    _live(root, begin, tmp_path, seed, steps=1200)
+    _live(root, begin, tmp_path, seed, steps=800)
 
 
 def test_nothing_is_missed_when_the_kernels_queue_overflows_all_the_time(
@@ -113,7 +113,7 @@ def test_nothing_is_missed_when_the_kernels_queue_overflows_all_the_time(
         pytest.skip("only root can make the queue shorter")
     with limited("max_queued_events", 8):
         for seed in range(2):
-            _live(root, begin, tmp_path, 1000 + seed, steps=1000)
+            _live(root, begin, tmp_path, 1000 + seed, steps=600)
 
 
 def _live(root: bytes, begin: Begin, tmp_path: Path, seed: int, steps: int) -> None:
@@ -129,6 +129,7 @@ def _live(root: bytes, begin: Begin, tmp_path: Path, seed: int, steps: int) -> N
         for thread in threads:
             thread.start()
         while any(thread.is_alive() for thread in threads):
+            threads[0].join(0.005)
             follower.follow(watched.watcher.take())
         follower.follow(watched.synced())
         assert follower.known == follower.look_through(root)

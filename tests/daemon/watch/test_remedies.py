@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import threading
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -125,12 +126,16 @@ def test_a_watch_that_dies_again_and_again_is_made_anew_less_often(root: bytes, 
         assert ident is not None
         ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(ident), ctypes.py_object(ValueError))
         write(root + b"/wakes it")
-        watched.until(lambda _, times=times: root in failures and failures[root].times == times)
+        watched.until(partial(_has_failed, failures, root, times))
     failure = failures[root]
     assert failure.times == 2
     assert failure.retry is not None
     assert failure.retry - failure.at == 4.0
     assert rescans(watched.synced()) == {root}, "nothing watches it now"
+
+
+def _has_failed(failures: dict[bytes, watcher._Failure], root: bytes, times: int, _: object) -> bool:
+    return root in failures and failures[root].times == times
 
 
 def test_canaries_of_a_process_that_was_killed_are_swept_away(root: bytes, begin: Begin, tmp_path: Path) -> None:
