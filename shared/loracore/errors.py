@@ -18,13 +18,12 @@ LoraError
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import ClassVar
 
 
 class LoraError(Exception):
     """Anything that lorad reports to a person in one line. `exit_code` is that of SPEC section 4."""
 
-    exit_code: ClassVar[int] = 2
+    exit_code: int = 2
 
 
 class FileError(LoraError):
@@ -91,8 +90,8 @@ class TimedOutError(LoraError):
 class RefusedError(LoraError):
     """The daemon refused a request. `code` is one of those of `loracore.control.Refusal`."""
 
-    exit_code = 5
-
     def __init__(self, text: str, code: str) -> None:
         super().__init__(text)
         self.code = code
+        # What is not there was asked for wrongly.
+        self.exit_code = 2 if code == "not-found" else 5

@@ -126,7 +126,7 @@ def test_audit_ends_with_1_for_differences(served: Served) -> None:
 @pytest.mark.parametrize(
     ("arguments", "code", "word"),
     [
-        (["show", "/no/such/file"], 5, "no such file"),
+        (["show", "/no/such/file"], 2, "no such file"),
         (["find", "xyz"], 2, "hex digits"),
         (["find", "abc"], 2, "hex digits"),
         (["duplicates", "--level", "all"], 2, "--level"),

@@ -77,15 +77,20 @@ class Daemon:
             crew, told=self._child_died, memory_limit=config.pipeline.memory_limit_mb << 20
         )
         self._reporter = Reporter(self._machinery, self._state_dir)
-        self._control = ControlServer(config.runtime_dir, self._state_dir, config.control, self._post)
+        listen = config.metrics.listen
+        self._metrics = MetricsServer(listen, lambda: self._status) if listen else None
+        self._control = ControlServer(
+            config.runtime_dir,
+            self._state_dir,
+            config.control,
+            self._post,
+            answered=self._metrics.observe if self._metrics else None,
+        )
         self._watcher = self._make_watcher()
         self._settling = SettleQueue(config.watch, look=self._identity)
         #: Names were not taken in: all folders have to be looked through.
         self._overfull = False
         self._waits = Waits(self._watcher.sync)
-        self._metrics = (
-            MetricsServer(config.metrics.listen, lambda: self._status) if config.metrics.listen else None
-        )
         self._catalog: Catalog | None = None
         self._engine: Engine | None = None
         self._open_at = 0.0

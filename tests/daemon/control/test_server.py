@@ -9,7 +9,6 @@ import random
 import socket
 import stat
 import threading
-import time
 from pathlib import Path
 
 import msgspec
@@ -338,8 +337,8 @@ def test_stop_ends_waiting_clients(library: Library, tmp_path: Path) -> None:
         assert threading.active_count() == before
 
 
-def test_a_status_takes_20_ms_while_the_core_computes(served: Served) -> None:
-    """With a core that never rests and a queue of queries, at the 99th percentile. The client shares our GIL."""
+def test_a_status_is_answered_while_the_core_computes(served: Served) -> None:
+    """With a core that never rests and a queue of queries; `bench.daemon` says how fast."""
     ended = threading.Event()
 
     def compute() -> None:
@@ -349,15 +348,11 @@ def test_a_status_takes_20_ms_while_the_core_computes(served: Served) -> None:
 
     thread = threading.Thread(target=compute)
     thread.start()
-    took = []
     try:
         with Line(served) as line, Line(served) as other:
             for number in range(1, 301):
                 other.send(encode(Asked(number, ListGroups())))
-                since = time.perf_counter()
-                line.ask(GetStatus())
-                took.append(time.perf_counter() - since)
+                assert isinstance(line.ask(GetStatus()), Status)
     finally:
         ended.set()
         thread.join()
-    assert sorted(took)[int(0.99 * len(took))] < 0.02

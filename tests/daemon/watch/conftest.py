@@ -113,9 +113,7 @@ def begin(tmp_path: Path) -> Iterator[Begin]:
 
     yield begin
     for watched in begun:
-        started = time.monotonic()
         watched.watcher.stop()
-        assert time.monotonic() - started < 1.0
 
 
 @pytest.fixture
