@@ -52,7 +52,7 @@ class Engine:
     """Keeps the catalogue and the JSON files true to what is under `roots`.
 
     It looks when it is told to: `sweep` a folder, or a name was `touched`. `tell` hears of what it finds;
-    for `defer` and `remind` see `Presence`.
+    for `defer` and `remind` see `Presence`, for `render_once` `Recorder`.
     """
 
     def __init__(
@@ -66,6 +66,7 @@ class Engine:
         tell: Callable[[Event], None],
         defer: Callable[[bytes, os.stat_result], bool] | None = None,
         remind: bool = False,
+        render_once: bool = False,
     ) -> None:
         self._catalog = catalog
         self._machinery = machinery
@@ -98,7 +99,9 @@ class Engine:
         self._loading = False
         # Where all were at hand while they were all asked for, from now on it is some.
         self._signature_of_layout = lru_cache(4096)(catalog.layout_signature)
-        self._recorder = Recorder(catalog, self.files, machinery, self.statistics, os.fsdecode(state_dir))
+        self._recorder = Recorder(
+            catalog, self.files, machinery, self.statistics, os.fsdecode(state_dir), render_once=render_once
+        )
         #: Look through a folder; look at one name that something happened to.
         self.sweep, self.touched = self._presence.sweep, self._presence.touched
 
@@ -190,6 +193,15 @@ class Engine:
     def save(self) -> None:
         """Commit what was learnt so far."""
         self._recorder.save()
+
+    def tidy(self) -> None:
+        """Drop what is kept of layouts that no file has any more. Only when all is `finished`."""
+        self._library.forget_unused()
+        self._catalog.forget_unused()
+        self._catalog.commit(new_generation=False)
+        self._reading.forget_layouts()
+        self._weight_signatures.clear()
+        self._signature_of_layout = lru_cache(4096)(self._catalog.layout_signature)
 
     def _feed(self) -> None:
         while (loader := self._machinery.room()) is not None:

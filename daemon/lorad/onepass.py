@@ -74,7 +74,7 @@ def _pass(options: Options, machinery: Machinery, reports: BinaryIO, started: fl
             if _client_gone():
                 break
     else:
-        catalog.forget_unused()
+        engine.tidy()
         write_report(reports, engine.progress())
         write_report(reports, _summary(engine, catalog, options.state_dir, time.monotonic() - started))
     catalog.close()

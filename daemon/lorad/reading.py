@@ -67,6 +67,11 @@ class Reading:
     def empty(self) -> bool:
         return not (self.headers or self._residues or self._pieces)
 
+    def forget_layouts(self) -> None:
+        """Numbers of layouts and arrangements may have got another meaning."""
+        for cache in (self._arrangement, self._layout, self._plan):
+            cache.cache_clear()
+
     @property
     def queues(self) -> dict[str, int]:
         """How much waits, by what it waits for."""

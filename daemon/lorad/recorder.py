@@ -32,8 +32,19 @@ class Recorder:
     """Saves `files` and `statistics`, and has the publisher follow."""
 
     def __init__(
-        self, catalog: Catalog, files: Files, machinery: Machinery, statistics: Statistics, state_dir: str
+        self,
+        catalog: Catalog,
+        files: Files,
+        machinery: Machinery,
+        statistics: Statistics,
+        state_dir: str,
+        *,
+        render_once: bool = False,
     ) -> None:
+        """With `render_once`, the JSON files are rendered at the first rest even if they are of this generation.
+
+        Then the publisher has read everything before the first newcomer comes.
+        """
         self._catalog = catalog
         self._files = files
         self._machinery = machinery
@@ -48,7 +59,7 @@ class Recorder:
         self.trouble = ""
         if files.view_changed:
             catalog.commit(new_generation=True)
-        elif catalog.number("complete"):
+        elif catalog.number("complete") and not render_once:
             self._published = written_generation(state_dir)
 
     @property

@@ -101,7 +101,10 @@ class Catalog:
         self._db.execute("BEGIN")
 
     def forget_unused(self) -> None:
-        """Drop layouts and arrangements that no file has any more, in the open transaction."""
+        """Drop layouts and arrangements that no file has any more, in the open transaction.
+
+        Their numbers may be given to others then. Files that are not saved yet must not have one.
+        """
         if not self._dropped:
             return
         for table, column in (("layouts", "layout"), ("arrangements", "arrangement")):
@@ -109,6 +112,7 @@ class Catalog:
                 f"DELETE FROM {table} WHERE id NOT IN (SELECT {column} FROM files WHERE {column} IS NOT NULL)"
             )
         self._numbers.clear()
+        self._dropped = False
 
     def abandon(self) -> None:
         """Close without what is not committed: the disk would not take it."""

@@ -178,6 +178,10 @@ class Library:
         """Whether the file was found, or restored, and not forgotten since."""
         return file in self._told
 
+    def forget_unused(self) -> None:
+        """Drop the questions of layouts that no file has any more: their numbers may get another meaning."""
+        self.groups = {layout: group for layout, group in self.groups.items() if group.size}
+
     def twins(self, file: int) -> Sequence[int]:
         """The files that agree with this one on every layer, itself among them."""
         member = self._members.get(file)

@@ -49,6 +49,8 @@ from lorad.watch.watcher import Watcher
 _TICK, _BUSY_TICK = 2.0, 0.25
 #: Seconds until a catalogue that could not be written is tried again.
 _RETRY = 5.0
+#: Seconds between two searches for what nobody needs any more.
+_TIDY = 3600.0
 #: Seconds without a hasher after which systemd is no longer told that all is well.
 _WITHOUT_HASHER = 60.0
 #: The same without a sign of life of the watch.
@@ -96,6 +98,7 @@ class Daemon:
         self._open_at = 0.0
         self._next_tick = 0.0
         self._next_ping = 0.0
+        self._next_tidy = time.monotonic() + _TIDY
         self._hasher_seen = time.monotonic()
         self._status: Status | None = None
         self._published = -1
@@ -125,8 +128,11 @@ class Daemon:
     # One turn of the loop
 
     def _turn(self) -> None:
-        self._step(self._pause())
-        self._take_news()
+        try:
+            self._step(self._pause())
+            self._take_news()
+        except sqlite3.Error as error:
+            self._fail_catalog(error)
         if self._reload.is_set():
             self._reload.clear()
             self._reconfigure()
@@ -150,11 +156,7 @@ class Daemon:
             if self._machinery.idle and time.monotonic() >= self._open_at:
                 self._open()
             return
-        try:
-            self._engine.step(timeout)
-        except sqlite3.Error as error:
-            self._fail_catalog(error)
-            return
+        self._engine.step(timeout)
         if self._engine.trouble != self._trouble and (self._engine.trouble or self._engine.finished):
             self._trouble = self._engine.trouble
             if self._trouble:
@@ -165,6 +167,9 @@ class Daemon:
             self._next_tick = 0.0
             self._tell(PublishedEvent(self._published))
             if self._engine.finished:
+                if time.monotonic() >= self._next_tidy:
+                    self._engine.tidy()
+                    self._next_tidy = time.monotonic() + _TIDY
                 progress = self._engine.progress()
                 self._log.info("all told apart", files=progress.files_total, duplicates=progress.duplicates)
 
@@ -244,6 +249,7 @@ class Daemon:
                 state_dir=os.fsencode(self._state_dir),
                 tell=self._tell,
                 defer=self._defer,
+                render_once=True,
             )
         except sqlite3.Error as error:
             if catalog:

@@ -180,6 +180,14 @@ class Refinement(RuleBasedStateMachine):
         self.settled()
 
     @rule()
+    def tidy(self) -> None:
+        """Layouts that nobody has are forgotten, here and in the catalogue, and may come back as new ones."""
+        self.driver.finish()
+        self.driver.library.forget_unused()
+        used = {file.layout for number, file in self.driver.contents.items() if number not in self.driver.failed}
+        self.driver.plans = {layout: plan for layout, plan in self.driver.plans.items() if layout in used}
+
+    @rule()
     def settled(self) -> None:
         self.driver.finish()
         driver = self.driver
