@@ -6,6 +6,7 @@ client's request, a signal, or the next thing that is due.
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import sqlite3
@@ -236,6 +237,9 @@ class Daemon:
 
     def _open(self) -> None:
         """Open the catalogue and go on from there."""
+        # What an engine before this one held was set apart from the search for garbage.
+        gc.unfreeze()
+        gc.collect()
         watch = self._config.watch
         roots = _roots(self._config)
         catalog = None
