@@ -35,7 +35,10 @@ class Line:
         self._poller.register(self._socket, zmq.POLLIN)
         self._poller.register(death_fd, zmq.POLLIN)
         self._death_fd = death_fd
-        self.send(Ready(os.getpid()))
+
+    def ready(self, backend: str = "") -> None:
+        """Say that work can come; a hasher says what it digests with."""
+        self.send(Ready(os.getpid(), backend))
 
     def send(self, message: ToCore) -> None:
         self._socket.send(encode(message), copy=True)

@@ -20,6 +20,9 @@ class Stream(Protocol):
 class Backend(Protocol):
     """What digests: BLAKE3-256 of each piece, the same bytes whatever the backend."""
 
+    #: What it is called in `status`.
+    name: str
+
     def digests(self, pieces: Sequence[memoryview]) -> list[bytes]:
         """The digests (32 bytes each) of whole pieces."""
         ...
@@ -31,6 +34,8 @@ class Backend(Protocol):
 
 class CpuBackend:
     """The `blake3` package. A piece that comes in parts is digested by `threads` at once."""
+
+    name = "cpu"
 
     def __init__(self, threads: int | None = None) -> None:
         # Half of the cores are left to the loaders.

@@ -32,7 +32,9 @@ class Hasher:
 
 def main() -> None:
     place = take_place()
-    hasher = Hasher(place.arena, BACKENDS[place.arguments[0]]())
+    backend = BACKENDS[place.arguments[0]]()
+    hasher = Hasher(place.arena, backend)
+    place.line.ready(backend.name)
     for message in place.line.messages():
         if isinstance(message, Filled):
             place.line.send(hasher.digest(message))

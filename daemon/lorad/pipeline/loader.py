@@ -240,8 +240,10 @@ def _remedy(error: OSError) -> str:
 
 def main() -> None:
     place = take_place()
+    loader = Loader(place.line, place.arena, place.number)
+    place.line.ready()
     with suppress(CoreGoneError):
-        Loader(place.line, place.arena, place.number).run()
+        loader.run()
     place.line.leave()
 
 

@@ -112,6 +112,7 @@ class Machinery:
     def _hear(self, name: str, message: ToCore) -> Event | None:
         match message:
             case Ready():
+                self.hasher = message.backend or self.hasher
                 self._is_ready(name)
             case Filled():
                 self._dispatcher.filled(message)

@@ -86,7 +86,10 @@ class Stop(msgspec.Struct, frozen=True, array_like=True, tag="stop"):
 
 
 class Ready(msgspec.Struct, frozen=True, array_like=True, tag="ready"):
+    """A child is there. `backend` is what the hasher digests with."""
+
     pid: int
+    backend: str = ""
 
 
 class Header(msgspec.Struct, frozen=True, array_like=True):

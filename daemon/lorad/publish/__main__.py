@@ -17,6 +17,7 @@ def main() -> None:
     publisher = Publisher(state_dir)
     # Looking for cycles in a large model, where there are none, takes longer than rendering a change.
     gc.disable()
+    line.ready()
     for message in line.messages():
         if not isinstance(message, Publish):
             continue
