@@ -312,8 +312,10 @@ class Library:
         node = member.node
         assert node is not None
         group.untold.pop(member, None)
+        key = node.key
         if len(member.files) > 1:
-            status = Status.DUPLICATE
+            # Where they stand now may say less: a question that was put in early is still to be answered.
+            status, key = Status.DUPLICATE, group.whole_key(member)
         elif node.crowded:
             status = Status.GROUPED
         elif node.awaited:
@@ -322,7 +324,7 @@ class Library:
         else:
             status = Status.UNIQUE
         for file in member.files:
-            self._tell(file, status, node.key)
+            self._tell(file, status, key)
 
     def _tell(self, file: int, status: Status, key: bytes) -> None:
         if self._told.get(file) != (status, key):

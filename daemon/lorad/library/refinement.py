@@ -145,6 +145,12 @@ class Group:
         self._enter(child, member)
         return node, child
 
+    def whole_key(self, member: Member) -> bytes:
+        """What stands for all layers of a member that has been asked for every one, wherever it is in the tree."""
+        asked = (question.number for question in self.sequence if question.confirms)
+        answers = (member.answers[number] for number in asked if number in member.answers)
+        return blake2b(b"".join(answers), digest_size=32).digest()
+
     def take_hint(self) -> bool:
         """Turn a difference that was met late into an early question. True when the sequence changed.
 

@@ -34,6 +34,9 @@ class Content:
         self.layout = layout
         self.seeds = seeds
 
+    def __repr__(self) -> str:
+        return f"Content({self.layout}, {self.seeds})"
+
     def digest(self, layer: int, start: int, length: int) -> bytes:
         seed = self.seeds[layer]
         whole = start + length == LAYOUTS[self.layout][layer]
@@ -265,6 +268,19 @@ def test_reading_stops_soon_after_the_first_difference() -> None:
         driver = scan(first, second)
         for pieces in driver.read.values():
             assert sum(length for _, _, length in pieces) <= (where + 1) * 100_000 + 16384 + (2 << 20) + 200_000
+
+
+def test_sets_stay_apart_while_a_question_is_put_in_early() -> None:
+    """Two sets that differ in one layer; newcomers have the group learn, and all stand together for a moment."""
+    same = (1,) * 60
+    driver = scan(Content(3, same), Content(3, same), Content(3, (0, *same[1:])), Content(3, (0, *same[1:])))
+    for file in (4, 5):
+        driver.contents[file] = Content(3, same)
+        driver.take(driver.library.found(file))
+    while driver.todo:
+        driver.do(driver.todo.pop())
+        assert {frozenset({0, 1}), frozenset({2, 3})} <= {found - {4, 5} for found in driver.duplicates()}
+    assert driver.duplicates() == driver.oracle()
 
 
 def test_zero_samples_are_replaced() -> None:
