@@ -21,6 +21,10 @@ _REFUSED = 5
 
 
 def main() -> None:
+    # Where standard streams are closed, what is opened next would be taken for them, here and in the children.
+    while (fd := os.open(os.devnull, os.O_RDWR)) <= 2:
+        pass
+    os.close(fd)
     options = _options(sys.argv[1:])
     try:
         sys.exit(_run(options))
@@ -35,6 +39,7 @@ def main() -> None:
 
 def _run(options: argparse.Namespace) -> int:
     config = read_config(options)
+    _check(config)
     # Sockets that others find lie in the runtime folder; two daemons must not rob each other of them.
     with (
         locked(config.state_dir, mode=0o750),
@@ -61,9 +66,7 @@ def read_config(options: argparse.Namespace) -> Config:
     """The configuration file, with what the command line says put over it. Raises ConfigError."""
     config = load_config(options.config)
     return located(
-        with_options(
-            config, watch=options.watch or (), state_dir=options.state_dir, runtime_dir=options.runtime_dir
-        )
+        with_options(config, watch=options.watch, state_dir=options.state_dir, runtime_dir=options.runtime_dir)
     )
 
 
@@ -87,7 +90,25 @@ def _options(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--runtime-dir", metavar="D", help="where the sockets are")
     parser.add_argument("--log-format", choices=["json", "console"], help="how lines on standard error look")
     parser.add_argument("--version", action="version", version=f"lorad {__version__}")
-    return parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
+    # The current folder will be another one, and at SIGHUP all this is read again.
+    options.config = _absolute(options.config or os.environ.get("LORAD_CONFIG"))
+    options.watch = [_absolute(folder) for folder in options.watch or ()]
+    options.state_dir, options.runtime_dir = _absolute(options.state_dir), _absolute(options.runtime_dir)
+    return options
+
+
+def _absolute(path: str | None) -> str | None:
+    return os.path.abspath(path) if path else None
+
+
+def _check(config: Config) -> None:
+    """Raises UsageError for folders that cannot be one."""
+    state_dir = os.path.realpath(config.state_dir)
+    if state_dir == os.path.realpath(config.runtime_dir):
+        raise UsageError(f"{config.state_dir}: state and runtime folder cannot be one; give another --runtime-dir")
+    if state_dir in map(os.path.realpath, config.watch.roots):
+        raise UsageError(f"{config.state_dir}: the state folder cannot be watched; give another --state-dir")
 
 
 if __name__ == "__main__":

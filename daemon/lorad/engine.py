@@ -102,6 +102,7 @@ class Engine:
         self._recorder = Recorder(
             catalog, self.files, machinery, self.statistics, os.fsdecode(state_dir), render_once=render_once
         )
+        machinery.forget_layouts()
         #: Look through a folder; look at one name that something happened to.
         self.sweep, self.touched = self._presence.sweep, self._presence.touched
 
@@ -199,6 +200,7 @@ class Engine:
         self._library.forget_unused()
         self._catalog.forget_unused()
         self._catalog.commit(new_generation=False)
+        self._machinery.forget_layouts()
         self._reading.forget_layouts()
         self._weight_signatures.clear()
         self._signature_of_layout = lru_cache(4096)(self._catalog.layout_signature)
@@ -301,6 +303,9 @@ class Engine:
             file.seconds += outcome.seconds
             file.read_ns = file.read_ns or outcome.read_ns
             self.files.changed(file)
+            if outcome.trouble is None and wanted is not None:
+                # Whatever its loaders died of before, it was not this file for sure.
+                file.deaths = 0
             if outcome.trouble is not None:
                 self._troubled(file, outcome.trouble)
                 if outcome.trouble.kind == "changed" and self._still_wanted(file):
@@ -323,8 +328,11 @@ class Engine:
         header: Header = outcome.header
         file.layout = self._catalog.layout_id(header.layout_signature)
         file.arrangement = self._catalog.arrangement_id(header.arrangement_signature)
-        assert file.layout is not None
-        assert file.arrangement is not None
+        if file.layout is None or file.arrangement is None:
+            # It was sent once, and lost with what could not be committed.
+            self._machinery.forget_layouts()
+            self._reading.headers.append(file.id)
+            return
         file.base, file.format, file.residue = header.base, header.format, header.residue
         alone = not self._library.has_layout(file.layout)
         self._do(self._library.header(file.id, file.layout))

@@ -13,7 +13,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 
 from loracore.control import Event, FileFailedEvent, FileGone, FileSeen
-from lorad.files import File, Files
+from lorad.files import File, Files, is_under
 from lorad.library import Instruction, Library, Status
 from lorad.pipeline.protocol import Identity
 from lorad.watch.scanner import Seen, look, walk
@@ -69,8 +69,9 @@ class Presence:
         self._attempts: Counter[bytes] = Counter()
         self._sweep: Sweep | None = None
         self._waiting: deque[bytes] = deque()
-        #: Devices whose files were found unchanged under another device number.
-        self._renumbered: set[int] = set()
+        #: Devices whose files were found unchanged under another device number, and that number.
+        self._renumbered: dict[int, int] = {}
+        self._is_ours = is_under(roots)
 
     @property
     def sweeping(self) -> bool:
@@ -99,17 +100,20 @@ class Presence:
                 self._sweep = None
                 return count
             fresh = seen.path in sweep.unseen
-            sweep.unseen.discard(seen.path)
+            if seen.failed and seen.status is None:
+                # What is in a folder that cannot be listed now is not gone.
+                sweep.unseen.difference_update(self._files.names_under(seen.path))
             self._see(seen, fresh=fresh, swept=True)
         return names if sweep else 0
 
     def touched(self, path: bytes) -> None:
         """Something happened to this name, and it has settled."""
+        if not self._is_ours(path):
+            return
         seen = look(path, follow=self._follow)
         if seen is not None:
             self._see(seen, fresh=False, swept=False)
-            return
-        gone = [path] if path in self._files.by_path else []
+        gone = [path] if seen is None and path in self._files.by_path else []
         if self._files.has_folder(path) and not os.path.isdir(path):
             gone += self._files.names_under(path)
         self._gone(gone)
@@ -154,8 +158,17 @@ class Presence:
         return Sweep(folder, root, walked, set(self._files.names_under(folder)))
 
     def _end(self, sweep: Sweep) -> None:
-        if sweep.place == _place(sweep.root):
-            self._gone(sweep.unseen)
+        if sweep.place != _place(sweep.root):
+            return
+        gone = []
+        for path in sweep.unseen:
+            # It may have come back since its folder was listed.
+            seen = look(path, follow=self._follow)
+            if seen is None:
+                gone.append(path)
+            else:
+                self._see(seen, fresh=True, swept=True)
+        self._gone(gone)
 
     def _see(self, seen: Seen, *, fresh: bool, swept: bool) -> None:
         """A name is there. Known and unchanged, it keeps what is known of it.
@@ -164,9 +177,14 @@ class Presence:
         """
         path, identity = seen.path, Identity.of(seen.status) if seen.status else Identity(0, 0, 0, 0, 0)
         known = self._files.by_path.get(path)
+        if self._sweep is not None:
+            self._sweep.unseen.discard(path)
+        if known is not None and seen.status is None and not known.passed_over:
+            # A trouble that may pass says nothing of what the name leads to.
+            return
         if known is not None and fresh and not known.passed_over and _differ_in_device(known.identity, identity):
             # The system numbers devices anew when it starts.
-            self._renumbered.add(known.identity.dev)
+            self._renumbered[known.identity.dev] = identity.dev
             self._files.renumber(known, identity)
         if known is not None and known.identity == identity and self._stays(known, seen, fresh):
             if fresh and self._remind and known.status is Status.FAILED and path == known.names[0]:
@@ -199,6 +217,7 @@ class Presence:
 
     def _arrive(self, names: list[bytes], identity: Identity) -> None:
         """Names lead to an inode that is to be read: new, changed, or known under another name."""
+        strangers: list[bytes] = []
         there = self._files.at_inode(identity)
         if there is not None and there.identity == identity:
             for name in names:
@@ -206,12 +225,20 @@ class Presence:
             self._files.changed(there)
             return
         if there is not None:
-            names += [name for name in there.names if name not in names]
+            others = [name for name in there.names if name not in names]
+            names += [name for name in others if self._leads_to(name, identity)]
             self._forget(there)
+            strangers = [name for name in others if name not in names]
         file = self._files.add(identity)
         for name in names:
             self._files.name(file, name)
         self._do(self._library.found(file.id))
+        for name in strangers:
+            self.touched(name)
+
+    def _leads_to(self, path: bytes, identity: Identity) -> bool:
+        seen = look(path, follow=self._follow)
+        return seen is not None and seen.status is not None and Identity.of(seen.status) == identity
 
     def _gone(self, paths: Sequence[bytes] | set[bytes]) -> None:
         """Names were not found. Those on a device that is not there now are away, not gone."""
@@ -224,7 +251,8 @@ class Presence:
             if folder not in devices:
                 devices[folder] = self._device_at(folder)
             device, before = devices[folder], file.identity.dev
-            if device is not None and (device == before or before in self._renumbered or file.passed_over):
+            known_as = (before, self._renumbered.get(before))
+            if device is not None and (device in known_as or file.passed_over):
                 self._vanished(path)
 
     def _device_at(self, folder: bytes) -> int | None:
@@ -238,7 +266,13 @@ class Presence:
 
     def _vanished(self, path: bytes) -> None:
         self._tell(FileGone(path))
+        file = self._files.by_path[path]
         self._drop(path)
+        if file.names and not file.passed_over:
+            # To lose a name changes the inode, and nothing tells of it under its other names.
+            seen = look(file.names[0], follow=self._follow)
+            if seen is not None:
+                self._see(seen, fresh=False, swept=False)
 
     def _drop(self, path: bytes) -> None:
         """A name no longer leads to its file; with its last name goes the file."""

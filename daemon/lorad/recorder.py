@@ -7,6 +7,7 @@ time, and at once when everything is told apart.
 
 from __future__ import annotations
 
+import math
 import time
 
 import msgspec
@@ -24,6 +25,8 @@ _COMMIT = 0.25
 _PUBLISH_SHARE = 0.05
 #: When more than this part of all names was touched, the publisher is faster with reading all.
 _BURST = 1 / 4
+#: Seconds of rendering that a daemon may be ahead of that.
+_BURST_SECONDS = 1.0
 #: Seconds until the JSON files are tried again when they could not be written.
 _RETRY = 5.0
 
@@ -51,6 +54,9 @@ class Recorder:
         self._statistics = statistics
         self._next_commit = self._next_publish = time.monotonic() + _COMMIT
         self._publish_started: float | None = None
+        #: Seconds of rendering changes beyond its share of the time, and how many may be before results wait.
+        self._spent, self._recorded = 0.0, time.monotonic()
+        self._burst = _BURST_SECONDS if render_once else math.inf
         self._published = -1
         #: What the publisher is at, and the names whose row may differ since: None for all.
         self._asked: Publish | None = None
@@ -80,7 +86,10 @@ class Recorder:
             self._next_commit = now + _COMMIT
         elif settled or now >= self._next_commit:
             self._commit(settled)
-        due = now >= self._next_publish or (settled and not self.trouble)
+        self._spent = max(0.0, self._spent - _PUBLISH_SHARE * (now - self._recorded))
+        self._recorded = now
+        at_once = settled and not self.trouble and self._spent < self._burst
+        due = now >= self._next_publish or at_once
         if due and self._published != self._catalog.generation and self._publish_started is None:
             self._publish_started = now
             self._machinery.publish(self._ask())
@@ -96,6 +105,8 @@ class Recorder:
         now = time.monotonic()
         took = now - (self._publish_started or now)
         self._publish_started = None
+        if self._asked is not None and self._asked.touched is not None:
+            self._spent += took
         self._keep_touched(published)
         self._next_publish = now + (_RETRY if self.trouble else took * (1 / _PUBLISH_SHARE - 1))
         self._statistics.add("publish", files=len(self._files.by_path), seconds=published.seconds)

@@ -30,7 +30,7 @@ from loracore.settings import (
 
 SYSTEM_CONFIG = "/etc/lorad/lorad.toml"
 #: Tables and keys that a running daemon cannot change: its sockets, its folders, the make-up of its crew.
-_NEEDS_RESTART = ("state_dir", "runtime_dir", "control", "pipeline.loaders", "pipeline.hasher")
+_NEEDS_RESTART = ("state_dir", "runtime_dir", "control", "pipeline.loaders", "pipeline.hasher", "metrics")
 
 
 class Watch(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -173,6 +173,7 @@ def reloaded(old: Config, new: Config) -> Config:
         state_dir=old.state_dir,
         runtime_dir=old.runtime_dir,
         control=old.control,
+        metrics=old.metrics,
         pipeline=msgspec.structs.replace(new.pipeline, loaders=old.pipeline.loaders, hasher=old.pipeline.hasher),
     )
 

@@ -119,7 +119,7 @@ class Error(Struct, frozen=True):
 
 
 class Status(Struct, frozen=True, tag="status"):
-    """`state`: `loading`, `scanning`, `reading` or `idle`. Rates are over the last seconds."""
+    """Files are counted by inode, where `processed.json` lists names. `state`: `loading`, `scanning`, `reading` or `idle`. Rates are over the last seconds."""
 
     version: str
     pid: int

@@ -25,6 +25,8 @@ from lorad.library import Question
 _SEQUENCE = msgspec.msgpack.Decoder(tuple[Question, ...])
 
 
+#: Bytes that the write-ahead log keeps after it was larger.
+_JOURNAL = 16 << 20
 #: Signatures whose numbers are kept at hand.
 _REMEMBERED = 4096
 
@@ -65,7 +67,11 @@ class Catalog:
     """The one writer's connection."""
 
     def __init__(self, folder: str) -> None:
-        """Open or make the catalogue in `folder`. Raises StateError when it is damaged or too new."""
+        """Open or make the catalogue in `folder`.
+
+        Raises StateError when it is damaged or too new, and sqlite3.OperationalError when there is no room or
+        permission to work on it.
+        """
         self.path = os.path.join(folder, CATALOGUE)
         try:
             self._db = sqlite3.connect(self.path, isolation_level=None, cached_statements=64)
@@ -74,11 +80,14 @@ class Catalog:
                 "synchronous = NORMAL",
                 "cache_size = -16384",
                 "mmap_size = 0",
+                f"journal_size_limit = {_JOURNAL}",
             ):
                 self._db.execute(f"PRAGMA {pragma}")
             migrate(self._db)
             self._db.execute("BEGIN")
             self.generation = self.number("generation")
+        except sqlite3.OperationalError:
+            raise
         except sqlite3.DatabaseError as error:
             raise StateError(f"{self.path}: {error}; move it away to start afresh") from error
         self._numbers: OrderedDict[bytes, int] = OrderedDict()

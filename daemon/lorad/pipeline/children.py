@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 import select
 import signal
+import subprocess
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 
 import zmq
 
@@ -122,11 +124,14 @@ class Children:
             ended, _, _ = select.select([child.pidfd], [], [], max(0.0, deadline - time.monotonic()))
             if not ended:
                 child.process.kill()
-            child.process.wait()
+            with suppress(subprocess.TimeoutExpired):
+                # One that waits for a disk that does not answer cannot even be killed.
+                child.process.wait(_PATIENCE)
             self._reap(child)
         self._context.destroy(linger=0)
         os.close(self._wake_fd)
-        os.unlink(os.path.join(self._crew.folder, SOCKET))
+        with suppress(OSError):
+            os.unlink(os.path.join(self._crew.folder, SOCKET))
 
     def _attend(self, child: Child) -> None:
         """Listen to a child that was started, and for its end."""

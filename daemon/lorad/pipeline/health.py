@@ -55,7 +55,7 @@ class Health:
     """Judges children by what they count. `memory_limit` is in bytes, 0 for none."""
 
     def __init__(self, memory_limit: int = 0) -> None:
-        self._limit = memory_limit
+        self.limit = memory_limit
         self._records: dict[str, _Record] = {}
         self._looked: float | None = None
         #: Children that get no more work: they hold too much memory.
@@ -97,13 +97,13 @@ class Health:
         return self._too_large(vital)
 
     def _too_large(self, vital: Vital) -> str:
-        if not self._limit or vital.memory <= self._limit:
+        if not self.limit or vital.memory <= self.limit:
             self.paused.discard(vital.name)
             return ""
         self.paused.add(vital.name)
-        if vital.busy and vital.memory <= FAR_TOO_MUCH * self._limit:
+        if vital.busy and vital.memory <= FAR_TOO_MUCH * self.limit:
             return ""
-        return f"ended: it held {vital.memory >> 20} MiB, more than its limit of {self._limit >> 20} MiB"
+        return f"ended: it held {vital.memory >> 20} MiB, more than its limit of {self.limit >> 20} MiB"
 
 
 class Backoff:

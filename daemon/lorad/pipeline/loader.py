@@ -23,6 +23,7 @@ from lorad.pipeline.child import CoreGoneError, Line, take_place
 from lorad.pipeline.protocol import (
     Credit,
     Done,
+    Forget,
     Header,
     Identity,
     Outcome,
@@ -65,6 +66,8 @@ class Loader:
     def _take(self, message: object) -> None:
         if isinstance(message, Credit):
             self._credits.extend(message.slabs)
+        elif isinstance(message, Forget):
+            self._known.clear()
         elif isinstance(message, ReadHeaders | ReadPieces | ReadResidue):
             self._waiting.append(message)
 

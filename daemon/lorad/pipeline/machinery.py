@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Iterator
 
@@ -9,7 +10,11 @@ from lorad.pipeline.children import Children
 from lorad.pipeline.dispatch import Dispatcher, Finished, Job, Lost
 from lorad.pipeline.health import INTERVAL, Backoff, Health, Vital
 from lorad.pipeline.launch import Crew
-from lorad.pipeline.protocol import Digested, Done, Filled, Publish, Published, Ready, ToCore
+from lorad.pipeline.protocol import Digested, Done, Filled, Forget, Publish, Published, Ready, ToCore
+
+#: Seconds until a process that could not be started is tried again.
+_RETRY = 5.0
+_PAGE = os.sysconf("SC_PAGE_SIZE")
 
 Event = Finished | Lost | Published
 
@@ -68,6 +73,15 @@ class Machinery:
             states[name] = (state, starts - 1, self._health.silent_seconds(name, now))
         return states
 
+    def forget_layouts(self) -> None:
+        """Have every loader send the layouts it meets anew."""
+        for index in range(self.loaders):
+            self._children.send(f"loader-{index}", Forget())
+
+    def set_memory_limit(self, limit: int) -> None:
+        """What one child may hold for itself from now on, in bytes; 0 for no limit."""
+        self._health.limit = limit
+
     def room(self) -> int | None:
         return self._dispatcher.room(without=self._health.paused)
 
@@ -104,7 +118,12 @@ class Machinery:
             self._look_after(now)
         for name in [name for name, due in self._due.items() if due <= now]:
             del self._due[name]
-            self._children.restart(name)
+            try:
+                self._children.restart(name)
+            except OSError as error:
+                # No memory, process or descriptor is to be had now.
+                self._told(name, f"not started: {(error.strerror or str(error)).lower()}")
+                self._due[name] = now + _RETRY
 
     def stop(self) -> None:
         self._children.stop()
@@ -184,4 +203,4 @@ def _private_memory(pid: int) -> int:
             _, resident, shared, *_ = map(int, file.read().split())
     except (OSError, ValueError):
         return 0
-    return (resident - shared) * 4096
+    return (resident - shared) * _PAGE

@@ -81,6 +81,10 @@ class Credit(msgspec.Struct, frozen=True, array_like=True, tag="credit"):
     slabs: Sequence[int]
 
 
+class Forget(msgspec.Struct, frozen=True, array_like=True, tag="forget"):
+    """Send the bodies of layouts and arrangements again: the core may have lost those it got."""
+
+
 class Stop(msgspec.Struct, frozen=True, array_like=True, tag="stop"):
     pass
 
@@ -183,7 +187,7 @@ class Published(msgspec.Struct, frozen=True, array_like=True, tag="published"):
     error: str = ""
 
 
-ToChild = ReadHeaders | ReadPieces | ReadResidue | Credit | Filled | Publish | Stop
+ToChild = ReadHeaders | ReadPieces | ReadResidue | Credit | Filled | Publish | Forget | Stop
 ToCore = Ready | Filled | Done | Digested | Published
 
 encode = msgspec.msgpack.Encoder().encode

@@ -50,6 +50,8 @@ from lorad.watch.watcher import Watcher
 _TICK, _BUSY_TICK = 2.0, 0.25
 #: Seconds until a catalogue that could not be written is tried again.
 _RETRY = 5.0
+#: Names that may still settle when those are looked for that could not be taken in.
+_FEW = 1000
 #: Seconds between two searches for what nobody needs any more.
 _TIDY = 3600.0
 #: Seconds without a hasher after which systemd is no longer told that all is well.
@@ -97,6 +99,8 @@ class Daemon:
         self._catalog: Catalog | None = None
         self._engine: Engine | None = None
         self._open_at = 0.0
+        #: The generation with which the engine began.
+        self._opened_at = 0
         self._next_tick = 0.0
         self._next_ping = 0.0
         self._next_tidy = time.monotonic() + _TIDY
@@ -158,10 +162,12 @@ class Daemon:
                 self._open()
             return
         self._engine.step(timeout)
-        if self._engine.trouble != self._trouble and (self._engine.trouble or self._engine.finished):
+        if self._engine.trouble != self._trouble and (self._engine.trouble or self._has_committed):
             self._trouble = self._engine.trouble
             if self._trouble:
                 self._complain(self._trouble)
+            if self._trouble and self._catalog and not os.path.exists(self._catalog.path):
+                raise sqlite3.OperationalError("it is no longer there")
         if self._engine.published not in {self._published, -1}:
             self._published = self._engine.published
             # Who waits for this generation is to find it in the status as well.
@@ -194,7 +200,7 @@ class Daemon:
         if self._engine:
             for path in self._settling.due(time.monotonic()):
                 self._engine.touched(path)
-            if self._overfull and not len(self._settling):
+            if self._overfull and len(self._settling) < _FEW:
                 self._overfull = False
                 for root in _roots(self._config):
                     self._engine.sweep(root)
@@ -262,8 +268,16 @@ class Daemon:
             self._open_at = time.monotonic() + _RETRY
             return
         self._catalog, self._engine = catalog, engine
+        self._opened_at = catalog.generation
         for root in roots:
             engine.sweep(root)
+
+    @property
+    def _has_committed(self) -> bool:
+        """Whether the catalogue took something since it was opened."""
+        return self._catalog is not None and (
+            self._catalog.generation > self._opened_at or (self._engine is not None and self._engine.finished)
+        )
 
     def _close(self) -> None:
         """Keep what is known and let the engine go."""
@@ -302,7 +316,9 @@ class Daemon:
                 config.watch.follow_symlinks,
             ):
                 self._close()
+            self._machinery.set_memory_limit(config.pipeline.memory_limit_mb << 20)
             self._watcher.set_settings(config.watch)
+            self._watcher.set_follow(config.watch.follow_symlinks)
             self._watcher.set_roots(_roots(config))
             self._settling.settings = config.watch
             self._control.reload()
@@ -363,7 +379,7 @@ class Daemon:
             self._log.warning("file failed", path=event.path, reason=event.reason)
             self._reporter.trouble(event.reason, event.path)
         elif isinstance(event, DuplicateFound):
-            self._log.info("duplicate", path=event.path, same_as=event.others[0] if event.others else b"")
+            self._log.info("duplicate", path=event.path, like=event.others[0] if event.others else b"")
         self._control.tell(event)
 
     def _complain(self, text: str) -> None:

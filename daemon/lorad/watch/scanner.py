@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from collections.abc import Iterator, Sequence
@@ -13,6 +14,9 @@ from loracore.tensorfile import has_reader
 UNFINISHED = (b".part", b".tmp", b".crdownload", b".incomplete", b".download", b".aria2")
 #: Where automatic de-duplication puts files aside, at a root's top. Never looked into.
 QUARANTINE = b".lorad-quarantine"
+
+#: What the system says of a name that leads nowhere. All else is a trouble that may pass.
+_GONE = {errno.ENOENT, errno.ENOTDIR, errno.ELOOP}
 
 
 class Seen(NamedTuple):
@@ -50,6 +54,9 @@ def walk(roots: Sequence[bytes], *, follow: bool, without: Sequence[bytes] = ())
             visited.add((status.st_dev, status.st_ino))
             with os.scandir(folder) as listing:
                 entries = sorted(listing, key=os.DirEntry.inode)
+        except (FileNotFoundError, NotADirectoryError):
+            # It went meanwhile, which is told of elsewhere.
+            continue
         except OSError as error:
             yield Seen(folder, None, f"cannot be listed: {(error.strerror or str(error)).lower()}", failed=True)
             continue
@@ -73,8 +80,11 @@ def look(path: bytes, *, follow: bool) -> Seen | None:
     """What the walk would say of one name now; None when there is no such file, or it is a folder."""
     try:
         status = os.stat(path) if follow else os.lstat(path)
-    except OSError:
-        return None
+    except OSError as error:
+        if error.errno in _GONE:
+            return None
+        reason = f"cannot be looked at: {(error.strerror or str(error)).lower()}"
+        return Seen(path, None, reason, failed=True)
     return None if stat.S_ISDIR(status.st_mode) else _judge(path, status, os.path.lexists(path + b".aria2"))
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -121,6 +122,15 @@ class Watcher:
                     self._observe(root)
         self._end(gone)
 
+    def set_follow(self, follow: bool) -> None:
+        """Look through symbolic links from now on, or no longer: all roots are watched anew."""
+        if follow == self._follow:
+            return
+        roots = tuple(self._observers) or self._first
+        self.set_roots(())
+        self._follow = follow
+        self.set_roots(roots)
+
     def set_settings(self, settings: Watch) -> None:
         """Take over new times, within a few seconds."""
         with self._changed:
@@ -219,7 +229,8 @@ class Watcher:
         try:
             sync.number = self._canary.send()
         except OSError:
-            sync.deadline = now
+            # Nobody can echo what was not sent: all that would have is looked through, at once.
+            sync.number, sync.deadline = sys.maxsize, now
         waiting = []
         for observer in self._observers.values():
             if observer.emitter.there is None or (observer.health == "watching" and observer.emitter.echoes):
