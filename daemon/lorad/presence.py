@@ -71,6 +71,8 @@ class Presence:
         self._waiting: deque[bytes] = deque()
         #: Devices whose files were found unchanged under another device number, and that number.
         self._renumbered: dict[int, int] = {}
+        #: Names of inodes that lost another one.
+        self._linked: list[bytes] = []
         self._is_ours = is_under(roots)
 
     @property
@@ -98,12 +100,14 @@ class Presence:
             if seen is None:
                 self._end(sweep)
                 self._sweep = None
+                self._look_at_links()
                 return count
             fresh = seen.path in sweep.unseen
             if seen.failed and seen.status is None:
                 # What is in a folder that cannot be listed now is not gone.
                 sweep.unseen.difference_update(self._files.names_under(seen.path))
             self._see(seen, fresh=fresh, swept=True)
+            self._look_at_links()
         return names if sweep else 0
 
     def touched(self, path: bytes) -> None:
@@ -117,6 +121,7 @@ class Presence:
         if self._files.has_folder(path) and not os.path.isdir(path):
             gone += self._files.names_under(path)
         self._gone(gone)
+        self._look_at_links()
 
     def look_again(self, file: File) -> None:
         """A file was not what it was thought to be: see what its names lead to now.
@@ -129,6 +134,7 @@ class Presence:
                 self._see(seen, fresh=False, swept=False)
             elif self._files.by_path.get(path) is file:
                 self._vanished(path)
+        self._look_at_links()
 
     def may_try_again(self, file: File) -> bool:
         """Count an attempt at a file that changed while it was read; whether another one makes sense."""
@@ -155,13 +161,17 @@ class Presence:
             self.touched(folder)
             return None
         walked = walk([folder], follow=self._follow, without=self._without)
-        return Sweep(folder, root, walked, set(self._files.names_under(folder)))
+        known = set(self._files.names_under(folder))
+        if folder in self._files.by_path:
+            # It could not be listed the last time.
+            known.add(folder)
+        return Sweep(folder, root, walked, known)
 
     def _end(self, sweep: Sweep) -> None:
         if sweep.place != _place(sweep.root):
             return
         gone = []
-        for path in sweep.unseen:
+        for path in list(sweep.unseen):
             # It may have come back since its folder was listed.
             seen = look(path, follow=self._follow)
             if seen is None:
@@ -247,12 +257,15 @@ class Presence:
             file = self._files.by_path.get(path)
             if file is None:
                 continue
+            if file.passed_over:
+                self._vanished(path)
+                continue
             folder = os.path.dirname(path)
             if folder not in devices:
                 devices[folder] = self._device_at(folder)
             device, before = devices[folder], file.identity.dev
             known_as = (before, self._renumbered.get(before))
-            if device is not None and (device in known_as or file.passed_over):
+            if device is not None and device in known_as:
                 self._vanished(path)
 
     def _device_at(self, folder: bytes) -> int | None:
@@ -266,13 +279,7 @@ class Presence:
 
     def _vanished(self, path: bytes) -> None:
         self._tell(FileGone(path))
-        file = self._files.by_path[path]
         self._drop(path)
-        if file.names and not file.passed_over:
-            # To lose a name changes the inode, and nothing tells of it under its other names.
-            seen = look(file.names[0], follow=self._follow)
-            if seen is not None:
-                self._see(seen, fresh=False, swept=False)
 
     def _drop(self, path: bytes) -> None:
         """A name no longer leads to its file; with its last name goes the file."""
@@ -280,6 +287,16 @@ class Presence:
         file = self._files.unname(path)
         if not file.names:
             self._forget(file)
+        elif not file.passed_over:
+            # To lose a name changes the inode, and nothing tells of it under its other names.
+            self._linked.append(file.names[0])
+
+    def _look_at_links(self) -> None:
+        """Look at inodes that lost a name, one after the other: they may have many."""
+        while self._linked:
+            seen = look(self._linked.pop(), follow=self._follow)
+            if seen is not None:
+                self._see(seen, fresh=False, swept=False)
 
     def _forget(self, file: File) -> None:
         self._do(self._library.forget(file.id))

@@ -119,7 +119,10 @@ class Error(Struct, frozen=True):
 
 
 class Status(Struct, frozen=True, tag="status"):
-    """Files are counted by inode, where `processed.json` lists names. `state`: `loading`, `scanning`, `reading` or `idle`. Rates are over the last seconds."""
+    """How the daemon is. `state`: `loading`, `scanning`, `reading` or `idle`. Rates are over the last seconds.
+
+    Files are counted once each, however many names they have; `processed.json` lists names.
+    """
 
     version: str
     pid: int

@@ -132,6 +132,8 @@ def test_audit_ends_with_1_for_differences(served: Served) -> None:
         (["duplicates", "--level", "all"], 2, "--level"),
         (["show"], 2, "FILE"),
         (["wait", "--timeout", "-1"], 2, "--timeout"),
+        (["wait", "--timeout", "nan"], 2, "--timeout"),
+        (["wait", "--timeout", "1e300"], 2, "--timeout"),
         (["events", "--kind", "everything"], 2, "--kind"),
         (["nonsense"], 2, "nonsense"),
     ],

@@ -18,7 +18,7 @@ from typing import Self
 
 import psutil
 
-from loracore.errors import NoDaemonError
+from loracore.errors import NoDaemonError, RefusedError
 from loractl import Client
 
 _PATIENCE = 30.0
@@ -136,6 +136,15 @@ class Running:
                     self.start()
             else:
                 return
+
+    def settle_when_it_can(self) -> None:
+        """Like `settle`, for a daemon that is in trouble and will be out of it."""
+        while True:
+            try:
+                self.settle()
+            except RefusedError:
+                continue
+            return
 
     def settle_at_last(self) -> None:
         """Like `settle`, for a daemon that may be about to give up because its children were killed too often."""

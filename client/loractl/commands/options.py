@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from functools import wraps
 from typing import TYPE_CHECKING, Any, Protocol
@@ -16,6 +17,19 @@ class Connect(Protocol):
     """Opens a client to the daemon that the options name."""
 
     def __call__(self, timeout: float | None = 30.0) -> Client: ...
+
+
+class Seconds(click.FloatRange):
+    """A time to wait: up to a year, and a number."""
+
+    def __init__(self) -> None:
+        super().__init__(min=0, max=366 * 86400.0)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        seconds = super().convert(value, param, ctx)
+        if math.isnan(seconds):
+            self.fail(f"{value!r} is not a number of seconds.", param, ctx)
+        return seconds
 
 
 def json_option(function: Callable[..., Any]) -> Callable[..., Any]:

@@ -7,7 +7,7 @@ import time
 
 import click
 
-from loractl.commands.options import Connect, asks_daemon
+from loractl.commands.options import Connect, Seconds, asks_daemon
 
 #: Seconds between two looks of `status --follow` on a terminal, and of those that are printed.
 _REFRESH, _PRINT = 0.5, 1.0
@@ -68,7 +68,7 @@ def _follow(daemon: object) -> None:
 
 @click.command(short_help="Return when the JSON files say what is on disk.")
 @asks_daemon
-@click.option("--timeout", type=click.FloatRange(min=0), metavar="S", help="Give up after S seconds, with exit 4.")
+@click.option("--timeout", type=Seconds(), metavar="S", help="Give up after S seconds, with exit 4.")
 def wait(connect: Connect, as_json: bool, timeout: float | None) -> None:
     """Return when everything that is on disk now is reflected in the JSON files.
 

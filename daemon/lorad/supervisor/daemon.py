@@ -195,8 +195,9 @@ class Daemon:
                 case HealthChanged(root, health, reason):
                     log = self._log.info if health == "watching" else self._log.warning
                     log("watch", root=root, health=health, reason=reason)
+                    # Who hears of it is to find it in the status.
+                    self._tick(time.monotonic())
                     self._tell(WatchChanged(root, health, reason))
-                    self._next_tick = 0.0
         if self._engine:
             for path in self._settling.due(time.monotonic()):
                 self._engine.touched(path)
