@@ -44,6 +44,8 @@ class Machinery:
         #: When children that ended are started again.
         self._due: dict[str, float] = {}
         self._ready: set[str] = set()
+        #: Children that had work when they were last looked at.
+        self._worked: frozenset[str] = frozenset()
         self._publishing = False
         self._publish_waits: Publish | None = None
 
@@ -157,10 +159,13 @@ class Machinery:
 
     def _look_after(self, now: float) -> None:
         """End the children that are not well."""
-        vitals = [
-            Vital(name, pulse, name in self._ready, self._busy(name), _private_memory(pid))
-            for name, pid, pulse in self._children.alive()
-        ]
+        vitals = []
+        for name, pid, pulse in self._children.alive():
+            busy = self._busy(name)
+            # Who has nothing to do takes no more memory than when it had; who has too much is looked at on.
+            weigh = self._health.limit and (busy or name in self._worked)
+            self._worked = self._worked | {name} if busy or name in self._health.paused else self._worked - {name}
+            vitals.append(Vital(name, pulse, name in self._ready, busy, _private_memory(pid) if weigh else 0))
         for name, reason in self._health.look(now, vitals):
             self._reasons[name] = reason
             self._children.kill(name)

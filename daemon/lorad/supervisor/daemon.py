@@ -47,7 +47,7 @@ from lorad.watch.settle import SettleQueue
 from lorad.watch.watcher import Watcher
 
 #: Seconds between two looks at what is due, and between two reports while there is work.
-_TICK, _BUSY_TICK = 2.0, 0.25
+_TICK, _BUSY_TICK = 5.0, 0.25
 #: Seconds until a catalogue that could not be written is tried again.
 _RETRY = 5.0
 #: Names that may still settle when those are looked for that could not be taken in.
