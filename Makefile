@@ -32,6 +32,8 @@ bench: $(VENV)/.dev
 	$(BIN)/python -m bench
 	$(BIN)/python -m bench.path
 	$(BIN)/python -m bench.startup
+	$(BIN)/python -m bench.publish
+	$(BIN)/python -m bench.daemon
 
 # The integration tests with 200 killed scans instead of 30, 1,000 kills of a daemon and its children instead of
 # 50, and 100 histories instead of 10.
