@@ -127,6 +127,7 @@ def test_audit_ends_with_1_for_differences(served: Served) -> None:
     ("arguments", "code", "word"),
     [
         (["show", "/no/such/file"], 2, "no such file"),
+        (["show", "/"], 2, "folder"),
         (["find", "xyz"], 2, "hex digits"),
         (["find", "abc"], 2, "hex digits"),
         (["duplicates", "--level", "all"], 2, "--level"),

@@ -306,6 +306,13 @@ def test_a_full_disk_is_waited_out(root: Path, tmp_path: Path) -> None:
         subprocess.run(["umount", "-l", folder / "state"], check=True)
 
 
+def test_an_adapter_folder_is_its_weights(root: Path, tmp_path: Path) -> None:
+    (root / "adapter").mkdir()
+    weights = lora(root / "adapter" / "adapter_model.safetensors", 9)
+    with running(tmp_path / "lorad", root) as daemon, daemon.client() as client:
+        assert client.show(weights.parent).path == os.fsencode(weights)
+
+
 def test_without_a_daemon_the_client_says_so(tmp_path: Path) -> None:
     with pytest.raises(LoraError, match="start it"):
         Client(str(tmp_path / "control.sock")).status()

@@ -231,10 +231,22 @@ def _found(db: sqlite3.Connection, head: _Head, cursor: str, prefix: str) -> dic
     return paginate(head.generation, rows, cursor, make)
 
 
+_ADAPTERS = (b"adapter_model.safetensors", b"adapter_model.bin")
+
+
 def _show(db: sqlite3.Connection, path: bytes) -> Shown | Refusal:
     row = db.execute("SELECT file FROM names WHERE active AND path = ?", (path,)).fetchone()
     if row is None:
-        why = "it is in no watched folder, or not seen yet" if os.path.lexists(path) else "there is no such file"
+        if os.path.isdir(path):
+            # A PEFT adapter counts through its weight file.
+            weights = [os.path.join(path, name) for name in _ADAPTERS if os.path.lexists(os.path.join(path, name))]
+            if weights:
+                return _show(db, weights[0])
+            why = "it is a folder: name a file in it"
+        elif os.path.lexists(path):
+            why = "it is in no watched folder, or not seen yet"
+        else:
+            why = "there is no such file"
         return Refusal("not-found", f"{shown(path)}: not in the catalogue; {why}")
     names = list(map(Name._make, db.execute(_SET_OF, row)))
     name = next(name for name in names if name.path == path)

@@ -174,10 +174,6 @@ class Library:
         self._told.pop(file, None)
         return self._drain()
 
-    def knows(self, file: int) -> bool:
-        """Whether the file was found, or restored, and not forgotten since."""
-        return file in self._told
-
     def forget_unused(self) -> None:
         """Drop the questions of layouts that no file has any more: their numbers may get another meaning."""
         self.groups = {layout: group for layout, group in self.groups.items() if group.size}

@@ -134,10 +134,6 @@ class Dispatcher:
     def idle(self) -> bool:
         return not self._tasks
 
-    @property
-    def running(self) -> int:
-        return len(self._tasks)
-
     def busy(self, loader: int) -> bool:
         """Whether a loader has a task at hand."""
         return bool(self._ready.get(loader))

@@ -229,9 +229,10 @@ class Daemon:
         )
         self._control.set_status(self._status)
         busy = self._status.state != "idle"
-        self._next_tick = now + (_BUSY_TICK if busy else _TICK)
+        rest = min(_TICK, self._notifier.watchdog_interval or _TICK)
+        self._next_tick = now + (_BUSY_TICK if busy else rest)
         if now >= self._next_ping:
-            self._next_ping = now + _TICK
+            self._next_ping = now + min(rest, 1.0)
             self._notifier.status(_sentence(self._status))
             if any(
                 child.name == "hasher" and child.state in {"ready", "paused"} for child in self._status.children
