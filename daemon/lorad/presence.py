@@ -130,11 +130,20 @@ class Presence:
         """
         for path in list(file.names):
             seen = look(path, follow=self._follow)
-            if seen is not None:
+            if seen is not None and self._is_being_written(seen, file):
+                # What it was is gone, and what it will be is not there yet.
+                self._drop(path)
+            elif seen is not None:
                 self._see(seen, fresh=False, swept=False)
             elif self._files.by_path.get(path) is file:
                 self._vanished(path)
         self._look_at_links()
+
+    def _is_being_written(self, seen: Seen, file: File) -> bool:
+        """Whether a name leads to something else than it did, that has to settle first."""
+        if self._defer is None or seen.status is None or seen.passed_over:
+            return False
+        return Identity.of(seen.status) != file.identity and self._defer(seen.path, seen.status)
 
     def may_try_again(self, file: File) -> bool:
         """Count an attempt at a file that changed while it was read; whether another one makes sense."""

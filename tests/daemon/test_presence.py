@@ -19,6 +19,7 @@ class Look:
     """A presence over one root, and what it told."""
 
     def __init__(self, root: Path, state: Path) -> None:
+        self.deferred: list[bytes] = []
         state.mkdir()
         self.catalog = Catalog(str(state))
         self.files = Files(self.catalog)
@@ -32,8 +33,16 @@ class Look:
             without=[],
             do=lambda instructions: None,
             tell=self.told.append,
+            defer=self.defer,
         )
+        #: Whether what is met has to settle first.
+        self.young = False
         self.root = roots[0]
+
+    def defer(self, path: bytes, status: os.stat_result) -> bool:
+        if self.young:
+            self.deferred.append(path)
+        return self.young
 
     def sweep(self) -> None:
         self.presence.sweep(self.root)
@@ -137,3 +146,15 @@ def test_an_inode_with_very_many_names_may_lose_all_but_one(look: Look, root: Pa
     assert look.names == {"a.safetensors", "b.safetensors", "c.safetensors"}
     status = os.stat(root / "a.safetensors")
     assert look.files.by_path[os.fsencode(root / "a.safetensors")].identity.ctime_ns == status.st_ctime_ns
+
+
+def test_a_file_that_is_overwritten_while_it_is_read_settles_first(look: Look, root: Path) -> None:
+    path = os.fsencode(root / "a.safetensors")
+    file = look.files.by_path[path]
+    (root / "a.safetensors").write_text("half of what will be")
+    look.young = True
+    look.presence.look_again(file)
+    assert look.deferred == [path]
+    assert file.id not in look.files.by_id
+    look.presence.touched(path)
+    assert look.files.by_path[path].identity.size == 20
