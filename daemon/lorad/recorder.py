@@ -102,8 +102,8 @@ class Recorder:
         """The publisher has done what it was asked for, or could not."""
         self.trouble = published.error
         self._published = -1 if self.trouble else published.generation
-        now = time.monotonic()
-        took = now - (self._publish_started or now)
+        # What it took to render; a publisher that died has rendered nothing.
+        now, took = time.monotonic(), published.seconds
         self._publish_started = None
         if self._asked is not None and self._asked.touched is not None:
             self._spent += took
