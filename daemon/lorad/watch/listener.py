@@ -86,12 +86,12 @@ class Listener:
 
     def hear(self) -> bool:
         """Say what has happened since the last time; whether the root itself is to be looked at."""
-        ask, overflowed = False, False
+        ask, overflowed, echo = False, False, 0
         for event in self._instance.read():
             if event.has(In.IN_Q_OVERFLOW):
                 overflowed = True
             elif event.wd == self._canary_watch:
-                self._heard_canary(event)
+                echo = max(echo, self._heard_canary(event))
             elif (folder := self.tree.path(event.wd)) is None:
                 continue
             elif event.has(In.IN_IGNORED):
@@ -108,6 +108,9 @@ class Listener:
         self._flush()
         if overflowed:
             self._overflowed()
+        if echo:
+            # After the above: whoever waits for it takes all that came before as told.
+            self._emit(EchoEvent(self._root, number=echo))
         return ask or self.lost
 
     def close(self) -> None:
@@ -119,12 +122,12 @@ class Listener:
         except OSError:
             self._canary_watch = None
 
-    def _heard_canary(self, event: Event) -> None:
+    def _heard_canary(self, event: Event) -> int:
+        """The number of a canary; 0 for what is none."""
         if event.has(In.IN_IGNORED):
             self._canary_watch = None
-        elif (number := self._canary.number(event.name)) is not None:
-            self._flush()
-            self._emit(EchoEvent(self._root, number=number))
+            return 0
+        return self._canary.number(event.name) or 0
 
     def _overflowed(self) -> None:
         """Events were dropped, whichever, so it is all looked at anew; that is an answer to canaries too."""
