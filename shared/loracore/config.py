@@ -18,6 +18,7 @@ from loracore.errors import ConfigError
 from loracore.paths import default_config_dir, default_runtime_dir, default_state_dir, shown
 from loracore.settings import (
     Folder,
+    GpuMegabytes,
     Group,
     Hasher,
     Loaders,
@@ -30,7 +31,10 @@ from loracore.settings import (
 
 SYSTEM_CONFIG = "/etc/lorad/lorad.toml"
 #: Tables and keys that a running daemon cannot change: its sockets, its folders, the make-up of its crew.
-_NEEDS_RESTART = ("state_dir", "runtime_dir", "control", "pipeline.loaders", "pipeline.hasher", "metrics")
+_NEEDS_RESTART = (
+    "state_dir", "runtime_dir", "control", "metrics",
+    "pipeline.loaders", "pipeline.hasher", "pipeline.gpu_memory_mb",
+)  # fmt: skip
 
 
 class Watch(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -55,6 +59,9 @@ class Pipeline(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     loaders: Loaders = 0
     hasher: Hasher = "auto"
+    #: What the hasher may take of a GPU's memory besides CUDA's own, in MiB; 0: a fiftieth of what is free, at
+    #: most 256.
+    gpu_memory_mb: GpuMegabytes = 0
     memory_limit_mb: Megabytes = 2048
 
 
@@ -174,7 +181,12 @@ def reloaded(old: Config, new: Config) -> Config:
         runtime_dir=old.runtime_dir,
         control=old.control,
         metrics=old.metrics,
-        pipeline=msgspec.structs.replace(new.pipeline, loaders=old.pipeline.loaders, hasher=old.pipeline.hasher),
+        pipeline=msgspec.structs.replace(
+            new.pipeline,
+            loaders=old.pipeline.loaders,
+            hasher=old.pipeline.hasher,
+            gpu_memory_mb=old.pipeline.gpu_memory_mb,
+        ),
     )
 
 

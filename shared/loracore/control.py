@@ -141,6 +141,7 @@ class Status(Struct, frozen=True, tag="status"):
     #: Names waiting: to settle, for their header, for their digests, to be looked at.
     queues: dict[str, int]
     children: list[ChildState]
+    #: What digests: `cpu` or `cuda`.
     hasher: str
     #: `watching`, or the worst of the roots' health.
     watch: str
@@ -150,6 +151,8 @@ class Status(Struct, frozen=True, tag="status"):
     rss_bytes: int
     cpu_percent: float
     errors: list[Error]
+    #: Why that hasher and not another one; empty where there is no choice.
+    hasher_note: str = ""
 
 
 class Waited(Struct, frozen=True, tag="waited"):
@@ -320,6 +323,13 @@ class ChildRestarted(Struct, frozen=True, tag="child"):
     reason: str
 
 
+class HasherChanged(Struct, frozen=True, tag="hasher"):
+    """Weights are digested by something else (`cpu`, `cuda`) from now on, or still; `note` says why."""
+
+    hasher: str
+    note: str
+
+
 class ActionTaken(Struct, frozen=True, tag="action"):
     """`bytes`: how many it freed."""
 
@@ -341,8 +351,8 @@ class PublishedEvent(Struct, frozen=True, tag="published"):
 
 
 Event = (
-    FileSeen | FileGrouped | DuplicateFound | FileGone | FileFailedEvent | ChildRestarted | ActionTaken
-    | WatchChanged | PublishedEvent
+    FileSeen | FileGrouped | DuplicateFound | FileGone | FileFailedEvent | ChildRestarted | HasherChanged
+    | ActionTaken | WatchChanged | PublishedEvent
 )  # fmt: skip
 
 

@@ -12,8 +12,15 @@ from loractl.commands.options import Connect, asks_daemon
 if TYPE_CHECKING:
     from loracore.control import Event
 
-KINDS = ("seen", "grouped", "duplicate", "gone", "failed", "child", "action", "watch", "published")
-_COLOURS = {"duplicate": "cyan", "failed": "red", "child": "red", "watch": "yellow", "action": "green"}
+KINDS = ("seen", "grouped", "duplicate", "gone", "failed", "child", "hasher", "action", "watch", "published")
+_COLOURS = {
+    "duplicate": "cyan",
+    "failed": "red",
+    "child": "red",
+    "hasher": "yellow",
+    "watch": "yellow",
+    "action": "green",
+}
 
 
 @click.command(short_help="The live stream of what the daemon does.")
@@ -57,6 +64,8 @@ def _text(event: Event) -> str:
             return f"{shown(path)}: {shown(reason)}"
         case control.ChildRestarted(name, reason):
             return f"{shown(name)} was restarted: {shown(reason)}"
+        case control.HasherChanged(hasher, note):
+            return f"{shown(hasher)}{': ' + shown(note) if note else ''}"
         case control.ActionTaken():
             freed = f"{size(event.bytes)} freed"
             return f"{event.action} {shown(event.path)}, kept {shown(event.kept)}, {freed} (undo {event.id})"
