@@ -126,7 +126,7 @@ class World:
 
 @given(st.integers(0, 2**32))
 def test_every_job_is_done_once_whoever_dies(seed: int) -> None:
-    """Loaders and the hasher are killed at any moment, a GPU loses digests; every job still ends, once, with its own."""
+    """Loaders and the hasher are killed at any moment, a GPU loses digests; every job still ends, exactly once."""
     world = World(seed)
     for _ in range(300):
         world.step(deadly=True)
