@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import select
 import signal
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from typing import NamedTuple, NoReturn
 
@@ -13,6 +15,9 @@ import zmq
 
 from lorad.pipeline.arena import Arena
 from lorad.pipeline.protocol import MAX_MESSAGE, Ready, Stop, ToChild, ToCore, decode_to_child, encode
+
+#: Seconds between two beats, and those that a child has to end by itself when the core is gone.
+_BEAT, _PATIENCE = 1.0, 1.0
 
 
 class CoreGoneError(Exception):
@@ -99,11 +104,15 @@ def take_place() -> Place:
     """Read a child's command line (see `lorad.pipeline.launch`), connect, and begin to count its life."""
     name, address, death_fd, arena_fd, slab, slabs, number, *others = sys.argv[1:]
     arena = Arena(int(arena_fd), int(slab), int(slabs))
-    threading.Thread(target=_beat, args=(arena, int(number)), daemon=True).start()
+    threading.Thread(target=_beat, args=(arena, int(number), int(death_fd)), daemon=True).start()
     return Place(Line(name, address, int(death_fd)), arena, int(number), others)
 
 
-def _beat(arena: Arena, number: int) -> None:
-    forever = threading.Event()
-    while not forever.wait(1.0):
+def _beat(arena: Arena, number: int, death_fd: int) -> None:
+    """Count seconds, and end the process after the core, also where its first thread hangs."""
+    core = select.poll()
+    core.register(death_fd, 0)
+    while not core.poll(1000 * _BEAT):
         arena.beat(number)
+    time.sleep(_PATIENCE)
+    os._exit(0)
