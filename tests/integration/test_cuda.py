@@ -126,7 +126,7 @@ def test_a_gpu_that_kills_its_process_is_not_tried_for_ever(library: Path, tmp_p
         assert duplicate_sets(daemon.state) == expected(library)
         status = client.status()
         assert status.hasher == "cpu"
-        assert "the hasher's process ended while it used it" in status.hasher_note
+        assert "the hasher's process ended twice while it used it" in status.hasher_note
         assert {child.name: child.restarts for child in status.children}["hasher"] == 2
     assert len(list(tmp_path.glob("launches *"))) == 2
 

@@ -172,6 +172,8 @@ def main() -> None:
         opened()
     elif choice == "auto" and find_spec("cupy") is not None:
         threading.Thread(target=open_beside, daemon=True).start()
+    else:
+        line.send(Using("cpu"))
     line.ready()
     work(line, hasher, opened, lambda: arena.step(place.number))
     line.leave()

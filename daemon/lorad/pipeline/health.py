@@ -8,6 +8,7 @@ started anew when it has done what it had. A GPU with which the hasher died agai
 from __future__ import annotations
 
 from collections import deque
+from enum import Enum
 from typing import NamedTuple
 
 from loracore.errors import LoraError
@@ -17,8 +18,9 @@ from lorad.pipeline.arena import Pulse
 INTERVAL = 1.0
 #: Seconds without a beat, of which there is one a second.
 SILENT = 3.5
-#: Seconds that a start may take.
-STARTING = 60.0
+#: Seconds that a whole start may take. Below those after which systemd is not told any more that all is well
+#: (`supervisor.daemon`): a hasher that hangs while it opens a GPU is to have a successor by then.
+STARTING = 45.0
 #: Seconds that one step of work may take: a slab, a header, a rendering.
 STALLED = 120.0
 #: So many times its limit of memory is too much to wait for the end of its work.
@@ -36,6 +38,27 @@ class PipelineBrokenError(LoraError):
     """A child process cannot be kept alive."""
 
 
+class Fault(Enum):
+    """Why a child is ended."""
+
+    #: Its second thread gives no sign of life: the process is stopped, or starved.
+    SILENT = "silent"
+    #: It hangs in its work.
+    STALLED = "stalled"
+    #: It hangs in its start.
+    STARTING = "starting"
+    #: It holds too much.
+    MEMORY = "memory"
+
+
+class Verdict(NamedTuple):
+    """A child that has to be ended, and in words why."""
+
+    name: str
+    fault: Fault
+    why: str
+
+
 class Vital(NamedTuple):
     """How a child is now. `memory` is what it holds alone, in bytes; `busy` whether it has work."""
 
@@ -50,7 +73,7 @@ class _Record:
     def __init__(self, now: float, vital: Vital) -> None:
         self.ready = vital.ready
         self.pulse = vital.pulse
-        self.beat_at = self.step_at = now
+        self.began = self.beat_at = self.step_at = now
 
 
 class Health:
@@ -68,44 +91,53 @@ class Health:
         self._records.pop(name, None)
         self.paused.discard(name)
 
-    def look(self, now: float, vitals: list[Vital]) -> list[tuple[str, str]]:
-        """(name, why) of the children that have to be ended."""
+    def look(self, now: float, vitals: list[Vital]) -> list[Verdict]:
+        """Which children have to be ended."""
         if self._looked is not None and now - self._looked > _OURS * INTERVAL:
             # We were stopped or starved ourselves, and so perhaps were they: the clocks start anew.
             self._records.clear()
         self._looked = now
-        judged = ((vital.name, self._judge(now, vital)) for vital in vitals)
-        return [(name, why) for name, why in judged if why]
+        judged = (self._judge(now, vital) for vital in vitals)
+        return [verdict for verdict in judged if verdict is not None]
 
     def silent_seconds(self, name: str, now: float) -> float:
         """Seconds since a child's last sign of life."""
         record = self._records.get(name)
         return now - record.beat_at if record else 0.0
 
-    def _judge(self, now: float, vital: Vital) -> str:
+    def _judge(self, now: float, vital: Vital) -> Verdict | None:
         record = self._records.get(vital.name)
         if record is None or record.ready != vital.ready:
             self._records[vital.name] = _Record(now, vital)
-            return ""
+            return None
         if vital.pulse.beats != record.pulse.beats:
             record.beat_at = now
         if vital.pulse.steps != record.pulse.steps or not vital.busy:
             record.step_at = now
         record.pulse = vital.pulse
-        if now - record.beat_at > (SILENT if vital.ready else STARTING):
-            return f"ended: it gave no sign of life for {now - record.beat_at:.0f} s"
-        if now - record.step_at > STALLED:
-            return f"ended: its work did not get on for {now - record.step_at:.0f} s"
+        if not vital.ready:
+            took = now - record.began
+            late = took > STARTING
+            return (
+                Verdict(vital.name, Fault.STARTING, f"ended: it was not ready after {took:.0f} s")
+                if late
+                else None
+            )
+        if (silent := now - record.beat_at) > SILENT:
+            return Verdict(vital.name, Fault.SILENT, f"ended: it gave no sign of life for {silent:.0f} s")
+        if (stalled := now - record.step_at) > STALLED:
+            return Verdict(vital.name, Fault.STALLED, f"ended: its work did not get on for {stalled:.0f} s")
         return self._too_large(vital)
 
-    def _too_large(self, vital: Vital) -> str:
+    def _too_large(self, vital: Vital) -> Verdict | None:
         if not self.limit or vital.memory <= self.limit:
             self.paused.discard(vital.name)
-            return ""
+            return None
         self.paused.add(vital.name)
         if vital.busy and vital.memory <= FAR_TOO_MUCH * self.limit:
-            return ""
-        return f"ended: it held {vital.memory >> 20} MiB, more than its limit of {self.limit >> 20} MiB"
+            return None
+        held = f"{vital.memory >> 20} MiB, more than its limit of {self.limit >> 20} MiB"
+        return Verdict(vital.name, Fault.MEMORY, f"ended: it held {held}")
 
 
 class Backoff:
@@ -135,17 +167,27 @@ class Distrust:
     """
 
     def __init__(self, asked: str) -> None:
-        self._asked = asked
-        self._died: float | None = None
+        self.asked = asked
         self.known = ""
+        self._died: float | None = None
 
-    def died(self, now: float, *, hung: bool) -> bool:
-        """The hasher ended, `hung` when it was because nothing went on; whether its successor gets no GPU."""
-        used, self.known = self._asked != "cpu" and self.known != "cpu", ""
+    def died(self, now: float, fault: Fault | None) -> str:
+        """The hasher's process ended, by itself or for a fault; why its successor gets no GPU, "" where it may.
+
+        To hang, or to hold too much memory, is taken for the GPU's doing at once. All else may have any reason,
+        once in ten minutes.
+        """
+        used, self.known = self.asked != "cpu" and self.known != "cpu", ""
         if not used:
-            return False
+            return ""
         before, self._died = self._died, now
-        if not hung and (before is None or now - before > _FORGIVEN):
-            return False
-        self._asked = "cpu"
-        return True
+        if fault is Fault.MEMORY:
+            why = "held too much memory with it"
+        elif fault in {Fault.STALLED, Fault.STARTING}:
+            why = "hung with it"
+        elif before is not None and now - before <= _FORGIVEN:
+            why = "ended twice while it used it"
+        else:
+            return ""
+        self.asked = "cpu"
+        return f"no GPU: the hasher's process {why}; restart lorad to try it again"

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 
 from lorad.pipeline.children import Children
 from lorad.pipeline.dispatch import Dispatcher, Finished, Job, Lost
-from lorad.pipeline.health import INTERVAL, Backoff, Distrust, Health, Vital
+from lorad.pipeline.health import INTERVAL, Backoff, Distrust, Fault, Health, Verdict, Vital
 from lorad.pipeline.launch import Crew
 from lorad.pipeline.protocol import Digested, Done, Filled, Forget, Publish, Published, Ready, ToCore, Using
 
@@ -51,7 +51,7 @@ class Machinery:
         self._health = Health(memory_limit)
         self._backoff = Backoff()
         self._next_look = time.monotonic() + INTERVAL
-        self._reasons: dict[str, str] = {}
+        self._verdicts: dict[str, Verdict] = {}
         #: When children that ended are started again.
         self._due: dict[str, float] = {}
         self._ready: set[str] = set()
@@ -141,8 +141,10 @@ class Machinery:
             case Ready():
                 self._is_ready(name)
             case Using():
-                self._use(message)
                 self._distrust.known = message.backend
+                # One that has nothing to add does what it was told to, and why that was stays worth telling.
+                if message.note:
+                    self._use(message)
             case Filled():
                 self._dispatcher.filled(message)
             case Done():
@@ -174,9 +176,9 @@ class Machinery:
             weigh = self._health.limit and (busy or name in self._worked)
             self._worked = self._worked | {name} if busy or name in self._health.paused else self._worked - {name}
             vitals.append(Vital(name, pulse, name in self._ready, busy, _private_memory(pid) if weigh else 0))
-        for name, reason in self._health.look(now, vitals):
-            self._reasons[name] = reason
-            self._children.kill(name)
+        for verdict in self._health.look(now, vitals):
+            self._verdicts[verdict.name] = verdict
+            self._children.kill(verdict.name)
         self._next_look = now + INTERVAL
 
     def _busy(self, name: str) -> bool:
@@ -187,14 +189,14 @@ class Machinery:
     def _bury(self, name: str, status: int) -> Iterator[Event]:
         """A child ended: have it started again, and tell what was lost with it."""
         killed = f"killed by signal {-status}" if status < 0 else f"ended with status {status}"
-        reason = self._reasons.pop(name, "")
-        self._told(name, reason or killed)
+        verdict = self._verdicts.pop(name, None)
+        self._told(name, verdict.why if verdict else killed)
         self._ready.discard(name)
         self._health.gone(name)
         lost: list[Lost] = []
         if name == "hasher":
             lost = self._dispatcher.hasher_died()
-            self._doubt_gpu(hung=bool(reason))
+            self._doubt_gpu(verdict.fault if verdict else None)
         elif name != "publisher":
             lost = self._dispatcher.loader_died(_index(name), self._arena.marked(_index(name)))
             self._arena.mark(_index(name), 0, 0)
@@ -206,13 +208,13 @@ class Machinery:
             self._publishing, self._publish_waits = False, None
             yield Published(-1, 0.0)
 
-    def _doubt_gpu(self, *, hung: bool) -> None:
+    def _doubt_gpu(self, fault: Fault | None) -> None:
         """The hasher ended: have its successor do without the GPU, if that seems to be why."""
-        self.using = Using("cpu")
-        if self._distrust.died(time.monotonic(), hung=hung):
+        if self.using.backend != "cpu":
+            self.using = Using("cpu")
+        if why := self._distrust.died(time.monotonic(), fault):
             self._children.instruct("hasher", ("cpu", 0))
-            note = "no GPU: the hasher's process ended while it used it; restart lorad to try it again"
-            self._use(Using("cpu", note, worse=True))
+            self._use(Using("cpu", why, worse=True))
 
     def _use(self, using: Using) -> None:
         self.using = using

@@ -55,7 +55,7 @@ _RETRY = 5.0
 _FEW = 1000
 #: Seconds between two searches for what nobody needs any more.
 _TIDY = 3600.0
-#: Seconds without a hasher after which systemd is no longer told that all is well.
+#: Seconds without a hasher after which systemd is no longer told that all is well; more than a start may take.
 _WITHOUT_HASHER = 60.0
 #: The same without a sign of life of the watch.
 _SILENT_WATCH = 60.0

@@ -9,12 +9,15 @@ from lorad.pipeline.health import (
     DEATHS_A_MINUTE,
     SILENT,
     STALLED,
+    STARTING,
     Backoff,
     Distrust,
+    Fault,
     Health,
     PipelineBrokenError,
     Vital,
 )
+from lorad.supervisor import daemon as supervisor
 
 MIB = 1 << 20
 
@@ -32,7 +35,9 @@ def test_a_stopped_child_is_ended_after_three_beats() -> None:
     health = Health()
     looks = [health.look(float(second), [vital(7)]) for second in range(8)]
     assert [bool(look) for look in looks].index(True) == int(SILENT) + 1
-    assert "no sign of life" in looks[int(SILENT) + 1][0][1]
+    verdict = looks[int(SILENT) + 1][0]
+    assert (verdict.name, verdict.fault) == ("loader-0", Fault.SILENT)
+    assert "no sign of life" in verdict.why
 
 
 def test_a_child_that_starts_has_more_time() -> None:
@@ -40,10 +45,28 @@ def test_a_child_that_starts_has_more_time() -> None:
     assert not any(health.look(float(second), [vital(0, ready=False)]) for second in range(30))
 
 
+def test_a_child_that_hangs_in_its_start_is_ended_though_its_heart_beats() -> None:
+    """Soon enough for a successor, before systemd's watchdog hears no more of the daemon."""
+    health = Health()
+    looks = [health.look(float(second), [vital(second, ready=False)]) for second in range(int(STARTING) + 2)]
+    assert not any(looks[: int(STARTING) + 1])
+    assert looks[-1][0].fault is Fault.STARTING
+    assert STARTING + 10 < supervisor._WITHOUT_HASHER
+
+
+def test_a_child_that_became_ready_has_started() -> None:
+    """However long it took."""
+    health = Health()
+    for second in range(int(STARTING)):
+        health.look(float(second), [vital(second, ready=False)])
+    assert not any(health.look(float(second), [vital(second)]) for second in range(int(STARTING), 200))
+
+
 def test_a_child_that_hangs_in_its_work_is_ended_though_its_heart_beats() -> None:
     health = Health()
     looks = [health.look(float(second), [vital(second, 5, busy=True)]) for second in range(int(STALLED) + 3)]
-    assert "did not get on" in looks[-1][0][1]
+    assert looks[-1][0].fault is Fault.STALLED
+    assert "did not get on" in looks[-1][0].why
     assert not any(looks[: int(STALLED)])
 
 
@@ -67,7 +90,9 @@ def test_too_much_memory_pauses_first_and_ends_when_the_work_is_done() -> None:
     assert health.look(0.0, [vital(0, memory=120 * MIB, busy=True)]) == []
     assert health.look(1.0, [vital(1, 1, memory=120 * MIB, busy=True)]) == []
     assert health.paused == {"loader-0"}
-    assert "limit of 100 MiB" in health.look(2.0, [vital(2, 2, memory=120 * MIB)])[0][1]
+    verdict = health.look(2.0, [vital(2, 2, memory=120 * MIB)])[0]
+    assert verdict.fault is Fault.MEMORY
+    assert "limit of 100 MiB" in verdict.why
     health.gone("loader-0")
     assert not health.paused
 
@@ -104,14 +129,29 @@ def test_what_a_child_counts_is_read_by_another_mapping() -> None:
 
 
 def test_a_hasher_that_dies_twice_on_the_gpu_does_without() -> None:
-    """One death may be anything; two in ten minutes, or one by hanging, are taken for the GPU's fault."""
+    """One death may be anything, to be stopped by somebody included; two in ten minutes are the GPU's fault."""
     distrust = Distrust(asked="auto")
-    assert not distrust.died(0.0, hung=False)
+    assert not distrust.died(0.0, None)
     distrust.known = "cuda"
-    assert not distrust.died(601.0, hung=False)
-    assert distrust.died(700.0, hung=False)
-    assert not distrust.died(701.0, hung=True), "it has no GPU any more"
-    assert Distrust(asked="cuda").died(0.0, hung=True)
+    assert not distrust.died(601.0, Fault.SILENT)
+    assert "ended twice while it used it" in distrust.died(700.0, None)
+    assert not distrust.died(701.0, Fault.STALLED), "it has no GPU any more"
+
+
+@pytest.mark.parametrize(
+    ("fault", "why"),
+    [
+        (Fault.STALLED, "hung with it"),
+        (Fault.STARTING, "hung with it"),
+        (Fault.MEMORY, "held too much memory with it"),
+    ],
+)
+def test_a_hasher_that_hangs_or_swells_with_the_gpu_does_without_at_once(fault: Fault, why: str) -> None:
+    """Also where it has not said yet what it uses, since it may be about to open it."""
+    for known in ("", "cuda"):
+        distrust = Distrust(asked="cuda")
+        distrust.known = known
+        assert why in distrust.died(0.0, fault)
 
 
 def test_a_hasher_on_the_cpu_says_nothing_about_the_gpu() -> None:
@@ -119,5 +159,5 @@ def test_a_hasher_on_the_cpu_says_nothing_about_the_gpu() -> None:
     distrust = Distrust(asked="auto")
     for now in range(5):
         distrust.known = "cpu"
-        assert not distrust.died(float(now), hung=True)
-    assert not any(Distrust(asked="cpu").died(float(now), hung=True) for now in range(5))
+        assert not distrust.died(float(now), Fault.STALLED)
+    assert not any(Distrust(asked="cpu").died(float(now), Fault.MEMORY) for now in range(5))
