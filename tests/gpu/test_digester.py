@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import random
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from types import ModuleType
 
 import numpy as np
@@ -15,10 +16,11 @@ from hypothesis import strategies as st
 
 from lorad.pipeline.arena import Arena
 from lorad.pipeline.cuda import digester as digesting
+from lorad.pipeline.cuda import joins
 from lorad.pipeline.cuda.device import Device, address
 from lorad.pipeline.cuda.digester import CudaDigester
-from lorad.pipeline.cuda.opening import check
-from lorad.pipeline.cuda.plan import SPAN
+from lorad.pipeline.cuda.opening import check, drain
+from lorad.pipeline.cuda.plan import SPAN, VALUE
 from lorad.pipeline.hasher import Hasher
 from lorad.pipeline.protocol import Digested, Filled
 
@@ -155,7 +157,7 @@ def test_slabs_are_read_in_place_where_they_are_pinned(cupy: ModuleType) -> None
     hasher.use(CudaDigester(arena, device, 2))
     loaders = Loaders([[SLAB // 3] * 20, [5000] * 100], arena, random.Random(1))
     assert not digest_all(hasher, loaders)
-    device.unpin(where)
+    cupy.cuda.runtime.hostUnregister(where)
     assert loaders.digests == loaders.expected()
 
 
@@ -209,3 +211,74 @@ def test_slabs_without_a_piece_for_the_gpu_are_answered(
     loaders = Loaders([[0, 1, 2], [3, 4]], arena, random.Random(0))
     assert not digest_all(hasher, loaders)
     assert loaders.digests == loaders.expected()
+
+
+def test_long_pieces_ask_for_no_memory_while_they_come(emulated: Callable[..., ModuleType]) -> None:
+    """What joins their tiles is reserved: that somebody else fills the GPU meanwhile costs nothing."""
+    runtime = emulated().cuda.runtime
+    arena = new_arena()
+    hasher = Hasher(arena, told=pytest.fail)
+    hasher.use(CudaDigester(arena, Device(0), 2))
+    runtime.malloc(runtime.memGetInfo()[0])
+    loaders = Loaders([[3 * SLAB, 5, 2 * SLAB], [4 * SLAB]], arena, random.Random(5))
+    assert not digest_all(hasher, loaders)
+    assert loaders.digests == loaders.expected()
+
+
+def test_long_pieces_of_a_batch_are_joined_at_once(emulated: Callable[..., ModuleType], tmp_path: Path) -> None:
+    """A launch for their beginnings, one for their ends, and one that joins all of them."""
+    launches = tmp_path / "launches"
+    emulated(counter=str(launches))
+    arena = new_arena()
+    arena.slabs[:] = os.urandom(len(arena.slabs))
+    digester = CudaDigester(arena, Device(0), 3)
+    for half in (0, 1):
+        for task in range(3):
+            digester.take(Filled(task, 2 * task + half, [SLAB], continued=half == 1, open=half == 0))
+    answers = {answer.slab: answer.digests for answer in drain(digester)}
+    pieces = [arena.slabs[2 * task * SLAB :][: 2 * SLAB] for task in range(3)]
+    assert [answers[2 * task + 1] for task in range(3)] == [blake3(piece).digest() for piece in pieces]
+    assert launches.stat().st_size == 3
+
+
+def test_a_piece_larger_than_the_room_for_joins_is_joined_all_the_same(
+    emulated: Callable[..., ModuleType], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The memory that it takes is given back."""
+    runtime = emulated().cuda.runtime
+    monkeypatch.setattr(joins, "_ROOM", 4 * VALUE)
+    arena = new_arena()
+    hasher = Hasher(arena, told=pytest.fail)
+    hasher.use(CudaDigester(arena, Device(0), 2))
+    before = runtime.memGetInfo()
+    loaders = Loaders([[9 * SLAB], [5 * SLAB]], arena, random.Random(5), whole=True)
+    assert not digest_all(hasher, loaders)
+    assert loaders.digests == loaders.expected()
+    assert runtime.memGetInfo() == before
+
+
+@pytest.mark.parametrize("gpu", [False, True])
+def test_what_a_dead_loader_left_open_is_forgotten(emulated: Callable[..., ModuleType], gpu: bool) -> None:
+    """A task that goes on is not, however many others do not."""
+    emulated()
+    arena = Arena.create(2 * SPAN, 1)
+    os.close(arena.fd)
+    arena.slabs[:] = os.urandom(len(arena.slabs))
+    hasher = Hasher(arena, told=pytest.fail)
+    digester = CudaDigester(arena, Device(0), 1)
+    if gpu:
+        hasher.use(digester)
+
+    def take(filled: Filled) -> list[Digested]:
+        answers = hasher.take(filled)
+        while hasher.busy:
+            answers += hasher.advance()
+        return answers
+
+    take(Filled(0, 0, [2 * SPAN], continued=False, open=True))
+    for task in range(1, 100):
+        take(Filled(task, 0, [2 * SPAN], continued=False, open=True))
+        take(Filled(0, 0, [2 * SPAN], continued=True, open=True))
+    assert len((digester if gpu else hasher)._streams) <= 64
+    last = take(Filled(0, 0, [2 * SPAN], continued=True, open=False))
+    assert [answer.digests for answer in last] == [blake3(bytes(arena.slabs) * 101).digest()]

@@ -55,9 +55,18 @@ def test_every_result_has_a_place_of_its_own(pieces: list[tuple[int, bool]]) -> 
 
 
 def test_tiles_of_a_long_piece_are_joined_until_one_is_left() -> None:
-    """A terabyte takes three launches: 2^23 values, then 2^16, 2^9 and 4 to one."""
-    counts = [int(stage.items["length"][0]) for stage in plan_join(1 << 23).stages]
+    """A terabyte takes four launches: 2^23 values to 2^16, those to 2^9, to 4 and to one."""
+    counts = [int(stage.items["length"][0]) for stage in plan_join(np.array([1 << 23])).stages]
     assert counts == [1 << 23, 1 << 16, 1 << 9, 4]
+
+
+def test_several_pieces_are_joined_by_the_same_launches() -> None:
+    """As many as the longest of them takes; each has its last launch where it is done."""
+    plan = plan_join(np.array([2, 300, 5]))
+    assert [sorted(stage.items["length"]) for stage in plan.stages] == [[2, 5, 300], [3]]
+    assert sorted(stage.items["offset"].tolist() for stage in plan.stages[:1]) == [[2, 302, 0]]
+    assert plan.values == 307 + 1 + 3 + 1 + 1
+    assert len(set(plan.results)) == 3
 
 
 def test_no_pieces_are_no_work() -> None:

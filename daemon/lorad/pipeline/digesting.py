@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from blake3 import blake3
+
+_Stream = TypeVar("_Stream")
+
+#: Pieces that go on and are waited for: more than there can be loaders, each of which is at one.
+_OPEN = 64
 
 
 class Stream(Protocol):
@@ -70,3 +75,13 @@ def digest_pieces(
         after = backend.stream()
         after.update(pieces.pop())
     return b"".join(first + backend.digests(pieces)), after
+
+
+def keep(streams: dict[int, _Stream], task: int, stream: _Stream) -> None:
+    """Note what a task left open, to be taken out when it goes on.
+
+    Of a task whose loader died nothing more comes, and nobody says so: of those that go on, the last are kept.
+    """
+    streams[task] = stream
+    if len(streams) > _OPEN:
+        del streams[next(iter(streams))]

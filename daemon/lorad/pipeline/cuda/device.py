@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lorad.pipeline.cuda.plan import TILE, VALUE, Plan, plan_join
+from lorad.pipeline.cuda.plan import TILE, Plan
 
 #: Bytes around everything in device memory: the kernel reads whole vectors, a little before and after a piece.
 PAD = 128
@@ -56,9 +56,6 @@ class Device:
         except self._runtime.CUDARuntimeError:
             return False
         return True
-
-    def unpin(self, address: int) -> None:
-        self._runtime.hostUnregister(address)
 
     def pinned(self, size: int) -> Bytes:
         """New pinned memory of this process."""
@@ -104,25 +101,6 @@ class Device:
                 arguments = (np.uint64(source), np.uint64(tables), np.uint32(len(stage.items)), np.uint64(values))
                 kernel((stage.tiles,), (TILE,), arguments)
                 tables += stage.items.nbytes
-
-    def join(self, tiles: bytes) -> bytes:
-        """The digest of a piece, of whose tiles these are the chaining values, 32 bytes each, at least two."""
-        values = np.frombuffer(tiles, np.uint8)
-        plan = plan_join(len(tiles) // VALUE)
-        items = np.concatenate([stage.items for stage in plan.stages]).view(np.uint8)
-        stream = self.stream()
-        size = VALUE * plan.values
-        memory = self.allocate(size + items.nbytes)
-        try:
-            self.copy_in(memory, address(values), values.nbytes, stream)
-            self.copy_in(memory + size, address(items), items.nbytes, stream)
-            self.launch(plan, 0, memory + size, memory, stream, joins=True)
-            digest = np.empty(VALUE, np.uint8)
-            self.copy_out(address(digest), memory + VALUE * int(plan.results[0]), VALUE, stream)
-            stream.synchronize()
-        finally:
-            self.release(memory)
-        return digest.tobytes()
 
 
 def address(memory: NDArray[Any]) -> int:

@@ -16,8 +16,9 @@ import numpy as np
 from lorad.pipeline.arena import Arena
 from lorad.pipeline.cuda.buffer import PIECES, Buffer, Sizes
 from lorad.pipeline.cuda.device import Bytes, Device, address
+from lorad.pipeline.cuda.joins import Joins
 from lorad.pipeline.cuda.plan import SPAN, TILE, Numbers, Pieces, Plan, plan_pieces
-from lorad.pipeline.digesting import CpuBackend
+from lorad.pipeline.digesting import CpuBackend, keep
 from lorad.pipeline.protocol import Digested, Filled
 
 #: Batches under way: one is copied while the other is digested.
@@ -93,6 +94,7 @@ class CudaDigester:
         self.batch = batch
         sizes = Sizes(batch, arena.slab_size)
         self._buffers = [Buffer(device, sizes) for _ in range(DEPTH)]
+        self._joins = Joins(device)
         self._memory = address(np.frombuffer(arena.slabs, np.uint8))
         self._waiting: deque[Filled] = deque()
         self._under_way: deque[_Batch] = deque()
@@ -126,7 +128,7 @@ class CudaDigester:
             return []
         batch = self._under_way[0]
         values = batch.buffer.results()
-        digested = [self._answer(share, batch.plan, values) for share in batch.shares]
+        digested = self._answers(batch, values)
         self._under_way.popleft()
         self._buffers.append(batch.buffer)
         return digested
@@ -139,6 +141,7 @@ class CudaDigester:
         """Give the device's memory back."""
         for buffer in self._buffers:
             buffer.close()
+        self._joins.close()
 
     def _submit(self) -> None:
         shares = [_Share(filled) for filled in islice(self._waiting, self.batch)]
@@ -168,7 +171,8 @@ class CudaDigester:
             lengths[0] += len(before)
             if last:
                 where = pieces.add(offsets[:1], lengths[:1], stream.tiles * TILE, root=not stream.tiles)
-                share.ended = _Part(stream, where.start, max(1, -(-int(lengths[0]) // SPAN)))
+                tiles = max(1, -(-int(lengths[0]) // SPAN)) if stream.tiles else 1
+                share.ended = _Part(stream, where.start, tiles)
                 first, stream = 1, None
         if filled.open:
             share.begun = self._go_on(filled, stream or _Stream(), int(offsets[-1]), int(lengths[-1]), pieces)
@@ -191,7 +195,7 @@ class CudaDigester:
         # What is left of before lies in front, and only where no tile was complete.
         stream.tail = stream.tail[: rest - inside] + bytes(memory[end - inside : end])
         stream.tiles += tiles
-        self._streams[filled.task] = stream
+        keep(self._streams, filled.task, stream)
         return _Part(stream, place, tiles)
 
     def _digest_here(self, share: _Share, filled: Filled, first: int, last: int) -> None:
@@ -202,16 +206,23 @@ class CudaDigester:
             position += length
         share.own = b"".join(self._cpu.digests(views[first:]))
 
-    def _answer(self, share: _Share, plan: Plan, values: Bytes) -> Digested:
-        digests = []
-        if share.ended is not None:
-            stream, place, count = share.ended
-            first = int(plan.results[place])
-            own = values[first : first + (count if stream.tiles else 1)].tobytes()
-            digests.append(self._device.join(b"".join([*stream.values, own])) if stream.tiles else own)
-        digests.append(share.own or values[plan.results[share.whole]].tobytes())
-        if share.begun is not None and share.begun.values:
-            stream, place, count = share.begun
-            first = int(plan.results[place])
-            stream.values.append(values[first : first + count].tobytes())
-        return Digested(share.filled.task, share.filled.slab, b"".join(digests))
+    def _answers(self, batch: _Batch, values: Bytes) -> list[Digested]:
+        """What a batch's results say. Of long pieces that end in it, all are joined at once."""
+        results = batch.plan.results
+        ended: list[bytes] = []
+        for share in batch.shares:
+            # In the order of the slabs: a piece may begin and end in the same batch.
+            for part in filter(None, (share.ended, share.begun)):
+                first = int(results[part.place]) if part.values else 0
+                part.stream.values.append(values[first : first + part.values].tobytes())
+            if share.ended is not None and share.ended.stream.tiles:
+                ended.append(b"".join(share.ended.stream.values))
+        joined = iter(self._joins.digests(ended))
+        answers = []
+        for share in batch.shares:
+            digests = share.own or values[results[share.whole]].tobytes()
+            if share.ended is not None:
+                stream = share.ended.stream
+                digests = (next(joined) if stream.tiles else b"".join(stream.values)) + digests
+            answers.append(Digested(share.filled.task, share.filled.slab, digests))
+        return answers

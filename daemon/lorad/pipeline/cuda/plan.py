@@ -71,9 +71,10 @@ def plan_pieces(pieces: Pieces) -> Plan:
     return Plan([stage, *joins.stages], joins.results, joins.values)
 
 
-def plan_join(count: int) -> Plan:
-    """Join the `count` chaining values (at least 2) of a piece's tiles, which lie at the beginning."""
-    return _joins(np.zeros(1, np.int64), np.full(1, count), count)
+def plan_join(counts: Numbers) -> Plan:
+    """Join, of each piece, so many values of its tiles, at least 2, which lie one piece's after the other's."""
+    ends = np.cumsum(counts)
+    return _joins(ends - counts, counts, int(ends[-1]))
 
 
 def _joins(results: Numbers, counts: Numbers, values: int) -> Plan:
