@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import atexit
 import json
 import os
+import shutil
+import subprocess
 import sys
+import tempfile
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import cache
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
 
 import pytest
+
+from lorad.pipeline.cuda import driver
 
 EMULATION = Path(__file__).parents[1] / "emulation"
 
@@ -20,10 +27,28 @@ EMULATION = Path(__file__).parents[1] / "emulation"
 _real: dict[str, ModuleType] = {}
 
 
+@cache
+def _driver() -> Path:
+    """The emulated driver's library, compiled once, in a folder of its own; needs g++."""
+    folder = tempfile.mkdtemp(prefix="lorad-driver-")
+    atexit.register(shutil.rmtree, folder)
+    library = Path(folder) / "libcuda.so.1"
+    subprocess.run(["g++", "-shared", "-fPIC", str(EMULATION / "driver.cpp"), "-o", str(library)], check=True)
+    return library
+
+
 def emulated_environment(**settings: object) -> dict[str, str]:
-    """What to add to a child's environment, so that it finds the emulated GPU, and finds it so."""
-    paths = [str(EMULATION), *filter(None, [os.environ.get("PYTHONPATH")])]
-    return {"PYTHONPATH": os.pathsep.join(paths), "LORAD_EMULATED_GPU": json.dumps(settings)}
+    """What to add to a child's environment, so that it finds the emulated GPU and driver, and finds them so."""
+    library = _driver()
+    return {
+        "PYTHONPATH": _with(str(EMULATION), "PYTHONPATH"),
+        "LD_LIBRARY_PATH": _with(str(library.parent), "LD_LIBRARY_PATH"),
+        "LORAD_EMULATED_GPU": json.dumps({"driver": str(library), **settings}),
+    }
+
+
+def _with(folder: str, variable: str) -> str:
+    return os.pathsep.join([folder, *filter(None, [os.environ.get(variable)])])
 
 
 def _loaded() -> list[str]:
@@ -56,6 +81,8 @@ def emulated(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., ModuleTy
         except ImportError as error:
             pytest.skip(str(error))
 
+    # The emulated one goes to processes of their own; a real one, where there is one, has no part in this.
+    monkeypatch.setattr(driver, "_driver", lambda: None)
     with _apart():
         monkeypatch.syspath_prepend(str(EMULATION))
         yield fresh

@@ -102,12 +102,19 @@ class Gpus:
             raise CUDARuntimeError(NO_DEVICE)
         if self._process is None:
             self._process = os.getpid()
+            if DRIVER is not None:
+                DRIVER.cuInit(0)
         if os.getpid() != self._process:
             raise CUDARuntimeError(NOT_INITIALIZED)
         if SETTINGS.fail_after is not None and self._launches >= SETTINGS.fail_after and self.lost is None:
             self.lost = LAUNCH_FAILURE
         if self.lost is not None:
             raise CUDARuntimeError(self.lost)
+
+    def enter(self) -> None:
+        """Make the current device's context, unless that was done before."""
+        if DRIVER is not None:
+            DRIVER.cuDevicePrimaryCtxRetain(ctypes.byref(ctypes.c_void_p()), self.current)
 
     @property
     def current(self) -> int:
@@ -205,5 +212,6 @@ def _hang() -> NoReturn:
 
 
 SETTINGS = _settings.read()
+DRIVER = ctypes.PyDLL(SETTINGS.driver) if SETTINGS.driver else None
 GPUS = Gpus()
 time.sleep(SETTINGS.open_seconds)

@@ -31,6 +31,10 @@ class Settings:
     hang_after: int | None = None
     #: Seconds that the import takes.
     open_seconds: float = 0.0
+    #: The emulated driver's library (`driver.cpp`), spoken with as CuPy does: with the interpreter's lock held.
+    driver: str | None = None
+    #: Seconds that it takes to start, and to enter a GPU; read by itself.
+    driver_seconds: float = 0.0
     #: Whether host memory cannot be registered.
     refuse_register: bool = False
     #: File to which a byte is appended for each launch; `{pid}` in its name stands for the process.

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from importlib import import_module
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 from blake3 import blake3
 
 from lorad.pipeline.arena import Arena
+from lorad.pipeline.cuda import driver
 from lorad.pipeline.cuda.buffer import Sizes
 from lorad.pipeline.cuda.device import Device, address
 from lorad.pipeline.cuda.digester import DEPTH, CudaDigester
+from lorad.pipeline.cuda.joins import JOINS_BYTES
 from lorad.pipeline.cuda.plan import SPAN
 from lorad.pipeline.digesting import CpuBackend
 from lorad.pipeline.protocol import Filled
@@ -24,8 +28,10 @@ LITTLE = 1 << 30
 _SHARE, _MOST = 50, 256 << 20
 #: The smallest batch that is so near to the fastest is taken: a larger one only costs memory.
 _NEAR = 0.95
-#: Bytes of a piece while speed is measured, and seconds that a measurement takes at least.
-_PIECE, _SECONDS = 256 << 10, 0.01
+#: Bytes of a piece while speed is measured, seconds of a measurement, and of all that are compared, at least.
+_PIECE, _SECONDS, _WHILE = 256 << 10, 0.01, 0.1
+
+_Result = TypeVar("_Result")
 
 
 class NoGpu(Exception):
@@ -40,22 +46,50 @@ class Opened(NamedTuple):
     rate: float
 
 
-def open_gpu(arena: Arena, memory: int = 0) -> Opened:
-    """The GPU with the most free memory, tried and measured. It takes up to `memory` bytes; 0: a small share.
+class _State(NamedTuple):
+    """What NVML tells of a GPU; `free` in bytes."""
+
+    name: str
+    free: int
+
+
+def roomiest() -> int:
+    """The number of the GPU with the most free memory; no GPU is entered for that. Raises NoGpu."""
+    runtime: Any = import_module("cupy").cuda.runtime
+    driver.start()
+    try:
+        count = runtime.getDeviceCount()
+    except runtime.CUDARuntimeError as error:
+        raise NoGpu(f"CUDA finds none: {error}") from error
+    states = dict(_states(runtime, count))
+    index = max(states, key=lambda index: states[index].free, default=0)
+    if not states or states[index].free < LITTLE:
+        # What is free on the others shows when we are there.
+        unknown = [index for index in range(count) if index not in states]
+        if not unknown:
+            raise NoGpu(_full(*states[index], LITTLE))
+        return unknown[0]
+    return index
+
+
+def open_gpu(arena: Arena, index: int, memory: int = 0) -> Opened:
+    """A GPU, tried and measured. It takes up to `memory` bytes; 0: a small share, but what a slab at a time needs.
 
     Raises NoGpu, or what CuPy raises where the GPU or its driver does not work.
     """
-    device = Device(_roomiest())
+    driver.enter(index)
+    device = Device(index)
     free = device.free_memory()
     if free < LITTLE // 2:
         raise NoGpu(_full(device.name, free, LITTLE // 2))
     check(device)
     each = DEPTH * Sizes(1, arena.slab_size).device_bytes
-    if 0 < memory < each:
+    if 0 < memory < each + JOINS_BYTES:
         raise NoGpu(f"{memory >> 20} MiB of its memory are too little; set gpu_memory_mb to 32")
-    limit = memory or min(free // _SHARE, _MOST)
+    limit = (memory or min(free // _SHARE, _MOST)) - JOINS_BYTES
     pinned = device.pin(address(np.frombuffer(arena.slabs, np.uint8)), len(arena.slabs))
-    digester, rate = _best(device, arena, most=max(1, min(limit // each, arena.count // DEPTH)))
+    # One batch more than those under way: the loaders are filling it.
+    digester, rate = _best(device, arena, most=max(1, min(limit // each, arena.count // (DEPTH + 1))))
     return Opened(digester, device.name if pinned else f"{device.name}, slabs not pinned", rate)
 
 
@@ -63,11 +97,15 @@ def cpu_rate(arena: Arena) -> float:
     """Bytes a second that the CPU digests, of the same slabs."""
     backend, slab = CpuBackend(), arena.slab(0)
     pieces = [slab[start : start + _PIECE] for start in range(0, len(slab), _PIECE)]
-    started, count = time.perf_counter(), 0
-    while (elapsed := time.perf_counter() - started) < _SECONDS or not count:
-        backend.digests(pieces)
-        count += 1
-    return count * len(slab) / elapsed
+
+    def rate() -> float:
+        started, count = time.perf_counter(), 0
+        while (elapsed := time.perf_counter() - started) < _SECONDS or not count:
+            backend.digests(pieces)
+            count += 1
+        return count * len(slab) / elapsed
+
+    return max(_rounds(rate))
 
 
 def check(device: Device) -> None:
@@ -104,52 +142,53 @@ def drain(digester: CudaDigester) -> list[Any]:
 def _best(device: Device, arena: Arena, most: int) -> tuple[CudaDigester, float]:
     """A digester whose batches are as large as pays, and its rate."""
     digester = CudaDigester(arena, device, most)
-    rates = {}
-    batch = 1
-    while batch <= most:
+    batches = [1 << power for power in range(most.bit_length())]
+
+    def rate_of(batch: int) -> float:
         digester.batch = batch
-        rates[batch] = _rate(digester, arena)
-        batch *= 2
-    best = min(batch for batch, rate in rates.items() if rate >= _NEAR * max(rates.values()))
+        return _rate(digester, arena)
+
+    rounds = _rounds(lambda: [rate_of(batch) for batch in batches])
+    rates = [max(of_one) for of_one in zip(*rounds, strict=True)]
+    best, rate = next(pair for pair in zip(batches, rates, strict=True) if pair[1] >= _NEAR * max(rates))
     digester.close()
-    return CudaDigester(arena, device, best), rates[best]
+    return CudaDigester(arena, device, best), rate
 
 
 def _rate(digester: CudaDigester, arena: Arena) -> float:
-    """Bytes a second, from slabs in pieces to digests, both ways under way at once."""
+    """Bytes a second, from slabs in pieces to digests, while slabs come as fast as they are free again."""
     pieces = [_PIECE] * (arena.slab_size // _PIECE) or [arena.slab_size]
-    slabs = 0
+    free, slabs = list(range(arena.count)), 0
     started = time.perf_counter()
     while (elapsed := time.perf_counter() - started) < _SECONDS or not slabs:
-        for slab in range(arena.count):
-            digester.take(Filled(0, slab, pieces, continued=False, open=False))
-        slabs += len(drain(digester))
+        while free and not digester.full:
+            digester.take(Filled(0, free.pop(), pieces, continued=False, open=False))
+        digested = digester.advance()
+        free += [answer.slab for answer in digested]
+        slabs += len(digested)
+    drain(digester)
     return slabs * sum(pieces) / elapsed
 
 
-def _roomiest() -> int:
-    """The number of the GPU with the most free memory. Raises NoGpu."""
-    runtime: Any = import_module("cupy").cuda.runtime
-    try:
-        count = runtime.getDeviceCount()
-    except runtime.CUDARuntimeError as error:
-        raise NoGpu(f"no GPU of NVIDIA's answers: {error}") from error
-    if count == 0:
-        raise NoGpu("there is no GPU of NVIDIA's")
+def _rounds(measure: Callable[[], _Result]) -> list[_Result]:
+    """Measurements for a while: clocks rise under load alone, and others take their share. The best ones count."""
+    results, until = [measure()], time.perf_counter() + _WHILE
+    while time.perf_counter() < until:
+        results.append(measure())
+    return results
+
+
+def _states(runtime: Any, count: int) -> Iterator[tuple[int, _State]]:
+    """The GPUs that NVML can tell about. It is not everywhere (WSL, containers), and not for every GPU."""
     try:
         nvml: Any = import_module("pynvml")
         nvml.nvmlInit()
     except Exception:
-        # The driver's library is not everywhere (WSL, containers). What is free then shows when we are there.
-        return 0
-    free = []
+        return
     for index in range(count):
-        handle = nvml.nvmlDeviceGetHandleByPciBusId(runtime.deviceGetPCIBusId(index))
-        free.append(nvml.nvmlDeviceGetMemoryInfo(handle).free)
-    index = free.index(max(free))
-    if free[index] < LITTLE:
-        raise NoGpu(_full(runtime.getDeviceProperties(index)["name"].decode(), free[index], LITTLE))
-    return index
+        with suppress(Exception):
+            gpu = nvml.nvmlDeviceGetHandleByPciBusId(runtime.deviceGetPCIBusId(index))
+            yield index, _State(nvml.nvmlDeviceGetName(gpu), nvml.nvmlDeviceGetMemoryInfo(gpu).free)
 
 
 def _full(name: str, free: int, wanted: int) -> str:

@@ -35,6 +35,7 @@ class Device:
         if not 0 <= self.id < len(GPUS.memories):
             raise CUDARuntimeError(INVALID_DEVICE)
         GPUS.current = self.id
+        GPUS.enter()
 
     def synchronize(self) -> None:
         with self:

@@ -57,6 +57,7 @@ def deviceGetPCIBusId(device: int) -> str:
 def setDevice(device: int) -> None:
     _check_device(device)
     GPUS.current = device
+    GPUS.enter()
 
 
 @call
@@ -66,6 +67,7 @@ def getDevice() -> int:
 
 @call
 def memGetInfo() -> tuple[int, int]:
+    GPUS.enter()
     return GPUS.memory.free, GPUS.memory.total
 
 
