@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
+import psutil
 import pytest
 
 from tests.builders import architectures
@@ -81,32 +82,52 @@ def test_a_gpu_that_was_asked_for_and_is_not_there_is_told(library: Path, tmp_pa
     """The scan goes on with the CPU, and says so."""
     result = scan(library, tmp_path / "state", "--hasher", "cuda", environment=emulated_environment(devices=0))
     assert result.code == 0
-    assert "no GPU of NVIDIA's answers" in result.stderr
+    assert "no GPU: CUDA finds none" in result.stderr
     assert duplicate_sets(tmp_path / "state") == expected(library)
 
 
-def test_a_slower_gpu_is_not_taken(tmp_path: Path) -> None:
-    """`auto` measures both, once the daemon is ready, and says what it found."""
-    (tmp_path / "root").mkdir()
+def assert_replaced(daemon: Running, hasher: psutil.Process) -> None:
+    """The process has ended, and nobody speaks of a death."""
+    hasher.wait(10)
+    daemon.settle()
+    assert daemon.child("lorad.pipeline.hasher").pid != hasher.pid
+    assert "child ended" not in daemon.log.read_text()
+
+
+def test_a_slower_gpu_is_not_taken(library: Path, tmp_path: Path) -> None:
+    """`auto` measures both, once the daemon is ready, says what it found, and leaves nothing on the GPU."""
     environment = emulated_environment(open_seconds=0.1)
-    with Running(tmp_path, [tmp_path / "root"], environment=environment) as daemon:
+    with Running(tmp_path, [library], environment=environment) as daemon:
+        before = daemon.child("lorad.pipeline.hasher")
         with daemon.client() as client, client.events(["hasher"]) as events:
             status = client.status()
             if not status.hasher_note:
                 next(iter(events))
                 status = client.status()
+        assert_replaced(daemon, before)
+        shutil.copytree(library, library / "more")
+        daemon.settle()
+        assert duplicate_sets(daemon.state) == expected(library, "", "more")
+        with daemon.client() as client:
+            status = client.status()
         assert status.hasher == "cpu"
         assert status.hasher_note.startswith("faster than NVIDIA Emulated GPU, 0.")
+        assert not status.errors
+        assert {child.restarts for child in status.children} == {0}
 
 
 @pytest.mark.parametrize("launch", [1, 2, 3, 5, 8])
 def test_the_daemon_survives_a_gpu_that_vanishes(library: Path, tmp_path: Path, launch: int) -> None:
-    """Whatever was under way is digested by the CPU; `status` tells, and no process even restarts."""
+    """Whatever was under way is digested by the CPU; `status` tells, and no process counts as having died.
+
+    The one that had the GPU is replaced, so that nothing of it stays there.
+    """
     bell = tmp_path / "bell"
     environment = emulated_environment(fail_after=launch, count_from=str(bell))
     with Running(tmp_path, [library], tables=CUDA, environment=environment) as daemon, daemon.client() as client:
         daemon.settle()
         assert client.status().hasher == "cuda"
+        before = daemon.child("lorad.pipeline.hasher")
         bell.touch()
         shutil.copytree(library, library / "more")
         daemon.settle()
@@ -116,6 +137,7 @@ def test_the_daemon_survives_a_gpu_that_vanishes(library: Path, tmp_path: Path, 
         assert "restart lorad to try it again" in status.hasher_note
         assert [error.text for error in status.errors] == [status.hasher_note]
         assert {child.restarts for child in status.children} == {0}
+        assert_replaced(daemon, before)
 
 
 def test_a_gpu_that_kills_its_process_is_not_tried_for_ever(library: Path, tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ import select
 import signal
 import subprocess
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 
 import zmq
@@ -108,9 +108,8 @@ class Children:
                 yield child.name, child.process.pid, self._crew.arena.pulse(child.line)
 
     @property
-    def starts(self) -> dict[str, int]:
-        """How often each child was started."""
-        return {child.name: child.starts for child in self._children.values()}
+    def names(self) -> Iterable[str]:
+        return self._children
 
     def pids(self) -> dict[str, int]:
         return {name: pid for name, pid, _ in self.alive()}

@@ -141,7 +141,7 @@ class Dispatcher:
     @property
     def digesting(self) -> bool:
         """Whether the hasher has a slab at hand."""
-        return bool(self._digesting) and self._hasher_ready
+        return len(self._digesting) > len(self._parked)
 
     def room(self, without: Container[str] = ()) -> int | None:
         """The loader that should get the next job, or None while all have enough.
@@ -171,6 +171,10 @@ class Dispatcher:
         parked, self._parked = self._parked, []
         for filled in parked:
             self._to_hasher(filled)
+
+    def hasher_leaves(self) -> None:
+        """The hasher digests what it has and gets no more; what comes waits for the next one."""
+        self._hasher_ready = False
 
     def filled(self, message: Filled) -> None:
         """A loader filled a slab: on to the hasher, unless its digests would be of no use."""

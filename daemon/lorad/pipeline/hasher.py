@@ -2,7 +2,8 @@
 
 `auto` begins on the CPU at once, opens the GPU beside that, and goes over to it when it has shown to be faster.
 A GPU that fails, whenever and however, is not used any more: what it still owed is digested on the CPU, and a
-task with a piece whose beginning is lost with it is reported as lost, to be done again.
+task with a piece whose beginning is lost with it is reported as lost, to be done again. A process that has a
+place on a GPU and makes no use of it says so, and is replaced: only its end gives that memory back.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from typing import Protocol
 
 from lorad.pipeline.arena import Arena
 from lorad.pipeline.child import CoreGoneError, Line, take_place
-from lorad.pipeline.digesting import CpuBackend, Stream, digest_pieces
+from lorad.pipeline.digesting import CpuBackend, Stream, digest_pieces, keep
 from lorad.pipeline.protocol import Digested, Filled, Using
 
 
@@ -55,8 +56,12 @@ class Hasher:
 
     def use(self, gpu: Gpu) -> None:
         """From the next slab on, digest with this; pieces that the CPU began are ended by it."""
-        gpu.adopt()
-        self._gpu = gpu
+        try:
+            gpu.adopt()
+        except Exception as error:
+            self._fail(gpu, error)
+        else:
+            self._gpu = gpu
 
     def take(self, filled: Filled) -> list[Digested]:
         """Digest this slab, at once or at the latest when `advance` was called often enough."""
@@ -73,9 +78,13 @@ class Hasher:
             return self._gpu.advance()
         except Exception as error:
             # Drivers fail in many ways, all of them with the same remedy.
-            self._failed, self._gpu = self._gpu, None
-            self._told(f"the GPU failed: {first_line(error)}; the CPU goes on, restart lorad to try it again")
-            return [self._digest(filled) for filled in self._failed.unanswered()]
+            gpu, self._gpu = self._gpu, None
+            self._fail(gpu, error)
+            return [self._digest(filled) for filled in gpu.unanswered()]
+
+    def _fail(self, gpu: Gpu, error: Exception) -> None:
+        self._failed = gpu
+        self._told(f"the GPU failed: {first_line(error)}; the CPU goes on, restart lorad to try it again")
 
     def _digest(self, filled: Filled) -> Digested:
         before = self._streams.pop(filled.task, None) if filled.continued else None
@@ -84,7 +93,7 @@ class Hasher:
         memory = self._arena.slab(filled.slab)
         digests, after = digest_pieces(self._backend, memory, filled.segments, before, goes_on=filled.open)
         if after is not None:
-            self._streams[filled.task] = after
+            keep(self._streams, filled.task, after)
         return Digested(filled.task, filled.slab, digests)
 
 
@@ -95,36 +104,39 @@ class _Opening:
         self._arena = arena
         self._memory = memory
         self._must = must
+        self._entered = False
         self.gpu: Gpu | None = None
         self.using = Using("cpu")
 
     def run(self) -> None:
-        if find_spec("cupy") is None:
-            why = "no GPU: CuPy is not there; pip install 'lorad[gpu]'"
-            self.using = self._without(why if self._must else "")
-            return
-        from lorad.pipeline.cuda.opening import NoGpu, cpu_rate, open_gpu  # noqa: PLC0415  (it brings NumPy)
-
+        """`gpu` and `using` say how it went."""
+        worse = False
         try:
-            gpu, name, rate = open_gpu(self._arena, self._memory)
-        except NoGpu as error:
-            self.using = self._without(f"no GPU: {error}")
-            return
+            self.gpu, note = self._open()
         except Exception as error:
-            self.using = self._without(f"no GPU: it does not work: {first_line(error)}")
-            return
-        said = f"{name}, {rate / 1e9:.1f} GB/s"
-        if not self._must:
-            beside = cpu_rate(self._arena)
-            if rate <= beside:
-                self.using = Using("cpu", f"faster than {said}: {beside / 1e9:.1f} GB/s")
-                gpu.close()
-                return
-            said += f"; the CPU {beside / 1e9:.1f} GB/s"
-        self.gpu, self.using = gpu, Using("cuda", said)
+            # CuPy and drivers fail in many ways, all of them with the same remedy.
+            note, worse = f"no GPU: {first_line(error)}", self._must
+        if self.gpu is not None:
+            self.using = Using("cuda", note)
+        else:
+            self.using = Using("cpu", note, worse, spent=self._entered)
 
-    def _without(self, note: str) -> Using:
-        return Using("cpu", note, worse=self._must)
+    def _open(self) -> tuple[Gpu | None, str]:
+        """A GPU if it is to be used, and a note of why."""
+        if find_spec("cupy") is None:
+            raise ImportError("CuPy is not there; pip install 'lorad[gpu]'")
+        from lorad.pipeline.cuda.opening import cpu_rate, open_gpu, roomiest  # noqa: PLC0415  (it brings NumPy)
+
+        index = roomiest()
+        self._entered = True
+        gpu, name, rate = open_gpu(self._arena, index, self._memory)
+        said = f"{name}, {rate / 1e9:.1f} GB/s"
+        if self._must:
+            return gpu, said
+        beside = cpu_rate(self._arena)
+        if rate > beside:
+            return gpu, f"{said}; the CPU {beside / 1e9:.1f} GB/s"
+        return None, f"faster than {said}: {beside / 1e9:.1f} GB/s"
 
 
 def first_line(error: Exception) -> str:
@@ -150,7 +162,7 @@ def main() -> None:
     place = take_place()
     line, arena = place.line, place.arena
     choice, memory = place.arguments[0], int(place.arguments[1]) << 20
-    hasher = Hasher(arena, lambda note: line.send(Using("cpu", note, worse=True)))
+    hasher = Hasher(arena, lambda note: line.send(Using("cpu", note, worse=True, spent=True)))
     opening = _Opening(arena, memory, must=choice == "cuda")
     done = threading.Event()
 
@@ -162,9 +174,9 @@ def main() -> None:
     def opened() -> None:
         if done.is_set():
             done.clear()
+            line.send(opening.using)
             if opening.gpu is not None:
                 hasher.use(opening.gpu)
-            line.send(opening.using)
 
     if choice == "cuda":
         opening.run()

@@ -46,6 +46,7 @@ class Crew:
         self.folder = folder
         self.loaders = loaders
         self.hasher = hasher
+        # Where `auto` comes to prefer the CPU this is more than that needs; the arena cannot shrink.
         gpu = hasher == "cuda" or (hasher == "auto" and find_spec("cupy") is not None)
         self.slabs = max(SLABS_FOR_GPU if gpu else SLABS, 2 * loaders)
         self.arena = Arena.create(SLAB, self.slabs)

@@ -4,13 +4,25 @@ from __future__ import annotations
 
 import os
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 
 from lorad.pipeline.children import Children
 from lorad.pipeline.dispatch import Dispatcher, Finished, Job, Lost
 from lorad.pipeline.health import INTERVAL, Backoff, Distrust, Fault, Health, Verdict, Vital
 from lorad.pipeline.launch import Crew
-from lorad.pipeline.protocol import Digested, Done, Filled, Forget, Publish, Published, Ready, ToCore, Using
+from lorad.pipeline.protocol import (
+    Digested,
+    Done,
+    Filled,
+    Forget,
+    Publish,
+    Published,
+    Ready,
+    Stop,
+    ToCore,
+    Using,
+)
 
 #: Seconds until a process that could not be started is tried again.
 _RETRY = 5.0
@@ -38,6 +50,8 @@ class Machinery:
         #: What digests, and why that.
         self.using = Using("cpu")
         self._distrust = Distrust(asked=crew.hasher)
+        #: Whether the hasher is about to be replaced by one without a GPU.
+        self._retiring = False
         self._told = told
         self._uses = uses
         self._arena = crew.arena
@@ -55,6 +69,7 @@ class Machinery:
         #: When children that ended are started again.
         self._due: dict[str, float] = {}
         self._ready: set[str] = set()
+        self._deaths = Counter[str]()
         #: Children that had work when they were last looked at.
         self._worked: frozenset[str] = frozenset()
         self._publishing = False
@@ -71,14 +86,14 @@ class Machinery:
         """For each child its state (see `loracore.control.ChildState`), restarts, and seconds of silence."""
         now = time.monotonic()
         states = {}
-        for name, starts in self._children.starts.items():
+        for name in self._children.names:
             if name in self._due:
                 state = "waiting"
             elif name in self._health.paused:
                 state = "paused"
             else:
                 state = "ready" if name in self._ready else "starting"
-            states[name] = (state, starts - 1, self._health.silent_seconds(name, now))
+            states[name] = (state, self._deaths[name], self._health.silent_seconds(name, now))
         return states
 
     def forget_layouts(self) -> None:
@@ -145,12 +160,16 @@ class Machinery:
                 # One that has nothing to add does what it was told to, and why that was stays worth telling.
                 if message.note:
                     self._use(message)
+                if message.spent:
+                    self._retire_hasher()
             case Filled():
                 self._dispatcher.filled(message)
             case Done():
                 return self._dispatcher.done(message)
             case Digested():
-                return self._dispatcher.digested(message)
+                event = self._dispatcher.digested(message)
+                self._let_go()
+                return event
             case Published():
                 self._publishing = False
                 return message
@@ -159,7 +178,8 @@ class Machinery:
     def _is_ready(self, name: str) -> None:
         self._ready.add(name)
         if name == "hasher":
-            self._dispatcher.hasher_ready()
+            if not self._retiring:
+                self._dispatcher.hasher_ready()
         elif name == "publisher":
             waiting, self._publish_waits = self._publish_waits, None
             if waiting is not None:
@@ -183,24 +203,28 @@ class Machinery:
 
     def _busy(self, name: str) -> bool:
         if name == "hasher":
-            return self._dispatcher.digesting
+            return self._dispatcher.digesting or self._retiring
         return self._publishing if name == "publisher" else self._dispatcher.busy(_index(name))
 
     def _bury(self, name: str, status: int) -> Iterator[Event]:
         """A child ended: have it started again, and tell what was lost with it."""
-        killed = f"killed by signal {-status}" if status < 0 else f"ended with status {status}"
         verdict = self._verdicts.pop(name, None)
-        self._told(name, verdict.why if verdict else killed)
+        retired = name == "hasher" and self._retiring and status == 0
+        if not retired:
+            killed = f"killed by signal {-status}" if status < 0 else f"ended with status {status}"
+            self._told(name, verdict.why if verdict else killed)
+            self._deaths[name] += 1
         self._ready.discard(name)
         self._health.gone(name)
         lost: list[Lost] = []
         if name == "hasher":
             lost = self._dispatcher.hasher_died()
+            self._retiring = False
             self._doubt_gpu(verdict.fault if verdict else None)
         elif name != "publisher":
             lost = self._dispatcher.loader_died(_index(name), self._arena.marked(_index(name)))
             self._arena.mark(_index(name), 0, 0)
-        by_itself = not any(job.culprit is not None for job in lost)
+        by_itself = not retired and not any(job.culprit is not None for job in lost)
         self._due[name] = self._backoff.died(name, time.monotonic(), by_itself=by_itself)
         yield from lost
         if name == "publisher":
@@ -215,6 +239,21 @@ class Machinery:
         if why := self._distrust.died(time.monotonic(), fault):
             self._children.instruct("hasher", ("cpu", 0))
             self._use(Using("cpu", why, worse=True))
+
+    def _retire_hasher(self) -> None:
+        """Have the hasher replaced by one without a GPU, when it has digested what it has.
+
+        Tasks that it had begun are done again: it may hold the beginning of a piece.
+        """
+        self._children.instruct("hasher", ("cpu", 0))
+        self._distrust.asked = "cpu"
+        self._retiring = True
+        self._dispatcher.hasher_leaves()
+        self._let_go()
+
+    def _let_go(self) -> None:
+        if self._retiring and not self._dispatcher.digesting:
+            self._children.send("hasher", Stop())
 
     def _use(self, using: Using) -> None:
         self.using = using

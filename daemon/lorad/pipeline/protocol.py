@@ -98,12 +98,14 @@ class Ready(msgspec.Struct, frozen=True, array_like=True, tag="ready"):
 class Using(msgspec.Struct, frozen=True, array_like=True, tag="using"):
     """What the hasher digests with from now on, and in words why, or why not with something else.
 
-    `worse`: it is not what was asked for, or what was used before.
+    `worse`: it is not what was asked for, or what was used before. `spent`: this process has a place on a GPU
+    that it makes no use of, and gives it back only by ending.
     """
 
     backend: str
     note: str = ""
     worse: bool = False
+    spent: bool = False
 
 
 class Header(msgspec.Struct, frozen=True, array_like=True):

@@ -44,6 +44,7 @@ class World:
         self.random = random.Random(seed)
         self.loaders: dict[int, Loader] = {}
         self.hasher: list[Filled] | None = None
+        self.leaving = False
         self.books = Dispatcher(self.to_loader, self.to_hasher, SLABS, LOADERS)
         self.waiting = list(range(20))
         self.finished: list[int] = []
@@ -57,6 +58,7 @@ class World:
 
     def to_hasher(self, message: Filled) -> None:
         assert self.hasher is not None
+        assert not self.leaving
         self.hasher.append(message)
 
     def take(self, *events: Finished | Lost | None) -> None:
@@ -71,7 +73,11 @@ class World:
     def step(self, *, deadly: bool) -> None:
         digest = partial(self.digest, deadly=deadly)
         acts = [self.start, self.fill, self.fill, digest, digest]
-        self.random.choice([*acts, self.kill_loader, self.kill_hasher] if deadly else acts)()
+        deaths = [self.kill_loader, self.kill_hasher, self.retire_hasher]
+        self.random.choice([*acts, *deaths] if deadly else acts)()
+        if self.leaving and not self.books.digesting:
+            assert not self.hasher
+            self.kill_hasher()
         held = [slab for loader in self.loaders.values() for slab in loader.slabs]
         held += [filled.slab for filled in self.hasher or ()]
         assert len(held) == len(set(held)), "a slab has one holder"
@@ -118,15 +124,21 @@ class World:
             )
             self.take(*lost)
 
+    def retire_hasher(self) -> None:
+        """It is to be replaced once it has digested what it has."""
+        if self.hasher is not None:
+            self.leaving = True
+            self.books.hasher_leaves()
+
     def kill_hasher(self) -> None:
         if self.hasher is not None:
-            self.hasher = None
+            self.hasher, self.leaving = None, False
             self.take(*self.books.hasher_died())
 
 
 @given(st.integers(0, 2**32))
 def test_every_job_is_done_once_whoever_dies(seed: int) -> None:
-    """Loaders and the hasher are killed at any moment, a GPU loses digests; every job still ends, exactly once."""
+    """Loaders and the hasher are killed or replaced, a GPU loses digests; every job still ends, exactly once."""
     world = World(seed)
     for _ in range(300):
         world.step(deadly=True)
