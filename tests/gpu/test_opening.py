@@ -9,11 +9,12 @@ import sys
 import time
 from collections.abc import Callable
 from types import ModuleType, SimpleNamespace
+from typing import Any
 
 import pytest
 
 from lorad.pipeline.arena import Arena
-from lorad.pipeline.cuda import opening
+from lorad.pipeline.cuda import driver, opening
 from lorad.pipeline.cuda.buffer import Sizes
 from lorad.pipeline.cuda.device import Device
 from lorad.pipeline.cuda.digester import CudaDigester
@@ -207,6 +208,20 @@ def test_the_hasher_lives_on_while_cuda_starts() -> None:
     took, pause = map(float, subprocess.check_output(command, env=environment, text=True).split())
     assert took > 2
     assert pause < 0.7
+
+
+def test_a_driver_that_fails_is_not_started_again(emulated: Emulated, monkeypatch: pytest.MonkeyPatch) -> None:
+    """CuPy would, for as long, and hold everything up; the driver's words are told."""
+    runtime = emulated().cuda.runtime
+    monkeypatch.setattr(runtime, "getDeviceCount", pytest.fail)
+
+    def words(status: int, found: Any) -> None:
+        found._obj.value = b"no CUDA-capable device is detected" if status == 100 else None
+
+    broken = SimpleNamespace(cuInit=lambda flags: 100, cuGetErrorString=words)
+    monkeypatch.setattr(driver, "_driver", lambda: broken)
+    with pytest.raises(driver.DriverError, match="no CUDA-capable device is detected"):
+        roomiest()
 
 
 def test_a_driver_without_a_gpu_is_told(emulated: Emulated) -> None:
