@@ -1,20 +1,21 @@
 """`python -m bench.gpu`: how fast BLAKE3 is on the GPU, what feeds it, and the CPU with all its cores beside it.
 
 Four tables: the kernel on data that is on the device already, by the size of a layer and of a batch; the copy of
-pinned memory alone; slabs in and digests out, both under way at once; and files from the page cache through
-loaders and hasher. Digests are compared with the `blake3` package's before anything is measured.
+pinned memory alone; slabs in and digests out, both under way at once; and files through loaders and hasher, from the
+page cache and from disk. Digests are compared with the `blake3` package's before anything is measured.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -30,6 +31,7 @@ from lorad.pipeline.arena import SLAB, SLABS_FOR_GPU, Arena
 from lorad.pipeline.cuda.buffer import Sizes
 from lorad.pipeline.cuda.device import Device, address
 from lorad.pipeline.cuda.digester import CudaDigester
+from lorad.pipeline.cuda.joins import JOINS_BYTES
 from lorad.pipeline.cuda.opening import check, drain
 from lorad.pipeline.cuda.plan import VALUE, Pieces, plan_pieces
 from lorad.pipeline.launch import Crew
@@ -39,6 +41,8 @@ from lorad.pipeline.protocol import Filled
 KIB, MIB, GIB = 1 << 10, 1 << 20, 1 << 30
 LAYERS = (4 * KIB, 16 * KIB, 40 * KIB, 256 * KIB, MIB, 16 * MIB, GIB)
 BATCHES = (8 * MIB, 64 * MIB, GIB)
+#: Milliseconds of launches that are measured as one, and how many these are at least and at most.
+_QUEUED, _LAUNCHES = 20, (10, 50)
 #: What an L2 miss fetches; see FETCH in blake3.cu.
 FETCHES = (0, 64, 128, 256)
 
@@ -51,7 +55,8 @@ def main() -> None:
     parser.add_argument("--folder", default="bench/.corpora", help="where the corpora lie")
     parser.add_argument("--files", type=int, default=60, help="files from disk; 0: none (default: %(default)s)")
     parser.add_argument("--loaders", type=int, default=max(1, min(8, (os.cpu_count() or 1) - 2)))
-    parser.add_argument("--json", metavar="FILE", help="write the figures to FILE as well")
+    # Where that is now: a pipeline has a folder of its own.
+    parser.add_argument("--json", metavar="FILE", type=os.path.abspath, help="write the figures to FILE as well")
     options = parser.parse_args()
     try:
         device = Device(options.gpu)
@@ -72,7 +77,7 @@ def main() -> None:
         "the CPU": bench.cpu(arena),
     }
     if options.files:
-        tables["files in the page cache, by the whole pipeline"] = _files(options)
+        tables["files, by the whole pipeline"] = _files(options)
     for title, rows in tables.items():
         table = Table("", "GB/s", title=title)
         figures[title] = rates = dict(rows)
@@ -102,7 +107,10 @@ class Bench:
         for layer in LAYERS:
             for batch in BATCHES:
                 if layer <= batch <= size:
-                    yield f"{_size(layer)} layers, {_size(batch)} a launch", self._launches(data, layer, batch)
+                    # The least stays in the L2 cache from launch to launch on most GPUs.
+                    cached = ", in L2" if batch == BATCHES[0] else ""
+                    name = f"{_size(layer)} layers, {_size(batch)} a launch{cached}"
+                    yield name, self._launches(data, layer, batch)
         batch = min(GIB, size)
         yield f"40 KiB layers at odd bytes, {_size(batch)} a launch", self._launches(data, 40 * KIB - 1, batch)
         for fetch in FETCHES:
@@ -132,18 +140,22 @@ class Bench:
         """What the hasher does, without its messages."""
         for batch in (1, 2, 4, 8):
             digester = CudaDigester(arena, self._device, batch)
-            for layer in (16 * KIB, 256 * KIB, arena.slab_size):
-                segments = [layer] * (arena.slab_size // layer)
+            for layer in (16 * KIB, 256 * KIB, arena.slab_size, 8 * arena.slab_size):
+                segments = [min(layer, arena.slab_size)] * max(1, arena.slab_size // layer)
+                each = max(1, layer // arena.slab_size)
 
-                def digest(segments: list[int] = segments, digester: CudaDigester = digester) -> int:
+                def digest(
+                    segments: list[int] = segments, each: int = each, digester: CudaDigester = digester
+                ) -> int:
                     for slab in range(arena.count):
-                        digester.take(Filled(1, slab, segments, continued=False, open=False))
+                        first, last = slab % each == 0, slab % each == each - 1
+                        digester.take(Filled(1, slab, segments, continued=not first, open=not last))
                         if digester.full:
                             digester.advance()
                     drain(digester)
                     return len(arena.slabs)
 
-                memory = 2 * Sizes(batch, arena.slab_size).device_bytes / MIB
+                memory = (2 * Sizes(batch, arena.slab_size).device_bytes + JOINS_BYTES) / MIB
                 yield f"{_size(layer)} layers, {batch} slab(s) a batch, {memory:.0f} MiB", self._rate(digest)
             digester.close()
 
@@ -166,17 +178,25 @@ class Bench:
         values = self._device.allocate(VALUE * plan.values)
         self._device.copy_in(tables, address(items), items.nbytes, stream)
         start, end = self._device.event(timing=True), self._device.event(timing=True)
-        rates = []
-        until = time.perf_counter() + self._seconds
-        while time.perf_counter() < until or len(rates) < 3:
+
+        def queued(launches: int) -> float:
+            """Milliseconds of a launch: of so many in a row, since one alone is mostly the way to the GPU."""
             start.record(stream)
-            self._device.launch(plan, data, tables, values, stream)
+            for _ in range(launches):
+                self._device.launch(plan, data, tables, values, stream)
             end.record(stream)
             end.synchronize()
-            rates.append(count * layer / self._device.milliseconds(start, end) / 1e6)
+            return self._device.milliseconds(start, end) / launches
+
+        queued(1)
+        launches = max(_LAUNCHES[0], min(_LAUNCHES[1], math.ceil(_QUEUED / queued(1))))
+        rates = []
+        until = time.perf_counter() + self._seconds
+        while time.perf_counter() < until or not rates:
+            rates.append(count * layer / queued(launches) / 1e6)
         for pointer in (tables, values):
             self._device.release(pointer)
-        return statistics.median(rates[1:])
+        return statistics.median(rates)
 
     def _rate(self, work: Callable[[], int]) -> float:
         """GB/s of something that tells how many bytes it did."""
@@ -201,11 +221,25 @@ def _files(options: argparse.Namespace) -> Iterator[tuple[str, float]]:
             machinery = Machinery(crew, told=print)
             try:
                 through_the_pipeline(machinery, work)
-                seconds = statistics.median(through_the_pipeline(machinery, work) for _ in range(5))
+                warm = [through_the_pipeline(machinery, work) for _ in range(5)]
+                cold = []
+                for _ in range(3):
+                    _forget(paths)
+                    cold.append(through_the_pipeline(machinery, work))
                 used = machinery.using.backend
             finally:
                 machinery.stop()
-        yield f"{options.loaders} loaders, {used}", size / seconds / 1e9
+        for seconds, where in ((warm, "from the page cache"), (cold, "from disk")):
+            yield f"{where}, {options.loaders} loaders, {used}", size / statistics.median(seconds) / 1e9
+
+
+def _forget(paths: Sequence[str]) -> None:
+    """Have the kernel drop what it holds of these files."""
+    for path in paths:
+        fd = os.open(path, os.O_RDONLY)
+        os.fsync(fd)
+        os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
+        os.close(fd)
 
 
 def _size(count: int) -> str:

@@ -116,13 +116,9 @@ class Health:
             record.step_at = now
         record.pulse = vital.pulse
         if not vital.ready:
-            took = now - record.began
-            late = took > STARTING
-            return (
-                Verdict(vital.name, Fault.STARTING, f"ended: it was not ready after {took:.0f} s")
-                if late
-                else None
-            )
+            if (took := now - record.began) > STARTING:
+                return Verdict(vital.name, Fault.STARTING, f"ended: it was not ready after {took:.0f} s")
+            return None
         if (silent := now - record.beat_at) > SILENT:
             return Verdict(vital.name, Fault.SILENT, f"ended: it gave no sign of life for {silent:.0f} s")
         if (stalled := now - record.step_at) > STALLED:
