@@ -1,8 +1,8 @@
 """`python -m bench.gpu`: how fast BLAKE3 is on the GPU, what feeds it, and the CPU with all its cores beside it.
 
 Four tables: the kernel on data that is on the device already, by the size of a layer and of a batch; the copy of
-pinned memory alone; slabs in and digests out, both under way at once; and files through loaders and hasher, from the
-page cache and from disk. Digests are compared with the `blake3` package's before anything is measured.
+pinned memory alone; slabs in and digests out, both under way at once; and files through loaders and hasher, from
+the page cache and from disk. Digests are compared with the `blake3` package's before anything is measured.
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
 """Whether a child process is well, and when one that ended is started again. No processes, no clock of its own.
 
 A child that is stopped, or stuck where not even its second thread runs, stops counting seconds. One that hangs
-in its work counts on, but gets no step further. One that has taken too much memory gets no more work, and is
-started anew when it has done what it had. A GPU with which the hasher died again and again is not tried again.
+in its work counts on, but gets no step further; one that hangs in its start is never ready. One that has taken too
+much memory gets no more work, and is started anew when it has done what it had. A GPU with which the hasher died
+again and again, hung or swelled is not tried again.
 """
 
 from __future__ import annotations
