@@ -1,6 +1,7 @@
 """Digesting on an NVIDIA GPU: BLAKE3 as a kernel (blake3.cu), and what feeds it.
 
-`plan` lays pieces out on the kernel's lanes, `driver` starts CUDA, `device` speaks with CuPy, `digester` takes slabs
-in batches and keeps two of them under way (each in a `buffer`), `joins` ends long pieces, `opening` decides whether
-the GPU is to be used at all. Nothing here is imported unless a GPU is asked for, and nothing outside knows CuPy.
+`plan` lays pieces out on the kernel's lanes, `driver` starts CUDA, `device` speaks with CuPy, `digester` takes
+slabs in batches and keeps two of them under way (each in a `buffer`), `joins` ends long pieces, `opening` decides
+whether the GPU is to be used at all. Nothing here is imported unless a GPU is asked for, and nothing outside knows
+CuPy.
 """
