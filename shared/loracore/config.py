@@ -68,7 +68,7 @@ class Dedupe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     scope: tuple[Folder, ...] = ()
     #: Seconds for which a file must not have changed.
     min_age: SecondsOrNone = 0.0
-    #: Files beside one that goes (`.txt`, `.preview.png` …): left where they are, or moved away with it.
+    #: Files beside one that goes (`.txt`, `.preview.png` …): left where they are, or put into quarantine with it.
     sidecars: Sidecars = "keep"
 
 

@@ -19,20 +19,26 @@ import msgspec
 import zmq
 
 from loracore import config
+from loracore.config import Config
 from loracore.control import (
     Answer,
     Answered,
+    ApplyDedupe,
     Audit,
     Doctor,
     Event,
     Examined,
+    GetSavings,
     GetStatus,
+    ListHistory,
     Refusal,
     Request,
     Status,
+    UndoActions,
     Wait,
 )
 from loracore.errors import LoraError, StateError
+from lorad.control.acting import Acting, Acts, Deduper, Reply
 from lorad.control.curve import AllowList, answer_handshake
 from lorad.control.events import Events
 from lorad.control.outbox import Outbox, Peer
@@ -57,7 +63,6 @@ _PATIENCE = 2.0
 #: answer's five system calls, would be more than a status may take.
 _SWITCH_INTERVAL = 0.0005
 
-Reply = Callable[[Answer], None]
 _T = TypeVar("_T")
 
 
@@ -99,7 +104,7 @@ class ControlServer:
     """Made and started by the core, which holds the locks on both folders.
 
     `post` takes commands, `answered` how many seconds each answer took; both are called from threads and must
-    not block.
+    not block. Without a `deduper`, files are not acted on and requests for that are refused.
     """
 
     def __init__(
@@ -110,6 +115,7 @@ class ControlServer:
         post: Callable[[Command], None],
         *,
         answered: Callable[[float], None] | None = None,
+        deduper: Deduper | None = None,
     ) -> None:
         self._runtime_dir = runtime_dir
         self._state_dir = state_dir
@@ -119,6 +125,7 @@ class ControlServer:
         self._status: tuple[Status, float] | None = None
         self._queries = Queries(state_dir)
         self._query_worker = Worker("lorad-queries", _QUERIES, idle=self._queries.rest, last=self._queries.close)
+        self._acting = Acting(self._queries, deduper) if deduper else None
         self._examiner = Worker("lorad-examinations", _EXAMINATIONS)
         self._commands_waiting = 0
         self._lock = threading.Lock()
@@ -170,6 +177,10 @@ class ControlServer:
     def set_status(self, status: Status) -> None:
         """What is answered to whoever asks from now on. From any thread."""
         self._status = status, time.monotonic()
+
+    def use(self, config: Config) -> None:
+        """Plan by this configuration from now on. From any thread."""
+        self._queries.planner.use(config)
 
     def tell(self, event: Event) -> None:
         """Send an event. From any thread; never blocks."""
@@ -280,6 +291,8 @@ class ControlServer:
                 return self._command("audit", asker)
             case Doctor():
                 done = self._examiner.submit(lambda: self._answer(asker, _done(self._examine)))
+            case ApplyDedupe() | UndoActions() | ListHistory() | GetSavings():
+                return self._act(asker, request)
             case _:
                 query: Query = request
                 done = self._query_worker.submit(
@@ -296,9 +309,40 @@ class ControlServer:
         )
 
     def _command(self, kind: Literal["wait", "audit"], asker: _Asker) -> Answer | None:
+        reply = self._replier(asker)
+        if reply is None:
+            return _BUSY
+        try:
+            self._post(Command(kind, reply))
+        except Exception as error:
+            _LOG.exception("the core did not take a command")
+            reply(_failed(error))
+        return None
+
+    def _act(self, asker: _Asker, request: Acts) -> Answer | None:
+        acting = self._acting
+        if acting is None:
+            return Refusal("read-only", "this daemon does not act on files; it only plans")
+        reply = self._replier(asker)
+        if reply is None:
+            return _BUSY
+
+        def job() -> None:
+            try:
+                acting.handle(request, reply)
+            except Exception as error:
+                _LOG.exception("a request failed")
+                reply(_failed(error))
+
+        if not self._query_worker.submit(job):
+            reply(_BUSY)
+        return None
+
+    def _replier(self, asker: _Asker) -> Reply | None:
+        """What answers once, later; None where too many wait for that."""
         with self._lock:
             if self._commands_waiting >= _COMMANDS:
-                return _BUSY
+                return None
             self._commands_waiting += 1
         replied = False
 
@@ -311,12 +355,7 @@ class ControlServer:
                 self._commands_waiting -= 1
             self._answer(asker, answer)
 
-        try:
-            self._post(Command(kind, reply))
-        except Exception as error:
-            _LOG.exception("the core did not take a command")
-            reply(_failed(error))
-        return None
+        return reply
 
     def _examine(self) -> Examined:
         from lorad.doctor import examine  # noqa: PLC0415 - seldom asked for

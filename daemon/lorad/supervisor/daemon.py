@@ -31,7 +31,8 @@ from loracore.control import (
 )
 from loracore.errors import LoraError
 from lorad.catalog import Catalog
-from lorad.control.server import Command, ControlServer, Reply
+from lorad.control.acting import Reply
+from lorad.control.server import Command, ControlServer
 from lorad.engine import Engine
 from lorad.pipeline.launch import Crew
 from lorad.pipeline.machinery import Machinery
@@ -91,6 +92,7 @@ class Daemon:
             self._post,
             answered=self._metrics.observe if self._metrics else None,
         )
+        self._control.use(config)
         self._watcher = self._make_watcher()
         self._settling = SettleQueue(config.watch, look=self._identity)
         #: Names were not taken in: all folders have to be looked through.
@@ -323,6 +325,7 @@ class Daemon:
             self._watcher.set_follow(config.watch.follow_symlinks)
             self._watcher.set_roots(_roots(config))
             self._settling.settings = config.watch
+            self._control.use(self._config)
             self._control.reload()
             self._log.info("configuration read again")
         self._notifier.ready()
