@@ -309,7 +309,7 @@ class Examined(Struct, frozen=True, tag="examined"):
 
 
 class PlannedStep(Struct, frozen=True):
-    """A name that would be acted on. `why` the kept file is kept and not this one, in two or three words.
+    """A name that would be acted on. `why` completes the sentence: the kept one ….
 
     `bytes` is what it takes out of the library; of a file with several names they count once, with its last.
     """

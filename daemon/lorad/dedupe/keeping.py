@@ -13,8 +13,9 @@ from typing import Any, NamedTuple
 from loracore.paths import shown
 from lorad.dedupe.policy import Policy, Rule, is_inside
 
-#: A safetensors header is filled up to a multiple of so many bytes, which says nothing of what is in it.
-_FILLING = 8
+#: Headers whose lengths differ by less than this say as much: a longer title or date does not make one richer, and
+#: what a stripped header lacks is kilobytes.
+_AS_RICH = 256
 
 
 class Copy(NamedTuple):
@@ -54,7 +55,7 @@ def choose(copies: Sequence[Copy], policy: Policy) -> Choice:
         values = {place: _value(rule, copies[place], policy) for place in left}
         best = min(values.values())
         if rule.kind == "most-metadata":
-            best += _FILLING - 1
+            best += _AS_RICH - 1
         kept = [place for place in left if values[place] <= best]
         if len(kept) < len(left):
             reason = _reason(rule)
@@ -112,18 +113,18 @@ def _of_path(rule: Rule, path: bytes) -> Any:
 
 
 def _reason(rule: Rule) -> str:
-    """Why the kept one is kept, seen from one that is not."""
+    """Why the kept one is kept, seen from one that is not: `the kept one …`."""
     match rule.kind:
         case "path-prefix":
-            return f"in {shown(rule.folder)}"
+            return f"lies in {shown(rule.folder)}"
         case "stays":
             return "may not be changed"
         case "most-metadata":
-            return "more metadata"
+            return "has more metadata"
         case "oldest":
-            return "older"
+            return "is older"
         case "newest":
-            return "newer"
+            return "is newer"
         case "shortest-path":
-            return "shorter path"
-    return "first by name"
+            return "has a shorter path"
+    return "comes first by name"
