@@ -14,10 +14,9 @@ from collections.abc import Iterator, Sequence
 
 from loracore.control import Examined, Finding, Root
 from loracore.paths import CATALOGUE, shown
+from lorad.dedupe.sharing import SHARING
 from lorad.watch.mounts import Mount, MountTable, find, is_remote
 
-#: File systems that can share blocks between files.
-_SHARING = frozenset({b"bcachefs", b"btrfs", b"ocfs2", b"xfs", b"zfs"})
 #: linux/fs.h
 _FICLONE = 0x40049409
 _FIDEDUPERANGE = 0xC0189436
@@ -94,7 +93,7 @@ def _root(root: Root) -> Iterator[Finding]:
     if is_remote(mount):
         remedy = "set [watch] poll_seconds to your liking, or run lorad on the machine that has the disk"
         yield Finding(name, "warning", f"is on {kind}, which sends no events; it is polled", remedy)
-    elif mount and mount.kind in _SHARING:
+    elif mount and mount.kind in SHARING:
         yield Finding(name, "ok", f"is on {kind}, where duplicates can share their blocks (reflink)")
     else:
         yield Finding(name, "ok", f"is on {kind}, which cannot share blocks; hardlink and symlink save the space")

@@ -16,6 +16,7 @@ from lorad.control.pages import Row, paginate
 from lorad.dedupe.catalogued import read_sets
 from lorad.dedupe.plan import Plan, Skipped, Step, make_plan
 from lorad.dedupe.policy import Policy
+from lorad.dedupe.sharing import with_extents
 
 #: More keep rules than anybody means.
 _RULES = 64
@@ -54,9 +55,9 @@ class Planner:
         return policy
 
     def plan(self, db: sqlite3.Connection, policy: Policy) -> Plan:
-        """What a policy makes of the catalogue, now."""
+        """What a policy makes of the catalogue, now; files that share their blocks already are left alone."""
         _, follow = self._running
-        return make_plan(read_sets(db, follow=follow), policy, time.time_ns())
+        return make_plan(with_extents(read_sets(db, follow=follow)), policy, time.time_ns())
 
 
 def policy_of(config: Config) -> Policy:

@@ -74,7 +74,7 @@ def test_a_request_stands_in_place_of_the_configuration(queries: Queries, librar
     """Action, levels and rules; the scope stays that of the configuration."""
     folder = os.fsencode(library.folder)
     queries.planner.use(settings(library, action="symlink", keep=("oldest",)))
-    assert gone(plan(queries)) == {name: b"a.safetensors" for name in (b"b.safetensors", b"c.safetensors", ODD)}
+    assert gone(plan(queries)) == dict.fromkeys((b"b.safetensors", b"c.safetensors", ODD), b"a.safetensors")
     assert gone(plan(queries, "hardlink", [b"path-prefix:" + folder + b"/" + ODD])) == {
         b"a.safetensors": ODD,
         b"b.safetensors": ODD,
@@ -132,7 +132,8 @@ def test_most_metadata_does_not_count_what_the_order_costs(tmp_path: Path) -> No
     names = library_order(layers)
     small = sorted(names, key=lambda name: len(layers[name][2]))
     for name, order, metadata in (
-        ("small_first", small, {"note": "x" * 400}), ("large_first", small[::-1], {}), ("rich", small, {"note": "x" * 900}),
+        ("small_first", small, {"note": "x" * 400}), ("large_first", small[::-1], {}),
+        ("rich", small, {"note": "x" * 900}),
     ):  # fmt: skip
         path = write_safetensors(str(folder / f"{name}.safetensors"), layers, order=order, metadata=metadata)
         os.utime(path, ns=(0, 0))
