@@ -30,13 +30,13 @@ class KeepRule(click.ParamType):  # type: ignore[type-arg]  # generic in new ver
     name = "rule"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        if value.startswith(PREFIX) and len(value) > len(PREFIX):
-            return PREFIX + os.path.abspath(os.path.expanduser(value.removeprefix(PREFIX)))
-        if value not in RULES:
+        rule = str(value)
+        if rule.startswith(PREFIX) and len(rule) > len(PREFIX):
+            return PREFIX + os.path.abspath(os.path.expanduser(rule.removeprefix(PREFIX)))
+        if rule not in RULES:
             from loracore.paths import shown  # noqa: PLC0415 - for a mistake
 
-            self.fail(f"{shown(value)} is none of {', '.join(RULES)}, {PREFIX}DIR.", param, ctx)
-        rule: str = value
+            self.fail(f"{shown(rule)} is none of {', '.join(RULES)}, {PREFIX}DIR.", param, ctx)
         return rule
 
     def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:

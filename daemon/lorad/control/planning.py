@@ -36,6 +36,11 @@ class Planner:
         """Go by this configuration from now on."""
         self._running = policy_of(config), config.watch.follow_symlinks
 
+    @property
+    def running(self) -> Policy:
+        """The policy of the configuration."""
+        return self._running[0]
+
     def policy(self, action: str, keep: Sequence[bytes], levels: Sequence[str]) -> Policy:
         """The running policy with what is given in the place of its own. Raises BadPolicy."""
         if len(keep) > _RULES:

@@ -361,7 +361,7 @@ class ControlServer:
         from lorad.doctor import examine  # noqa: PLC0415 - seldom asked for
 
         roots = self._status[0].roots if self._status else []
-        return examine(self._state_dir, self._runtime_dir, roots)
+        return examine(self._state_dir, self._runtime_dir, roots, self._queries.planner.running)
 
     def _answer(self, asker: _Asker, answer: Answer | msgspec.Raw) -> None:
         """Encode an answer, in the thread that has it, and have it sent."""
