@@ -56,13 +56,18 @@ class Held:
     def name(self) -> bytes:
         return self.reached.name
 
+    @property
+    def visited(self) -> bool:
+        """Whether somebody waits to write to it, or did already as he had waited for too long."""
+        return fcntl.fcntl(self.fd, fcntl.F_GETLEASE) != fcntl.F_RDLCK
+
     def look(self, *, renamed: bool = False) -> None:
         """Raises Refused when it changed or somebody waits to write to it.
 
         `renamed`: its names were changed by ourselves, which changes its ctime too. The lease alone then says that
         nobody wrote.
         """
-        if fcntl.fcntl(self.fd, fcntl.F_GETLEASE) != fcntl.F_RDLCK:
+        if self.visited:
             raise Refused.about(self.path, "somebody wants to write to it; try again when it is closed")
         if not same(Identity.of(os.fstat(self.fd)), Identity.of(self.before), renamed=renamed):
             raise Refused.about(self.path, "it changed meanwhile; scan again")
@@ -70,6 +75,10 @@ class Held:
     def look_in_place(self, *, renamed: bool = False) -> None:
         """As `look`; also when its path from the root does not lead to it any more."""
         self.look(renamed=renamed)
+        self.look_at_place()
+
+    def look_at_place(self) -> None:
+        """Raises Refused when its path from the root does not lead to it any more."""
         status = self.reached.status()
         if status is None or not os.path.samestat(status, self.before) or not self.reached.in_place():
             raise Refused.about(self.path, "it was moved or replaced meanwhile; scan again")

@@ -11,6 +11,7 @@ import os
 import stat
 
 from lorad.dedupe import syscalls
+from lorad.dedupe.aside import VISITED, keep_aside
 from lorad.dedupe.attributes import rehearse
 from lorad.dedupe.guard import Held
 from lorad.dedupe.journal import Entry
@@ -65,9 +66,13 @@ def replace(site: Site, entry: Entry, kept: Held, gone: Held) -> Entry:
     os.fsync(gone.folder)
     site.at("folder synced")
     _look_again(entry, kept, gone, temp)
+    if kept.visited:
+        return keep_aside(site, entry, gone.reached, VISITED)
     entry = site.journal.update(entry, state="removing")
     site.at("removing")
     _look_again(entry, kept, gone, temp)
+    if kept.visited:
+        return keep_aside(site, entry, gone.reached, VISITED)
     os.unlink(temp, dir_fd=gone.folder)
     site.at("removed")
     os.fsync(gone.folder)
@@ -97,8 +102,12 @@ def _check_link(entry: Entry, kept: Held, gone: Held, temp: bytes) -> None:
 
 
 def _look_again(entry: Entry, kept: Held, gone: Held, temp: bytes) -> None:
-    """After the exchange: nobody came meanwhile, and each name leads to what it should."""
-    kept.look_in_place(renamed=entry.action == "hardlink")
+    """After the exchange: nobody waits to write to the old file, and each name leads to what it should.
+
+    Who waits to write to the kept file may have come by either name. So the link is left to him, and the old file
+    is not removed.
+    """
+    kept.look_at_place()
     gone.look(renamed=True)
     aside, there = gone.reached.status(temp), gone.reached.status()
     if (

@@ -11,6 +11,7 @@ import os
 import stat
 
 from lorad.dedupe import quarantine, recipe, reflink, sidecars, syscalls
+from lorad.dedupe.aside import TAKEN, keep_aside
 from lorad.dedupe.journal import Entry
 from lorad.dedupe.reach import Reached
 from lorad.dedupe.replace import is_new
@@ -66,7 +67,7 @@ def _take_back(site: Site, entry: Entry, reached: Reached, text: str) -> Entry:
         elif is_new(entry, reached, reached.name, there):
             syscalls.exchange(reached.folder, temp, reached.name)
         else:
-            return _keep_aside(site, entry, reached)
+            return keep_aside(site, entry, reached, TAKEN)
         os.fsync(reached.folder)
         aside = reached.status(temp)
     if aside is not None:
@@ -75,38 +76,20 @@ def _take_back(site: Site, entry: Entry, reached: Reached, text: str) -> Entry:
 
 
 def _take_back_moved(site: Site, entry: Entry, reached: Reached, text: str) -> Entry:
-    with quarantine.place(site, entry) as place:
-        if (
-            place is not None
-            and _in(place, reached.name)
-            and not quarantine.put_back(entry, place, reached.folder)
-        ):
-            return site.journal.update(
-                entry, state="done", text="another file has its name now, so it stays in quarantine"
-            )
-    return _failed(site, entry, reached, text)
-
-
-def _keep_aside(site: Site, entry: Entry, reached: Reached) -> Entry:
-    """Somebody has put another file in its place meanwhile: both stay, this one in quarantine."""
-    where = entry.place
-    if not where:
-        where = quarantine.choose(site, reached)
-    entry = site.journal.update(
-        entry,
-        action="quarantine",
-        place=where,
-        bytes=entry.gone.identity.size,
-        text="another file has its name now, so it was put into quarantine",
-    )
-    with quarantine.place(site, entry, make=True) as place:
-        assert place is not None
-        syscalls.rename_new(reached.folder, site.temp(entry), place, reached.name)
-        os.fsync(place)
+    temp = site.temp(entry)
+    aside, there = reached.status(temp), reached.status()
+    if aside is not None and aside.st_ino == entry.gone.identity.ino:
+        # Another action that was interrupted while it kept the file aside.
+        if there is not None:
+            return keep_aside(site, entry, reached, entry.text)
+        syscalls.rename_new(reached.folder, temp, reached.folder, reached.name)
         os.fsync(reached.folder)
-    entry = site.journal.update(entry, state="done")
-    recipe.drop(site.recipe(entry))
-    return entry
+    with quarantine.place(site, entry) as place:
+        waits = place is not None and _in(place, reached.name)
+        if place is not None and waits and not quarantine.put_back(entry, place, reached.folder):
+            text = entry.text or "another file has its name now, so it stays in quarantine"
+            return site.journal.update(entry, state="done", text=text)
+    return _failed(site, entry, reached, text)
 
 
 def _failed(site: Site, entry: Entry, reached: Reached, text: str) -> Entry:
@@ -154,8 +137,15 @@ def _settle_return(site: Site, entry: Entry, reached: Reached, text: str) -> Ent
 
 
 def _drop(site: Site, entry: Entry, reached: Reached, aside: os.stat_result) -> None:
-    """Remove a temporary name that is ours and not the only one of what it leads to."""
-    if entry.action == "hardlink" and aside.st_size and stat.S_ISREG(aside.st_mode) and aside.st_nlink == 1:
+    """Remove a temporary name that is ours and not the only one of what it leads to, or beside its twin."""
+    there, was = reached.status(), entry.gone.identity
+    twin = there is not None and (there.st_ino, there.st_size, there.st_mtime_ns) == (
+        was.ino,
+        was.size,
+        was.mtime_ns,
+    )
+    only = stat.S_ISREG(aside.st_mode) and aside.st_size and aside.st_nlink == 1
+    if entry.action == "hardlink" and only and not twin:
         temp = os.fsdecode(os.path.join(os.path.dirname(entry.gone.path), site.temp(entry)))
         raise Pending(
             f"{temp} is the only name of what was {os.fsdecode(entry.kept.path)}; give it one or remove it"

@@ -76,6 +76,7 @@ def _bring_back(site: Site, entry: Entry, reached: Reached, progress: Progress) 
         held, source = _source(entry, reached, stack)
         entry = _begin(site, entry)
         entry = _copy(site, entry, reached, _content(site, entry, source), progress)
+        copy = stack.enter_context(hold(Reached(reached.root, reached.path, reached.folder, temp), None))
         _refuse_taken(entry, reached)
         if held is not None:
             held.look_in_place()
@@ -92,7 +93,7 @@ def _bring_back(site: Site, entry: Entry, reached: Reached, progress: Progress) 
             site.at("exchanged")
             os.fsync(reached.folder)
             site.at("folder synced")
-            _look_again(entry, reached, temp, held)
+            _look_again(entry, reached, held, copy, temp)
             os.unlink(temp, dir_fd=reached.folder)
             site.at("removed")
             os.fsync(reached.folder)
@@ -175,17 +176,16 @@ def _rename(entry: Entry, reached: Reached, temp: bytes) -> None:
         raise Refused.about(entry.gone.path, _TAKEN) from error
 
 
-def _look_again(entry: Entry, reached: Reached, temp: bytes, held: Held | None) -> None:
+def _look_again(entry: Entry, reached: Reached, held: Held | None, copy: Held, temp: bytes) -> None:
     """After the exchange: what was in the file's place is our link, and nobody came to write through it."""
-    try:
-        if not is_new(entry, reached, temp, reached.status(temp)):
-            raise Refused.about(entry.gone.path, _TAKEN)
-        if held is not None:
-            held.look(renamed=True)
-    except Refused:
-        # Here, since repair would take the file for restored: it knows of no one who waits.
-        syscalls.exchange(reached.folder, temp, reached.name)
-        raise
+    ours = is_new(entry, reached, temp, reached.status(temp))
+    if ours and (held is None or not held.visited or copy.visited):
+        # Who came to write to the file that is back already is not to lose it either.
+        return
+    # Here, since repair would take the file for restored: it knows of no one who waits.
+    syscalls.exchange(reached.folder, temp, reached.name)
+    reason = "somebody wants to write to it; undo again when it is closed" if ours else _TAKEN
+    raise Refused.about(entry.gone.path, reason)
 
 
 def _changed(entry: Entry) -> Refused:

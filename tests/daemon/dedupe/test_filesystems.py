@@ -108,41 +108,38 @@ def test_what_is_shared_already_is_not_counted(disk: Disk, kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", SHARING)
-def test_the_steps_of_reflink(disk: Disk, kind: str) -> None:
-    """They are the documented ones, and a kill at any of them leaves both files as they are."""
+@pytest.mark.parametrize("number", range(len(steps.APPLY["reflink", "file"])))
+def test_killed_while_sharing(disk: Disk, kind: str, number: int) -> None:
+    """A kill at any step leaves both files as they are, and it can be ordered again."""
     world = make_world(disk(kind))
-    before = world.look()
-    for number, name in enumerate(steps.APPLY["reflink", "file"]):
-        order = world.order("reflink")
-        assert dies_at(world, number, lambda actor, order=order: actor.apply(order)) == name  # type: ignore[misc]
-        with world.actor() as actor:
-            actor.repair()
-            states = {result.state for result in actor.history()}
+    before, order = world.look(), world.order("reflink")
+    assert dies_at(world, number, lambda actor: actor.apply(order)) == steps.APPLY["reflink", "file"][number]
+    with world.actor() as actor:
+        actor.repair()
+        assert {each.state for each in actor.history()} <= {"failed", "done"}
+        actor.apply(world.order("reflink"))
+    assert world.look() == before
+
+
+@pytest.mark.parametrize(("kind", "number"), [("xfs", 0), ("xfs", 1), ("xfs", 2), ("xfs", 3), ("btrfs", 0)])
+def test_killed_while_taking_blocks_apart(disk: Disk, kind: str, number: int) -> None:
+    """A kill at any step leaves bytes and times as they are, and the undo can be done again."""
+    world = make_world(disk(kind))
+    before, done = world.look(), world.apply("reflink")
+    step = dies_at(world, number, lambda actor: actor.undo(done.id))
+    assert step == steps.UNDO["reflink"][number]
+    with world.actor() as actor:
+        actor.repair()
         assert world.look() == before
-        assert states <= {"failed", "done"}
-        world = _again(disk, kind)
-        before = world.look()
-    result = world.apply("reflink")
-    for number, name in enumerate(steps.UNDO["reflink"]):
-        if name == "unshared" and kind != "xfs":
-            continue
-        number -= kind != "xfs" and number > 0
-        assert dies_at(world, number, lambda actor, done=result.id: actor.undo(done)) == name  # type: ignore[misc]
-        with world.actor() as actor:
-            actor.repair()
-            (now,) = actor.history(result.id - 1)
-        assert world.look() == before
-        assert now.state == ("done" if name in ("undoing", "unshared") else "undone")
-        world = _again(disk, kind)
-        before = world.look()
-        result = world.apply("reflink")
+        (now,) = actor.history()
+        if step in ("undoing", "unshared"):
+            assert now.state == "done"
+            now = actor.undo(done.id)
+        assert now.state == "undone"
+    assert world.look() == before
 
 
-def _again(disk: Disk, kind: str) -> World:
-    return make_world(disk(kind))
-
-
-def test_steps_of_reflink_are_called(disk: Disk) -> None:
+def test_the_steps_of_reflink(disk: Disk) -> None:
     """Acting and undoing on XFS pass every documented step."""
     world = make_world(disk("xfs"))
 

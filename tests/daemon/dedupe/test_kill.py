@@ -1,4 +1,4 @@
-"""SIGKILL at every step of every action and undo: after repair all is as before or as after, and undo restores it."""
+"""SIGKILL at every step of every action and undo: after repair all is before or after, and undo restores it."""
 
 from __future__ import annotations
 
