@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sqlite3
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import msgspec
 
@@ -13,8 +13,8 @@ from loracore import toml
 from loracore.config import Config, Dedupe, dedupe_conflicts
 from loracore.control import Planned, PlannedStep, SkippedFile
 from lorad.control.pages import Row, paginate
-from lorad.dedupe.catalogued import read_sets
-from lorad.dedupe.plan import Plan, Skipped, Step, make_plan
+from lorad.dedupe.catalogued import read_sets, read_sets_with
+from lorad.dedupe.plan import Plan, Skipped, Step, make_plan, plan_for
 from lorad.dedupe.policy import Policy
 from lorad.dedupe.sharing import with_extents
 
@@ -58,6 +58,12 @@ class Planner:
         if problems:
             raise BadPolicy(problems[0])
         return policy
+
+    def plan_for(self, db: sqlite3.Connection, newcomers: Collection[bytes]) -> Plan:
+        """What the running policy makes of newcomers, by any of their names."""
+        policy, follow = self._running
+        sets = with_extents(read_sets_with(db, newcomers, follow=follow))
+        return plan_for(newcomers, sets, policy, time.time_ns())
 
     def plan(self, db: sqlite3.Connection, policy: Policy) -> Plan:
         """What a policy makes of the catalogue, now; files that share their blocks already are left alone."""

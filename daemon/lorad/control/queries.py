@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import sqlite3
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from itertools import groupby
 from typing import NamedTuple, TypeVar
 from zlib import decompress
@@ -122,6 +122,15 @@ class Queries:
             self._connection.close()
             self._connection = None
         self._pages.forget()
+
+    def plan_for(self, newcomers: Collection[bytes]) -> Plan | Refusal:
+        """What the running policy makes of newcomers, by any of their names."""
+
+        def make() -> Plan:
+            with self._reading() as db:
+                return self.planner.plan_for(db, newcomers)
+
+        return self._tried(make)
 
     def _tried(self, ask: Callable[[], _T]) -> _T | Refusal:
         try:

@@ -12,7 +12,7 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Literal, NamedTuple, TypeVar, cast
 
 import msgspec
@@ -46,6 +46,7 @@ from lorad.control.queries import Queries, Query
 from lorad.control.requests import RefusedRequest, Requests
 from lorad.control.sockets import LocalPlace, Pair, Socket, TcpPlace, open_zap
 from lorad.control.worker import Worker
+from lorad.dedupe.plan import Plan
 
 _LOG = logging.getLogger(__name__)
 
@@ -190,6 +191,15 @@ class ControlServer:
         """Read the allowed keys again; connections whose key is not allowed any more are ended."""
         self._reload = True
         self._wakeup.signal()
+
+    def plan_for(self, newcomers: Collection[bytes], give: Callable[[Plan | Refusal], None]) -> None:
+        """What the policy makes of newcomers that the catalogue has. From any thread; `give` is called in another.
+
+        `Plan.due_ns` says when to ask again for those that are too young; those that are not read to their end
+        (`Plan.skipped`) may be asked for in a later generation.
+        """
+        if not self._query_worker.submit(lambda: give(_done(lambda: self._queries.plan_for(newcomers)))):
+            give(_BUSY)
 
     def audit(self, roots: Sequence[bytes], follow: bool, reply: Reply) -> None:
         """Compare these folders with the catalogue and the JSON files, and reply. From any thread."""

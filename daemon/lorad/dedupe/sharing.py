@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 import struct
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 
 from blake3 import blake3
 
-from lorad.dedupe.extents import extents
+from lorad.dedupe.extents import Extent, extents
 from lorad.dedupe.keeping import Copy
 from lorad.watch.mounts import MountTable, find
 
@@ -62,17 +62,30 @@ def _extents(copy: Copy) -> bytes:
     """What stands for the places of all blocks of a file; empty where they cannot be told."""
     if not copy.paths:
         return b""
-    digest, some = blake3(), False
     with suppress(OSError):
         fd = os.open(copy.paths[0], os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
         try:
             status = os.fstat(fd)
             if (status.st_dev, status.st_ino, status.st_size) != (copy.dev, copy.ino, copy.size):
                 return b""
-            for extent in extents(fd):
-                digest.update(_EXTENT.pack(*extent))
-                some = True
+            # A small file may lie in its inode, and has no block to share.
+            places = b"".join(_EXTENT.pack(*extent) for extent in _joined(extents(fd)))
+            return blake3(places).digest() if places else b""
         finally:
             os.close(fd)
-        return digest.digest() if some else b""
     return b""
+
+
+def _joined(found: Iterable[Extent]) -> Iterator[Extent]:
+    """Extents that touch as one: two files may have the same blocks in pieces of other lengths."""
+    last: Extent | None = None
+    for extent in found:
+        if last is None:
+            last = extent
+        elif (extent.start, extent.place) == (last.end, last.place + last.length):
+            last = last._replace(length=last.length + extent.length)
+        else:
+            yield last
+            last = extent
+    if last is not None:
+        yield last

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import queue
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -26,10 +27,11 @@ from loracore.control import (
 )
 from lorad.control import pages
 from lorad.control.queries import Queries
+from lorad.dedupe.plan import Plan
 from tests.builders.weights import random_weights
 from tests.builders.write import library_order, write_safetensors
 from tests.daemon.control.acting import Acts, entry
-from tests.daemon.control.serving import ODD, SPECS, Library, Line, Served, serving
+from tests.daemon.control.serving import ODD, SECONDS, SPECS, Library, Line, Served, serving
 from tests.integration.scanning import scan, view
 
 
@@ -163,6 +165,22 @@ def test_symbolic_links_that_are_followed_do_not_go(tmp_path: Path) -> None:
     assert not isinstance(made, Refusal)
     assert made.steps == []
     assert {row.reason for row in made.skipped} == {"seen through a symbolic link"}
+
+
+def test_newcomers_are_planned_for_by_the_running_policy(served: Served) -> None:
+    """Their sets alone are looked at; what was there before is left as it is."""
+    folder = os.fsencode(served.library.folder)
+    served.server.use(settings(served.library, action="symlink", keep=("oldest",)))
+    given: queue.Queue[Plan | Refusal] = queue.Queue()
+    for newcomers, expected in (
+        ([folder + b"/c.safetensors"], [folder + b"/c.safetensors"]),
+        ([folder + b"/" + ODD, folder + b"/nothing"], [folder + b"/" + ODD]),
+        ([folder + b"/d.safetensors", folder + b"/f.safetensors"], []),
+    ):
+        served.server.plan_for(newcomers, given.put)
+        made = given.get(timeout=SECONDS)
+        assert not isinstance(made, Refusal)
+        assert [step.path for step in made.steps] == expected
 
 
 # Requests that act
