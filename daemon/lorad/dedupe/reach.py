@@ -111,7 +111,7 @@ def names_below(root: bytes, path: bytes) -> Sequence[bytes]:
 def _below(root: bytes, path: bytes) -> list[bytes]:
     prefix = root.rstrip(b"/") + b"/"
     parts = path[len(prefix) :].split(b"/")
-    if not path.startswith(prefix) or not prefix.startswith(b"/") or not {b"", b".", b".."}.isdisjoint(parts):
+    if not path.startswith(prefix) or not root.startswith(b"/") or not {b"", b".", b".."}.isdisjoint(parts):
         raise Refused.about(path, f"it does not lie beneath {os.fsdecode(root)}; give the root that it lies in")
     return parts
 
