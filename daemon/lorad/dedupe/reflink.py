@@ -17,7 +17,7 @@ from lorad.dedupe.extents import own_ranges
 from lorad.dedupe.guard import Held
 from lorad.dedupe.journal import Entry
 from lorad.dedupe.orders import Progress, Refused
-from lorad.dedupe.reach import Reached, reach
+from lorad.dedupe.reach import Reached, open_file, reach
 from lorad.dedupe.site import Site
 
 #: The most that Btrfs and XFS take at once.
@@ -86,6 +86,7 @@ def undo(site: Site, entry: Entry, reached: Reached) -> str:
             return "it was changed since; there is nothing to bring back"
         try:
             syscalls.unshare(fd, status.st_size)
+            site.at("unshared")
         except OSError as error:
             if error.errno not in _UNSUPPORTED:
                 raise
@@ -95,7 +96,6 @@ def undo(site: Site, entry: Entry, reached: Reached) -> str:
         os.fsync(fd)
     finally:
         os.close(fd)
-    site.at("unshared")
     return "its blocks are its own again"
 
 
@@ -104,20 +104,18 @@ def restore_times(entry: Entry, reached: Reached) -> None:
     status = reached.status()
     if status is None or status.st_ino != entry.gone.identity.ino or _is_unchanged(entry, status):
         return
-    try:
-        fd = os.open(reached.name, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=reached.folder)
-    except FileNotFoundError:
-        return
+    fd = os.open(reached.name, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=reached.folder)
     try:
         _hold_alone(fd, reached.path)
-        size = os.fstat(fd).st_size
+        status = os.fstat(fd)
         with reach(entry.kept.root, entry.kept.path) as kept_at:
-            kept = os.open(kept_at.name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=kept_at.folder)
+            kept = open_file(kept_at)
         try:
-            if os.fstat(kept).st_size == size == entry.gone.identity.size and all(
+            size = os.fstat(kept).st_size
+            if status.st_size == size == entry.gone.identity.size and all(
                 one == other for one, other in zip(pieces(kept, 0, size), pieces(fd, 0, size), strict=True)
             ):
-                os.utime(fd, ns=(os.fstat(fd).st_atime_ns, entry.attributes.mtime_ns))
+                os.utime(fd, ns=(status.st_atime_ns, entry.attributes.mtime_ns))
         finally:
             os.close(kept)
     finally:

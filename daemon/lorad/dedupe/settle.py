@@ -69,6 +69,7 @@ def _take_back(site: Site, entry: Entry, reached: Reached, text: str) -> Entry:
         else:
             return keep_aside(site, entry, reached, TAKEN)
         os.fsync(reached.folder)
+        site.at("taken back")
         aside = reached.status(temp)
     if aside is not None:
         _drop(site, entry, reached, aside)

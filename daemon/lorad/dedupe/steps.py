@@ -2,7 +2,8 @@
 
 A process that dies anywhere between two of them leaves names and content such that repair brings them to all
 before or all after. Up to `removing` (for `quarantine`: up to `done`) that is before; after `removed` it is after.
-Where a file has to be kept aside instead of removed, "aside noted" and "aside moved" come last.
+Where a file has to be kept aside instead of removed, "aside noted" and "aside moved" come last; where a
+file is given its name back, "taken back".
 """
 
 from __future__ import annotations

@@ -303,3 +303,16 @@ def test_a_group_that_could_not_be_given_back_is_refused(open_folder: str) -> No
         world.undo(world.apply("quarantine").id)
     assert world.look() == before
     assert not world.leftovers()
+
+
+@pytest.mark.parametrize("action", ["hardlink", "symlink", "delete", "quarantine"])
+def test_a_mode_without_an_acl_comes_back(tmp_path: Path, action: str) -> None:
+    """Every bit of it, whatever the umask is."""
+    world = make_world(str(tmp_path))
+    for path in (world.kept, world.gone):
+        os.removexattr(path, "system.posix_acl_access")
+        os.chmod(path, 0o1657)
+    before = world.look()
+    world.apply(action)
+    world.undo(1)
+    assert world.look() == before

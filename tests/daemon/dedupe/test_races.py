@@ -129,6 +129,23 @@ def test_a_folder_swapped_for_a_link(tmp_path: Path, action: str, level: str, st
         assert step in (*OVER, "removing") or action == "quarantine"
 
 
+@pytest.mark.parametrize("step", ["leased", "planned", "checked"])
+def test_a_folder_further_up_swapped_for_a_link(tmp_path: Path, step: str) -> None:
+    """No folder on the way from the root may be a link, not only the last one."""
+    world = make_world(str(tmp_path))
+    top, moved = os.path.join(world.root, b"downloads"), os.fsencode(tmp_path / "moved")
+
+    def swap() -> None:
+        os.rename(top, moved)
+        os.symlink(moved, top)
+
+    before = look(world.gone)
+    assert _apply_and(world, "delete", "file", step, swap) is None
+    assert look(os.path.join(moved, b"new", os.path.basename(GONE))) == before
+    with world.actor() as actor, pytest.raises(Refused, match="its folder is gone, or is a symbolic link"):
+        actor.apply(world.order("delete"))
+
+
 @pytest.mark.parametrize(("action", "level", "step"), EACH_STEP)
 def test_a_newcomer_in_its_place(tmp_path: Path, action: str, level: str, step: str) -> None:
     """A file that somebody puts there meanwhile is there afterwards, and nothing is in its way."""
@@ -157,7 +174,7 @@ def test_never_the_last_copy(tmp_path: Path, action: str, level: str, step: str,
         assert look(world.gone) == before[GONE]
         assert not world.leftovers()
     else:
-        assert step in OVER or action == "quarantine"
+        assert step in OVER
     if action == "quarantine" and result is not None:
         world.undo(result.id)
         assert look(world.gone) == before[GONE]
@@ -317,4 +334,48 @@ def test_killed_while_a_file_is_kept_aside(tmp_path: Path, action: str, last: st
     os.unlink(world.gone)
     world.undo(1)
     assert world.look() == before
+    assert not world.leftovers()
+
+
+@pytest.mark.parametrize("action", ["hardlink", "symlink", "delete"])
+def test_killed_while_taking_back(tmp_path: Path, action: str) -> None:
+    """An action that was refused at the last moment, and whose process died while it took that back."""
+    world = make_world(str(tmp_path))
+    before = world.look()
+
+    def at(name: str) -> None:
+        if name == "removing":
+            os.rename(world.kept, world.kept + b"-away")
+        if name == "taken back":
+            raise KeyboardInterrupt
+
+    with world.actor(at) as actor, pytest.raises(KeyboardInterrupt):
+        actor.apply(world.order(action))
+    os.rename(world.kept + b"-away", world.kept)
+    with world.actor() as actor:
+        assert [each.state for each in actor.repair()] == ["failed"]
+    assert world.look() == before
+    assert not world.leftovers()
+
+
+@pytest.mark.parametrize("action", ["hardlink", "symlink"])
+@pytest.mark.parametrize("dies", [False, True])
+def test_a_newcomer_during_an_undo(tmp_path: Path, action: str, dies: bool) -> None:
+    """Whoever takes the link's place at the last moment keeps it, also where the process dies then."""
+    world = make_world(str(tmp_path))
+    done = world.apply(action)
+    newcomer = _make(os.path.join(world.root, b"newcomer"), b"something else")
+
+    def at(name: str) -> None:
+        if name == "checked":
+            os.rename(newcomer, world.gone)
+        if name == "exchanged" and dies:
+            raise KeyboardInterrupt
+
+    with world.actor(at) as actor, pytest.raises(KeyboardInterrupt if dies else Refused):
+        actor.undo(done.id)
+    with world.actor() as actor:
+        actor.repair()
+        assert [each.state for each in actor.history()] == ["done"]
+    assert read(world.gone) == b"something else"
     assert not world.leftovers()

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from lorad.dedupe import recipe
+from lorad.dedupe.compare import Layers
 from lorad.dedupe.orders import Order, Refused, Result
 from tests.builders.architectures import LayerSpec
 from tests.builders.weights import random_weights
@@ -220,3 +222,21 @@ def test_large_files_take_little_memory(tmp_path: Path) -> None:
     finally:
         tracemalloc.stop()
     assert peak < 16 << 20
+
+
+def test_a_recipe_that_does_not_rebuild_is_not_trusted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The rehearsal decides: a recipe that gives other bytes is dropped, and the file goes into quarantine."""
+    real = recipe.write
+
+    def wrong(path: str, kept: Layers, gone: Layers, digest: bytes) -> int:
+        return real(path, gone, gone, digest)
+
+    monkeypatch.setattr(recipe, "write", wrong)
+    world = make_world(str(tmp_path), level="tensors")
+    before = world.look()
+    result = world.apply("delete", "tensors")
+    assert (result.action, result.state) == ("quarantine", "done")
+    assert "rebuilt, it differs" in result.text
+    world.undo(result.id)
+    assert world.look() == before
+    assert not world.leftovers()
