@@ -41,6 +41,7 @@ _MIGRATIONS = (
     );
     CREATE INDEX by_state ON actions (state);
     CREATE INDEX by_kept ON actions (kept);
+    CREATE INDEX by_path ON actions (path);
     """,
 )
 
@@ -209,6 +210,25 @@ class Journal:
             (path,),
         )
         return [_decode(body) for (body,) in rows]
+
+    def last_of(self, path: bytes) -> Entry | None:
+        """The newest action on a file of this name."""
+        row = self._db.execute(
+            "SELECT body FROM actions WHERE path = ? ORDER BY id DESC LIMIT 1", (path,)
+        ).fetchone()
+        return _decode(row[0]) if row else None
+
+    def standing(self) -> list[int]:
+        """The ids of all actions that are done and not undone, the newest first."""
+        return [
+            number
+            for (number,) in self._db.execute("SELECT id FROM actions WHERE state = 'done' ORDER BY id DESC")
+        ]
+
+    def saved_by_action(self) -> dict[str, int]:
+        """Bytes of what is done, by action."""
+        rows = self._db.execute("SELECT action, sum(bytes) FROM actions WHERE state = 'done' GROUP BY action")
+        return dict(rows.fetchall())
 
     def needs_recipe(self, number: int) -> bool:
         """Whether the recipe of this id is still wanted."""

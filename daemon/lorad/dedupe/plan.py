@@ -31,7 +31,7 @@ ELSEWHERE = "on another file system"
 
 
 class Step(NamedTuple):
-    """One name to be acted on. `why` completes the sentence: the kept one …
+    """One name to be acted on. `why` completes the sentence: the kept one ….
 
     `bytes` is what it takes out of the library: for `quarantine`, the disk has it back only when that is emptied.
     """

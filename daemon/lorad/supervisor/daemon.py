@@ -38,6 +38,7 @@ from lorad.pipeline.launch import Crew
 from lorad.pipeline.machinery import Machinery
 from lorad.pipeline.protocol import Identity
 from lorad.presence import settled
+from lorad.supervisor.deduplication import Deduplication
 from lorad.supervisor.logs import get_logger
 from lorad.supervisor.metrics import MetricsServer
 from lorad.supervisor.notify import Notifier
@@ -59,6 +60,8 @@ _TIDY = 3600.0
 _WITHOUT_HASHER = 60.0
 #: The same without a sign of life of the watch.
 _SILENT_WATCH = 60.0
+#: Under this name the catalogue keeps the roots that were looked through to their end.
+_KNOWN = "known_roots"
 
 
 class Loader(Protocol):
@@ -85,12 +88,14 @@ class Daemon:
         self._reporter = Reporter(self._machinery, self._state_dir)
         listen = config.metrics.listen
         self._metrics = MetricsServer(listen, lambda: self._status) if listen else None
+        self._deduplication = Deduplication(self._state_dir, config, self._tell_clients, self._complain)
         self._control = ControlServer(
             config.runtime_dir,
             self._state_dir,
             config.control,
             self._post,
             answered=self._metrics.observe if self._metrics else None,
+            deduper=self._deduplication.desk,
         )
         self._control.use(config)
         self._watcher = self._make_watcher()
@@ -110,6 +115,9 @@ class Daemon:
         self._status: Status | None = None
         self._published = -1
         self._trouble = ""
+        #: Roots that were looked through; names that had to settle when that was done for the first time.
+        self._roots_known: list[bytes] = []
+        self._first_seen: set[bytes] | None = None
 
     def run(self) -> int:
         """Work until a signal asks to stop; the exit status."""
@@ -118,6 +126,7 @@ class Daemon:
         signal.signal(signal.SIGHUP, lambda *_: self._signalled(self._reload))
         try:
             self._control.start()
+            self._deduplication.start(self._control.plan_for)
             self._watcher.start()
             if self._metrics:
                 self._metrics.start()
@@ -148,6 +157,8 @@ class Daemon:
             self._tick(now)
         if len(self._waits):
             self._answer_waits()
+        self._know_roots()
+        self._deduplication.look(self._catalog.generation if self._catalog else -1)
 
     def _pause(self) -> float:
         """Seconds that nothing is due."""
@@ -181,6 +192,23 @@ class Daemon:
                     self._next_tidy = time.monotonic() + _TIDY
                 progress = self._engine.progress()
                 self._log.info("all told apart", files=progress.files_total, duplicates=progress.duplicates)
+
+    def _know_roots(self) -> None:
+        """Once all roots were looked through, what is found is new, also for a daemon after this one."""
+        roots = _roots(self._config)
+        if self._roots_known == roots or self._engine is None or self._catalog is None or not self._engine.finished:
+            return
+        # Files that were just being written belong to what was found there.
+        names = set(self._settling.names())
+        self._first_seen = names if self._first_seen is None else self._first_seen & names
+        if self._first_seen:
+            return
+        self._roots_known, self._first_seen = roots, None
+        known = b"\0".join(sorted(roots))
+        if self._catalog.text(_KNOWN) != known:
+            self._catalog.keep(_KNOWN, known)
+            self._catalog.commit(new_generation=False)
+        self._deduplication.know(roots)
 
     def _take_news(self) -> None:
         """What the watch saw, what settled, what clients want."""
@@ -227,6 +255,7 @@ class Daemon:
             engine,
             roots=[Root(root.path, root.health, root.reason, root.folders) for root in health],
             settling=len(self._settling),
+            acting=self._deduplication.desk.left,
             generation=self._catalog.generation if self._catalog else -1,
         )
         self._control.set_status(self._status)
@@ -273,6 +302,7 @@ class Daemon:
             return
         self._catalog, self._engine = catalog, engine
         self._opened_at = catalog.generation
+        self._deduplication.know([root for root in catalog.text(_KNOWN).split(b"\0") if root])
         for root in roots:
             engine.sweep(root)
 
@@ -326,6 +356,7 @@ class Daemon:
             self._watcher.set_roots(_roots(config))
             self._settling.settings = config.watch
             self._control.use(self._config)
+            self._deduplication.use(self._config)
             self._control.reload()
             self._log.info("configuration read again")
         self._notifier.ready()
@@ -336,6 +367,7 @@ class Daemon:
         if self._metrics:
             self._metrics.stop()
         self._close()
+        self._deduplication.stop()
         self._control.stop()
         self._machinery.stop()
 
@@ -385,6 +417,10 @@ class Daemon:
             self._reporter.trouble(event.reason, event.path)
         elif isinstance(event, DuplicateFound):
             self._log.info("duplicate", path=event.path, like=event.others[0] if event.others else b"")
+            self._deduplication.duplicate(event.path, self._catalog.generation if self._catalog else -1)
+        self._tell_clients(event)
+
+    def _tell_clients(self, event: Event) -> None:
         self._control.tell(event)
 
     def _complain(self, text: str) -> None:

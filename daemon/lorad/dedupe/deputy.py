@@ -1,0 +1,106 @@
+"""The worker process from the outside: started when there is a wish, again when it died, let go when idle."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from typing import IO, BinaryIO, cast
+
+import msgspec
+
+from loracore.errors import StateError
+from lorad.dedupe import worker
+from lorad.dedupe.orders import Progress, Refused, Result, silent
+from lorad.dedupe.worker import Came, Carry, Failed, Far, Mended, Wish, Word
+
+#: A result of every interrupted action; there is hardly ever one.
+_LONGEST = 16 << 20
+_DECODER: msgspec.msgpack.Decoder[Word] = msgspec.msgpack.Decoder(Word)
+#: Deaths in a row after which nothing more is asked of it.
+_DEATHS = 3
+
+
+class Deputy:
+    """For use in one thread, save `stop`. `mended` hears what became of actions that were interrupted."""
+
+    def __init__(self, state_dir: str, mended: Callable[[list[Result]], None]) -> None:
+        self._state_dir = state_dir
+        self._mended = mended
+        self._process: subprocess.Popen[bytes] | None = None
+        self._words: Iterator[Word] = iter(())
+        self._deaths = 0
+
+    def carry(self, wish: Wish, progress: Progress = silent) -> Result:
+        """Have a wish carried out. Raises Refused (it was not done), or StateError (nothing can be done now)."""
+        if self._process is None:
+            self.start()
+        assert self._process is not None
+        with suppress(BrokenPipeError):
+            worker.write(_open(self._process.stdin), wish)
+        for word in self._words:
+            match word:
+                case Far(done, total):
+                    progress(done, total)
+                case Came(result):
+                    self._deaths = 0
+                    return result
+                case Failed(text):
+                    self._deaths = 0
+                    raise Refused(text)
+                case Mended():
+                    raise StateError("the process that acts on files said what was not asked")
+        return self._after_death(wish)
+
+    def start(self) -> list[Result]:
+        """Start it; what became of actions that were interrupted. Raises StateError."""
+        self._process = subprocess.Popen(
+            [sys.executable, "-P", "-m", "lorad.dedupe.worker", self._state_dir],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+        )
+        self._words = worker.read(_open(self._process.stdout), _DECODER, _LONGEST)
+        match next(self._words, None):
+            case Mended(results):
+                self._mended(results)
+                return results
+            case Failed(text):
+                self.dismiss()
+                raise StateError(text)
+            case _:
+                self.dismiss()
+                raise StateError("the process that acts on files does not start; its messages above say why")
+
+    def dismiss(self) -> None:
+        """Let it end, once it has done what it does."""
+        process, self._process = self._process, None
+        if process is not None:
+            with suppress(BrokenPipeError):
+                _open(process.stdin).close()
+            _open(process.stdout).close()
+            process.wait()
+
+    def kill(self) -> None:
+        """End it at once, from any thread: whoever waits for it hears that it died."""
+        process = self._process
+        if process is not None:
+            process.kill()
+
+    def _after_death(self, wish: Wish) -> Result:
+        """It died on a wish: what the next one says of that, which repairs it. Raises Refused and StateError."""
+        self._deaths += 1
+        self.dismiss()
+        if self._deaths >= _DEATHS:
+            self._deaths = 0
+            raise StateError("the process that acts on files keeps dying; its messages above say why")
+        for result in self.start():
+            mine = result.path == wish.order.gone.path if isinstance(wish, Carry) else result.id == wish.number
+            if mine and result.state == ("done" if isinstance(wish, Carry) else "undone"):
+                return result
+        raise Refused("the process that acts on files died meanwhile, and nothing was changed; try again")
+
+
+def _open(pipe: IO[bytes] | None) -> BinaryIO:
+    assert pipe is not None
+    return cast(BinaryIO, pipe)
