@@ -41,7 +41,7 @@ def numbers(status: Status) -> Iterator[tuple[str, str]]:
     yield "rate", f"{status.files_per_second:,.1f} files/s, {size(status.bytes_per_second)}/s"
     waiting = [f"{name} {count:,}" for name, count in status.queues.items() if count]
     yield "waiting", ", ".join(waiting) or "nothing"
-    yield "hasher", status.hasher
+    yield "hasher", f"{status.hasher} ({status.hasher_note})" if status.hasher_note else status.hasher
     yield "watch", status.watch
     yield "core", f"{status.cpu_percent:.0f} % of a core, {size(status.rss_bytes)}"
     behind = status.generation - status.published

@@ -54,6 +54,7 @@ def _run(options: argparse.Namespace) -> int:
             config.state_dir,
             loaders=config.pipeline.loaders or min(4, max(1, (os.cpu_count() or 1) - 1)),
             hasher=config.pipeline.hasher,
+            gpu_memory_mb=config.pipeline.gpu_memory_mb,
         )
         from lorad.supervisor.daemon import Daemon  # noqa: PLC0415 - the children start meanwhile
         from lorad.supervisor.logs import set_up  # noqa: PLC0415

@@ -18,6 +18,7 @@ from lorad.catalog import Catalog
 from lorad.engine import Engine
 from lorad.pipeline.launch import Crew
 from lorad.pipeline.machinery import Machinery
+from lorad.pipeline.protocol import Using
 
 if TYPE_CHECKING:
     from lorad.scan import Options
@@ -28,12 +29,15 @@ _REPORT = 0.1
 
 def one_pass(options: Options, crew: Crew, reports: BinaryIO, started: float) -> None:
     """Look through the roots once, until all is told apart and published, or the client is gone."""
-    machinery = Machinery(
-        crew,
-        told=lambda name, reason: write_report(
-            reports, Note(f"the {name} process was {reason} and is started again")
-        ),
-    )
+
+    def told(name: str, reason: str) -> None:
+        write_report(reports, Note(f"the {name} process was {reason} and is started again"))
+
+    def uses(using: Using) -> None:
+        if using.worse:
+            write_report(reports, Note(using.note))
+
+    machinery = Machinery(crew, told=told, uses=uses)
     try:
         _pass(options, machinery, reports, started)
     except sqlite3.Error as error:

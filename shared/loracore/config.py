@@ -20,6 +20,7 @@ from loracore.settings import (
     ActedLevel,
     Action,
     Folder,
+    GpuMegabytes,
     Group,
     Hasher,
     KeepRule,
@@ -35,7 +36,10 @@ from loracore.settings import (
 
 SYSTEM_CONFIG = "/etc/lorad/lorad.toml"
 #: Tables and keys that a running daemon cannot change: its sockets, its folders, the make-up of its crew.
-_NEEDS_RESTART = ("state_dir", "runtime_dir", "control", "pipeline.loaders", "pipeline.hasher", "metrics")
+_NEEDS_RESTART = (
+    "state_dir", "runtime_dir", "control", "metrics",
+    "pipeline.loaders", "pipeline.hasher", "pipeline.gpu_memory_mb",
+)  # fmt: skip
 #: Actions after which two names lead to the same bytes, and not to the same layers alone.
 _FOR_EQUAL_BYTES = ("reflink", "hardlink")
 
@@ -77,6 +81,9 @@ class Pipeline(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     loaders: Loaders = 0
     hasher: Hasher = "auto"
+    #: What the hasher may take of a GPU's memory besides CUDA's own, in MiB; 0: a fiftieth of what is free, at
+    #: most 256.
+    gpu_memory_mb: GpuMegabytes = 0
     memory_limit_mb: Megabytes = 2048
 
 
@@ -197,7 +204,12 @@ def reloaded(old: Config, new: Config) -> Config:
         runtime_dir=old.runtime_dir,
         control=old.control,
         metrics=old.metrics,
-        pipeline=msgspec.structs.replace(new.pipeline, loaders=old.pipeline.loaders, hasher=old.pipeline.hasher),
+        pipeline=msgspec.structs.replace(
+            new.pipeline,
+            loaders=old.pipeline.loaders,
+            hasher=old.pipeline.hasher,
+            gpu_memory_mb=old.pipeline.gpu_memory_mb,
+        ),
     )
 
 

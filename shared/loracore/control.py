@@ -183,6 +183,7 @@ class Status(Struct, frozen=True, tag="status"):
     #: Names waiting: to settle, for their header, for their digests, to be looked at.
     queues: dict[str, int]
     children: list[ChildState]
+    #: What digests: `cpu` or `cuda`.
     hasher: str
     #: `watching`, or the worst of the roots' health.
     watch: str
@@ -192,6 +193,8 @@ class Status(Struct, frozen=True, tag="status"):
     rss_bytes: int
     cpu_percent: float
     errors: list[Error]
+    #: Why that hasher and not another one; empty where there is no choice.
+    hasher_note: str = ""
 
 
 class Waited(Struct, frozen=True, tag="waited"):
@@ -476,6 +479,13 @@ class ChildRestarted(Struct, frozen=True, tag="child"):
     reason: str
 
 
+class HasherChanged(Struct, frozen=True, tag="hasher"):
+    """Weights are digested by something else (`cpu`, `cuda`) from now on, or still; `note` says why."""
+
+    hasher: str
+    note: str
+
+
 class ActionTaken(Struct, frozen=True, tag="action"):
     """`bytes`: how many it freed."""
 
@@ -530,8 +540,8 @@ class PublishedEvent(Struct, frozen=True, tag="published"):
 
 
 Event = (
-    FileSeen | FileGrouped | DuplicateFound | FileGone | FileFailedEvent | ChildRestarted | ActionTaken
-    | WatchChanged | PublishedEvent | ActionRefused | ActionUndone | DedupeProgress | DaySummary
+    FileSeen | FileGrouped | DuplicateFound | FileGone | FileFailedEvent | ChildRestarted | HasherChanged
+    | ActionTaken | WatchChanged | PublishedEvent | ActionRefused | ActionUndone | DedupeProgress | DaySummary
 )  # fmt: skip
 
 

@@ -86,8 +86,14 @@ def _memory_limit(value: int) -> int:
     return value
 
 
+def _gpu_memory(value: int) -> int:
+    if value != 0 and not 32 <= value <= 1 << 16:
+        raise ValueError(value)
+    return value
+
+
 def _hasher(text: str) -> str:
-    if text not in {"auto", "cpu"}:
+    if text not in {"auto", "cpu", "cuda"}:
         raise ValueError(text)
     return text
 
@@ -125,10 +131,12 @@ OptionalAddress = Annotated[str, Rule('host:port, such as "127.0.0.1:9570", or "
 """Where to listen, or "" for nowhere."""
 Loaders = Annotated[int, Rule("0 to 16", _loaders)]
 """A number of loader processes."""
-Hasher = Annotated[str, Rule('"auto" or "cpu"', _hasher)]
+Hasher = Annotated[str, Rule('"auto", "cpu" or "cuda"', _hasher)]
 """What digests."""
 Megabytes = Annotated[int, Rule("0 for none, or at least 64", _memory_limit)]
 """A limit of resident memory, in MiB."""
+GpuMegabytes = Annotated[int, Rule("0 for a small share of what is free, or at least 32", _gpu_memory)]
+"""A limit of a GPU's memory, in MiB."""
 Mode = Annotated[str, Rule('an octal mode in quotes, such as "0660"', _mode_text)]
 """The permissions of a socket."""
 Group = Annotated[str, Rule("the name of a group", _group)]

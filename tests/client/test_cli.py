@@ -265,6 +265,8 @@ def test_keys_are_made_shown_and_allowed(tmp_path: Path, monkeypatch: pytest.Mon
         ("ours", "client", key),
         ("allowed", "me", key),
     }
+    hyphen = "-boWy0dL7#<kw?h65:ucBGB1^C}UPx.>)wnk5hx."
+    assert loractl("keys", "allow", hyphen, "--name", "other", "--keys-dir", keys_dir).returncode == 0
     assert "secret-key" in secret.read_text()
     secret_key = secret.read_text().rpartition('secret-key = "')[2].split('"')[0]
     assert secret_key not in made.stdout + made.stderr + str(shown)

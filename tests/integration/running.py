@@ -10,7 +10,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
@@ -57,9 +57,20 @@ class Notices:
 
 
 class Running:
-    """A daemon on a state folder. The roots are in its configuration file, written by `configure`."""
+    """A daemon on a state folder. The roots are in its configuration file, written by `configure`.
 
-    def __init__(self, folder: Path, roots: Sequence[Path], **watch: float) -> None:
+    `tables` are further ones of the file; `environment` is added to ours.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        roots: Sequence[Path],
+        *,
+        tables: str = "",
+        environment: Mapping[str, str] | None = None,
+        **watch: float,
+    ) -> None:
         self.state = folder / "state"
         # A socket's path is short; that of a test's folder need not be.
         self.runtime = Path(tempfile.mkdtemp(prefix="lorad-"))
@@ -67,12 +78,16 @@ class Running:
         self.log = folder / "log"
         self.watch = {"settle_seconds": 0.2, "quiet_seconds": 1.0, "poll_seconds": 1.0, **watch}
         self.notices = Notices(self.runtime / "notify")
+        self.tables = tables
+        self.environment = {**os.environ, **(environment or {}), "NOTIFY_SOCKET": self.notices.address}
         self.process: subprocess.Popen[bytes] | None = None
         self.configure(roots)
 
     def configure(self, roots: Sequence[Path]) -> None:
         lines = [f"{key} = {value}" for key, value in self.watch.items()]
-        self.config.write_text("\n".join(["[watch]", f"roots = {[str(root) for root in roots]!r}", *lines, ""]))
+        self.config.write_text(
+            "\n".join(["[watch]", f"roots = {[str(root) for root in roots]!r}", *lines, self.tables, ""])
+        )
 
     def start(self, *, ready: bool = True) -> float:
         """Start it; seconds until it said that it is ready."""
@@ -81,7 +96,7 @@ class Running:
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "lorad", "--config", str(self.config), *folders, "--log-format", "json"],
-                env={**os.environ, "NOTIFY_SOCKET": self.notices.address},
+                env=self.environment,
                 stderr=log,
             )
         return self.notices.wait_for("READY=1") if ready else 0.0

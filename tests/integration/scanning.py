@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,14 +23,17 @@ class Result(NamedTuple):
     stderr: str
 
 
-def loractl(*arguments: object, timeout: float = 100) -> subprocess.CompletedProcess[str]:
+def loractl(
+    *arguments: object, timeout: float = 100, environment: Mapping[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "loractl.cli", *map(os.fspath, map(str, arguments))]
-    return subprocess.run(command, capture_output=True, text=True, timeout=timeout, check=False)
+    env = {**os.environ, **(environment or {})}
+    return subprocess.run(command, capture_output=True, text=True, timeout=timeout, check=False, env=env)
 
 
-def scan(folder: Path, state: Path, *options: str) -> Result:
-    """One scan to its end."""
-    ended = loractl("scan", "--json", "--state-dir", state, *options, folder)
+def scan(folder: Path, state: Path, *options: str, environment: Mapping[str, str] | None = None) -> Result:
+    """One scan to its end; `environment` is added to ours."""
+    ended = loractl("scan", "--json", "--state-dir", state, *options, folder, environment=environment)
     return Result(ended.returncode, json.loads(ended.stdout) if ended.stdout else {}, ended.stderr)
 
 

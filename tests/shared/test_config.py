@@ -136,7 +136,7 @@ def test_all_settings_are_read(tmp_path: Path) -> None:
         ),
         ("[pipeline]\nloaders = 17", "[pipeline] loaders: expected 0 to 16, not 17"),
         ("[pipeline]\nloaders = true", "[pipeline] loaders: expected 0 to 16, not true"),
-        ("[pipeline]\nhasher = 'gpu'", '[pipeline] hasher: expected "auto" or "cpu", not "gpu"'),
+        ("[pipeline]\nhasher = 'gpu'", '[pipeline] hasher: expected "auto", "cpu" or "cuda", not "gpu"'),
         (
             "[pipeline]\nmemory_limit_mb = -1",
             "[pipeline] memory_limit_mb: expected 0 for none, or at least 64, not -1",
@@ -328,7 +328,7 @@ def test_every_setting_is_either_swapped_or_kept() -> None:
         runtime_dir="/o",
         watch=Watch(("/o",), True, 9, 9, 9, 9, 9),
         dedupe=Dedupe("delete", ("file",), ("newest",), ("/o",), 9, "move"),
-        pipeline=Pipeline(9, "cpu", 99),
+        pipeline=Pipeline(9, "cpu", 64, 99),
         control=type(Config().control)("0600", "o", "o:1", "/o"),
         metrics=type(Config().metrics)("o:1"),
     )

@@ -20,11 +20,12 @@ if TYPE_CHECKING:
     )
 
 KINDS = (
-    "seen", "grouped", "duplicate", "gone", "failed", "child", "action", "refused", "undone", "progress", "day",
-    "watch", "published",
+    "seen", "grouped", "duplicate", "gone", "failed", "child", "hasher", "action", "refused", "undone", "progress",
+    "day", "watch", "published",
 )  # fmt: skip
 _COLOURS = {
-    "duplicate": "cyan", "failed": "red", "refused": "red", "child": "red", "watch": "yellow", "action": "green",
+    "duplicate": "cyan", "failed": "red", "refused": "red", "child": "red", "hasher": "yellow", "watch": "yellow",
+    "action": "green",
 }  # fmt: skip
 
 
@@ -69,6 +70,8 @@ def _text(event: Event) -> str:
             return f"{shown(path)}: {shown(reason)}"
         case control.ChildRestarted(name, reason):
             return f"{shown(name)} was restarted: {shown(reason)}"
+        case control.HasherChanged(hasher, note):
+            return f"{shown(hasher)}{': ' + shown(note) if note else ''}"
         case control.WatchChanged(root, health, reason):
             return f"{shown(root)} {health}{': ' + shown(reason) if reason else ''}"
         case control.PublishedEvent(generation):

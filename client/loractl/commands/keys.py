@@ -59,7 +59,8 @@ def show(keys_dir: str | None, as_json: bool) -> None:
         click.echo("no keys yet; `loractl keys make` makes one", err=True)
 
 
-@keys.command()
+# One key in 85 begins with a hyphen.
+@keys.command(context_settings={"ignore_unknown_options": True})
 @click.argument("key")
 @_NAME
 @_KEYS_DIR

@@ -19,7 +19,11 @@ from loracore.paths import default_state_dir
     "--loaders", type=click.IntRange(1, 16), help="Loader processes. [default: the cores less one, at most 4]"
 )
 @click.option(
-    "--hasher", type=click.Choice(["auto", "cpu"]), default="auto", show_default=True, help="What digests."
+    "--hasher",
+    type=click.Choice(["auto", "cpu", "cuda"]),
+    default="auto",
+    show_default=True,
+    help="What digests: the CPU, an NVIDIA GPU, or what is faster.",
 )
 @click.option("--follow-symlinks", is_flag=True, help="Look through symbolic links.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output, no display.")

@@ -19,6 +19,8 @@ _LINE, _FIELD = 32, 8
 #: A slab stays in a core's L2 cache between the loader's copy and the hasher's read.
 SLAB = 8 << 20
 SLABS = 4
+#: A GPU takes several at a time, two batches under way and one being filled.
+SLABS_FOR_GPU = 16
 #: Children that there is a line for.
 LINES = _PAGE // _LINE
 
@@ -36,6 +38,7 @@ class Arena:
     def __init__(self, fd: int, slab: int, slabs: int) -> None:
         self.fd = fd
         self.slab_size = slab
+        self.count = slabs
         self._memory = memoryview(mmap.mmap(fd, slab * slabs + _PAGE))
         self._notes = self._memory[slab * slabs :]
 
@@ -45,6 +48,11 @@ class Arena:
         fd = os.memfd_create("lorad-arena", os.MFD_CLOEXEC)
         os.posix_fallocate(fd, 0, slab * slabs + _PAGE)
         return cls(fd, slab, slabs)
+
+    @property
+    def slabs(self) -> memoryview:
+        """The memory of all slabs, one after the other."""
+        return self._memory[: len(self._memory) - _PAGE]
 
     def slab(self, index: int) -> memoryview:
         return self._memory[index * self.slab_size : (index + 1) * self.slab_size]

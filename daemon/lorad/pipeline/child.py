@@ -35,16 +35,25 @@ class Line:
         self._poller.register(self._socket, zmq.POLLIN)
         self._poller.register(death_fd, zmq.POLLIN)
         self._death_fd = death_fd
+        self._wake_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        self._poller.register(self._wake_fd, zmq.POLLIN)
 
-    def ready(self, backend: str = "") -> None:
-        """Say that work can come; a hasher says what it digests with."""
-        self.send(Ready(os.getpid(), backend))
+    def ready(self) -> None:
+        """Say that work can come."""
+        self.send(Ready(os.getpid()))
+
+    def wake(self) -> None:
+        """End a `receive`, from any thread."""
+        os.eventfd_write(self._wake_fd, 1)
 
     def send(self, message: ToCore) -> None:
         self._socket.send(encode(message), copy=True)
 
     def receive(self, *, wait: bool = True) -> ToChild | None:
-        """The next message; None when there is none and `wait` is False. Raises CoreGoneError."""
+        """The next message. Raises CoreGoneError.
+
+        None when there is none and `wait` is False, or when `wake` was called.
+        """
         try:
             frame = self._socket.recv(zmq.NOBLOCK)
         except zmq.Again:
@@ -53,6 +62,9 @@ class Line:
             events = dict(self._poller.poll())
             if self._death_fd in events:
                 raise CoreGoneError from None
+            if self._wake_fd in events:
+                os.eventfd_read(self._wake_fd)
+                return None
             frame = self._socket.recv()
         message: ToChild = decode_to_child(frame)
         if isinstance(message, Stop):
@@ -66,8 +78,8 @@ class Line:
                 message = self.receive()
             except CoreGoneError:
                 return
-            assert message is not None
-            yield message
+            if message is not None:
+                yield message
 
     def leave(self) -> NoReturn:
         """End this process at once. It holds nothing that the system does not take back faster than we do."""

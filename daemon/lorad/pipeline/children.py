@@ -7,7 +7,7 @@ import select
 import signal
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 
 import zmq
@@ -90,6 +90,10 @@ class Children:
         child = self._children[name]
         self._crew.start(child)
         self._attend(child)
+
+    def instruct(self, name: str, arguments: Sequence[object]) -> None:
+        """What a child gets on its command line from its next start on."""
+        self._children[name].arguments = [str(argument) for argument in arguments]
 
     def kill(self, name: str) -> None:
         """End a child, also one that is stopped."""

@@ -103,7 +103,7 @@ class _Task:
         self.digesting = 0
         #: Slabs of it were digested: the hasher may hold the beginning of a piece.
         self.begun = False
-        #: The hasher died and took digests of this task with it: it has to be done again.
+        #: Digests of this task are lost, with the hasher or with the GPU: it has to be done again.
         self.doomed = False
 
 
@@ -198,6 +198,7 @@ class Dispatcher:
             return None
         task.digesting -= 1
         task.begun = True
+        task.doomed |= message.lost
         task.digests[place] = message.digests
         return self._end(number, task)
 

@@ -2,7 +2,7 @@
 
 A child that is stopped, or stuck where not even its second thread runs, stops counting seconds. One that hangs
 in its work counts on, but gets no step further. One that has taken too much memory gets no more work, and is
-started anew when it has done what it had.
+started anew when it has done what it had. A GPU with which the hasher died again and again is not tried again.
 """
 
 from __future__ import annotations
@@ -28,6 +28,8 @@ _OURS = 2.5
 #: A child that dies by itself more often than this in a minute has no future.
 DEATHS_A_MINUTE = 4
 _LONGEST_DELAY = 32.0
+#: Seconds after which it does not count any more that the hasher died while it used the GPU.
+_FORGIVEN = 600.0
 
 
 class PipelineBrokenError(LoraError):
@@ -124,3 +126,26 @@ class Backoff:
         deaths.append(now)
         recent = len(deaths)
         return now if recent == 1 else now + min(_LONGEST_DELAY, 2.0 ** (recent - 2))
+
+
+class Distrust:
+    """Whether the hasher is to do without the GPU. `asked` is the hasher of the configuration.
+
+    `known` is what the running one said that it uses; "" while it has said nothing, and may be about to try.
+    """
+
+    def __init__(self, asked: str) -> None:
+        self._asked = asked
+        self._died: float | None = None
+        self.known = ""
+
+    def died(self, now: float, *, hung: bool) -> bool:
+        """The hasher ended, `hung` when it was because nothing went on; whether its successor gets no GPU."""
+        used, self.known = self._asked != "cpu" and self.known != "cpu", ""
+        if not used:
+            return False
+        before, self._died = self._died, now
+        if not hung and (before is None or now - before > _FORGIVEN):
+            return False
+        self._asked = "cpu"
+        return True

@@ -11,8 +11,9 @@ import os
 import subprocess
 import sys
 from collections.abc import Sequence
+from importlib.util import find_spec
 
-from lorad.pipeline.arena import SLAB, SLABS, Arena
+from lorad.pipeline.arena import SLAB, SLABS, SLABS_FOR_GPU, Arena
 
 SOCKET = "pipeline.sock"
 
@@ -40,16 +41,17 @@ class Crew:
     name is. Raises OSError when memory does not allow an arena.
     """
 
-    def __init__(self, folder: str, state_dir: str, *, loaders: int, hasher: str) -> None:
+    def __init__(self, folder: str, state_dir: str, *, loaders: int, hasher: str, gpu_memory_mb: int = 0) -> None:
         os.chdir(folder)
         self.folder = folder
         self.loaders = loaders
         self.hasher = hasher
-        self.slabs = max(SLABS, 2 * loaders)
+        gpu = hasher == "cuda" or (hasher == "auto" and find_spec("cupy") is not None)
+        self.slabs = max(SLABS_FOR_GPU if gpu else SLABS, 2 * loaders)
         self.arena = Arena.create(SLAB, self.slabs)
         self._death_read, self._death_write = os.pipe2(os.O_CLOEXEC)
         self.children = [Child(f"loader-{index}", "lorad.pipeline.loader", index) for index in range(loaders)]
-        self.children.append(Child("hasher", "lorad.pipeline.hasher", loaders, (hasher,)))
+        self.children.append(Child("hasher", "lorad.pipeline.hasher", loaders, (hasher, gpu_memory_mb)))
         self.children.append(Child("publisher", "lorad.publish", loaders + 1, (state_dir,)))
         for child in self.children:
             self.start(child)

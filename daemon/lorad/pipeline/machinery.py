@@ -8,9 +8,9 @@ from collections.abc import Callable, Iterator
 
 from lorad.pipeline.children import Children
 from lorad.pipeline.dispatch import Dispatcher, Finished, Job, Lost
-from lorad.pipeline.health import INTERVAL, Backoff, Health, Vital
+from lorad.pipeline.health import INTERVAL, Backoff, Distrust, Health, Vital
 from lorad.pipeline.launch import Crew
-from lorad.pipeline.protocol import Digested, Done, Filled, Forget, Publish, Published, Ready, ToCore
+from lorad.pipeline.protocol import Digested, Done, Filled, Forget, Publish, Published, Ready, ToCore, Using
 
 #: Seconds until a process that could not be started is tried again.
 _RETRY = 5.0
@@ -20,15 +20,26 @@ Event = Finished | Lost | Published
 
 
 class Machinery:
-    """Loaders, hasher and publisher, kept alive. `told(name, reason)` hears of every death.
+    """Loaders, hasher and publisher, kept alive.
 
-    `memory_limit` is what one child may hold for itself, in bytes; 0 for no limit.
+    `told(name, reason)` hears of every death, `uses` of what the hasher digests with. `memory_limit` is what one
+    child may hold for itself, in bytes; 0 for no limit.
     """
 
-    def __init__(self, crew: Crew, *, told: Callable[[str, str], None], memory_limit: int = 0) -> None:
+    def __init__(
+        self,
+        crew: Crew,
+        *,
+        told: Callable[[str, str], None],
+        uses: Callable[[Using], None] = lambda using: None,
+        memory_limit: int = 0,
+    ) -> None:
         self.loaders = crew.loaders
-        self.hasher = crew.hasher
+        #: What digests, and why that.
+        self.using = Using("cpu")
+        self._distrust = Distrust(asked=crew.hasher)
         self._told = told
+        self._uses = uses
         self._arena = crew.arena
         self._children = Children(crew)
         self._dispatcher = Dispatcher(
@@ -52,11 +63,6 @@ class Machinery:
     @property
     def idle(self) -> bool:
         return self._dispatcher.idle
-
-    @property
-    def ready(self) -> bool:
-        """Whether all children have said that they are there."""
-        return len(self._ready) == self.loaders + 2
 
     def pids(self) -> dict[str, int]:
         return self._children.pids()
@@ -133,8 +139,10 @@ class Machinery:
     def _hear(self, name: str, message: ToCore) -> Event | None:
         match message:
             case Ready():
-                self.hasher = message.backend or self.hasher
                 self._is_ready(name)
+            case Using():
+                self._use(message)
+                self._distrust.known = message.backend
             case Filled():
                 self._dispatcher.filled(message)
             case Done():
@@ -179,12 +187,14 @@ class Machinery:
     def _bury(self, name: str, status: int) -> Iterator[Event]:
         """A child ended: have it started again, and tell what was lost with it."""
         killed = f"killed by signal {-status}" if status < 0 else f"ended with status {status}"
-        self._told(name, self._reasons.pop(name, killed))
+        reason = self._reasons.pop(name, "")
+        self._told(name, reason or killed)
         self._ready.discard(name)
         self._health.gone(name)
         lost: list[Lost] = []
         if name == "hasher":
             lost = self._dispatcher.hasher_died()
+            self._doubt_gpu(hung=bool(reason))
         elif name != "publisher":
             lost = self._dispatcher.loader_died(_index(name), self._arena.marked(_index(name)))
             self._arena.mark(_index(name), 0, 0)
@@ -195,6 +205,18 @@ class Machinery:
             # What it knew is lost, and perhaps what it was asked for.
             self._publishing, self._publish_waits = False, None
             yield Published(-1, 0.0)
+
+    def _doubt_gpu(self, *, hung: bool) -> None:
+        """The hasher ended: have its successor do without the GPU, if that seems to be why."""
+        self.using = Using("cpu")
+        if self._distrust.died(time.monotonic(), hung=hung):
+            self._children.instruct("hasher", ("cpu", 0))
+            note = "no GPU: the hasher's process ended while it used it; restart lorad to try it again"
+            self._use(Using("cpu", note, worse=True))
+
+    def _use(self, using: Using) -> None:
+        self.using = using
+        self._uses(using)
 
 
 def _index(name: str) -> int:

@@ -90,10 +90,20 @@ class Stop(msgspec.Struct, frozen=True, array_like=True, tag="stop"):
 
 
 class Ready(msgspec.Struct, frozen=True, array_like=True, tag="ready"):
-    """A child is there. `backend` is what the hasher digests with."""
+    """A child is there."""
 
     pid: int
-    backend: str = ""
+
+
+class Using(msgspec.Struct, frozen=True, array_like=True, tag="using"):
+    """What the hasher digests with from now on, and in words why, or why not with something else.
+
+    `worse`: it is not what was asked for, or what was used before.
+    """
+
+    backend: str
+    note: str = ""
+    worse: bool = False
 
 
 class Header(msgspec.Struct, frozen=True, array_like=True):
@@ -158,11 +168,15 @@ class Done(msgspec.Struct, frozen=True, array_like=True, tag="done"):
 
 
 class Digested(msgspec.Struct, frozen=True, array_like=True, tag="digested"):
-    """The digests of the pieces that ended in this slab, 32 bytes each; the slab is free again."""
+    """The digests of the pieces that ended in this slab, 32 bytes each; the slab is free again.
+
+    `lost`: there are none, since the beginning of a piece is gone. The task has to be done again.
+    """
 
     task: int
     slab: int
     digests: bytes
+    lost: bool = False
 
 
 class Publish(msgspec.Struct, frozen=True, array_like=True, tag="publish"):
@@ -188,7 +202,7 @@ class Published(msgspec.Struct, frozen=True, array_like=True, tag="published"):
 
 
 ToChild = ReadHeaders | ReadPieces | ReadResidue | Credit | Filled | Publish | Forget | Stop
-ToCore = Ready | Filled | Done | Digested | Published
+ToCore = Ready | Using | Filled | Done | Digested | Published
 
 encode = msgspec.msgpack.Encoder().encode
 decode_to_child = msgspec.msgpack.Decoder(ToChild).decode

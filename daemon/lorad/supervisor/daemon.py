@@ -23,6 +23,7 @@ from loracore.control import (
     DuplicateFound,
     Event,
     FileFailedEvent,
+    HasherChanged,
     PublishedEvent,
     Root,
     Status,
@@ -36,7 +37,7 @@ from lorad.control.server import Command, ControlServer
 from lorad.engine import Engine
 from lorad.pipeline.launch import Crew
 from lorad.pipeline.machinery import Machinery
-from lorad.pipeline.protocol import Identity
+from lorad.pipeline.protocol import Identity, Using
 from lorad.presence import settled
 from lorad.supervisor.deduplication import Deduplication
 from lorad.supervisor.logs import get_logger
@@ -83,7 +84,10 @@ class Daemon:
         self._stop = threading.Event()
         self._reload = threading.Event()
         self._machinery = Machinery(
-            crew, told=self._child_died, memory_limit=config.pipeline.memory_limit_mb << 20
+            crew,
+            told=self._child_died,
+            uses=self._digested_with,
+            memory_limit=config.pipeline.memory_limit_mb << 20,
         )
         self._reporter = Reporter(self._machinery, self._state_dir)
         listen = config.metrics.listen
@@ -410,6 +414,16 @@ class Daemon:
         self._log.warning("child ended", child=name, reason=reason)
         self._reporter.trouble(f"the {name} process was {reason}")
         self._tell(ChildRestarted(name, reason))
+
+    def _digested_with(self, using: Using) -> None:
+        if using.worse:
+            self._log.warning("hasher", backend=using.backend, reason=using.note)
+            self._reporter.trouble(using.note)
+        else:
+            self._log.info("hasher", backend=using.backend, note=using.note)
+        # Who hears of it is to find it in the status.
+        self._tick(time.monotonic())
+        self._tell(HasherChanged(using.backend, using.note))
 
     def _tell(self, event: Event) -> None:
         if isinstance(event, FileFailedEvent):

@@ -5,7 +5,16 @@ from __future__ import annotations
 import pytest
 
 from lorad.pipeline.arena import Arena, Pulse
-from lorad.pipeline.health import DEATHS_A_MINUTE, SILENT, STALLED, Backoff, Health, PipelineBrokenError, Vital
+from lorad.pipeline.health import (
+    DEATHS_A_MINUTE,
+    SILENT,
+    STALLED,
+    Backoff,
+    Distrust,
+    Health,
+    PipelineBrokenError,
+    Vital,
+)
 
 MIB = 1 << 20
 
@@ -92,3 +101,23 @@ def test_what_a_child_counts_is_read_by_another_mapping() -> None:
     twin.step(5)
     assert arena.pulse(5) == Pulse(3, 1)
     assert arena.pulse(4) == arena.pulse(6) == Pulse(0, 0)
+
+
+def test_a_hasher_that_dies_twice_on_the_gpu_does_without() -> None:
+    """One death may be anything; two in ten minutes, or one by hanging, are taken for the GPU's fault."""
+    distrust = Distrust(asked="auto")
+    assert not distrust.died(0.0, hung=False)
+    distrust.known = "cuda"
+    assert not distrust.died(601.0, hung=False)
+    assert distrust.died(700.0, hung=False)
+    assert not distrust.died(701.0, hung=True), "it has no GPU any more"
+    assert Distrust(asked="cuda").died(0.0, hung=True)
+
+
+def test_a_hasher_on_the_cpu_says_nothing_about_the_gpu() -> None:
+    """Nor does one that found none."""
+    distrust = Distrust(asked="auto")
+    for now in range(5):
+        distrust.known = "cpu"
+        assert not distrust.died(float(now), hung=True)
+    assert not any(Distrust(asked="cpu").died(float(now), hung=True) for now in range(5))

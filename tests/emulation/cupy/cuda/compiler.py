@@ -1,0 +1,3 @@
+from cupy._errors import CompileException
+
+__all__ = ["CompileException"]

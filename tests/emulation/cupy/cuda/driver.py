@@ -1,0 +1,3 @@
+from cupy._errors import CUDADriverError
+
+__all__ = ["CUDADriverError"]
