@@ -11,7 +11,6 @@ from loracore.control import ActionRefused, ActionTaken, ActionUndone, Event
 from lorad.dedupe.automatic import Automatic, PlanFor
 from lorad.dedupe.day import Day
 from lorad.dedupe.desk import Desk
-from lorad.files import is_under
 from lorad.supervisor.logs import get_logger
 
 #: Seconds that the present action has to end when the daemon does.
@@ -33,7 +32,6 @@ class Deduplication:
         self._automatic: Automatic | None = None
         #: Duplicates that were found, and after which generation the catalogue has them.
         self._found: dict[bytes, int] = {}
-        self._known = is_under([])
         self._config = config
 
     def start(self, plan_for: PlanFor) -> None:
@@ -49,13 +47,9 @@ class Deduplication:
         if self._automatic:
             self._automatic.use(config.dedupe.action)
 
-    def know(self, roots: list[bytes]) -> None:
-        """What is found under these from now on is new: they were looked through to their end before."""
-        self._known = is_under(roots)
-
     def duplicate(self, path: bytes, generation: int) -> None:
-        """A file became a duplicate while the catalogue was at this generation."""
-        if self._config.dedupe.action != "report" and self._known(path):
+        """A newcomer became a duplicate while the catalogue was at this generation."""
+        if self._config.dedupe.action != "report":
             self._found[path] = generation
 
     def look(self, generation: int) -> None:
