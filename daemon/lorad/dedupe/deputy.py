@@ -23,7 +23,7 @@ _DEATHS = 3
 
 
 class Deputy:
-    """For use in one thread, save `stop`. `mended` hears what became of actions that were interrupted."""
+    """For use in one thread, save `kill`. `mended` hears what became of actions that were interrupted."""
 
     def __init__(self, state_dir: str, mended: Callable[[list[Result]], None]) -> None:
         self._state_dir = state_dir
@@ -34,27 +34,26 @@ class Deputy:
 
     def carry(self, wish: Wish, progress: Progress = silent) -> Result:
         """Have a wish carried out. Raises Refused (it was not done), or StateError (nothing can be done now)."""
-        if self._process is None:
-            self.start()
-        assert self._process is not None
-        with suppress(BrokenPipeError):
-            worker.write(_open(self._process.stdin), wish)
-        for word in self._words:
-            match word:
-                case Far(done, total):
-                    progress(done, total)
-                case Came(result):
-                    self._deaths = 0
-                    return result
-                case Failed(text):
-                    self._deaths = 0
-                    raise Refused(text)
-                case Mended():
-                    raise StateError("the process that acts on files said what was not asked")
-        return self._after_death(wish)
+        while True:
+            if self._process is None:
+                self.start()
+            assert self._process is not None
+            with suppress(BrokenPipeError):
+                worker.write(_open(self._process.stdin), wish)
+            for word in self._words:
+                if isinstance(word, Far):
+                    progress(word.done, word.total)
+                    continue
+                self._deaths = 0
+                if isinstance(word, Came):
+                    return word.result
+                raise Refused(word.text) if isinstance(word, Failed) else StateError("the worker speaks nonsense")
+            result = self._after_death(wish)
+            if result is not None:
+                return result
 
-    def start(self) -> list[Result]:
-        """Start it; what became of actions that were interrupted. Raises StateError."""
+    def start(self, wish: Wish | None = None) -> Result | None:
+        """Start it, which repairs what was interrupted; what became of a wish that was. Raises StateError."""
         self._process = subprocess.Popen(
             [sys.executable, "-P", "-m", "lorad.dedupe.worker", self._state_dir],
             stdin=subprocess.PIPE,
@@ -63,8 +62,9 @@ class Deputy:
         self._words = worker.read(_open(self._process.stdout), _DECODER, _LONGEST)
         match next(self._words, None):
             case Mended(results):
-                self._mended(results)
-                return results
+                mine = next((result for result in results if wish is not None and _is_of(result, wish)), None)
+                self._mended([result for result in results if result is not mine])
+                return mine
             case Failed(text):
                 self.dismiss()
                 raise StateError(text)
@@ -87,18 +87,20 @@ class Deputy:
         if process is not None:
             process.kill()
 
-    def _after_death(self, wish: Wish) -> Result:
-        """It died on a wish: what the next one says of that, which repairs it. Raises Refused and StateError."""
+    def _after_death(self, wish: Wish) -> Result | None:
+        """It died on a wish: what the next one found done of it, or None where it has to be asked again."""
         self._deaths += 1
         self.dismiss()
         if self._deaths >= _DEATHS:
             self._deaths = 0
             raise StateError("the process that acts on files keeps dying; its messages above say why")
-        for result in self.start():
-            mine = result.path == wish.order.gone.path if isinstance(wish, Carry) else result.id == wish.number
-            if mine and result.state == ("done" if isinstance(wish, Carry) else "undone"):
-                return result
-        raise Refused("the process that acts on files died meanwhile, and nothing was changed; try again")
+        result = self.start(wish)
+        wanted = "done" if isinstance(wish, Carry) else "undone"
+        return result if result is not None and result.state == wanted else None
+
+
+def _is_of(result: Result, wish: Wish) -> bool:
+    return result.path == wish.order.gone.path if isinstance(wish, Carry) else result.id == wish.number
 
 
 def _open(pipe: IO[bytes] | None) -> BinaryIO:

@@ -135,13 +135,15 @@ class Desk:
         pace = _Pace(len(steps), sum(step.gone.size for step in steps), self._tell if watched else None)
         #: What inodes are since our own actions changed them.
         ours: dict[tuple[int, int], Identity] = {}
-        outcomes = []
+        outcomes: list[Outcome] = []
+        broken: StateError | None = None
         for place, step in enumerate(steps):
             self.left = len(steps) - place
             try:
                 order = _order(step, self._roots, self._sidecars, ours)
-                result = self._ask(Carry(order), pace)
+                result = self._ask(Carry(order), pace, broken)
             except (Refused, StateError) as error:
+                broken = error if isinstance(error, StateError) else None
                 outcomes.append(self._refused(step, error))
             else:
                 outcomes.append(self._taken(result))
@@ -157,14 +159,16 @@ class Desk:
             entries = {number: journal.get(number) for number in numbers} if journal else {}
         sizes = {number: entry.gone.identity.size for number, entry in entries.items() if entry is not None}
         pace = _Pace(len(numbers), sum(sizes.values()), self._tell)
-        outcomes = []
+        outcomes: list[Outcome] = []
+        broken: StateError | None = None
         for place, number in enumerate(numbers):
             self.left = len(numbers) - place
             entry = entries.get(number)
             action, kept, path = (entry.action, entry.kept.path, entry.gone.path) if entry else ("", b"", b"")
             try:
-                result = self._ask(TakeBack(number), pace)
+                result = self._ask(TakeBack(number), pace, broken)
             except (Refused, StateError) as error:
+                broken = error if isinstance(error, StateError) else None
                 outcomes.append(Outcome(number, action, kept, path, 0, "refused", str(error)))
             else:
                 outcomes.append(Outcome(number, action, kept, path, result.bytes, "done", result.text))
@@ -173,7 +177,10 @@ class Desk:
         self.left = 0
         return outcomes
 
-    def _ask(self, wish: Wish, pace: _Pace) -> Result:
+    def _ask(self, wish: Wish, pace: _Pace, broken: StateError | None) -> Result:
+        """Have the worker do it; `broken` is why it can do nothing, where that is known."""
+        if broken is not None:
+            raise broken
         if self._stopping.is_set():
             raise Refused("lorad is being stopped; ask again when it is back")
         return self._deputy.carry(wish, pace.far)
