@@ -7,6 +7,7 @@ after a minute, ten minutes and an hour.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Iterable
 
 #: Seconds until the next try.
@@ -21,6 +22,8 @@ class Newcomers:
     def __init__(self) -> None:
         #: When each is due, and how often it was tried in vain.
         self._waiting: dict[bytes, tuple[float, int]] = {}
+        #: None is due before; it is asked far more often than anything changes.
+        self._next_due = 0.0
 
     def __len__(self) -> int:
         return len(self._waiting)
@@ -29,8 +32,12 @@ class Newcomers:
         """It became a duplicate: it is due at once."""
         if len(self._waiting) < _MOST:
             self._waiting[path] = (0.0, 0)
+            self._next_due = 0.0
 
     def due(self, now: float) -> list[bytes]:
+        if now < self._next_due:
+            return []
+        self._next_due = min((when for when, _ in self._waiting.values()), default=math.inf)
         return [path for path, (when, _) in self._waiting.items() if when <= now]
 
     def settled(self, paths: Iterable[bytes]) -> None:
@@ -43,6 +50,7 @@ class Newcomers:
         for path in paths:
             if path in self._waiting:
                 self._waiting[path] = (until, self._waiting[path][1])
+                self._next_due = min(self._next_due, until)
 
     def refused(self, paths: Collection[bytes], now: float) -> None:
         """It was tried in vain: ask again later, unless that was the last time."""
@@ -50,6 +58,7 @@ class Newcomers:
             _, tried = self._waiting.get(path, (0.0, 0))
             if tried < len(_RETRIES):
                 self._waiting[path] = (now + _RETRIES[tried], tried + 1)
+                self._next_due = min(self._next_due, now + _RETRIES[tried])
             else:
                 self._waiting.pop(path, None)
 
