@@ -147,7 +147,7 @@ class SettleQueue(Generic[Identity]):
             heapq.heappush(self._heap, (when, path))
             if len(self._heap) > 2 * len(self._names):
                 # A name that comes and goes leaves a place behind each time; most of them are such.
-                for name, each in self._names.items():
+                for each in self._names.values():
                     each.planned = each.when
                 self._heap = [(each.planned, name) for name, each in self._names.items()]
                 heapq.heapify(self._heap)
