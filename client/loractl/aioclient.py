@@ -5,13 +5,15 @@ from __future__ import annotations
 import asyncio
 import os
 import secrets
-from collections.abc import AsyncIterator, Collection
+from collections.abc import AsyncIterator, Collection, Sequence
 
 import msgspec
 import zmq.asyncio
 
 from loracore.control import (
     Answer,
+    Applied,
+    ApplyDedupe,
     Audit,
     Audited,
     Doctor,
@@ -22,25 +24,34 @@ from loracore.control import (
     FailedFile,
     Find,
     Found,
+    GetSavings,
     GetStatus,
     Group,
     Groups,
+    History,
+    HistoryEntry,
     ListDuplicates,
     ListFailed,
     ListGroups,
+    ListHistory,
     Match,
+    PlanDedupe,
+    Planned,
     Request,
+    Savings,
     Show,
     Shown,
     Status,
     Told,
+    UndoActions,
+    Undone,
     Wait,
     Waited,
 )
 from loracore.errors import RefusedError, TimedOutError
 from loracore.paths import shown
 from loractl.address import Address, find_daemon
-from loractl.client import Listing
+from loractl.client import Listing, rules
 from loractl.exchange import (
     A,
     Whole,
@@ -49,6 +60,7 @@ from loractl.exchange import (
     encode,
     expect,
     join_groups,
+    join_plans,
     join_sets,
     names_of,
 )
@@ -167,6 +179,36 @@ class AsyncClient:
     async def doctor(self) -> Examined:
         """What is wrong with the daemon's machine."""
         return await self._ask(Doctor(), Examined, self._timeout)
+
+    async def plan_dedupe(self, action: str = "", keep: Sequence[str] = (), levels: Sequence[str] = ()) -> Planned:
+        """What de-duplicating would do, and what not; nothing is changed."""
+        request = PlanDedupe(action, rules(keep), list(levels))
+        return join_plans([page async for page in self.pages(request, Planned)])
+
+    async def apply_dedupe(
+        self,
+        action: str = "",
+        keep: Sequence[str] = (),
+        levels: Sequence[str] = (),
+        *,
+        timeout: float | None = None,
+    ) -> Applied:
+        """Do what `plan_dedupe` shows, and return when it is done; `events(["progress"])` tell how far it is."""
+        return await self._ask(ApplyDedupe(action, rules(keep), list(levels)), Applied, timeout)
+
+    async def undo(self, ids: Sequence[int] = (), *, all: bool = False, timeout: float | None = None) -> Undone:
+        """Take back these actions, or all that stand."""
+        return await self._ask(UndoActions(list(ids), all), Undone, timeout)
+
+    async def history(self) -> AsyncIterator[HistoryEntry]:
+        """Actions, oldest first."""
+        async for page in self.pages(ListHistory(), History):
+            for entry in page.actions:
+                yield entry
+
+    async def savings(self) -> Savings:
+        """What was saved, and what could be."""
+        return await self._ask(GetSavings(), Savings, self._timeout)
 
     async def pages(self, request: Listing, kind: type[A]) -> AsyncIterator[A]:
         """A list's answers as they come, page by page."""

@@ -13,15 +13,18 @@ from __future__ import annotations
 import os
 import secrets
 import time
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 
 import msgspec
 import zmq
 
 from loracore.control import (
     Answer,
+    Applied,
+    ApplyDedupe,
     Audit,
     Audited,
+    DedupeProgress,
     Doctor,
     Duplicates,
     DuplicateSet,
@@ -30,18 +33,27 @@ from loracore.control import (
     FailedFile,
     Find,
     Found,
+    GetSavings,
     GetStatus,
     Group,
     Groups,
+    History,
+    HistoryEntry,
     ListDuplicates,
     ListFailed,
     ListGroups,
+    ListHistory,
     Match,
+    PlanDedupe,
+    Planned,
     Request,
+    Savings,
     Show,
     Shown,
     Status,
     Told,
+    UndoActions,
+    Undone,
     Wait,
     Waited,
 )
@@ -55,13 +67,14 @@ from loractl.exchange import (
     encode,
     expect,
     join_groups,
+    join_plans,
     join_sets,
     names_of,
 )
-from loractl.link import Keys, Link
+from loractl.link import Keys, Link, receive_first
 
 #: A list, asked for by page.
-Listing = ListGroups | ListDuplicates | ListFailed | Find
+Listing = ListGroups | ListDuplicates | ListFailed | Find | PlanDedupe | ListHistory
 
 
 class Client:
@@ -162,6 +175,45 @@ class Client:
         """What is wrong with the daemon's machine."""
         return self._ask(Doctor(), Examined, self._timeout)
 
+    def plan_dedupe(self, action: str = "", keep: Sequence[str] = (), levels: Sequence[str] = ()) -> Planned:
+        """What de-duplicating would do, and what not; nothing is changed.
+
+        What is given stands in place of the configuration: an action, keep rules, levels.
+        """
+        return join_plans(list(self.pages(PlanDedupe(action, rules(keep), list(levels)), Planned)))
+
+    def apply_dedupe(
+        self,
+        action: str = "",
+        keep: Sequence[str] = (),
+        levels: Sequence[str] = (),
+        *,
+        progress: Callable[[DedupeProgress], None] | None = None,
+        timeout: float | None = None,
+    ) -> Applied:
+        """Do what `plan_dedupe` shows, and return when it is done. `progress` hears how far it is."""
+        return self._act(ApplyDedupe(action, rules(keep), list(levels)), Applied, progress, timeout)
+
+    def undo(
+        self,
+        ids: Sequence[int] = (),
+        *,
+        all: bool = False,
+        progress: Callable[[DedupeProgress], None] | None = None,
+        timeout: float | None = None,
+    ) -> Undone:
+        """Take back these actions, or all that stand."""
+        return self._act(UndoActions(list(ids), all), Undone, progress, timeout)
+
+    def history(self) -> Iterator[HistoryEntry]:
+        """Actions, oldest first."""
+        for page in self.pages(ListHistory(), History):
+            yield from page.actions
+
+    def savings(self) -> Savings:
+        """What was saved, and what could be."""
+        return self._ask(GetSavings(), Savings, self._timeout)
+
     def pages(self, request: Listing, kind: type[A]) -> Iterator[A]:
         """A list's answers as they come, page by page."""
         while True:
@@ -183,6 +235,31 @@ class Client:
         self._events.append(events)
         return events
 
+    def _act(
+        self,
+        request: Request,
+        kind: type[A],
+        progress: Callable[[DedupeProgress], None] | None,
+        timeout: float | None,
+    ) -> A:
+        """Ask for what takes a while."""
+        if progress is None:
+            return self._ask(request, kind, timeout)
+        deadline = None if timeout is None else time.monotonic() + timeout
+        with self.events(["progress"]) as events:
+            self._number += 1
+            self._link.socket.send(encode(self._number, request))
+            while True:
+                link, message = receive_first([self._link, events.link], deadline)
+                if link is self._link:
+                    answered = decode_answer(message[-1])
+                    if answered.id in (self._number, 0):
+                        return expect(answered.answer, kind)
+                elif not message[0].startswith(b"!"):
+                    event = decode_event(message[-1]).event
+                    if isinstance(event, DedupeProgress):
+                        progress(event)
+
     def _ask(self, request: Request, kind: type[A], timeout: float | None) -> A:
         self._number += 1
         self._link.socket.send(encode(self._number, request))
@@ -197,12 +274,17 @@ class Client:
                 return answered.answer
 
 
+def rules(keep: Sequence[str]) -> list[bytes]:
+    """Keep rules as they are sent."""
+    return [os.fsencode(rule) for rule in keep]
+
+
 class Events:
     """Events as they come; iterate. It ends with NoDaemonError when the daemon does."""
 
     def __init__(self, link: Link, endpoint: str, kinds: Collection[str] | None, timeout: float | None) -> None:
         """Returns when the daemon is known to send: what happens from then on is not missed."""
-        self._link = link
+        self.link = link
         ready = b"!" + secrets.token_hex(8).encode()
         for topic in [*(kind.encode() for kind in (kinds if kinds is not None else [""])), ready]:
             link.socket.subscribe(topic)
@@ -223,7 +305,7 @@ class Events:
         """The next event. Raises TimedOutError."""
         deadline = None if timeout is None else time.monotonic() + timeout
         while True:
-            message = self._early.pop(0) if self._early else self._link.receive(deadline)
+            message = self._early.pop(0) if self._early else self.link.receive(deadline)
             if not message[0].startswith(b"!"):
                 return decode_event(message[-1])
 
@@ -234,4 +316,4 @@ class Events:
         self.close()
 
     def close(self) -> None:
-        self._link.close()
+        self.link.close()

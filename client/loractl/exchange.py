@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Generic, TypeVar
 
 import msgspec
@@ -16,6 +16,7 @@ from loracore.control import (
     Asked,
     DuplicateSet,
     Group,
+    Planned,
     Refusal,
     Request,
     Told,
@@ -114,3 +115,13 @@ def join_sets(one: DuplicateSet, other: DuplicateSet) -> DuplicateSet | None:
     if one.kept != other.kept:
         return None
     return DuplicateSet(one.kept, one.others + other.others, one.wasted_bytes + other.wasted_bytes)
+
+
+def join_plans(pages: Sequence[Planned]) -> Planned:
+    """One plan out of its pages."""
+    return msgspec.structs.replace(
+        pages[-1],
+        steps=[step for page in pages for step in page.steps],
+        skipped=[file for page in pages for file in page.skipped],
+        bytes=sum(page.bytes for page in pages),
+    )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING
 
 import zmq
@@ -86,31 +87,26 @@ class Link:
         except BaseException:
             self.socket.close()
             raise
-        self._poller = zmq.Poller()
-        self._poller.register(self.socket, zmq.POLLIN)
-        self._poller.register(self._monitor, zmq.POLLIN)
+        #: What a person knows the daemon by.
+        self.name = shown(address.name)
 
     def receive(self, deadline: float | None) -> list[bytes]:
         """The next message. Raises TimedOutError, NoDaemonError and RefusedError."""
-        if self.socket.closed:
-            raise NoDaemonError(f"{shown(self._address.name)}: this connection was closed")
-        while True:
-            left = None if deadline is None else max(0, deadline - time.monotonic())
-            ready = dict(self._poller.poll(None if left is None else int(1000 * left) + 1))
-            # What came before a connection ended is read before its end.
-            if self.socket in ready:
-                return self.socket.recv_multipart()
-            if self._monitor in ready:
-                self._listen()
-            elif deadline is not None and time.monotonic() >= deadline:
-                raise TimedOutError(f"{shown(self._address.name)}: the daemon did not answer in time")
+        return receive_first([self], deadline)[1]
 
-    def _listen(self) -> None:
-        frames = self._monitor.recv_multipart()
-        ended = trouble(frames, self._address, self._connected)
-        if ended is not None:
-            raise ended
-        self._connected = True
+    def register(self, poller: zmq.Poller) -> None:
+        if self.socket.closed:
+            raise NoDaemonError(f"{self.name}: this connection was closed")
+        poller.register(self.socket, zmq.POLLIN)
+        poller.register(self._monitor, zmq.POLLIN)
+
+    def listen(self, ready: Collection[object]) -> None:
+        """Hear the monitor, if it is among what is ready. Raises what ended the connection."""
+        if self._monitor in ready:
+            ended = trouble(self._monitor.recv_multipart(), self._address, self._connected)
+            if ended is not None:
+                raise ended
+            self._connected = True
 
     def close(self) -> None:
         if self.socket.closed:
@@ -118,3 +114,21 @@ class Link:
         self.socket.disable_monitor()
         self._monitor.close()
         self.socket.close()
+
+
+def receive_first(links: Sequence[Link], deadline: float | None) -> tuple[Link, list[bytes]]:
+    """The next message of any of these links, the first ones before the others. Raises as `Link.receive`."""
+    poller = zmq.Poller()
+    for link in links:
+        link.register(poller)
+    while True:
+        left = None if deadline is None else max(0, deadline - time.monotonic())
+        ready = dict(poller.poll(None if left is None else int(1000 * left) + 1))
+        # What came before a connection ended is read before its end.
+        for link in links:
+            if link.socket in ready:
+                return link, link.socket.recv_multipart()
+        for link in links:
+            link.listen(ready)
+        if not ready and deadline is not None and time.monotonic() >= deadline:
+            raise TimedOutError(f"{links[0].name}: the daemon did not answer in time")

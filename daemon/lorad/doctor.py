@@ -14,14 +14,17 @@ from collections.abc import Iterator, Sequence
 
 from loracore.control import Examined, Finding, Root
 from loracore.paths import CATALOGUE, shown
+from lorad.dedupe.policy import Policy
+from lorad.dedupe.sharing import SHARING
 from lorad.watch.mounts import Mount, MountTable, find, is_remote
 
-#: File systems that can share blocks between files.
-_SHARING = frozenset({b"bcachefs", b"btrfs", b"ocfs2", b"xfs", b"zfs"})
 #: linux/fs.h
 _FICLONE = 0x40049409
 _FIDEDUPERANGE = 0xC0189436
 _BLOCK = 4096
+_TO_REPORT = Policy()
+#: Actions that put a file aside, or do where nothing else is safe.
+_ASIDE = ("symlink", "quarantine", "delete")
 _INOTIFY = "/proc/sys/fs/inotify"
 #: Watches that a machine's other programs are left.
 _WATCHES_SPARE = 1024
@@ -30,11 +33,12 @@ _INSTANCES, _OPEN_FILES = 16, 1024
 _LITTLE_SPACE, _NO_SPACE = 1 << 30, 64 << 20
 
 
-def examine(state_dir: str, runtime_dir: str, roots: Sequence[Root]) -> Examined:
+def examine(state_dir: str, runtime_dir: str, roots: Sequence[Root], policy: Policy = _TO_REPORT) -> Examined:
     """All findings. Probes are made in the state folder alone, with files of our own."""
     findings = [*_inotify(roots)]
     for root in roots:
         findings += _root(root)
+    findings += _policy(state_dir, [root.path for root in roots], policy)
     findings += [*_state(state_dir), _sockets(runtime_dir), _gpu(), _limits()]
     return Examined(findings)
 
@@ -94,10 +98,51 @@ def _root(root: Root) -> Iterator[Finding]:
     if is_remote(mount):
         remedy = "set [watch] poll_seconds to your liking, or run lorad on the machine that has the disk"
         yield Finding(name, "warning", f"is on {kind}, which sends no events; it is polled", remedy)
-    elif mount and mount.kind in _SHARING:
+    elif mount and mount.kind in SHARING:
         yield Finding(name, "ok", f"is on {kind}, where duplicates can share their blocks (reflink)")
     else:
         yield Finding(name, "ok", f"is on {kind}, which cannot share blocks; hardlink and symlink save the space")
+
+
+def _policy(state_dir: str, roots: Sequence[bytes], policy: Policy) -> Iterator[Finding]:
+    """Whether the action that is configured can be taken where it is to be taken."""
+    if policy.action == "report":
+        return
+    for folder in policy.scope or roots:
+        name = f"{policy.action} in {shown(folder)}"
+        if not os.path.isdir(folder):
+            if policy.scope:
+                yield Finding(name, "problem", "is not there", "mount it, or take it out of [dedupe] scope")
+            continue
+        if not os.access(folder, os.W_OK | os.X_OK):
+            yield _not_writable(name, folder)
+            continue
+        mount = _mount(folder)
+        if policy.action == "reflink" and not (mount and mount.kind in SHARING):
+            remedy = 'set [dedupe] action to "hardlink" or "symlink"'
+            yield Finding(name, "problem", f"is on {_name(mount)}, which cannot share blocks", remedy)
+            continue
+        yield Finding(name, "ok", "can be written")
+    if policy.action in _ASIDE:
+        for root in roots:
+            # A file is put aside by renaming it, so on its own file system.
+            if _device(root) not in (None, _device(state_dir)) and not os.access(root, os.W_OK | os.X_OK):
+                yield _not_writable(f"quarantine in {shown(root)}", root)
+
+
+def _not_writable(name: str, folder: bytes) -> Finding:
+    if os.statvfs(folder).f_flag & os.ST_RDONLY:
+        remedy = f"install the drop-in act.conf with ReadWritePaths={shown(folder)}, or mount it writable"
+        return Finding(name, "problem", "it is read-only for this service", remedy)
+    remedy = "run lorad as the owner of the files: User= in the drop-in act.conf"
+    return Finding(name, "problem", "the daemon's user may not write there", remedy)
+
+
+def _device(folder: bytes | str) -> int | None:
+    try:
+        return os.stat(folder).st_dev
+    except OSError:
+        return None
 
 
 def _state(state_dir: str) -> Iterator[Finding]:

@@ -17,16 +17,21 @@ from loracore import toml
 from loracore.errors import ConfigError
 from loracore.paths import default_config_dir, default_runtime_dir, default_state_dir, shown
 from loracore.settings import (
+    ActedLevel,
+    Action,
     Folder,
     GpuMegabytes,
     Group,
     Hasher,
+    KeepRule,
     Loaders,
     Megabytes,
     Mode,
     OptionalAddress,
     OptionalFolder,
     Seconds,
+    SecondsOrNone,
+    Sidecars,
 )
 
 SYSTEM_CONFIG = "/etc/lorad/lorad.toml"
@@ -35,6 +40,8 @@ _NEEDS_RESTART = (
     "state_dir", "runtime_dir", "control", "metrics",
     "pipeline.loaders", "pipeline.hasher", "pipeline.gpu_memory_mb",
 )  # fmt: skip
+#: Actions after which two names lead to the same bytes, and not to the same layers alone.
+_FOR_EQUAL_BYTES = ("reflink", "hardlink")
 
 
 class Watch(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -52,6 +59,21 @@ class Watch(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     poll_seconds: Seconds = 60.0
     #: Seconds between signs of life of the watch itself.
     canary_seconds: Seconds = 60.0
+
+
+class Dedupe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """`[dedupe]`: what becomes of duplicates (SPEC section 5)."""
+
+    action: Action = "report"
+    levels: tuple[ActedLevel, ...] = ("file", "tensors")
+    #: In this order; each decides between those that the ones before it leave.
+    keep: tuple[KeepRule, ...] = ("most-metadata", "oldest", "shortest-path")
+    #: Folders in which files may be changed: roots, or below one. All roots where empty.
+    scope: tuple[Folder, ...] = ()
+    #: Seconds for which a file must not have changed.
+    min_age: SecondsOrNone = 0.0
+    #: Files beside one that goes (`.txt`, `.preview.png` …): left where they are, or put into quarantine with it.
+    sidecars: Sidecars = "keep"
 
 
 class Pipeline(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -87,6 +109,7 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     state_dir: OptionalFolder = ""
     runtime_dir: OptionalFolder = ""
     watch: Watch = Watch()
+    dedupe: Dedupe = Dedupe()
     pipeline: Pipeline = Pipeline()
     control: Control = Control()
     metrics: Metrics = Metrics()
@@ -190,6 +213,17 @@ def reloaded(old: Config, new: Config) -> Config:
     )
 
 
+def dedupe_conflicts(dedupe: Dedupe) -> Iterator[str]:
+    """Problems between settings of `[dedupe]`, each beginning with the key that is to be mended."""
+    if not dedupe.levels:
+        yield 'levels: name at least one, such as ["file"]'
+    elif dedupe.action in _FOR_EQUAL_BYTES and "file" not in dedupe.levels:
+        yield (
+            f'levels: {dedupe.action} is for files that are equal byte for byte: add "file", '
+            'or set action to "symlink", "quarantine" or "delete"'
+        )
+
+
 def _conflicts(config: Config) -> Iterator[str]:
     """Problems between settings that are right by themselves."""
     roots = config.watch.roots
@@ -202,6 +236,12 @@ def _conflicts(config: Config) -> Iterator[str]:
             yield f"[watch] roots: {shown(root)} lies inside {shown(outer)} and is watched with it: leave it out"
     if config.metrics.listen and config.metrics.listen == config.control.tcp:
         yield f"[metrics] listen: {config.metrics.listen} is [control] tcp already: use another port"
+
+    yield from (f"[dedupe] {problem}" for problem in dedupe_conflicts(config.dedupe))
+    # Roots may also come from the command line; a file that names none leaves them to it.
+    for folder in config.dedupe.scope if roots else ():
+        if not any(_inside(folder, root) for root in roots):
+            yield f"[dedupe] scope: {shown(folder)} lies in no root of [watch]: name a root, or a folder below one"
 
 
 def _inside(path: str, folder: str) -> bool:

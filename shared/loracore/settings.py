@@ -5,11 +5,19 @@ from __future__ import annotations
 import math
 import os
 import re
+from collections.abc import Callable, Sequence
 from typing import Annotated
 
 from loracore.toml import Rule
 
 _YEAR = 366 * 86400.0
+#: SPEC section 5. What `[dedupe]` may do with a file, and the samenesses that it may do it for.
+ACTIONS = ("report", "reflink", "hardlink", "symlink", "quarantine", "delete")
+ACTED_LEVELS = ("file", "tensors")
+#: Rules that say which file of a set is kept. The prefix names a folder: `path-prefix:/srv/models/best`.
+KEEP_RULES = ("most-metadata", "oldest", "newest", "shortest-path")
+PATH_PREFIX = "path-prefix:"
+SIDECARS = ("keep", "move")
 
 
 def host_port(text: str) -> tuple[str, int]:
@@ -27,10 +35,21 @@ def mode(text: str) -> int:
     return int(text, 8)
 
 
+def keep_rule(text: str) -> str:
+    """A keep rule as it is used: its folder, if it has one, absolute and without `~`. Raises ValueError."""
+    if text.startswith(PATH_PREFIX):
+        return PATH_PREFIX + _folder(text.removeprefix(PATH_PREFIX))
+    return _one_of(KEEP_RULES)(text)
+
+
 def _seconds(value: float) -> float:
     if not (math.isfinite(value) and 0 < value <= _YEAR):
         raise ValueError(value)
     return value
+
+
+def _seconds_or_none(value: float) -> float:
+    return _seconds(value) if value else value
 
 
 def _folder(text: str) -> str:
@@ -85,8 +104,25 @@ def _group(text: str) -> str:
     return text
 
 
+def _one_of(names: Sequence[str]) -> Callable[[str], str]:
+    def parse(text: str) -> str:
+        if text not in names:
+            raise ValueError(text)
+        return text
+
+    return parse
+
+
+def _quoted(names: Sequence[str]) -> str:
+    """`"a", "b" or "c"`."""
+    *first, last = (f'"{name}"' for name in names)
+    return f"{', '.join(first)} or {last}"
+
+
 Seconds = Annotated[float, Rule("a number of seconds above 0 and at most a year", _seconds)]
 """A duration."""
+SecondsOrNone = Annotated[float, Rule("0, or a number of seconds up to a year", _seconds_or_none)]
+"""A duration that may be nothing."""
 Folder = Annotated[str, Rule('an absolute folder without "..", such as "/srv/models" or "~/models"', _folder)]
 """A folder; `~` is the home folder of the daemon's user."""
 OptionalFolder = Annotated[str, Rule('an absolute folder without "..", or "" for the default', _folder_or_none)]
@@ -105,3 +141,13 @@ Mode = Annotated[str, Rule('an octal mode in quotes, such as "0660"', _mode_text
 """The permissions of a socket."""
 Group = Annotated[str, Rule("the name of a group", _group)]
 """A group of the system, or "" for the daemon's own."""
+Action = Annotated[str, Rule(_quoted(ACTIONS), _one_of(ACTIONS))]
+"""What becomes of a duplicate."""
+ActedLevel = Annotated[str, Rule(_quoted(ACTED_LEVELS), _one_of(ACTED_LEVELS))]
+"""A sameness for which a file may go."""
+KeepRule = Annotated[
+    str, Rule(f'{_quoted(KEEP_RULES).replace(" or", ",")} or "{PATH_PREFIX}/a/folder"', keep_rule)
+]
+"""Which file of a set is kept."""
+Sidecars = Annotated[str, Rule(_quoted(SIDECARS), _one_of(SIDECARS))]
+"""What becomes of the files beside one that goes."""

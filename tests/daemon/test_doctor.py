@@ -9,6 +9,7 @@ import pytest
 
 from loracore.control import Finding, Root
 from lorad import doctor
+from lorad.dedupe.policy import Policy
 from lorad.doctor import examine
 from lorad.watch.mounts import Mount
 from tests.daemon.control.serving import Library, library
@@ -59,3 +60,67 @@ def test_little_space_is_a_problem(library: Library, tmp_path: Path, monkeypatch
     monkeypatch.setattr(doctor, "_NO_SPACE", 1 << 60)
     monkeypatch.setattr(doctor, "_LITTLE_SPACE", 1 << 60)
     assert findings(library, tmp_path)["state"].level == "problem"
+
+
+def acting(library: Library, roots: list[Path], policy: Policy) -> dict[str, Finding]:
+    """Findings about an action, by the folder that it is about."""
+    given = [Root(os.fsencode(root), "watching") for root in roots]
+    found = examine(str(library.state), str(library.state), given, policy).findings
+    return {one.name: one for one in found if one.name.startswith((policy.action, "quarantine"))}
+
+
+def test_an_action_needs_folders_that_can_be_written(
+    library: Library, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In the sandbox the drop-in is the remedy, elsewhere the owner; to report needs nothing."""
+    roots = [tmp_path / "a", tmp_path / "b"]
+    for root in roots:
+        root.mkdir()
+    assert acting(library, roots, Policy("report")) == {}
+    for action in ("hardlink", "symlink", "quarantine", "delete"):
+        assert [one.level for one in acting(library, roots, Policy(action)).values()] == ["ok", "ok"]
+    readable = os.access
+    monkeypatch.setattr(os, "access", lambda path, mode: not mode & os.W_OK and readable(path, mode))
+    found = acting(library, roots, Policy("delete"))
+    assert {one.level for one in found.values()} == {"problem"}
+    assert "User=" in found[f"delete in {roots[0]}"].remedy
+    scope = (os.fsencode(roots[1]),)
+    assert list(acting(library, roots, Policy("delete", scope=scope))) == [f"delete in {roots[1]}"]
+
+    class ReadOnly:
+        f_flag = os.ST_RDONLY
+
+    monkeypatch.setattr(os, "statvfs", lambda path: ReadOnly)
+    remedy = acting(library, roots, Policy("delete"))[f"delete in {roots[0]}"].remedy
+    assert "act.conf" in remedy
+    assert f"ReadWritePaths={roots[0]}" in remedy
+
+
+def test_what_is_put_aside_stays_on_its_file_system(
+    library: Library, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A root on another one than the state folder needs to be writable at its top, whatever the scope."""
+    inner = tmp_path / "inner"
+    inner.mkdir()
+    monkeypatch.setattr(doctor, "_device", lambda folder: 1 if folder == str(library.state) else 2)
+    readable = os.access
+    top = os.fsencode(tmp_path)
+    monkeypatch.setattr(os, "access", lambda path, mode: path != top and readable(path, mode))
+    policy = Policy("quarantine", scope=(os.fsencode(inner),))
+    found = acting(library, [tmp_path], policy)
+    assert found[f"quarantine in {inner}"].level == "ok"
+    assert found[f"quarantine in {tmp_path}"].level == "problem"
+
+
+def test_reflink_needs_a_file_system_that_shares(
+    library: Library, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for kind, level in ((b"ext4", "problem"), (b"xfs", "ok"), (b"btrfs", "ok")):
+        monkeypatch.setattr(doctor, "_mount", lambda path, kind=kind: Mount(b"/", kind, 1))
+        found = acting(library, [tmp_path], Policy("reflink"))
+        assert found[f"reflink in {tmp_path}"].level == level
+
+
+def test_a_scope_that_is_not_there_is_a_problem(library: Library, tmp_path: Path) -> None:
+    found = acting(library, [tmp_path], Policy("delete", scope=(b"/no such folder",)))
+    assert found["delete in /no such folder"].level == "problem"

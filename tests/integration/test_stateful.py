@@ -43,7 +43,8 @@ def content(path: str) -> str | None:
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no dict
         else:
             tensors = torch.load(path, weights_only=True)
-    except (SafetensorError, RuntimeError, EOFError, OSError):
+    except (SafetensorError, RuntimeError, EOFError, OSError, IndexError):
+        # torch says IndexError of a file that ends after a byte or two.
         return None
     digest = hashlib.sha256()
     for name, tensor in sorted(tensors.items()):

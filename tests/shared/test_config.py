@@ -12,6 +12,7 @@ import pytest
 from loracore import toml
 from loracore.config import (
     Config,
+    Dedupe,
     Pipeline,
     Watch,
     describe_changes,
@@ -80,6 +81,13 @@ def test_all_settings_are_read(tmp_path: Path) -> None:
             roots = ["/srv/models", "~/loras"]
             follow_symlinks = true
             settle_seconds = 2
+            [dedupe]
+            action = "symlink"
+            levels = ["tensors"]
+            keep = ["path-prefix:~/best/", "newest"]
+            scope = ["/srv/models/new/"]
+            min_age = 60
+            sidecars = "move"
             [pipeline]
             loaders = 3
             hasher = "cpu"
@@ -96,6 +104,8 @@ def test_all_settings_are_read(tmp_path: Path) -> None:
     assert config.watch.roots == ("/srv/models", "/home/somebody/loras")
     assert config.watch.follow_symlinks
     assert config.watch.settle_seconds == 2.0
+    keep = ("path-prefix:/home/somebody/best", "newest")
+    assert config.dedupe == Dedupe("symlink", ("tensors",), keep, ("/srv/models/new",), 60.0, "move")
     assert config.pipeline == Pipeline(loaders=3, hasher="cpu", memory_limit_mb=0)
     assert config.control.tcp == "[::1]:5570"
     assert config.metrics.listen == "127.0.0.1:9570"
@@ -144,6 +154,32 @@ def test_all_settings_are_read(tmp_path: Path) -> None:
             "[control]\ntcp = '127.0.0.1:9570'\n[metrics]\nlisten = '127.0.0.1:9570'",
             "[metrics] listen: 127.0.0.1:9570 is [control] tcp already: use another port",
         ),
+        (
+            "[dedupe]\naction = 'link'",
+            '[dedupe] action: expected "report", "reflink", "hardlink", "symlink", "quarantine" or "delete", '
+            'not "link"',
+        ),
+        (
+            "[dedupe]\nlevels = ['file', 'weights']",
+            '[dedupe] levels, item 2: expected "file" or "tensors", not "weights"',
+        ),
+        ("[dedupe]\nlevels = []", '[dedupe] levels: name at least one, such as ["file"]'),
+        (
+            "[dedupe]\naction = 'hardlink'\nlevels = ['tensors']",
+            '[dedupe] levels: hardlink is for files that are equal byte for byte: add "file", '
+            'or set action to "symlink", "quarantine" or "delete"',
+        ),
+        (
+            "[dedupe]\nkeep = ['oldest', 'path-prefix:here']",
+            '[dedupe] keep, item 2: expected "most-metadata", "oldest", "newest", "shortest-path" or '
+            '"path-prefix:/a/folder", not "path-prefix:here"',
+        ),
+        (
+            "[dedupe]\nscope = ['/a/b', '/ab']\n[watch]\nroots = ['/a']",
+            "[dedupe] scope: /ab lies in no root of [watch]: name a root, or a folder below one",
+        ),
+        ("[dedupe]\nmin_age = -1", "[dedupe] min_age: expected 0, or a number of seconds up to a year, not -1"),
+        ("[dedupe]\nsidecars = true", '[dedupe] sidecars: expected "keep" or "move", not true'),
         ("[watch]\nroots = [", "end of document: Invalid value"),
         ("[watch]\n\nroots = no", "line 3, column 9: Invalid value"),
         (b"# gr\xfcn\n[watch]", "line 1: not UTF-8"),
@@ -165,6 +201,12 @@ def test_a_mistake_is_named_with_what_is_right(tmp_path: Path, text: str | bytes
         *(("control", "socket_mode", value) for value in ('"0990"', '"rw"', '"0060"', '"07777"', '""')),
         *(("metrics", "listen", value)
           for value in ('":9570"', '"127.0.0.1"', '"127.0.0.1:0"', '"127.0.0.1:65536"', '"a b:1"', '"::1:80"')),
+        *(("dedupe", "keep", value)
+          for value in ('["path-prefix:"]', '["path-prefix:/a/../b"]', '["Oldest"]', '["oldest:/a"]')),
+        *(("dedupe", "min_age", value) for value in ("nan", "inf", "1e9", '"1"')),
+        ("dedupe", "scope", '["models"]'),
+        ("dedupe", "scope", '"/models"'),
+        ("dedupe", "action", '""'),
         ("control", "tcp", '"tcp://127.0.0.1:5570"'),
         ("control", "socket_group", '"a group"'),
         ("control", "keys_dir", '"keys"'),
@@ -179,6 +221,11 @@ def test_values_out_of_range_are_refused(tmp_path: Path, table: str, key: str, v
     """Nothing that would only fail later gets through."""
     (problem,) = problems(tmp_path, f"[{table}]\n{key} = {value}")
     assert f"[{table}] {key}" in problem or "limit" in problem
+
+
+def test_roots_of_the_command_line_may_be_a_scope(tmp_path: Path) -> None:
+    """A file without roots cannot know which there will be."""
+    assert load_config(written(tmp_path, "[dedupe]\nscope = ['/m']")).dedupe.scope == ("/m",)
 
 
 def test_all_problems_are_named_at_once(tmp_path: Path) -> None:
@@ -280,6 +327,7 @@ def test_every_setting_is_either_swapped_or_kept() -> None:
         state_dir="/o",
         runtime_dir="/o",
         watch=Watch(("/o",), True, 9, 9, 9, 9, 9),
+        dedupe=Dedupe("delete", ("file",), ("newest",), ("/o",), 9, "move"),
         pipeline=Pipeline(9, "cpu", 64, 99),
         control=type(Config().control)("0600", "o", "o:1", "/o"),
         metrics=type(Config().metrics)("o:1"),

@@ -10,17 +10,23 @@ import click
 from loractl.commands.options import Connect, asks_daemon
 
 if TYPE_CHECKING:
-    from loracore.control import Event
+    from loracore.control import (
+        ActionRefused,
+        ActionTaken,
+        ActionUndone,
+        DaySummary,
+        DedupeProgress,
+        Event,
+    )
 
-KINDS = ("seen", "grouped", "duplicate", "gone", "failed", "child", "hasher", "action", "watch", "published")
+KINDS = (
+    "seen", "grouped", "duplicate", "gone", "failed", "child", "hasher", "action", "refused", "undone", "progress",
+    "day", "watch", "published",
+)  # fmt: skip
 _COLOURS = {
-    "duplicate": "cyan",
-    "failed": "red",
-    "child": "red",
-    "hasher": "yellow",
-    "watch": "yellow",
+    "duplicate": "cyan", "failed": "red", "refused": "red", "child": "red", "hasher": "yellow", "watch": "yellow",
     "action": "green",
-}
+}  # fmt: skip
 
 
 @click.command(short_help="The live stream of what the daemon does.")
@@ -66,10 +72,33 @@ def _text(event: Event) -> str:
             return f"{shown(name)} was restarted: {shown(reason)}"
         case control.HasherChanged(hasher, note):
             return f"{shown(hasher)}{': ' + shown(note) if note else ''}"
-        case control.ActionTaken():
-            freed = f"{size(event.bytes)} freed"
-            return f"{event.action} {shown(event.path)}, kept {shown(event.kept)}, {freed} (undo {event.id})"
         case control.WatchChanged(root, health, reason):
             return f"{shown(root)} {health}{': ' + shown(reason) if reason else ''}"
         case control.PublishedEvent(generation):
             return f"the JSON files are of generation {generation}"
+        case _:
+            return _action_text(event)
+
+
+def _action_text(event: ActionTaken | ActionRefused | ActionUndone | DedupeProgress | DaySummary) -> str:
+    """The same for what becomes of duplicates."""
+    from loracore import control  # noqa: PLC0415 - not loaded for --help
+    from loracore.paths import shown  # noqa: PLC0415
+    from loractl.units import size  # noqa: PLC0415
+
+    match event:
+        case control.ActionTaken():
+            freed = f"{size(event.bytes)} freed"
+            return f"{event.action} {shown(event.path)}, kept {shown(event.kept)}, {freed} (undo {event.id})"
+        case control.ActionRefused(action, _, path, reason):
+            return f"{action} {shown(path)}: {shown(reason)}"
+        case control.ActionUndone(number, path):
+            return f"{shown(path)} is as it was before action {number}"
+        case control.DedupeProgress():
+            return f"{event.done:,} of {event.total:,} files, {size(event.bytes)} of {size(event.bytes_total)}"
+        case control.DaySummary():
+            done = ", ".join(f"{action} {number:,}" for action, number in event.done.items()) or "nothing"
+            return (
+                f"since {event.since}: {done}, {size(event.bytes)} saved, "
+                f"{event.refused:,} refused, {event.undone:,} undone"
+            )

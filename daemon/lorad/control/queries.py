@@ -9,9 +9,9 @@ from __future__ import annotations
 import contextlib
 import os
 import sqlite3
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from itertools import groupby
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 from zlib import decompress
 
 import msgspec
@@ -31,6 +31,7 @@ from loracore.control import (
     ListFailed,
     ListGroups,
     Match,
+    PlanDedupe,
     Refusal,
     Show,
     Shown,
@@ -38,15 +39,18 @@ from loracore.control import (
 from loracore.paths import shown
 from loracore.tensorfile import Layout
 from lorad.control.pages import BadCursor, Pages, Row, paginate
+from lorad.control.planning import BadPolicy, Planner, planned_pages
 from lorad.control.search import Hit, search
+from lorad.dedupe.plan import Plan
 from lorad.publish import snapshot as catalogue
 from lorad.publish.snapshot import Name, Snapshot, connect
 
-Query = ListGroups | ListDuplicates | ListFailed | Show | Find
+Query = ListGroups | ListDuplicates | ListFailed | Show | Find | PlanDedupe
 #: SPEC section 1; `weights` is not told apart yet, and is an empty list.
 LEVELS = ("inode", "file", "tensors", "weights")
 #: Characters of a hash are at most those of 32 bytes.
 _HASH = 64
+_T = TypeVar("_T")
 
 _NAMES = (
     "SELECT path, file, size, mtime_ns, layout, status, load_seconds, error, signature, residue "
@@ -93,16 +97,21 @@ class Queries:
         self._state_dir = state_dir
         self._connection: sqlite3.Connection | None = None
         self._pages = Pages()
+        self.planner = Planner()
 
     def answer(self, query: Query) -> Answer | msgspec.Raw:
         """The answer, or an encoded one. What goes wrong is a Refusal, too."""
-        try:
-            return self._answer(query)
-        except BadCursor as error:
-            return Refusal("malformed", str(error))
-        except (sqlite3.Error, OSError) as error:
-            self.close()
-            return Refusal("failed", f"{shown(self._state_dir)}: the catalogue cannot be read: {error!s}")
+        return self._tried(lambda: self._answer(query))
+
+    def plan(self, action: str = "", keep: Sequence[bytes] = (), levels: Sequence[str] = ()) -> Plan | Refusal:
+        """A whole plan, for whoever carries it out; see `PlanDedupe`."""
+
+        def make() -> Plan:
+            policy = self.planner.policy(action, keep, levels)
+            with self._reading() as db:
+                return self.planner.plan(db, policy)
+
+        return self._tried(make)
 
     def rest(self) -> None:
         """Give back the memory of lists that nobody reads on in."""
@@ -113,6 +122,24 @@ class Queries:
             self._connection.close()
             self._connection = None
         self._pages.forget()
+
+    def plan_for(self, newcomers: Collection[bytes]) -> Plan | Refusal:
+        """What the running policy makes of newcomers, by any of their names."""
+
+        def make() -> Plan:
+            with self._reading() as db:
+                return self.planner.plan_for(db, newcomers)
+
+        return self._tried(make)
+
+    def _tried(self, ask: Callable[[], _T]) -> _T | Refusal:
+        try:
+            return ask()
+        except (BadCursor, BadPolicy) as error:
+            return Refusal("malformed", str(error))
+        except (sqlite3.Error, OSError) as error:
+            self.close()
+            return Refusal("failed", f"{shown(self._state_dir)}: the catalogue cannot be read: {error!s}")
 
     def _answer(self, query: Query) -> Answer | msgspec.Raw:
         match query:
@@ -134,6 +161,17 @@ class Queries:
                 return self._list(
                     f"find {prefix}", cursor, lambda db, head, cursor: _found(db, head, cursor, prefix)
                 )
+            case PlanDedupe(action, keep, levels, cursor):
+                policy = self.planner.policy(action, keep, levels)
+                return self._list(
+                    f"plan {policy}",
+                    cursor,
+                    lambda db, head, cursor: planned_pages(
+                        self.planner.plan(db, policy), head.generation, head.complete, cursor
+                    ),
+                    # Files come of age, and blocks become shared, without a new generation.
+                    lasts=False,
+                )
             case Show(path):
                 with self._reading() as db:
                     return _show(db, path)
@@ -149,10 +187,11 @@ class Queries:
         finally:
             self._connection.execute("COMMIT")
 
-    def _list(self, what: str, cursor: str, compute: _Compute) -> msgspec.Raw:
+    def _list(self, what: str, cursor: str, compute: _Compute, *, lasts: bool = True) -> msgspec.Raw:
+        """A page, at hand or computed; one that does not last is always computed when a list begins."""
         with self._reading() as db:
             head = _head(db)
-            page = self._pages.kept(what, cursor, lambda: head.generation)
+            page = self._pages.kept(what, cursor, lambda: head.generation) if cursor or lasts else None
             if page is None:
                 pages = compute(db, head, cursor)
                 self._pages.keep(what, head.generation, pages)

@@ -12,27 +12,33 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Literal, NamedTuple, TypeVar, cast
 
 import msgspec
 import zmq
 
 from loracore import config
+from loracore.config import Config
 from loracore.control import (
     Answer,
     Answered,
+    ApplyDedupe,
     Audit,
     Doctor,
     Event,
     Examined,
+    GetSavings,
     GetStatus,
+    ListHistory,
     Refusal,
     Request,
     Status,
+    UndoActions,
     Wait,
 )
 from loracore.errors import LoraError, StateError
+from lorad.control.acting import Acting, Acts, Deduper, Reply
 from lorad.control.curve import AllowList, answer_handshake
 from lorad.control.events import Events
 from lorad.control.outbox import Outbox, Peer
@@ -40,6 +46,7 @@ from lorad.control.queries import Queries, Query
 from lorad.control.requests import RefusedRequest, Requests
 from lorad.control.sockets import LocalPlace, Pair, Socket, TcpPlace, open_zap
 from lorad.control.worker import Worker
+from lorad.dedupe.plan import Plan
 
 _LOG = logging.getLogger(__name__)
 
@@ -57,7 +64,6 @@ _PATIENCE = 2.0
 #: answer's five system calls, would be more than a status may take.
 _SWITCH_INTERVAL = 0.0005
 
-Reply = Callable[[Answer], None]
 _T = TypeVar("_T")
 
 
@@ -99,7 +105,7 @@ class ControlServer:
     """Made and started by the core, which holds the locks on both folders.
 
     `post` takes commands, `answered` how many seconds each answer took; both are called from threads and must
-    not block.
+    not block. Without a `deduper`, files are not acted on and requests for that are refused.
     """
 
     def __init__(
@@ -110,6 +116,7 @@ class ControlServer:
         post: Callable[[Command], None],
         *,
         answered: Callable[[float], None] | None = None,
+        deduper: Deduper | None = None,
     ) -> None:
         self._runtime_dir = runtime_dir
         self._state_dir = state_dir
@@ -119,6 +126,7 @@ class ControlServer:
         self._status: tuple[Status, float] | None = None
         self._queries = Queries(state_dir)
         self._query_worker = Worker("lorad-queries", _QUERIES, idle=self._queries.rest, last=self._queries.close)
+        self._acting = Acting(self._queries, deduper) if deduper else None
         self._examiner = Worker("lorad-examinations", _EXAMINATIONS)
         self._commands_waiting = 0
         self._lock = threading.Lock()
@@ -171,6 +179,10 @@ class ControlServer:
         """What is answered to whoever asks from now on. From any thread."""
         self._status = status, time.monotonic()
 
+    def use(self, config: Config) -> None:
+        """Plan by this configuration from now on. From any thread."""
+        self._queries.planner.use(config)
+
     def tell(self, event: Event) -> None:
         """Send an event. From any thread; never blocks."""
         self._events.tell(event)
@@ -179,6 +191,15 @@ class ControlServer:
         """Read the allowed keys again; connections whose key is not allowed any more are ended."""
         self._reload = True
         self._wakeup.signal()
+
+    def plan_for(self, newcomers: Collection[bytes], give: Callable[[Plan | Refusal], None]) -> None:
+        """What the policy makes of newcomers that the catalogue has. From any thread; `give` is called in another.
+
+        `Plan.due_ns` says when to ask again for those that are too young; those that are not read to their end
+        (`Plan.skipped`) may be asked for in a later generation.
+        """
+        if not self._query_worker.submit(lambda: give(_done(lambda: self._queries.plan_for(newcomers)))):
+            give(_BUSY)
 
     def audit(self, roots: Sequence[bytes], follow: bool, reply: Reply) -> None:
         """Compare these folders with the catalogue and the JSON files, and reply. From any thread."""
@@ -280,6 +301,8 @@ class ControlServer:
                 return self._command("audit", asker)
             case Doctor():
                 done = self._examiner.submit(lambda: self._answer(asker, _done(self._examine)))
+            case ApplyDedupe() | UndoActions() | ListHistory() | GetSavings():
+                return self._act(asker, request)
             case _:
                 query: Query = request
                 done = self._query_worker.submit(
@@ -296,9 +319,40 @@ class ControlServer:
         )
 
     def _command(self, kind: Literal["wait", "audit"], asker: _Asker) -> Answer | None:
+        reply = self._replier(asker)
+        if reply is None:
+            return _BUSY
+        try:
+            self._post(Command(kind, reply))
+        except Exception as error:
+            _LOG.exception("the core did not take a command")
+            reply(_failed(error))
+        return None
+
+    def _act(self, asker: _Asker, request: Acts) -> Answer | None:
+        acting = self._acting
+        if acting is None:
+            return Refusal("read-only", "this daemon does not act on files; it only plans")
+        reply = self._replier(asker)
+        if reply is None:
+            return _BUSY
+
+        def job() -> None:
+            try:
+                acting.handle(request, reply)
+            except Exception as error:
+                _LOG.exception("a request failed")
+                reply(_failed(error))
+
+        if not self._query_worker.submit(job):
+            reply(_BUSY)
+        return None
+
+    def _replier(self, asker: _Asker) -> Reply | None:
+        """What answers once, later; None where too many wait for that."""
         with self._lock:
             if self._commands_waiting >= _COMMANDS:
-                return _BUSY
+                return None
             self._commands_waiting += 1
         replied = False
 
@@ -311,18 +365,13 @@ class ControlServer:
                 self._commands_waiting -= 1
             self._answer(asker, answer)
 
-        try:
-            self._post(Command(kind, reply))
-        except Exception as error:
-            _LOG.exception("the core did not take a command")
-            reply(_failed(error))
-        return None
+        return reply
 
     def _examine(self) -> Examined:
         from lorad.doctor import examine  # noqa: PLC0415 - seldom asked for
 
         roots = self._status[0].roots if self._status else []
-        return examine(self._state_dir, self._runtime_dir, roots)
+        return examine(self._state_dir, self._runtime_dir, roots, self._queries.planner.running)
 
     def _answer(self, asker: _Asker, answer: Answer | msgspec.Raw) -> None:
         """Encode an answer, in the thread that has it, and have it sent."""

@@ -6,7 +6,6 @@ client's request, a signal, or the next thing that is due.
 
 from __future__ import annotations
 
-import gc
 import os
 import signal
 import sqlite3
@@ -31,17 +30,18 @@ from loracore.control import (
     WatchChanged,
 )
 from loracore.errors import LoraError
-from lorad.catalog import Catalog
-from lorad.control.server import Command, ControlServer, Reply
-from lorad.engine import Engine
+from lorad.control.acting import Reply
+from lorad.control.server import Command, ControlServer
 from lorad.pipeline.launch import Crew
 from lorad.pipeline.machinery import Machinery
 from lorad.pipeline.protocol import Identity, Using
 from lorad.presence import settled
+from lorad.supervisor.deduplication import Deduplication
 from lorad.supervisor.logs import get_logger
 from lorad.supervisor.metrics import MetricsServer
 from lorad.supervisor.notify import Notifier
 from lorad.supervisor.report import Reporter
+from lorad.supervisor.tenure import Tenure, roots_of
 from lorad.supervisor.waits import Waits
 from lorad.watch.news import Dirty, HealthChanged, Rescan, Synced
 from lorad.watch.settle import SettleQueue
@@ -49,12 +49,8 @@ from lorad.watch.watcher import Watcher
 
 #: Seconds between two looks at what is due, and between two reports while there is work.
 _TICK, _BUSY_TICK = 5.0, 0.25
-#: Seconds until a catalogue that could not be written is tried again.
-_RETRY = 5.0
 #: Names that may still settle when those are looked for that could not be taken in.
 _FEW = 1000
-#: Seconds between two searches for what nobody needs any more.
-_TIDY = 3600.0
 #: Seconds without a hasher after which systemd is no longer told that all is well; more than a start may take.
 _WITHOUT_HASHER = 60.0
 #: The same without a sign of life of the watch.
@@ -88,30 +84,29 @@ class Daemon:
         self._reporter = Reporter(self._machinery, self._state_dir)
         listen = config.metrics.listen
         self._metrics = MetricsServer(listen, lambda: self._status) if listen else None
+        self._deduplication = Deduplication(self._state_dir, config, self._tell_clients, self._complain)
         self._control = ControlServer(
             config.runtime_dir,
             self._state_dir,
             config.control,
             self._post,
             answered=self._metrics.observe if self._metrics else None,
+            deduper=self._deduplication.desk,
         )
+        self._control.use(config)
         self._watcher = self._make_watcher()
         self._settling = SettleQueue(config.watch, look=self._identity)
         #: Names were not taken in: all folders have to be looked through.
         self._overfull = False
         self._waits = Waits(self._watcher.sync)
-        self._catalog: Catalog | None = None
-        self._engine: Engine | None = None
-        self._open_at = 0.0
-        #: The generation with which the engine began.
-        self._opened_at = 0
+        self._tenure = Tenure(
+            self._state_dir, self._machinery, tell=self._tell, defer=self._defer, complain=self._complain
+        )
         self._next_tick = 0.0
         self._next_ping = 0.0
-        self._next_tidy = time.monotonic() + _TIDY
         self._hasher_seen = time.monotonic()
         self._status: Status | None = None
         self._published = -1
-        self._trouble = ""
 
     def run(self) -> int:
         """Work until a signal asks to stop; the exit status."""
@@ -120,6 +115,7 @@ class Daemon:
         signal.signal(signal.SIGHUP, lambda *_: self._signalled(self._reload))
         try:
             self._control.start()
+            self._deduplication.start(self._control.plan_for)
             self._watcher.start()
             if self._metrics:
                 self._metrics.start()
@@ -138,10 +134,12 @@ class Daemon:
 
     def _turn(self) -> None:
         try:
-            self._step(self._pause())
+            self._tenure.step(self._config, self._pause())
+            self._published_news()
             self._take_news()
+            self._tenure.know(self._settling.names)
         except sqlite3.Error as error:
-            self._fail_catalog(error)
+            self._tenure.fail(error)
         if self._reload.is_set():
             self._reload.clear()
             self._reconfigure()
@@ -150,6 +148,7 @@ class Daemon:
             self._tick(now)
         if len(self._waits):
             self._answer_waits()
+        self._deduplication.look(self._tenure.generation)
 
     def _pause(self) -> float:
         """Seconds that nothing is due."""
@@ -157,43 +156,31 @@ class Daemon:
         due = self._settling.next_due
         return max(0.0, min(self._next_tick if due is None else min(due, self._next_tick), now + _TICK) - now)
 
-    def _step(self, timeout: float) -> None:
-        """Let the engine work, or have a new one as soon as the children have finished for the old one."""
-        if self._engine is None:
-            for _ in self._machinery.poll(timeout):
-                pass  # What the engine that is gone had asked for; the next one asks again.
-            if self._machinery.idle and time.monotonic() >= self._open_at:
-                self._open()
+    def _published_news(self) -> None:
+        """Tell of JSON files of a new generation."""
+        engine = self._tenure.engine
+        if engine is None or engine.published in {self._published, -1}:
             return
-        self._engine.step(timeout)
-        if self._engine.trouble != self._trouble and (self._engine.trouble or self._has_committed):
-            self._trouble = self._engine.trouble
-            if self._trouble:
-                self._complain(self._trouble)
-            if self._trouble and self._catalog and not os.path.exists(self._catalog.path):
-                raise sqlite3.OperationalError("it is no longer there")
-        if self._engine.published not in {self._published, -1}:
-            self._published = self._engine.published
-            # Who waits for this generation is to find it in the status as well.
-            self._next_tick = 0.0
-            self._tell(PublishedEvent(self._published))
-            if self._engine.finished:
-                if time.monotonic() >= self._next_tidy:
-                    self._engine.tidy()
-                    self._next_tidy = time.monotonic() + _TIDY
-                progress = self._engine.progress()
-                self._log.info("all told apart", files=progress.files_total, duplicates=progress.duplicates)
+        self._published = engine.published
+        # Who waits for this generation is to find it in the status as well.
+        self._next_tick = 0.0
+        self._tell(PublishedEvent(self._published))
+        if engine.finished:
+            self._tenure.tidy()
+            progress = engine.progress()
+            self._log.info("all told apart", files=progress.files_total, duplicates=progress.duplicates)
 
     def _take_news(self) -> None:
         """What the watch saw, what settled, what clients want."""
+        engine = self._tenure.engine
         for item in self._watcher.take():
             match item:
                 case Dirty(path, closed):
                     self._overfull |= not self._settling.add(path, closed)
                 case Rescan(folder, reason):
                     self._log.info("rescan", folder=folder, reason=reason)
-                    if self._engine:
-                        self._engine.sweep(folder)
+                    if engine:
+                        engine.sweep(folder)
                 case Synced(token):
                     self._waits.synced(token, self._settling.names())
                 case HealthChanged(root, health, reason):
@@ -202,34 +189,34 @@ class Daemon:
                     # Who hears of it is to find it in the status.
                     self._tick(time.monotonic())
                     self._tell(WatchChanged(root, health, reason))
-        if self._engine:
+        if engine:
             for path in self._settling.due(time.monotonic()):
-                self._engine.touched(path)
+                engine.touched(path)
             if self._overfull and len(self._settling) < _FEW:
                 self._overfull = False
-                for root in _roots(self._config):
-                    self._engine.sweep(root)
+                for root in roots_of(self._config):
+                    engine.sweep(root)
         while self._commands:
             command = self._commands.popleft()
             self._waits.ask(command.reply if command.kind == "wait" else partial(self._audit, command.reply))
 
     def _answer_waits(self) -> None:
-        engine = self._engine
         self._waits.check(
             self._settling,
-            finished=engine is not None and engine.finished,
-            generation=engine.published if engine else -1,
-            trouble=self._trouble,
+            finished=self._tenure.finished,
+            generation=self._tenure.published,
+            trouble=self._tenure.trouble,
         )
 
     def _tick(self, now: float) -> None:
         """Report, to clients and to systemd."""
-        engine, health = self._engine, self._watcher.health()
+        health = self._watcher.health()
         self._status = self._reporter.status(
-            engine,
+            self._tenure.engine,
             roots=[Root(root.path, root.health, root.reason, root.folders) for root in health],
             settling=len(self._settling),
-            generation=self._catalog.generation if self._catalog else -1,
+            acting=self._deduplication.desk.left,
+            generation=self._tenure.generation,
         )
         self._control.set_status(self._status)
         busy = self._status.state != "idle"
@@ -244,67 +231,6 @@ class Daemon:
                 self._hasher_seen = now
             if now - self._hasher_seen < _WITHOUT_HASHER and self._watcher.silent_seconds() < _SILENT_WATCH:
                 self._notifier.watchdog()
-
-    # The engine comes and goes
-
-    def _open(self) -> None:
-        """Open the catalogue and go on from there."""
-        # What an engine before this one held was set apart from the search for garbage.
-        gc.unfreeze()
-        gc.collect()
-        watch = self._config.watch
-        roots = _roots(self._config)
-        catalog = None
-        try:
-            catalog = Catalog(self._state_dir)
-            engine = Engine(
-                catalog,
-                self._machinery,
-                roots,
-                follow=watch.follow_symlinks,
-                state_dir=os.fsencode(self._state_dir),
-                tell=self._tell,
-                defer=self._defer,
-                render_once=True,
-            )
-        except sqlite3.Error as error:
-            if catalog:
-                catalog.abandon()
-            self._complain(f"the catalogue cannot be opened: {error}")
-            self._open_at = time.monotonic() + _RETRY
-            return
-        self._catalog, self._engine = catalog, engine
-        self._opened_at = catalog.generation
-        for root in roots:
-            engine.sweep(root)
-
-    @property
-    def _has_committed(self) -> bool:
-        """Whether the catalogue took something since it was opened."""
-        return self._catalog is not None and (
-            self._catalog.generation > self._opened_at or (self._engine is not None and self._engine.finished)
-        )
-
-    def _close(self) -> None:
-        """Keep what is known and let the engine go."""
-        if self._engine is None or self._catalog is None:
-            return
-        try:
-            self._engine.save()
-            self._catalog.close()
-        except sqlite3.Error as error:
-            self._complain(f"the last findings could not be saved: {error}; they will be made again")
-            self._catalog.abandon()
-        self._engine = self._catalog = None
-
-    def _fail_catalog(self, error: sqlite3.Error) -> None:
-        """The catalogue cannot be written: begin again from what it holds, as after a kill."""
-        self._trouble = f"the catalogue cannot be written: {error}; tried again in {_RETRY:.0f} s"
-        self._complain(self._trouble)
-        if self._catalog:
-            self._catalog.abandon()
-        self._engine = self._catalog = None
-        self._open_at = time.monotonic() + _RETRY
 
     def _reconfigure(self) -> None:
         """SIGHUP: take over a new configuration, if it is sound."""
@@ -321,12 +247,14 @@ class Daemon:
                 config.watch.roots,
                 config.watch.follow_symlinks,
             ):
-                self._close()
+                self._tenure.close()
             self._machinery.set_memory_limit(config.pipeline.memory_limit_mb << 20)
             self._watcher.set_settings(config.watch)
             self._watcher.set_follow(config.watch.follow_symlinks)
-            self._watcher.set_roots(_roots(config))
+            self._watcher.set_roots(roots_of(config))
             self._settling.settings = config.watch
+            self._control.use(self._config)
+            self._deduplication.use(self._config)
             self._control.reload()
             self._log.info("configuration read again")
         self._notifier.ready()
@@ -336,7 +264,8 @@ class Daemon:
         self._watcher.stop()
         if self._metrics:
             self._metrics.stop()
-        self._close()
+        self._tenure.close()
+        self._deduplication.stop()
         self._control.stop()
         self._machinery.stop()
 
@@ -354,7 +283,7 @@ class Daemon:
     def _audit(self, reply: Reply, answer: Answer) -> None:
         """Compare, once all that was on disk before is known."""
         if isinstance(answer, Waited):
-            self._control.audit(_roots(self._config), self._config.watch.follow_symlinks, reply)
+            self._control.audit(roots_of(self._config), self._config.watch.follow_symlinks, reply)
         else:
             reply(answer)
 
@@ -396,6 +325,11 @@ class Daemon:
             self._reporter.trouble(event.reason, event.path)
         elif isinstance(event, DuplicateFound):
             self._log.info("duplicate", path=event.path, like=event.others[0] if event.others else b"")
+            if self._tenure.knows(event.path):
+                self._deduplication.duplicate(event.path, self._tenure.generation)
+        self._tell_clients(event)
+
+    def _tell_clients(self, event: Event) -> None:
         self._control.tell(event)
 
     def _complain(self, text: str) -> None:
@@ -406,16 +340,12 @@ class Daemon:
     def _make_watcher(self) -> Watcher:
         watch = self._config.watch
         return Watcher(
-            _roots(self._config),
+            roots_of(self._config),
             state_dir=os.fsencode(self._state_dir),
             follow=watch.follow_symlinks,
             settings=watch,
             wake=self._machinery.wake,
         )
-
-
-def _roots(config: Config) -> list[bytes]:
-    return [os.fsencode(os.path.realpath(root)) for root in config.watch.roots]
 
 
 def _sentence(status: Status) -> str:

@@ -36,11 +36,13 @@ class Reporter:
         """Keep an error for `status`."""
         self.errors.append(Error(now_text(), text, path))
 
-    def status(self, engine: Engine | None, *, roots: list[Root], settling: int, generation: int) -> Status:
+    def status(
+        self, engine: Engine | None, *, roots: list[Root], settling: int, acting: int, generation: int
+    ) -> Status:
         machinery = self._machinery
         counts = {status.value: count for status, count in engine.files.counts.items()} if engine else {}
         progress = engine.progress() if engine else None
-        queues = {"settling": settling, **(engine.queues if engine else {})}
+        queues = {"settling": settling, **(engine.queues if engine else {}), "acting": acting}
         files_rate, bytes_rate = (
             self._rates(progress.files_processed, progress.bytes_read) if progress else (0.0, 0.0)
         )

@@ -145,6 +145,12 @@ class SettleQueue(Generic[Identity]):
         if when < waiting.planned:
             waiting.planned = when
             heapq.heappush(self._heap, (when, path))
+            if len(self._heap) > 2 * len(self._names):
+                # A name that comes and goes leaves a place behind each time; most of them are such.
+                for each in self._names.values():
+                    each.planned = each.when
+                self._heap = [(each.planned, name) for name, each in self._names.items()]
+                heapq.heapify(self._heap)
 
     def _tidy(self) -> None:
         """Bring what is on top of the heap to its proper place."""

@@ -17,6 +17,7 @@ import zmq
 from loracore import config
 from loracore.control import Answer, Answered, Asked, ChildState, Error, Request, Root, Status, Waited
 from lorad.control import Command, ControlServer
+from lorad.control.acting import Deduper
 from tests.builders import architectures
 from tests.builders.weights import random_weights
 from tests.builders.write import library_order, write_safetensors
@@ -66,12 +67,14 @@ def make_library(place: Path) -> Library:
 class Served:
     """A running server. Its core answers `wait` at once, unless `held` collects the commands."""
 
-    def __init__(self, library: Library, runtime: Path, settings: config.Control) -> None:
+    def __init__(
+        self, library: Library, runtime: Path, settings: config.Control, deduper: Deduper | None = None
+    ) -> None:
         self.library = library
         self.runtime = runtime
         self.socket = str(runtime / "control.sock")
         self.held: queue.Queue[Command] | None = None
-        self.server = ControlServer(str(runtime), str(library.state), settings, self._post)
+        self.server = ControlServer(str(runtime), str(library.state), settings, self._post, deduper=deduper)
 
     def _post(self, command: Command) -> None:
         if self.held is not None:
@@ -83,8 +86,10 @@ class Served:
 
 
 @contextlib.contextmanager
-def serving(library: Library, runtime: Path, settings: config.Control | None = None) -> Iterator[Served]:
-    served = Served(library, runtime, settings or config.Control())
+def serving(
+    library: Library, runtime: Path, settings: config.Control | None = None, deduper: Deduper | None = None
+) -> Iterator[Served]:
+    served = Served(library, runtime, settings or config.Control(), deduper)
     served.server.start()
     served.server.set_status(STATUS)
     try:

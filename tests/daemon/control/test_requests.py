@@ -7,7 +7,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from loracore.control import MAX_REQUEST, Asked, Find, GetStatus, Show
+from loracore.control import (
+    MAX_REQUEST,
+    ApplyDedupe,
+    Asked,
+    Find,
+    GetSavings,
+    GetStatus,
+    ListHistory,
+    PlanDedupe,
+    Request,
+    Show,
+    UndoActions,
+)
 from lorad.control.requests import RefusedRequest, Requests
 
 encode = msgspec.msgpack.encode
@@ -19,8 +31,22 @@ def refused(*frames: bytes) -> RefusedRequest:
     return caught.value
 
 
-@pytest.mark.parametrize("request_", [GetStatus(), Show(b"/a\xff"), Find("abcd")])
-def test_requests_are_read(request_: GetStatus | Show | Find) -> None:
+@pytest.mark.parametrize(
+    "request_",
+    [
+        GetStatus(),
+        Show(b"/a\xff"),
+        Find("abcd"),
+        PlanDedupe("delete", [b"oldest", b"path-prefix:/a\xff"], ["file"], "x"),
+        PlanDedupe(),
+        ApplyDedupe("symlink", [b"newest"], ["file", "tensors"]),
+        UndoActions([1, 2**63]),
+        UndoActions(all=True),
+        ListHistory("7"),
+        GetSavings(),
+    ],
+)
+def test_requests_are_read(request_: Request) -> None:
     """What loracore encodes is what the daemon reads."""
     assert Requests().read("somebody", [encode(Asked(5, request_))]) == Asked(5, request_)
 
@@ -44,6 +70,10 @@ def test_requests_are_read(request_: GetStatus | Show | Find) -> None:
         (encode({"id": 3, "request": {"type": "show"}}), 3, "malformed"),
         (encode({"id": 3, "request": {"type": "show", "path": 7}}), 3, "malformed"),
         (encode({"id": 3, "request": {"type": b"status"}}), 3, "malformed"),
+        (encode({"id": 3, "request": {"type": "plan", "keep": ["oldest"]}}), 3, "malformed"),
+        (encode({"id": 3, "request": {"type": "dedupe", "action": None}}), 3, "malformed"),
+        (encode({"id": 3, "request": {"type": "undo", "ids": "all"}}), 3, "malformed"),
+        (encode({"id": 3, "request": {"type": "undo", "ids": [1.5], "all": 1}}), 3, "malformed"),
         (encode({"id": 3, "request": []}), 3, "malformed"),
         (encode({"id": 3, "request": {"type": "\x1b[31m" * 1000}}), 3, "unknown-request"),
     ],
@@ -101,7 +131,8 @@ _VALUES = st.recursive(
     message=st.fixed_dictionaries(
         {
             "id": _VALUES,
-            "request": _VALUES | st.fixed_dictionaries({"type": _VALUES | st.sampled_from(["show", "find"])}),
+            "request": _VALUES
+            | st.fixed_dictionaries({"type": _VALUES | st.sampled_from(["show", "find", "undo", "plan"])}),
         },
         optional={"version": _VALUES | st.just(1), "other": _VALUES},
     ),

@@ -144,6 +144,19 @@ def test_a_million_events_of_one_file_cost_no_more_room_than_one() -> None:
     assert len(world.queue._heap) <= 2
 
 
+def test_a_file_that_comes_and_goes_costs_no_more_room_than_one() -> None:
+    """Also where the next due time is asked for in between."""
+    world = World()
+    for _ in range(1000):
+        world.write(b"a")
+        world.queue.add(b"a", False)
+        assert world.queue.next_due is not None
+        del world.files[b"a"]
+        world.queue.add(b"a", False)
+        assert world.queue.next_due == world.now
+    assert len(world.queue._heap) <= 3
+
+
 def test_many_due_at_once_come_in_parts_so_that_the_core_can_do_other_things() -> None:
     world = World()
     for number in range(30):

@@ -1,0 +1,195 @@
+"""`loractl dedupe`, `undo`, `history` and `savings`: what becomes of duplicates (SPEC section 5)."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
+
+import click
+from click.shell_completion import CompletionItem
+
+from loractl.commands.options import Connect, asks_daemon
+
+if TYPE_CHECKING:
+    from loracore.control import Applied, DedupeProgress, Planned, Undone
+
+# As in `loracore.settings`, which is not loaded for --help.
+ACTIONS = ("report", "reflink", "hardlink", "symlink", "quarantine", "delete")
+LEVELS = ("file", "tensors")
+RULES = ("most-metadata", "oldest", "newest", "shortest-path")
+PREFIX = "path-prefix:"
+_REFUSED, _INTERRUPTED = 5, 130
+_T = TypeVar("_T")
+
+
+class KeepRule(click.ParamType):  # type: ignore[type-arg]  # generic in new versions of click alone
+    """A keep rule; the folder of a path-prefix may be relative to the current one."""
+
+    name = "rule"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        rule = str(value)
+        if rule.startswith(PREFIX) and len(rule) > len(PREFIX):
+            return PREFIX + os.path.abspath(os.path.expanduser(rule.removeprefix(PREFIX)))
+        if rule not in RULES:
+            from loracore.paths import shown  # noqa: PLC0415 - for a mistake
+
+            self.fail(f"{shown(rule)} is none of {', '.join(RULES)}, {PREFIX}DIR.", param, ctx)
+        return rule
+
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        return [CompletionItem(rule) for rule in (*RULES, PREFIX) if rule.startswith(incomplete)]
+
+
+@click.command(short_help="What would become of duplicates; --apply does it.")
+@asks_daemon
+@click.option("--apply", is_flag=True, help="Do it. Without, it is only shown.")
+@click.option("--action", type=click.Choice(ACTIONS), help="What becomes of them. [default: as configured]")
+@click.option(
+    "--keep", "keep", multiple=True, type=KeepRule(), metavar="RULE",
+    help=f"Which file of a set is kept: {', '.join(RULES)} or {PREFIX}DIR. May be repeated; the first one that "
+    "tells two files apart decides.",
+)  # fmt: skip
+@click.option(
+    "--level", "levels", multiple=True, type=click.Choice(LEVELS), help="Only those that are the same in this way."
+)
+@click.option("--all", "everything", is_flag=True, help="Show the whole of a long plan.")
+def dedupe(  # noqa: PLR0917 - click hands options over by name
+    connect: Connect,
+    as_json: bool,
+    apply: bool,
+    action: str | None,
+    keep: tuple[str, ...],
+    levels: tuple[str, ...],
+    everything: bool,
+) -> None:
+    """Show what the policy makes of the duplicates: what would be done, why which file is kept, what it saves.
+
+    Nothing is changed without --apply. What is not given is as in the [dedupe] table of the configuration; its
+    scope and min_age always hold. Exit 0 for a plan, and when all was done; 5 when something was refused.
+    """
+    if apply:
+        _apply(connect, as_json, action or "", keep, levels)
+    with connect() as daemon:
+        plan = daemon.plan_dedupe(action or "", keep, levels)
+    if as_json:
+        from loractl import forms  # noqa: PLC0415 - not loaded for --help
+
+        forms.print_json({name: value for name, value in forms.form(plan).items() if name != "cursor"})
+    else:
+        _show_plan(plan, everything)
+
+
+def _show_plan(plan: Planned, everything: bool) -> None:
+    if sys.stdout.isatty():
+        from loractl.planscreen import show_plan  # noqa: PLC0415 - for a terminal alone
+
+        show_plan(plan, everything=everything)
+        return
+    from loractl import plans, tables  # noqa: PLC0415 - not loaded for --help
+
+    tables.print_plain(plans.PLAN_COLUMNS, plans.plan_rows(plans.by_kept(plan)))
+    for line in plans.plan_words(plan):
+        click.echo(line, err=True)
+
+
+def _apply(connect: Connect, as_json: bool, action: str, keep: Sequence[str], levels: Sequence[str]) -> NoReturn:
+    from loractl import plans  # noqa: PLC0415 - not loaded for --help
+
+    with connect() as daemon:
+        answer = _followed(
+            "De-duplicating",
+            as_json,
+            lambda progress: daemon.apply_dedupe(action, keep, levels, progress=progress),
+        )
+    _show_outcome(answer, as_json, plans.applied_words(answer))
+
+
+@click.command(short_help="Take back what was done with duplicates.")
+@asks_daemon
+@click.argument("ids", nargs=-1, type=click.IntRange(1, 2**63 - 1), metavar="[ID...]")
+@click.option("--all", "everything", is_flag=True, help="All that stands, instead of single actions.")
+def undo(connect: Connect, as_json: bool, ids: tuple[int, ...], everything: bool) -> None:
+    """Put back the files of the actions ID..., as `loractl history` numbers them.
+
+    Content, name, mode, owner, times and extended attributes come back. Exit 5 when one was refused, such as
+    where another file has taken the name.
+    """
+    from loractl import plans  # noqa: PLC0415 - not loaded for --help
+
+    if everything == bool(ids):
+        raise click.UsageError("Give the ID of an action, or --all.")
+    with connect() as daemon:
+        answer = _followed(
+            "Undoing", as_json, lambda progress: daemon.undo(ids, all=everything, progress=progress)
+        )
+    _show_outcome(answer, as_json, plans.undone_words(answer))
+
+
+def _followed(what: str, as_json: bool, act: Callable[[Callable[[DedupeProgress], None] | None], _T]) -> _T:
+    """Have it done, with a progress bar where somebody looks."""
+    bar = None
+    if sys.stderr.isatty() and not as_json:
+        from loractl.planscreen import ActProgress  # noqa: PLC0415 - for a terminal alone
+
+        bar = ActProgress(what)
+    try:
+        return act(bar.update if bar else None)
+    except KeyboardInterrupt:
+        click.echo("loractl: the daemon goes on with it; `loractl history` shows what it does", err=True)
+        sys.exit(_INTERRUPTED)
+    finally:
+        if bar:
+            bar.close()
+
+
+def _show_outcome(answer: Applied | Undone, as_json: bool, words: str) -> NoReturn:
+    """Print it and leave."""
+    from loractl import forms, plans, tables  # noqa: PLC0415 - not loaded for --help
+
+    if as_json:
+        forms.print_json(forms.form(answer))
+    else:
+        refused = list(plans.refused_rows(answer.results))
+        if refused:
+            tables.show_table(plans.OUTCOME_COLUMNS, refused)
+        click.echo(words, err=True)
+    sys.exit(_REFUSED if answer.refused else 0)
+
+
+@click.command(short_help="What was done with duplicates.")
+@asks_daemon
+@click.option("--all", "everything", is_flag=True, help="Show the whole of a long history.")
+def history(connect: Connect, as_json: bool, everything: bool) -> None:
+    """All actions, oldest first, with the ids for `loractl undo`."""
+    from loractl import forms, plans, tables  # noqa: PLC0415 - not loaded for --help
+
+    with connect() as daemon:
+        entries = list(daemon.history())
+    if as_json:
+        forms.print_json({"actions": [forms.form(entry) for entry in entries]})
+    elif not entries:
+        click.echo("nothing was done yet", err=True)
+    elif sys.stdout.isatty():
+        from loractl.planscreen import show_history  # noqa: PLC0415 - for a terminal alone
+
+        show_history(entries, everything=everything)
+    else:
+        tables.print_plain(plans.HISTORY_COLUMNS, plans.history_rows(entries))
+
+
+@click.command(short_help="What de-duplication saved, and what it could.")
+@asks_daemon
+def savings(connect: Connect, as_json: bool) -> None:
+    """What the actions that stand have saved, what is in quarantine, and what could be saved now."""
+    from loractl import forms, plans, tables  # noqa: PLC0415 - not loaded for --help
+
+    with connect() as daemon:
+        answer = daemon.savings()
+    if as_json:
+        forms.print_json(forms.form(answer))
+    else:
+        columns = [tables.Column("what"), tables.Column("bytes", right=True), tables.Column("", folds=True)]
+        tables.show_table(columns, plans.savings_rows(answer))

@@ -1,0 +1,97 @@
+"""Newcomers that turn out to be duplicates are acted on by themselves, by the policy of the configuration."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Collection, Sequence
+
+from loracore.control import Outcome, Refusal
+from lorad.dedupe.desk import Desk
+from lorad.dedupe.newcomers import Newcomers
+from lorad.dedupe.plan import UNREAD, YOUNG, Plan, Step
+
+#: Seconds until a file is looked at again that is not read to its end.
+_UNREAD = 1.0
+#: Plans for newcomers, given in another thread; see `ControlServer.plan_for`.
+PlanFor = Callable[[Collection[bytes], Callable[[Plan | Refusal], None]], None]
+
+
+class Automatic:
+    """What the core knows of newcomers becomes plans, and those become actions at the desk.
+
+    `newcomer` and `look` are called by the core; `failed` hears, in any thread, why it could not be acted.
+    """
+
+    def __init__(self, desk: Desk, plan_for: PlanFor, failed: Callable[[str], None]) -> None:
+        self._desk = desk
+        self._plan_for = plan_for
+        self._failed = failed
+        self._lock = threading.Lock()
+        self._newcomers = Newcomers()
+        #: Newcomers are planned for, or acted on.
+        self._busy = False
+        self._acts = False
+
+    def use(self, action: str) -> None:
+        """The configured action from now on."""
+        self._acts = action != "report"
+        if not self._acts:
+            with self._lock:
+                self._newcomers.forget()
+
+    def newcomer(self, path: bytes) -> None:
+        """A file of this name has become a duplicate."""
+        if self._acts:
+            with self._lock:
+                self._newcomers.add(path)
+
+    def look(self) -> None:
+        """See to those that are due, once the catalogue has them."""
+        with self._lock:
+            due = self._newcomers.due(time.monotonic())
+            if not due or self._busy:
+                return
+            self._busy = True
+        self._plan_for(due, lambda plan: self._planned(due, plan))
+
+    def _planned(self, due: Sequence[bytes], plan: Plan | Refusal) -> None:
+        if isinstance(plan, Refusal):
+            self._failed(f"newcomers cannot be looked up: {plan.text}")
+            self._later(due)
+        elif not self._desk.submit(lambda: self._act(due, plan)):
+            self._later(due)
+
+    def _act(self, due: Sequence[bytes], plan: Plan) -> None:
+        """In the desk's thread."""
+        try:
+            steps = [step for step in plan.steps if not self._desk.undone_by_hand(step.gone)]
+            self._sort(due, plan, steps, self._desk.carry_out(steps, watched=False))
+        except Exception as error:
+            self._failed(f"newcomers cannot be acted on: {error}")
+            self._later(due)
+            raise
+
+    def _sort(self, due: Sequence[bytes], plan: Plan, steps: Sequence[Step], outcomes: Sequence[Outcome]) -> None:
+        """Which of them are through, and when to look at the others again."""
+        vain: set[bytes] = set()
+        for step, outcome in zip(steps, outcomes, strict=True):
+            if outcome.state == "refused":
+                vain.update(step.gone.paths, step.keeper.paths)
+        skipped = {row.path: row.reason for row in plan.skipped}
+        unread = [path for path in due if skipped.get(path) == UNREAD]
+        young = [path for path in due if skipped.get(path) == YOUNG]
+        again = vain.intersection(due)
+        now = time.monotonic()
+        ripe = now + max(0.0, ((plan.due_ns or 0) - time.time_ns()) / 1e9)
+        with self._lock:
+            self._newcomers.settled(set(due).difference(unread, young, again))
+            self._newcomers.wait(unread, now + _UNREAD)
+            self._newcomers.wait(young, ripe)
+            self._newcomers.refused(again, now)
+            self._busy = False
+
+    def _later(self, due: Sequence[bytes]) -> None:
+        with self._lock:
+            self._newcomers.refused(due, time.monotonic())
+            self._busy = False

@@ -1,0 +1,329 @@
+"""Where plans become actions: one thread and, while there is something to do, one worker process.
+
+It serves clients (`lorad.control.acting.Deduper`), and acts by itself on newcomers, by the configured policy.
+What a plan says is as old as the catalogue; the worker looks at each file again before it touches it.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
+
+from loracore.config import Config
+from loracore.control import (
+    PAGE_BYTES,
+    ActionRefused,
+    ActionTaken,
+    ActionUndone,
+    Answer,
+    Applied,
+    DedupeProgress,
+    Event,
+    HistoryEntry,
+    Outcome,
+    Refusal,
+    Savings,
+    Undone,
+)
+from loracore.errors import LoraError, StateError
+from lorad.control.acting import Reply
+from lorad.control.planning import resolved
+from lorad.control.worker import Worker
+from lorad.dedupe.deputy import Deputy
+from lorad.dedupe.journal import JOURNAL, Entry, Journal
+from lorad.dedupe.keeping import Copy
+from lorad.dedupe.orders import Order, Refused, Result, Side
+from lorad.dedupe.orders import Savings as Sums
+from lorad.dedupe.plan import Plan, Step
+from lorad.dedupe.policy import is_inside
+from lorad.dedupe.worker import Carry, TakeBack, Wish
+from lorad.pipeline.protocol import Identity
+
+#: Requests that may wait for the thread, and seconds after which a worker without work is let go.
+_WAITING, _IDLE = 64, 30.0
+#: Bytes that an outcome takes beside its paths and words.
+_OUTCOME = 120
+#: Seconds between two words about how far it is.
+_INTERVAL = 0.2
+#: Actions that can take the files beside one along.
+_AWAY = ("quarantine", "delete")
+
+Tell = Callable[[Event], None]
+
+
+class Desk:
+    """Carries plans out and takes actions back, one at a time. `tell` hears what was done, in its thread."""
+
+    def __init__(self, state_dir: str, tell: Tell) -> None:
+        self._state_dir = state_dir
+        self._tell = tell
+        self._roots: tuple[bytes, ...] = ()
+        self._sidecars = "keep"
+        self._deputy = Deputy(state_dir, self._mended)
+        dismiss = self._deputy.dismiss
+        self._worker = Worker("lorad-dedupe", _WAITING, idle=dismiss, last=dismiss, idle_seconds=_IDLE)
+        self._stopping = threading.Event()
+        #: Actions that are still to be taken, of what is under way.
+        self.left = 0
+
+    def use(self, config: Config) -> None:
+        """Go by this configuration from now on. From any thread."""
+        self._roots = tuple(map(resolved, config.watch.roots))
+        self._sidecars = config.dedupe.sidecars
+
+    def start(self) -> None:
+        """Begin; what an earlier run was interrupted in is repaired first."""
+        self._worker.start()
+        if os.path.exists(os.path.join(self._state_dir, JOURNAL)):
+            self._worker.submit(self._repair)
+
+    def stop(self, patience: float) -> None:
+        """End after the present action, or at once after so many seconds: the journal knows where it was."""
+        self._stopping.set()
+        self._worker.stop(patience)
+        self._deputy.kill()
+
+    def submit(self, job: Callable[[], None]) -> bool:
+        """Run something in the desk's thread; False when too much waits already."""
+        return self._worker.submit(job)
+
+    # What clients ask for: `lorad.control.acting.Deduper`
+
+    def apply(self, plan: Plan, reply: Reply) -> None:
+        self._promise(lambda: Applied(*_counted(self.carry_out(plan.steps, watched=True))), reply)
+
+    def undo(self, ids: Sequence[int] | None, reply: Reply) -> None:
+        self._promise(lambda: Undone(*_counted(self._take_back(ids))), reply)
+
+    def history(self, after: int, most: int, reply: Callable[[Sequence[HistoryEntry] | Refusal], None]) -> None:
+        try:
+            with self._journal() as journal:
+                entries = journal.history(after, most) if journal else []
+        except LoraError as error:
+            reply(Refusal("failed", str(error)))
+        else:
+            reply([_history_entry(entry) for entry in entries])
+
+    def savings(self, possible_bytes: int, reply: Reply) -> None:
+        try:
+            with self._journal() as journal:
+                sums = journal.savings() if journal else Sums(0, 0, 0)
+                by_action = journal.saved_by_action() if journal else {}
+        except LoraError as error:
+            reply(Refusal("failed", str(error)))
+        else:
+            reply(Savings(sums.saved, possible_bytes, sums.quarantined, by_action, sums.actions))
+
+    def undone_by_hand(self, copy: Copy) -> bool:
+        """Whether a file stands where it does because an action on it was undone."""
+        with self._journal() as journal:
+            entries = [journal.last_of(path) for path in copy.paths] if journal else []
+        return any(
+            entry is not None
+            and entry.state in ("undone", "undoing")
+            and (entry.gone.identity.size, entry.gone.identity.mtime_ns) == (copy.size, copy.mtime_ns)
+            for entry in entries
+        )
+
+    def carry_out(self, steps: Sequence[Step], *, watched: bool) -> list[Outcome]:
+        """Take these steps, in their order. `watched`: somebody waits for it, and hears how far it is."""
+        pace = _Pace(len(steps), sum(step.gone.size for step in steps), self._tell if watched else None)
+        #: What inodes are since our own actions changed them.
+        ours: dict[tuple[int, int], Identity] = {}
+        outcomes: list[Outcome] = []
+        broken: StateError | None = None
+        for place, step in enumerate(steps):
+            self.left = len(steps) - place
+            try:
+                order = _order(step, self._roots, self._sidecars, ours)
+                result = self._ask(Carry(order), pace, broken)
+            except (Refused, StateError) as error:
+                broken = error if isinstance(error, StateError) else None
+                outcomes.append(self._refused(step, error))
+            else:
+                outcomes.append(self._taken(result))
+                _note(step, result, ours)
+            pace.next(step.gone.size)
+        self.left = 0
+        return outcomes
+
+    def _take_back(self, ids: Sequence[int] | None) -> list[Outcome]:
+        """Undo these actions, the newest first, since a later one may stand on what an earlier one left."""
+        with self._journal() as journal:
+            numbers = sorted(set(ids), reverse=True) if ids is not None else journal.standing() if journal else []
+            entries = {number: journal.get(number) for number in numbers} if journal else {}
+        sizes = {number: entry.gone.identity.size for number, entry in entries.items() if entry is not None}
+        pace = _Pace(len(numbers), sum(sizes.values()), self._tell)
+        outcomes: list[Outcome] = []
+        broken: StateError | None = None
+        for place, number in enumerate(numbers):
+            self.left = len(numbers) - place
+            entry = entries.get(number)
+            action, kept, path = (entry.action, entry.kept.path, entry.gone.path) if entry else ("", b"", b"")
+            try:
+                result = self._ask(TakeBack(number), pace, broken)
+            except (Refused, StateError) as error:
+                broken = error if isinstance(error, StateError) else None
+                outcomes.append(Outcome(number, action, kept, path, 0, "refused", str(error)))
+            else:
+                outcomes.append(Outcome(number, action, kept, path, result.bytes, "done", result.text))
+                self._tell(ActionUndone(number, path))
+            pace.next(sizes.get(number, 0))
+        self.left = 0
+        return outcomes
+
+    def _ask(self, wish: Wish, pace: _Pace, broken: StateError | None) -> Result:
+        """Have the worker do it; `broken` is why it can do nothing, where that is known."""
+        if broken is not None:
+            raise broken
+        if self._stopping.is_set():
+            raise Refused("lorad is being stopped; ask again when it is back")
+        return self._deputy.carry(wish, pace.far)
+
+    def _taken(self, result: Result) -> Outcome:
+        if result.state != "done":
+            return Outcome(0, result.action, result.kept, result.path, 0, "nothing", result.text)
+        self._tell(ActionTaken(result.id, result.action, result.kept, result.path, result.bytes))
+        return Outcome(result.id, result.action, result.kept, result.path, result.bytes, "done", result.text)
+
+    def _refused(self, step: Step, error: LoraError) -> Outcome:
+        self._tell(ActionRefused(step.action, step.kept, step.path, str(error)))
+        return Outcome(0, step.action, step.kept, step.path, 0, "refused", str(error))
+
+    def _repair(self) -> None:
+        """Bring to an end what an earlier run was killed in."""
+        try:
+            with self._journal() as journal:
+                interrupted = journal.unfinished() if journal else []
+            if interrupted:
+                self._deputy.start()
+        except StateError as error:
+            self._tell(
+                ActionRefused("repair", b"", os.fsencode(os.path.join(self._state_dir, JOURNAL)), str(error))
+            )
+
+    def _mended(self, results: list[Result]) -> None:
+        for result in results:
+            match result.state:
+                case "done":
+                    self._tell(ActionTaken(result.id, result.action, result.kept, result.path, result.bytes))
+                case "undone":
+                    self._tell(ActionUndone(result.id, result.path))
+                case _:
+                    self._tell(ActionRefused(result.action, result.kept, result.path, result.text))
+
+    def _promise(self, answer: Callable[[], Answer], reply: Reply) -> None:
+        """Have something answered in the desk's thread, whatever happens."""
+
+        def job() -> None:
+            try:
+                reply(answer())
+            except Exception as error:
+                reply(Refusal("failed", str(error) or type(error).__name__))
+                if not isinstance(error, LoraError):
+                    raise
+
+        if not self._worker.submit(job):
+            reply(Refusal("busy", "too much is to be done already; try again"))
+
+    @contextmanager
+    def _journal(self) -> Iterator[Journal | None]:
+        """The journal, to be read; None where nothing was ever done. Raises StateError."""
+        if not os.path.exists(os.path.join(self._state_dir, JOURNAL)):
+            yield None
+            return
+        journal = Journal(self._state_dir, writing=False)
+        try:
+            yield journal
+        except sqlite3.Error as error:
+            raise StateError(f"{journal.path}: {error}; try again") from error
+        finally:
+            journal.close()
+
+
+class _Pace:
+    """How far many actions are, told now and then to those who listen."""
+
+    def __init__(self, total: int, size: int, tell: Tell | None) -> None:
+        self._total, self._size = total, size
+        self._tell = tell
+        self._done = self._before = 0
+        self._next_word = 0.0
+
+    def far(self, done: int, total: int) -> None:
+        """Of the present action, which may read its file more than once."""
+        del total
+        self._say(self._before + done)
+
+    def next(self, size: int) -> None:
+        """The next action begins, after one on a file of this size."""
+        self._done += 1
+        self._before += size
+        self._say(self._before)
+
+    def _say(self, done: int) -> None:
+        now = time.monotonic()
+        if self._tell is not None and now >= self._next_word:
+            self._next_word = now + _INTERVAL
+            self._tell(DedupeProgress(self._done, self._total, min(done, self._size), self._size))
+
+
+def _order(step: Step, roots: Sequence[bytes], sidecars: str, ours: Mapping[tuple[int, int], Identity]) -> Order:
+    """Raises Refused for a file that no root holds any more."""
+
+    def side(path: bytes, copy: Copy) -> Side:
+        inside = [root for root in roots if is_inside(path, root)]
+        if not inside:
+            raise Refused.about(path, "it lies in no watched folder any more; see [watch] roots")
+        known = Identity(copy.dev, copy.ino, copy.size, copy.mtime_ns, copy.ctime_ns)
+        return Side(path, ours.get((copy.dev, copy.ino), known), max(inside, key=len))
+
+    return Order(
+        action=step.action,
+        level=step.level,
+        kept=side(step.kept, step.keeper),
+        gone=side(step.path, step.gone),
+        sidecars=sidecars if step.action in _AWAY else "keep",
+    )
+
+
+def _note(step: Step, result: Result, ours: dict[tuple[int, int], Identity]) -> None:
+    """A link more or less changes the ctime of an inode, and nothing else of it."""
+    if result.kept_now is not None:
+        ours[step.keeper.dev, step.keeper.ino] = result.kept_now
+    for path in step.gone.paths:
+        with suppress(OSError):
+            now = Identity.of(os.lstat(path))
+            if (now.dev, now.ino, now.size, now.mtime_ns) == step.gone[1:5]:
+                ours[now.dev, now.ino] = now
+
+
+def _counted(outcomes: Sequence[Outcome]) -> tuple[int, int, int, list[Outcome], int]:
+    """Done, refused, bytes, the outcomes that fit into an answer with the refused first, and how many do not."""
+    refused = [outcome for outcome in outcomes if outcome.state == "refused"]
+    done = [outcome for outcome in outcomes if outcome.state == "done"]
+    fitting, room = [], PAGE_BYTES
+    for outcome in sorted(outcomes, key=lambda outcome: outcome.state != "refused"):
+        room -= len(outcome.kept) + len(outcome.path) + len(outcome.text) + _OUTCOME
+        if room < 0:
+            break
+        fitting.append(outcome)
+    return len(done), len(refused), sum(outcome.bytes for outcome in done), fitting, len(outcomes) - len(fitting)
+
+
+def _history_entry(entry: Entry) -> HistoryEntry:
+    time_text = datetime.fromtimestamp(entry.time_ns / 1e9, UTC).isoformat(timespec="milliseconds")
+    return HistoryEntry(
+        entry.id,
+        time_text.replace("+00:00", "Z"),
+        entry.action,
+        entry.kept.path,
+        entry.gone.path,
+        entry.bytes,
+        entry.state,
+    )

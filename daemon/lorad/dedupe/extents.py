@@ -1,0 +1,114 @@
+"""Where a file's blocks lie on the disk, and which of them two files share already (FIEMAP).
+
+Source: Documentation/filesystems/fiemap.rst of the Linux kernel.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import struct
+from collections.abc import Iterator
+from typing import NamedTuple
+
+_FS_IOC_FIEMAP = 0xC020660B
+_HEADER = struct.Struct("=QQIIII")
+_EXTENT = struct.Struct("=QQQQQIIII")
+_FLAG_SYNC = 1
+#: Extents asked for at once.
+_COUNT = 512
+_LAST = 0x1
+#: Unknown, not allocated yet, or inside the inode: such an extent has no place to compare.
+_NOWHERE = 0x2 | 0x4 | 0x200
+_END = (1 << 64) - 1
+
+
+class Extent(NamedTuple):
+    """Bytes of a file that lie together: `start` in the file, `place` on the disk."""
+
+    start: int
+    place: int
+    length: int
+
+    @property
+    def end(self) -> int:
+        return self.start + self.length
+
+
+def extents(fd: int) -> Iterator[Extent]:
+    """The file's extents in order, what is not written yet written first. Holes have none.
+
+    Raises OSError with EOPNOTSUPP or ENOTTY where the file system does not tell (tmpfs, many FUSE).
+    """
+    start = 0
+    while True:
+        request = bytearray(_HEADER.size + _COUNT * _EXTENT.size)
+        _HEADER.pack_into(request, 0, start, _END - start, _FLAG_SYNC, 0, _COUNT, 0)
+        fcntl.ioctl(fd, _FS_IOC_FIEMAP, request)
+        mapped = _HEADER.unpack_from(request)[3]
+        for number in range(mapped):
+            begin, place, length, _, _, flags, *_ = _EXTENT.unpack_from(
+                request, _HEADER.size + number * _EXTENT.size
+            )
+            if not flags & _NOWHERE:
+                yield Extent(begin, place, length)
+            start = begin + length
+            if flags & _LAST:
+                return
+        if not mapped:
+            return
+
+
+def own_ranges(kept: int, gone: int) -> list[tuple[int, int]]:
+    """The ranges (start, length) of `gone` whose blocks are not those of the same range of `kept`.
+
+    Holes are left out: they take no space. Empty also where all is shared. Raises OSError as `extents` does.
+    """
+    others = list(extents(kept)) if os.fstat(kept).st_dev == os.fstat(gone).st_dev else []
+    size = os.fstat(gone).st_size
+    ranges: list[tuple[int, int]] = []
+    position = 0
+    for extent in extents(gone):
+        begin = extent.start
+        while position < len(others) and others[position].end <= begin:
+            position += 1
+        at = position
+        while begin < extent.end:
+            shared = others[at] if at < len(others) else None
+            if shared is None or shared.start >= extent.end:
+                _add(ranges, begin, extent.end)
+                break
+            if shared.start > begin:
+                _add(ranges, begin, shared.start)
+                begin = shared.start
+            end = min(shared.end, extent.end)
+            if shared.place - shared.start != extent.place - extent.start:
+                _add(ranges, begin, end)
+            begin = end
+            at += 1
+    return [(start, min(end, size) - start) for start, end in ranges if start < size]
+
+
+def shared_bytes(kept: int, gone: int) -> int:
+    """Bytes of `gone` that take no space of their own, as they lie in the same blocks as those of `kept`.
+
+    Also what lies in holes. 0 where the file system does not tell.
+    """
+    try:
+        own = sum(length for _, length in own_ranges(kept, gone))
+    except OSError:
+        return 0
+    return os.fstat(gone).st_size - own
+
+
+def already_shared(kept: int, gone: int) -> bool:
+    """Whether `gone` takes no space of its own beside `kept`, so that nothing would be saved."""
+    return shared_bytes(kept, gone) == os.fstat(gone).st_size
+
+
+def _add(ranges: list[tuple[int, int]], begin: int, end: int) -> None:
+    """Append a range, joined with the one before where they touch."""
+    if ranges and ranges[-1][1] == begin:
+        ranges[-1] = (ranges[-1][0], end)
+    else:
+        ranges.append((begin, end))

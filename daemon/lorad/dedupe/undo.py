@@ -1,0 +1,197 @@
+"""Bringing back what an action took: bytes, mode, owner, times and extended attributes.
+
+Nothing is brought back that is not the file that went, down to its BLAKE3-256, and nothing that came to stand in
+its place since is overwritten. Not brought back: ctime, the inode's number, and being one of several hard links.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import ExitStack
+
+from blake3 import blake3
+
+from lorad.dedupe import quarantine, recipe, reflink, sidecars, syscalls
+from lorad.dedupe.compare import digest, pieces
+from lorad.dedupe.guard import Held, hold
+from lorad.dedupe.journal import Entry
+from lorad.dedupe.orders import Progress, Refused
+from lorad.dedupe.reach import Reached, open_file, reach
+from lorad.dedupe.replace import is_new
+from lorad.dedupe.settle import finish_undo
+from lorad.dedupe.site import Site
+
+_TAKEN = "another file stands there now; move it away, or undo what put it there, and undo again"
+
+
+def undo(site: Site, entry: Entry, reached: Reached, progress: Progress) -> Entry:
+    """Undo an action that is done. Raises Refused and OSError; then `settle` takes back what was begun."""
+    if entry.action == "reflink":
+        entry = _begin(site, entry)
+        text = reflink.undo(site, entry, reached)
+        return finish_undo(site, entry, reached, text)
+    with quarantine.place(site, entry) as place:
+        if place is not None:
+            sidecars.refuse_taken(entry, reached, place)
+        if entry.action == "quarantine":
+            return _return(site, entry, reached, place, progress)
+    return _bring_back(site, entry, reached, progress)
+
+
+def _begin(site: Site, entry: Entry) -> Entry:
+    entry = site.journal.update(entry, state="undoing", restored=0)
+    site.at("undoing")
+    return entry
+
+
+def _return(site: Site, entry: Entry, reached: Reached, place: int | None, progress: Progress) -> Entry:
+    """Out of quarantine: a rename, once it is certain that it is still the file that was put there."""
+    if place is None:
+        raise Refused.about(entry.gone.path, "it is in quarantine no more; there is nothing to bring back")
+    if reached.status() is not None:
+        raise Refused.about(entry.gone.path, _TAKEN)
+    aside = Reached(entry.gone.root, entry.gone.path, place, reached.name)
+    with hold(aside, None) as held:
+        entry = _begin(site, entry)
+        if digest(held.fd, held.before.st_size, progress) != entry.digest:
+            raise Refused.about(
+                entry.gone.path, "it was changed in quarantine, where it stays; take it from there"
+            )
+        held.look()
+        site.at("verified")
+        if not reached.in_place():
+            raise Refused.about(entry.gone.path, "its folder was moved meanwhile; undo again")
+        if not quarantine.put_back(entry, place, reached.folder):
+            raise Refused.about(entry.gone.path, _TAKEN)
+        site.at("renamed")
+    return finish_undo(site, entry, reached, "")
+
+
+def _bring_back(site: Site, entry: Entry, reached: Reached, progress: Progress) -> Entry:
+    """From the kept file: a copy or a rebuilt one, made under a temporary name and verified."""
+    temp = site.temp(entry)
+    with ExitStack() as stack:
+        _refuse_taken(entry, reached)
+        held, source = _source(entry, reached, stack)
+        entry = _begin(site, entry)
+        entry = _copy(site, entry, reached, _content(site, entry, source), progress)
+        copy = stack.enter_context(hold(Reached(reached.root, reached.path, reached.folder, temp), None))
+        _refuse_taken(entry, reached)
+        if held is not None:
+            held.look_in_place()
+        if not reached.in_place():
+            raise Refused.about(entry.gone.path, "its folder was moved meanwhile; undo again")
+        site.at("checked")
+        if entry.action == "delete":
+            _rename(entry, reached, temp)
+            site.at("renamed")
+            os.fsync(reached.folder)
+            site.at("folder synced")
+        else:
+            syscalls.exchange(reached.folder, temp, reached.name)
+            site.at("exchanged")
+            os.fsync(reached.folder)
+            site.at("folder synced")
+            _look_again(entry, reached, held, copy, temp)
+            os.unlink(temp, dir_fd=reached.folder)
+            site.at("removed")
+            os.fsync(reached.folder)
+            site.at("removal synced")
+    return finish_undo(site, entry, reached, "")
+
+
+def _refuse_taken(entry: Entry, reached: Reached) -> None:
+    """Raises Refused when something stands at the path that is not what the action left there."""
+    status = reached.status()
+    ours = status is None if entry.action == "delete" else is_new(entry, reached, reached.name, status)
+    if not ours:
+        reason = "the link in its place is gone; put it back and undo again" if status is None else _TAKEN
+        raise Refused.about(entry.gone.path, reason)
+
+
+def _source(entry: Entry, reached: Reached, stack: ExitStack) -> tuple[Held | None, int]:
+    """What it is made from: the kept file; for a hard link, what stands in its place, held against writers."""
+    if entry.action == "hardlink":
+        held = stack.enter_context(hold(reached, None))
+        return held, held.fd
+    kept = stack.enter_context(reach(entry.kept.root, entry.kept.path))
+    try:
+        fd = open_file(kept)
+    except Refused as error:
+        raise Refused(
+            f"{error.reason}; it is what {os.fsdecode(entry.gone.path)} would be made from, so undo first what "
+            "was done to it",
+            error.path,
+        ) from error
+    stack.callback(os.close, fd)
+    return None, fd
+
+
+def _content(site: Site, entry: Entry, source: int) -> Iterator[bytes]:
+    return (
+        recipe.rebuild(site.recipe(entry), source) if entry.recipe else pieces(source, 0, entry.gone.identity.size)
+    )
+
+
+def _copy(site: Site, entry: Entry, reached: Reached, content: Iterator[bytes], progress: Progress) -> Entry:
+    """Write the file under its temporary name, with all its attributes, durably; its inode is noted."""
+    flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    fd = os.open(site.temp(entry), flags, 0o600, dir_fd=reached.folder)
+    try:
+        site.at("temp made")
+        hasher = blake3()
+        done = 0
+        try:
+            for piece in content:
+                _write(fd, piece)
+                hasher.update(piece)
+                done += len(piece)
+                progress(done, entry.gone.identity.size)
+        except (EOFError, ValueError) as error:
+            raise _changed(entry) from error
+        site.at("copied")
+        if hasher.digest() != entry.digest:
+            raise _changed(entry)
+        entry.attributes.give(fd)
+        os.fsync(fd)
+        site.at("attributes set")
+        entry = site.journal.update(entry, restored=os.fstat(fd).st_ino)
+        site.at("copy noted")
+    finally:
+        os.close(fd)
+    return entry
+
+
+def _write(fd: int, piece: bytes) -> None:
+    view = memoryview(piece)
+    while view:
+        view = view[os.write(fd, view) :]
+
+
+def _rename(entry: Entry, reached: Reached, temp: bytes) -> None:
+    try:
+        syscalls.rename_new(reached.folder, temp, reached.folder, reached.name)
+    except FileExistsError as error:
+        raise Refused.about(entry.gone.path, _TAKEN) from error
+
+
+def _look_again(entry: Entry, reached: Reached, held: Held | None, copy: Held, temp: bytes) -> None:
+    """After the exchange: what was in the file's place is our link, and nobody came to write through it."""
+    ours = is_new(entry, reached, temp, reached.status(temp))
+    if ours and (held is None or not held.visited or copy.visited):
+        # Who came to write to the file that is back already is not to lose it either.
+        return
+    # Here, since repair would take the file for restored: it knows of no one who waits.
+    syscalls.exchange(reached.folder, temp, reached.name)
+    reason = "somebody wants to write to it; undo again when it is closed" if ours else _TAKEN
+    raise Refused.about(entry.gone.path, reason)
+
+
+def _changed(entry: Entry) -> Refused:
+    kept = entry.gone.path if entry.action == "hardlink" else entry.kept.path
+    return Refused.about(
+        entry.gone.path,
+        f"it cannot be brought back, as {os.fsdecode(kept)} was changed since; nothing was "
+        "touched, so bring that back first",
+    )

@@ -1,0 +1,183 @@
+"""The engine and its catalogue in a running daemon: they come and go together.
+
+They go when the roots change, and when the disk does not take what was learnt; another engine then goes on from
+what the catalogue holds, as after a kill, while requests are answered and the watch listens all the time.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import sqlite3
+import time
+from collections.abc import Callable
+
+from loracore.config import Config
+from loracore.control import Event
+from lorad.catalog import Catalog
+from lorad.engine import Engine
+from lorad.files import is_under
+from lorad.pipeline.machinery import Machinery
+
+#: Seconds until a catalogue that could not be written is tried again.
+_RETRY = 5.0
+#: Seconds between two searches for what nobody needs any more.
+_TIDY = 3600.0
+#: Under this name the catalogue keeps the roots that were looked through to their end.
+_KNOWN = "known_roots"
+
+
+class Tenure:
+    """`tell` and `defer` are the engine's; `complain` hears what is wrong with the catalogue.
+
+    `engine` and `catalog` are None while there are none; `trouble` says what is wrong now.
+    """
+
+    def __init__(
+        self,
+        state_dir: str,
+        machinery: Machinery,
+        *,
+        tell: Callable[[Event], None],
+        defer: Callable[[bytes, os.stat_result], bool],
+        complain: Callable[[str], None],
+    ) -> None:
+        self._state_dir = state_dir
+        self._machinery = machinery
+        self._tell = tell
+        self._defer = defer
+        self._complain = complain
+        self.engine: Engine | None = None
+        self.catalog: Catalog | None = None
+        self.trouble = ""
+        self._open_at = 0.0
+        #: The generation with which the engine began.
+        self._opened_at = 0
+        self._next_tidy = time.monotonic() + _TIDY
+        #: The engine's roots, and those that were looked through to their end; sorted.
+        self._roots: list[bytes] = []
+        self._known: list[bytes] = []
+        #: Names that had to settle when the roots were looked through for the first time.
+        self._first_seen: set[bytes] | None = None
+
+    @property
+    def generation(self) -> int:
+        """That of the catalogue; -1 while there is none."""
+        return self.catalog.generation if self.catalog else -1
+
+    @property
+    def published(self) -> int:
+        """That of the JSON files; -1 when unknown."""
+        return self.engine.published if self.engine else -1
+
+    @property
+    def finished(self) -> bool:
+        return self.engine is not None and self.engine.finished
+
+    def step(self, config: Config, timeout: float) -> None:
+        """Let the engine work, or have a new one as soon as the children have finished for the old one.
+
+        Raises sqlite3.Error; call `fail` then.
+        """
+        if self.engine is None:
+            for _ in self._machinery.poll(timeout):
+                pass  # What the engine that is gone had asked for; the next one asks again.
+            if self._machinery.idle and time.monotonic() >= self._open_at:
+                self._open(config)
+            return
+        self.engine.step(timeout)
+        if self.engine.trouble != self.trouble and (self.engine.trouble or self._has_committed):
+            self.trouble = self.engine.trouble
+            if self.trouble:
+                self._complain(self.trouble)
+                if self.catalog and not os.path.exists(self.catalog.path):
+                    raise sqlite3.OperationalError("it is no longer there")
+
+    def tidy(self) -> None:
+        """Drop what nobody needs any more, now and then. Only when the engine has finished."""
+        if self.engine and time.monotonic() >= self._next_tidy:
+            self.engine.tidy()
+            self._next_tidy = time.monotonic() + _TIDY
+
+    def know(self, settling: Callable[[], set[bytes]]) -> None:
+        """Once all roots were looked through: what is found from now on is new, also for a daemon after this one.
+
+        Files that were being written then (`settling` gives the names) belong to what was found there.
+        """
+        if self._known == self._roots or not self.finished or self.catalog is None:
+            return
+        names = settling()
+        self._first_seen = names if self._first_seen is None else self._first_seen & names
+        if self._first_seen:
+            return
+        self.catalog.keep(_KNOWN, b"\0".join(self._roots))
+        self.catalog.commit(new_generation=False)
+        self._known, self._first_seen = self._roots, None
+
+    def knows(self, path: bytes) -> bool:
+        """Whether what is found under this name now is new, since its root was looked through before."""
+        return is_under(self._known)(path)
+
+    def close(self) -> None:
+        """Keep what is known and let the engine go."""
+        if self.engine is None or self.catalog is None:
+            return
+        try:
+            self.engine.save()
+            self.catalog.close()
+        except sqlite3.Error as error:
+            self._complain(f"the last findings could not be saved: {error}; they will be made again")
+            self.catalog.abandon()
+        self.engine = self.catalog = None
+
+    def fail(self, error: sqlite3.Error) -> None:
+        """The catalogue cannot be written: begin again from what it holds, as after a kill."""
+        self.trouble = f"the catalogue cannot be written: {error}; tried again in {_RETRY:.0f} s"
+        self._complain(self.trouble)
+        if self.catalog:
+            self.catalog.abandon()
+        self.engine = self.catalog = None
+        self._open_at = time.monotonic() + _RETRY
+
+    def _open(self, config: Config) -> None:
+        """Open the catalogue and go on from there."""
+        roots = roots_of(config)
+        # What an engine before this one held was set apart from the search for garbage.
+        gc.unfreeze()
+        gc.collect()
+        catalog = None
+        try:
+            catalog = Catalog(self._state_dir)
+            engine = Engine(
+                catalog,
+                self._machinery,
+                roots,
+                follow=config.watch.follow_symlinks,
+                state_dir=os.fsencode(self._state_dir),
+                tell=self._tell,
+                defer=self._defer,
+                render_once=True,
+            )
+            known = catalog.text(_KNOWN)
+        except sqlite3.Error as error:
+            if catalog:
+                catalog.abandon()
+            self._complain(f"the catalogue cannot be opened: {error}")
+            self._open_at = time.monotonic() + _RETRY
+            return
+        self.catalog, self.engine = catalog, engine
+        self._opened_at = catalog.generation
+        self._roots = sorted(roots)
+        self._known = [root for root in known.split(b"\0") if root]
+        for root in roots:
+            engine.sweep(root)
+
+    @property
+    def _has_committed(self) -> bool:
+        """Whether the catalogue took something since it was opened."""
+        return self.catalog is not None and (self.catalog.generation > self._opened_at or self.finished)
+
+
+def roots_of(config: Config) -> list[bytes]:
+    """The watched folders, under the names that all files in them are known by."""
+    return [os.fsencode(os.path.realpath(root)) for root in config.watch.roots]

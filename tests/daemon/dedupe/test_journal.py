@@ -1,0 +1,135 @@
+"""The journal is the only record of what is gone: it is never replaced, and never believed when it is damaged."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sqlite3
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from loracore.errors import LoraError, StateError, StateLocked
+from lorad.dedupe.actor import Actor
+from lorad.dedupe.journal import JOURNAL, entries
+from lorad.dedupe.orders import Refused
+from tests.daemon.dedupe.world import World, make_world
+
+
+@pytest.fixture
+def acted(tmp_path: Path) -> World:
+    """A library in which a file is in quarantine."""
+    world = make_world(str(tmp_path))
+    world.apply("quarantine")
+    return world
+
+
+def test_history_is_ascending_and_complete(tmp_path: Path) -> None:
+    """Every action that was begun is in it, oldest first, also for a process that does not act."""
+    world = make_world(str(tmp_path))
+    for action in ("quarantine", "delete", "hardlink"):
+        world.undo(world.apply(action).id)
+    with world.actor() as actor:
+        history = actor.history()
+        assert [each.action for each in history] == ["quarantine", "delete", "hardlink"]
+        assert [each.id for each in history] == [1, 2, 3]
+        assert sorted(each.time_ns for each in history) == [each.time_ns for each in history]
+        assert actor.history(after_id=1, limit=1) == history[1:2]
+        assert list(entries(world.state)) == history
+    assert not list(entries(str(tmp_path / "nowhere")))
+
+
+def test_savings_count_what_is_done(tmp_path: Path) -> None:
+    """What was undone saves nothing, and what is in quarantine is still taken."""
+    world = make_world(str(tmp_path))
+    size = os.path.getsize(world.gone)
+    with world.actor() as actor:
+        done = actor.apply(world.order("hardlink"))
+        assert (actor.savings().actions, actor.savings().saved) == (1, size)
+        actor.undo(done.id)
+        assert actor.savings().saved == 0
+        actor.apply(world.order("quarantine"))
+        assert (actor.savings().saved, actor.savings().quarantined) == (0, size)
+
+
+def test_one_actor_at_a_time(acted: World) -> None:
+    """A second one is refused with a word while the first one is open."""
+    with acted.actor(), pytest.raises(StateLocked, match="another lorad"):
+        acted.actor()
+    acted.actor().close()
+
+
+def test_a_newer_journal_is_refused(acted: World) -> None:
+    """An older lorad does not touch what a later one wrote."""
+    with sqlite3.connect(os.path.join(acted.state, JOURNAL)) as db:
+        db.execute("PRAGMA user_version = 99")
+    db.close()
+    with pytest.raises(StateError, match="a later lorad wrote it"):
+        acted.actor()
+
+
+def _overwrite(path: str) -> None:
+    with open(path, "r+b") as file:
+        file.write(b"not a database at all, but something else")
+
+
+def _tear(path: str) -> None:
+    with open(path, "r+b") as file:
+        file.seek(4096)
+        file.write(os.urandom(4096))
+
+
+@pytest.mark.parametrize("damage", [_overwrite, _tear, os.unlink, lambda path: os.truncate(path, 0)])
+def test_a_damaged_journal_is_not_replaced(acted: World, damage: Callable[[str], None]) -> None:
+    """Damaged, empty or missing: it is refused with the remedy, and a backup in its place works again."""
+    path = os.path.join(acted.state, JOURNAL)
+    shutil.copy(path, path + ".backup")
+    damage(path)
+    there = os.path.exists(path)
+    content = Path(path).read_bytes() if there else b""
+    for _ in range(2):
+        with pytest.raises(StateError, match=r"backup"):
+            acted.actor()
+    assert os.path.exists(path) == there
+    assert (Path(path).read_bytes() if there else b"") == content
+    os.replace(path + ".backup", path)
+    assert acted.undo(1).state == "undone"
+
+
+def test_a_state_folder_that_cannot_be_used(tmp_path: Path) -> None:
+    """It is refused with its name and the remedy."""
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(StateError, match="--state-dir"):
+        Actor(str(tmp_path / "file" / "state"))
+
+
+def test_what_is_not_done_cannot_be_undone(acted: World) -> None:
+    """Nor what never was; both are refused by their number."""
+    acted.undo(1)
+    with pytest.raises(Refused, match="action 1 is undone"):
+        acted.undo(1)
+    with pytest.raises(LoraError, match="no action 7"):
+        acted.undo(7)
+
+
+@pytest.mark.parametrize("action", ["hardlink", "symlink", "delete", "quarantine"])
+def test_a_full_disk_below_the_journal(disk: Callable[[str], str], tmp_path: Path, action: str) -> None:
+    """What cannot be written down is not done: every name and byte is as before, also after repair."""
+    state = disk("tmpfs")
+    world = make_world(str(tmp_path), state=state)
+    before = world.look()
+    world.undo(world.apply(action).id)
+    with open(os.path.join(state, "filler"), "wb") as file:
+        room = os.statvfs(state)
+        os.posix_fallocate(file.fileno(), 0, room.f_bavail * room.f_bsize)
+    with world.actor() as actor:
+        with pytest.raises((Refused, StateError), match=r"full|no space"):
+            actor.apply(world.order(action))
+        assert world.look() == before
+    os.unlink(os.path.join(state, "filler"))
+    with world.actor() as actor:
+        actor.repair()
+    assert world.look() == before
+    world.undo(world.apply(action).id)
+    assert world.look() == before

@@ -1,0 +1,64 @@
+"""Newcomers are asked about when they are due, and no more often than makes sense."""
+
+from __future__ import annotations
+
+import pytest
+
+from lorad.dedupe import newcomers as module
+from lorad.dedupe.newcomers import Newcomers
+
+FILE, OTHER = b"/models/a.safetensors", b"/models/b.safetensors"
+
+
+def test_a_newcomer_is_due_at_once_and_until_it_is_settled() -> None:
+    newcomers = Newcomers()
+    newcomers.add(FILE)
+    newcomers.add(OTHER)
+    assert newcomers.due(0.0) == [FILE, OTHER]
+    newcomers.settled([FILE])
+    assert newcomers.due(0.0) == [OTHER]
+
+
+def test_what_is_refused_is_tried_three_times_more() -> None:
+    """After a minute, ten minutes and an hour."""
+    newcomers = Newcomers()
+    newcomers.add(FILE)
+    now, delays = 0.0, []
+    while len(newcomers):
+        newcomers.refused([FILE], now)
+        delay = next((seconds for seconds in (60.0, 600.0, 3600.0) if newcomers.due(now + seconds)), None)
+        if delay is not None:
+            assert not newcomers.due(now + delay - 0.1)
+            delays.append(delay)
+            now += delay
+    assert delays == [60.0, 600.0, 3600.0]
+
+
+def test_waiting_to_be_old_enough_is_no_try_in_vain() -> None:
+    newcomers = Newcomers()
+    newcomers.add(FILE)
+    for until in range(10, 100, 10):
+        newcomers.wait([FILE], float(until))
+        assert not newcomers.due(until - 1.0)
+        assert newcomers.due(float(until)) == [FILE]
+
+
+def test_one_that_came_again_is_due_at_once() -> None:
+    """It may have been overwritten since it was refused."""
+    newcomers = Newcomers()
+    newcomers.add(FILE)
+    newcomers.refused([FILE], 0.0)
+    assert not newcomers.due(1.0)
+    newcomers.add(FILE)
+    assert newcomers.due(1.0) == [FILE]
+
+
+def test_memory_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who copies a library of duplicates in is better served by `loractl dedupe --apply` for the rest."""
+    monkeypatch.setattr(module, "_MOST", 2)
+    newcomers = Newcomers()
+    for number in range(5):
+        newcomers.add(b"/models/%d" % number)
+    assert len(newcomers) == 2
+    newcomers.forget()
+    assert not newcomers.due(0.0)

@@ -1,0 +1,333 @@
+"""Plans: the rules decide who is kept, never all copies go, bytes count once (SPEC section 5)."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from loracore.config import Dedupe
+from loracore.settings import ACTIONS
+from lorad.dedupe.keeping import Copy
+from lorad.dedupe.plan import Plan, Skipped, Step, make_plan, plan_for
+from lorad.dedupe.policy import Policy, Rule, is_inside
+
+NOW = 10**18
+HOUR = 3600 * 10**9
+
+
+def copy(*paths: str, ino: int = 0, content: bytes = b"1", **facts: object) -> Copy:
+    """A file of 100 bytes that was changed at time 0; by default each name is an inode of its own."""
+    given = {
+        "dev": 1, "ino": ino or hash(paths), "size": 100, "mtime_ns": 0, "ctime_ns": 0, "residue": content,
+        **facts,
+    }  # fmt: skip
+    return Copy(tuple(sorted(path.encode() for path in paths)), **given)  # type: ignore[arg-type]
+
+
+def policy(action: str = "delete", keep: str = "", **settings: object) -> Policy:
+    """`keep` as in the configuration, separated by spaces."""
+    given = Dedupe(action=action, keep=tuple(keep.split()), **settings)  # type: ignore[arg-type]
+    return Policy.of(given, str.encode)
+
+
+def plan(copies: Sequence[Copy], rules: Policy) -> Plan:
+    return make_plan([copies], rules, NOW)
+
+
+def gone(made: Plan) -> dict[str, str]:
+    """What goes, and for what."""
+    return {step.path.decode(): step.kept.decode() for step in made.steps}
+
+
+def reasons(made: Plan) -> dict[str, str]:
+    return {row.path.decode(): row.reason for row in made.skipped}
+
+
+@pytest.mark.parametrize(
+    ("keep", "kept", "why"),
+    [
+        ("", "/a", "comes first by name"),
+        ("oldest", "/old", "is older"),
+        ("newest", "/new/with/a/long/name", "is newer"),
+        ("shortest-path", "/a", "comes first by name"),
+        ("most-metadata", "/rich", "has more metadata"),
+        ("path-prefix:/new", "/new/with/a/long/name", "lies in /new"),
+        ("path-prefix:/nowhere oldest", "/old", "is older"),
+        ("most-metadata oldest", "/rich", "has more metadata"),
+    ],
+)
+def test_rules_decide_which_is_kept(keep: str, kept: str, why: str) -> None:
+    """The first rule that tells them apart does; what no rule decides, the name does."""
+    copies = [
+        copy("/a", mtime_ns=5),
+        copy("/b", mtime_ns=5),
+        copy("/old", mtime_ns=1),
+        copy("/new/with/a/long/name", mtime_ns=9),
+        copy("/rich", mtime_ns=5, metadata=1000),
+    ]
+    made = plan(copies, policy(keep=keep))
+    assert set(gone(made).values()) == {kept}
+    assert len(made.steps) == 4
+    assert {step.why for step in made.steps} >= {why}
+
+
+def test_each_step_says_the_rule_that_decided_it() -> None:
+    copies = [copy("/a", mtime_ns=1, metadata=900), copy("/b", mtime_ns=2, metadata=900), copy("/c", mtime_ns=0)]
+    made = plan(copies, policy(keep="most-metadata oldest"))
+    assert {step.path: step.why for step in made.steps} == {b"/b": "is older", b"/c": "has more metadata"}
+
+
+def test_a_longer_title_makes_no_richer_metadata() -> None:
+    """A few bytes more do not decide; the next rule does."""
+    copies = [copy("/a", mtime_ns=2, metadata=1255), copy("/b", mtime_ns=1, metadata=1000)]
+    assert gone(plan(copies, policy(keep="most-metadata oldest"))) == {"/a": "/b"}
+
+
+def test_a_folder_is_no_prefix_of_its_neighbours() -> None:
+    assert gone(plan([copy("/keepers/a"), copy("/keep/b")], policy(keep="path-prefix:/keep"))) == {
+        "/keepers/a": "/keep/b"
+    }
+
+
+def test_what_stays_anyway_is_kept_and_the_rest_goes() -> None:
+    """Outside the scope nothing goes, so one of those is kept, unless a path-prefix in front says otherwise."""
+    copies = [copy("/in/a", mtime_ns=1), copy("/out/b", mtime_ns=2), copy("/in/c", mtime_ns=3)]
+    made = plan(copies, policy(keep="oldest", scope=("/in",)))
+    assert gone(made) == {"/in/a": "/out/b", "/in/c": "/out/b"}
+    assert {step.why for step in made.steps} == {"may not be changed"}
+    made = plan(copies, policy(keep="path-prefix:/in oldest", scope=("/in",)))
+    assert gone(made) == {"/in/c": "/in/a"}
+    assert reasons(made) == {"/out/b": "not in scope"}
+
+
+def test_young_files_neither_go_nor_are_kept() -> None:
+    """They may still be moved about; when the next of them comes of age is said."""
+    copies = [copy("/a"), copy("/b"), copy("/young", ctime_ns=NOW - HOUR)]
+    made = plan(copies, policy(keep="path-prefix:/young", min_age=7200))
+    assert gone(made) == {"/b": "/a"}
+    assert reasons(made) == {"/young": "younger than min_age"}
+    assert made.due_ns == NOW + HOUR
+    assert gone(plan(copies, policy(keep="path-prefix:/young", min_age=3600))) == {"/a": "/young", "/b": "/young"}
+
+
+def test_files_that_are_still_read_wait() -> None:
+    made = plan([copy("/a"), copy("/b", residue=None)], policy())
+    assert made.steps == []
+    assert reasons(made) == {"/b": "not read to its end yet"}
+
+
+def test_an_inode_with_several_names_is_one_file() -> None:
+    """It goes with all its names, and its bytes count with the last of them; a reflink works on it at once."""
+    copies = [copy("/a"), copy("/x", "/y", "/z")]
+    made = plan(copies, policy("symlink"))
+    assert [(step.path, step.bytes) for step in made.steps] == [(b"/x", 0), (b"/y", 0), (b"/z", 100)]
+    made = plan(copies, policy("reflink"))
+    assert [(step.path, step.bytes) for step in made.steps] == [(b"/x", 100)]
+    made = plan(copies, policy(scope=("/a", "/x", "/y"), keep="path-prefix:/a"))
+    assert made.steps == []
+    assert reasons(made)["/x"] == "not in scope: its name /z"
+
+
+def test_names_of_one_inode_are_left_alone() -> None:
+    """There is nothing to save, whichever the action."""
+    for action in ACTIONS:
+        made = plan([copy("/long/name", "/a", residue=None)], policy(action, "shortest-path"))
+        assert made.steps == []
+        assert made.skipped == [Skipped(b"/long/name", b"/a", "inode", "same inode already")]
+
+
+def test_links_need_equal_bytes_on_one_file_system() -> None:
+    """A set keeps a file of each content and file system, and joins the others to those."""
+    copies = [
+        copy("/a"), copy("/b"), copy("/c", content=b"2"), copy("/d", content=b"2"),
+        copy("/m/e", dev=2), copy("/m/f", dev=2),
+    ]  # fmt: skip
+    for action in ("hardlink", "reflink"):
+        made = plan(copies, policy(action))
+        assert gone(made) == {"/b": "/a", "/d": "/c", "/m/f": "/m/e"}
+        assert reasons(made) == {
+            "/c": f"level tensors: {action} is for level file only",
+            "/m/e": "on another file system",
+        }
+    assert len(plan(copies, policy("symlink")).steps) == 5
+
+
+def test_levels_limit_what_goes() -> None:
+    copies = [copy("/a"), copy("/b"), copy("/c", content=b"2"), copy("/d", content=b"2")]
+    made = plan(copies, policy(levels=("file",)))
+    assert gone(made) == {"/b": "/a", "/d": "/c"}
+    assert reasons(made) == {"/c": "level tensors is not in levels"}
+    made = plan(copies, policy(levels=("tensors",)))
+    assert gone(made) == {"/c": "/a", "/d": "/a"}
+    assert reasons(made) == {"/b": "level file is not in levels"}
+
+
+def test_blocks_that_are_shared_are_not_freed_again() -> None:
+    copies = [copy("/a", extents=b"1"), copy("/b", extents=b"1"), copy("/c", extents=b"2"), copy("/d")]
+    for action in ACTIONS:
+        made = plan(copies, policy(action))
+        assert gone(made).keys() == {"/c", "/d"}
+        assert reasons(made) == {"/b": "shares its blocks already"}
+
+
+def test_symbolic_links_are_no_names_of_a_file() -> None:
+    """What is seen through one may be kept by its own name; it does not go, and one without a name is left out."""
+    copies = [copy("/b", links=(b"/a",)), copy("/c"), copy(links=(b"/d",))]
+    made = plan(copies, policy())
+    assert gone(made) == {"/c": "/b"}
+    assert reasons(made) == {"/a": "same inode already", "/d": "seen through a symbolic link"}
+    made = plan(copies, policy(keep="path-prefix:/c"))
+    assert made.steps == []
+
+
+def test_a_newcomer_goes_or_is_kept_as_the_rules_say() -> None:
+    """What was there before is not acted on for the sake of what was there before."""
+    copies = [copy("/a", mtime_ns=2), copy("/b", mtime_ns=3), copy("/new", mtime_ns=4)]
+    for keep, expected in (("oldest", {"/new": "/a"}), ("newest", {"/a": "/new", "/b": "/new"})):
+        made = plan_for([b"/new"], [copies], policy(keep=keep), NOW)
+        assert gone(made) == expected
+        assert made.bytes == 100 * len(expected)
+    assert plan_for([b"/elsewhere"], [copies], policy(), NOW).steps == []
+
+
+# Any library, any policy
+
+FOLDERS = ("/r/keep", "/r/in", "/s/out", "/s")
+NAMES = st.tuples(st.sampled_from(FOLDERS), st.integers(0, 60)).map(
+    lambda parts: f"{parts[0]}/{parts[1]}".encode()
+)
+TIMES = st.integers(0, 3).map(lambda hours: NOW - hours * HOUR)
+
+
+@st.composite
+def libraries(draw: st.DrawFn) -> list[list[Copy]]:
+    """Sets of inodes with a few names each; no name twice."""
+    names = iter(draw(st.lists(NAMES, unique=True, min_size=2, max_size=24)))
+    sets: list[list[Copy]] = []
+    number = 0
+    while True:
+        copies: list[Copy] = []
+        for _ in range(draw(st.integers(1, 6))):
+            paths = [name for _, name in zip(range(draw(st.integers(1, 3))), names, strict=False)]
+            if not paths:
+                break
+            number += 1
+            content = draw(st.sampled_from([b"1", b"2", None]))
+            copies.append(
+                Copy(
+                    tuple(sorted(paths)),
+                    dev=draw(st.integers(1, 2)),
+                    ino=number,
+                    size=100 + len(content or b""),
+                    mtime_ns=draw(TIMES),
+                    ctime_ns=draw(TIMES),
+                    residue=content,
+                    metadata=draw(st.sampled_from([0, 250, 500])),
+                    extents=draw(st.sampled_from([b"", b"", b"x"])),
+                )
+            )
+        if not copies:
+            return sets
+        sets.append(copies)
+
+
+POLICIES = st.builds(
+    Policy,
+    action=st.sampled_from(ACTIONS),
+    levels=st.sampled_from([("file",), ("file", "tensors"), ("tensors",)]),
+    keep=st.lists(
+        st.sampled_from(
+            [*(Rule(kind) for kind in ("oldest", "newest", "shortest-path", "most-metadata")),
+             Rule("path-prefix", b"/r/keep"), Rule("path-prefix", b"/s")]
+        ),
+        max_size=4,
+    ).map(tuple),
+    scope=st.lists(st.sampled_from([b"/r", b"/r/in", b"/s/out"]), max_size=2).map(tuple),
+    min_age_ns=st.sampled_from([0, HOUR, 2 * HOUR]),
+)  # fmt: skip
+
+
+def saved(sets: list[list[Copy]], steps: Sequence[Step]) -> int:
+    """An oracle: carry the steps out on a dict of names, and see what is no longer held by any."""
+    held = {path: copy for copies in sets for copy in copies for path in copy.paths}
+    before = {copy.ino: copy.size for copy in held.values()}
+    shared = set()
+    for step in steps:
+        assert step.path in held
+        if step.action == "reflink":
+            shared.add(held[step.path].ino)
+        else:
+            del held[step.path]
+    left = {copy.ino for copy in held.values()} - shared
+    return sum(size for ino, size in before.items() if ino not in left)
+
+
+@given(sets=libraries(), rules=POLICIES)
+def test_a_plan_keeps_one_of_everything(sets: list[list[Copy]], rules: Policy) -> None:
+    """Of each set, and for links of each content, a file stays; each step's kept file is one that stays."""
+    made = make_plan(sets, rules, NOW)
+    gone = {step.path for step in made.steps}
+    assert len(gone) == len(made.steps)
+    for copies in sets:
+        for content in {copy.residue for copy in copies} if rules.action in ("hardlink", "reflink") else {None}:
+            alike = [copy for copy in copies if content is None or copy.residue == content]
+            assert any(not gone & set(copy.paths) for copy in alike)
+    by_name = {
+        path: (number, copy) for number, copies in enumerate(sets) for copy in copies for path in copy.paths
+    }
+    for step in made.steps:
+        (number, file), (kept_number, kept) = by_name[step.path], by_name[step.kept]
+        assert number == kept_number
+        assert (file, kept) == (step.gone, step.keeper)
+        assert not gone & set(kept.paths)
+        same_bytes = (file.residue, file.size) == (kept.residue, kept.size)
+        assert step.level == ("file" if same_bytes else "tensors")
+        assert step.level in rules.levels
+        if rules.action in ("hardlink", "reflink"):
+            assert same_bytes
+            assert file.dev == kept.dev
+
+
+@given(sets=libraries(), rules=POLICIES)
+def test_bytes_count_once(sets: list[list[Copy]], rules: Policy) -> None:
+    """The sum is that of the inodes that no name holds when all is done."""
+    made = make_plan(sets, rules, NOW)
+    assert made.bytes == sum(step.bytes for step in made.steps) == saved(sets, made.steps)
+
+
+@given(sets=libraries(), rules=POLICIES)
+def test_only_what_may_be_changed_is_changed(sets: list[list[Copy]], rules: Policy) -> None:
+    """In scope by all names, and of age; and every other name is accounted for."""
+    made = make_plan(sets, rules, NOW)
+    for step in made.steps:
+        for path in step.gone.paths:
+            assert not rules.scope or any(is_inside(path, folder) for folder in rules.scope)
+        assert NOW - step.gone.ctime_ns >= rules.min_age_ns
+    listed = {row.path for row in (*made.steps, *made.skipped)}
+    kept = {row.kept for row in (*made.steps, *made.skipped)}
+    if rules.action != "reflink":
+        several = [copies for copies in sets if len(copies) > 1]
+        missing = {path for copies in several for copy in copies for path in copy.paths} - listed - kept
+        assert all(len([c for c in copies if missing & set(c.paths)]) <= 1 for copies in several)
+
+
+@given(sets=libraries(), rules=POLICIES, seed=st.integers(0, 99))
+def test_a_plan_does_not_depend_on_the_order(sets: list[list[Copy]], rules: Policy, seed: int) -> None:
+    shuffled = [random.Random(seed).sample(copies, len(copies)) for copies in sets]
+    random.Random(seed).shuffle(shuffled)
+    assert make_plan(shuffled, rules, NOW) == make_plan(sets, rules, NOW)
+
+
+@given(sets=libraries(), rules=POLICIES, which=st.integers(0, 99))
+def test_a_newcomers_plan_is_a_part_of_the_whole(sets: list[list[Copy]], rules: Policy, which: int) -> None:
+    """Nothing is done for a newcomer that `dedupe --apply` would not do."""
+    names = [path for copies in sets for copy in copies for path in copy.paths]
+    newcomer = names[which % len(names)]
+    whole, part = make_plan(sets, rules, NOW), plan_for([newcomer], sets, rules, NOW)
+    assert set(part.steps) <= set(whole.steps)
+    for step in whole.steps:
+        assert (step in part.steps) == (newcomer in (*step.gone.paths, *step.keeper.paths))
