@@ -103,8 +103,9 @@ class Engine:
             catalog, self.files, machinery, self.statistics, os.fsdecode(state_dir), render_once=render_once
         )
         machinery.forget_layouts()
-        #: Look through a folder; look at one name that something happened to.
+        #: Look through a folder; look at one name that something happened to; an inode that we gave a name.
         self.sweep, self.touched = self._presence.sweep, self._presence.touched
+        self.relinked = self._presence.relinked
 
     def _load(self, under: Callable[[bytes], bool]) -> None:
         """Take up what an earlier run learnt, as if nothing had happened since; the walk finds what has.

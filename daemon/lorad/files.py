@@ -204,8 +204,8 @@ class Files:
                 # It was there before, or is still there.
                 return
 
-    def renumber(self, file: File, identity: Identity) -> None:
-        """The device of a file has another number than it had; all else is the same."""
+    def restamp(self, file: File, identity: Identity) -> None:
+        """A file's device has another number than it had, or its inode another ctime; all else is the same."""
         if self._by_inode.get((file.identity.dev, file.identity.ino)) is file:
             del self._by_inode[file.identity.dev, file.identity.ino]
         file.identity = identity

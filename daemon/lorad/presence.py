@@ -123,6 +123,12 @@ class Presence:
         self._gone(gone)
         self._look_at_links()
 
+    def relinked(self, before: Identity, now: Identity) -> None:
+        """An inode got or lost a name by our own doing, which changed its ctime and nothing that was read."""
+        file = self._files.at_inode(now)
+        if file is not None and file.identity == before:
+            self._files.restamp(file, now)
+
     def look_again(self, file: File) -> None:
         """A file was not what it was thought to be: see what its names lead to now.
 
@@ -204,7 +210,7 @@ class Presence:
         if known is not None and fresh and not known.passed_over and _differ_in_device(known.identity, identity):
             # The system numbers devices anew when it starts.
             self._renumbered[known.identity.dev] = identity.dev
-            self._files.renumber(known, identity)
+            self._files.restamp(known, identity)
         if known is not None and known.identity == identity and self._stays(known, seen, fresh):
             if fresh and self._remind and known.status is Status.FAILED and path == known.names[0]:
                 self._tell(FileFailedEvent(path, known.error or ""))

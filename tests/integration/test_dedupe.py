@@ -134,6 +134,20 @@ def test_a_newcomer_is_acted_on_by_itself(root: Path, tmp_path: Path) -> None:
         assert loractl(daemon, "audit").returncode == 0
 
 
+def test_a_file_that_got_another_name_is_not_read_again(root: Path, tmp_path: Path) -> None:
+    """A hard link changes the kept file's ctime, which the daemon knows to be its own doing."""
+    library(root)
+    with daemon_with(tmp_path, root) as daemon, daemon.client() as client:
+        daemon.settle()
+        before = client.status().bytes_read
+        assert client.apply_dedupe("hardlink").done == 2
+        again = client.apply_dedupe("hardlink")
+        assert (again.done, again.refused) == (0, 0), "what is done already is no refusal"
+        daemon.settle()
+        assert client.status().bytes_read == before
+        assert loractl(daemon, "audit").returncode == 0
+
+
 def test_what_came_while_no_daemon_ran_is_a_newcomer_too(root: Path, tmp_path: Path) -> None:
     """The catalogue remembers which roots were looked through."""
     library(root)

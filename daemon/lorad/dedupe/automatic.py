@@ -65,7 +65,11 @@ class Automatic:
     def _act(self, due: Sequence[bytes], plan: Plan) -> None:
         """In the desk's thread."""
         try:
-            steps = [step for step in plan.steps if not self._desk.undone_by_hand(step.gone)]
+            # While a file of a set is read again, another one would be kept than is to be.
+            unread = {row.kept for row in plan.skipped if row.reason == UNREAD}
+            wanted = {step.gone[1:3]: step.gone for step in plan.steps if step.kept not in unread}
+            ours = {inode for inode, copy in wanted.items() if not self._desk.undone_by_hand(copy)}
+            steps = [step for step in plan.steps if step.gone[1:3] in ours]
             self._sort(due, plan, steps, self._desk.carry_out(steps, watched=False))
         except Exception as error:
             self._failed(f"newcomers cannot be acted on: {error}")
@@ -79,7 +83,9 @@ class Automatic:
             if outcome.state == "refused":
                 vain.update(step.gone.paths, step.keeper.paths)
         skipped = {row.path: row.reason for row in plan.skipped}
-        unread = [path for path in due if skipped.get(path) == UNREAD]
+        kept_by = {path: step.kept for step in plan.steps for path in (*step.gone.paths, *step.keeper.paths)}
+        waiting = {row.kept for row in plan.skipped if row.reason == UNREAD}
+        unread = [path for path in due if skipped.get(path) == UNREAD or kept_by.get(path) in waiting]
         young = [path for path in due if skipped.get(path) == YOUNG]
         again = vain.intersection(due)
         now = time.monotonic()

@@ -35,6 +35,7 @@ from lorad.control.acting import Reply
 from lorad.control.planning import resolved
 from lorad.control.worker import Worker
 from lorad.dedupe.deputy import Deputy
+from lorad.dedupe.guard import same
 from lorad.dedupe.journal import JOURNAL, Entry, Journal
 from lorad.dedupe.keeping import Copy
 from lorad.dedupe.orders import Order, Refused, Result, Side
@@ -57,11 +58,20 @@ Tell = Callable[[Event], None]
 
 
 class Desk:
-    """Carries plans out and takes actions back, one at a time. `tell` hears what was done, in its thread."""
+    """Carries plans out and takes actions back, one at a time.
 
-    def __init__(self, state_dir: str, tell: Tell) -> None:
+    In its thread, `tell` hears what was done, and `relinked` what a kept file is before and after it got a name.
+    """
+
+    def __init__(
+        self,
+        state_dir: str,
+        tell: Tell,
+        relinked: Callable[[Identity, Identity], None] = lambda before, now: None,
+    ) -> None:
         self._state_dir = state_dir
         self._tell = tell
+        self._relinked = relinked
         self._roots: tuple[bytes, ...] = ()
         self._sidecars = "keep"
         self._deputy = Deputy(state_dir, self._mended)
@@ -144,9 +154,11 @@ class Desk:
                 result = self._ask(Carry(order), pace, broken)
             except (Refused, StateError) as error:
                 broken = error if isinstance(error, StateError) else None
-                outcomes.append(self._refused(step, error))
+                outcomes.append(self._done_before(step) or self._refused(step, error))
             else:
                 outcomes.append(self._taken(result))
+                if result.kept_now is not None and result.kept_now != order.kept.identity:
+                    self._relinked(order.kept.identity, result.kept_now)
                 _note(step, result, ours)
             pace.next(step.gone.size)
         self.left = 0
@@ -190,6 +202,16 @@ class Desk:
             return Outcome(0, result.action, result.kept, result.path, 0, "nothing", result.text)
         self._tell(ActionTaken(result.id, result.action, result.kept, result.path, result.bytes))
         return Outcome(result.id, result.action, result.kept, result.path, result.bytes, "done", result.text)
+
+    def _done_before(self, step: Step) -> Outcome | None:
+        """The outcome of a step that was taken already: the plan was made before the catalogue knew of it."""
+        with suppress(StateError), self._journal() as journal:
+            entry = journal.last_of(step.path) if journal else None
+            planned = Identity(*step.gone[1:6])
+            if entry is not None and entry.state == "done" and same(entry.gone.identity, planned, renamed=True):
+                text = f"action {entry.id} did it already"
+                return Outcome(0, step.action, step.kept, step.path, 0, "nothing", text)
+        return None
 
     def _refused(self, step: Step, error: LoraError) -> Outcome:
         self._tell(ActionRefused(step.action, step.kept, step.path, str(error)))
@@ -296,11 +318,12 @@ def _note(step: Step, result: Result, ours: dict[tuple[int, int], Identity]) -> 
     """A link more or less changes the ctime of an inode, and nothing else of it."""
     if result.kept_now is not None:
         ours[step.keeper.dev, step.keeper.ino] = result.kept_now
-    for path in step.gone.paths:
+    for path in step.gone.paths if step.path != step.gone.paths[-1] else ():
         with suppress(OSError):
             now = Identity.of(os.lstat(path))
             if (now.dev, now.ino, now.size, now.mtime_ns) == step.gone[1:5]:
                 ours[now.dev, now.ino] = now
+                return
 
 
 def _counted(outcomes: Sequence[Outcome]) -> tuple[int, int, int, list[Outcome], int]:

@@ -190,6 +190,8 @@ class Daemon:
                     self._tick(time.monotonic())
                     self._tell(WatchChanged(root, health, reason))
         if engine:
+            for before, now in self._deduplication.relinked():
+                engine.relinked(before, now)
             for path in self._settling.due(time.monotonic()):
                 engine.touched(path)
             if self._overfull and len(self._settling) < _FEW:

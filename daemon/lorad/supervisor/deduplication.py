@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Iterator
 
 from loracore.config import Config
 from loracore.control import ActionRefused, ActionTaken, ActionUndone, Event
 from lorad.dedupe.automatic import Automatic, PlanFor
 from lorad.dedupe.day import Day
 from lorad.dedupe.desk import Desk
+from lorad.pipeline.protocol import Identity
 from lorad.supervisor.logs import get_logger
 
 #: Seconds that the present action has to end when the daemon does.
@@ -28,7 +30,8 @@ class Deduplication:
         self._log = get_logger()
         self._lock = threading.Lock()
         self._day = Day(time.time())
-        self.desk = Desk(state_dir, self._told)
+        self._relinked: deque[tuple[Identity, Identity]] = deque()
+        self.desk = Desk(state_dir, self._told, lambda before, now: self._relinked.append((before, now)))
         self._automatic: Automatic | None = None
         #: Duplicates that were found, and after which generation the catalogue has them.
         self._found: dict[bytes, int] = {}
@@ -51,6 +54,11 @@ class Deduplication:
         """A newcomer became a duplicate while the catalogue was at this generation."""
         if self._config.dedupe.action != "report":
             self._found[path] = generation
+
+    def relinked(self) -> Iterator[tuple[Identity, Identity]]:
+        """What kept files were and are, since they got another name."""
+        while self._relinked:
+            yield self._relinked.popleft()
 
     def look(self, generation: int) -> None:
         """Have those acted on that the catalogue has by now, and tell of the day when it is over."""
