@@ -2,7 +2,7 @@
 
 A newcomer is a name that became a duplicate while its root was known. It waits here until it was acted on or
 there is nothing to do about it. What could not be done, as somebody had the file open for one, is tried again
-after a minute, ten minutes and an hour.
+after five seconds, a minute, ten minutes and an hour.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import math
 from collections.abc import Collection, Iterable
 
 #: Seconds until the next try.
-_RETRIES = (60.0, 600.0, 3600.0)
+_RETRIES = (5.0, 60.0, 600.0, 3600.0)
 #: Names that are remembered; `loractl dedupe` knows all.
 _MOST = 100_000
 

@@ -19,19 +19,19 @@ def test_a_newcomer_is_due_at_once_and_until_it_is_settled() -> None:
     assert newcomers.due(0.0) == [OTHER]
 
 
-def test_what_is_refused_is_tried_three_times_more() -> None:
-    """After a minute, ten minutes and an hour."""
+def test_what_is_refused_is_tried_four_times_more() -> None:
+    """After five seconds, a minute, ten minutes and an hour."""
     newcomers = Newcomers()
     newcomers.add(FILE)
     now, delays = 0.0, []
     while len(newcomers):
         newcomers.refused([FILE], now)
-        delay = next((seconds for seconds in (60.0, 600.0, 3600.0) if newcomers.due(now + seconds)), None)
+        delay = next((seconds for seconds in (5.0, 60.0, 600.0, 3600.0) if newcomers.due(now + seconds)), None)
         if delay is not None:
             assert not newcomers.due(now + delay - 0.1)
             delays.append(delay)
             now += delay
-    assert delays == [60.0, 600.0, 3600.0]
+    assert delays == [5.0, 60.0, 600.0, 3600.0]
 
 
 def test_waiting_to_be_old_enough_is_no_try_in_vain() -> None:
