@@ -22,7 +22,7 @@ import msgspec
 
 from loracore.errors import StateError
 from lorad.dedupe.attributes import Attributes
-from lorad.dedupe.orders import Raw, Result, Savings, Side
+from lorad.dedupe.orders import Raw, Result, Savings, Side, spoken
 
 JOURNAL = "journal.sqlite"
 #: Beside the journal: what it is worthless without, and the other way round.
@@ -88,7 +88,7 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True):
             path=self.gone.path,
             bytes=self.bytes,
             state=self.state,
-            text=self.text if text is None else text,
+            text=self.text if text is None else spoken(text),
             time_ns=self.time_ns,
             level=self.level,
         )
@@ -171,13 +171,13 @@ class Journal:
                 "INSERT INTO actions (action, state, kept, path, bytes, body) VALUES ('', '', '', '', 0, '')"
             )
             assert cursor.lastrowid is not None
-            entry = msgspec.structs.replace(entry, id=cursor.lastrowid, time_ns=now)
+            entry = _spoken(msgspec.structs.replace(entry, id=cursor.lastrowid, time_ns=now))
             self._write(entry)
         return entry
 
     def update(self, entry: Entry, **changes: Any) -> Entry:
         """Write down what has changed of an action; it is durable when this returns."""
-        entry = msgspec.structs.replace(entry, **changes)
+        entry = _spoken(msgspec.structs.replace(entry, **changes))
         with _transaction(self._db):
             self._write(entry)
         return entry
@@ -244,6 +244,10 @@ class Journal:
 
     def close(self) -> None:
         self._db.close()
+
+
+def _spoken(entry: Entry) -> Entry:
+    return msgspec.structs.replace(entry, text=spoken(entry.text))
 
 
 class _transaction:  # noqa: N801 - a context, used as a word
