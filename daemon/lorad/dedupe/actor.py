@@ -18,8 +18,8 @@ from lorad.dedupe.compare import Layers, digest, same_bytes, same_layers
 from lorad.dedupe.extents import shared_bytes
 from lorad.dedupe.guard import Held, hold
 from lorad.dedupe.journal import Entry, Journal
-from lorad.dedupe.orders import Order, Progress, Refused, Result, Savings, check, silent
-from lorad.dedupe.reach import Reached, reach
+from lorad.dedupe.orders import Order, Progress, Refused, Result, Savings, Unsettled, check, silent
+from lorad.dedupe.reach import Folder, Reached, reach
 from lorad.dedupe.repair import repair
 from lorad.dedupe.settle import Pending, settle
 from lorad.dedupe.site import Site
@@ -176,6 +176,7 @@ class Actor:
             target=replace.link_target(order.kept, order.gone) if order.action == "symlink" else b"",
             place=quarantine.choose(self._site, gone.reached) if beside or order.action == "quarantine" else "",
             sidecars=beside,
+            folder=Folder.of(gone.folder),
         )
 
     def _act(self, entry: Entry, kept: Held, gone: Held, progress: Progress) -> Entry:
@@ -216,7 +217,14 @@ class Actor:
             return _nothing(order, "all its blocks are shared already")
         attributes = Attributes.of(gone.fd, gone.before)
         entry = self._site.journal.plan(
-            Entry(action=order.action, level=order.level, kept=order.kept, gone=order.gone, attributes=attributes)
+            Entry(
+                action=order.action,
+                level=order.level,
+                kept=order.kept,
+                gone=order.gone,
+                attributes=attributes,
+                folder=Folder.of(gone.folder),
+            )
         )
         self._site.at("planned")
         entry = self._or_back(
@@ -236,8 +244,9 @@ class Actor:
                 if now.state in ("planned", "removing", "undoing"):
                     now = settle(self._site, now, reached, reason.reason)
             except (FileError, Pending, OSError, EOFError, sqlite3.Error) as trouble:
-                raise Refused(
-                    f"{reason.reason}; what was begun is taken back at the next start ({trouble})", reason.path
+                raise Unsettled(
+                    f"{reason.reason}; what was begun is brought to an end as soon as that is possible ({trouble})",
+                    reason.path,
                 ) from error
             if now.state == ("undone" if entry.state == "done" else "done"):
                 # It failed when all was done already, or had to end in quarantine.

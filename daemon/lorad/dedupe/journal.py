@@ -23,6 +23,7 @@ import msgspec
 from loracore.errors import StateError
 from lorad.dedupe.attributes import Attributes
 from lorad.dedupe.orders import Raw, Result, Savings, Side, spoken
+from lorad.dedupe.reach import Folder
 
 JOURNAL = "journal.sqlite"
 #: Beside the journal: what it is worthless without, and the other way round.
@@ -60,7 +61,8 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True):
     about to be removed), `done`, `failed`, `undoing`, `undone`. `attributes` and `digest` (BLAKE3-256 of all
     bytes) are those of the file that goes. `target` is what a symbolic link in its place says. `place` tells which
     quarantine it or its sidecars are in: `state`, `root` or none. `recipe`: there is one, and it is durable.
-    `restored` is the inode of the copy that undo has made, 0 for none.
+    `restored` is the inode of the copy that undo has made, 0 for none. `folder` is the one that the file that goes
+    lay in, or that its undo has begun in: repair believes what it finds in no other.
     """
 
     id: int = 0
@@ -79,6 +81,7 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True):
     recipe: bool = False
     sidecars: tuple[Sidecar, ...] = ()
     restored: int = 0
+    folder: Folder = Folder()
 
     def result(self, text: str | None = None) -> Result:
         return Result(

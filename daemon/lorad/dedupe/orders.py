@@ -52,6 +52,10 @@ class Refused(FileError):
         return spoken(super().__str__())
 
 
+class Unsettled(Refused):
+    """What was begun could not be taken back yet: nothing is lost, and repair brings it to an end."""
+
+
 class Side(msgspec.Struct, frozen=True):
     """One file of a pair. `path` is absolute and lies beneath the folder `root`."""
 

@@ -17,7 +17,7 @@ from lorad.dedupe.compare import digest, pieces
 from lorad.dedupe.guard import Held, hold
 from lorad.dedupe.journal import Entry
 from lorad.dedupe.orders import Progress, Refused
-from lorad.dedupe.reach import Reached, open_file, reach
+from lorad.dedupe.reach import Folder, Reached, open_file, reach
 from lorad.dedupe.replace import is_new
 from lorad.dedupe.settle import finish_undo
 from lorad.dedupe.site import Site
@@ -28,7 +28,7 @@ _TAKEN = "another file stands there now; move it away, or undo what put it there
 def undo(site: Site, entry: Entry, reached: Reached, progress: Progress) -> Entry:
     """Undo an action that is done. Raises Refused and OSError; then `settle` takes back what was begun."""
     if entry.action == "reflink":
-        entry = _begin(site, entry)
+        entry = _begin(site, entry, reached)
         text = reflink.undo(site, entry, reached)
         return finish_undo(site, entry, reached, text)
     with quarantine.place(site, entry) as place:
@@ -39,8 +39,8 @@ def undo(site: Site, entry: Entry, reached: Reached, progress: Progress) -> Entr
     return _bring_back(site, entry, reached, progress)
 
 
-def _begin(site: Site, entry: Entry) -> Entry:
-    entry = site.journal.update(entry, state="undoing", restored=0)
+def _begin(site: Site, entry: Entry, reached: Reached) -> Entry:
+    entry = site.journal.update(entry, state="undoing", restored=0, folder=Folder.of(reached.folder))
     site.at("undoing")
     return entry
 
@@ -53,7 +53,7 @@ def _return(site: Site, entry: Entry, reached: Reached, place: int | None, progr
         raise Refused.about(entry.gone.path, _TAKEN)
     aside = Reached(entry.gone.root, entry.gone.path, place, reached.name)
     with hold(aside, None) as held:
-        entry = _begin(site, entry)
+        entry = _begin(site, entry, reached)
         if digest(held.fd, held.before.st_size, progress) != entry.digest:
             raise Refused.about(
                 entry.gone.path, "it was changed in quarantine, where it stays; take it from there"
@@ -74,7 +74,7 @@ def _bring_back(site: Site, entry: Entry, reached: Reached, progress: Progress) 
     with ExitStack() as stack:
         _refuse_taken(entry, reached)
         held, source = _source(entry, reached, stack)
-        entry = _begin(site, entry)
+        entry = _begin(site, entry, reached)
         entry = _copy(site, entry, reached, _content(site, entry, source), progress)
         copy = stack.enter_context(hold(Reached(reached.root, reached.path, reached.folder, temp), None))
         _refuse_taken(entry, reached)
