@@ -110,13 +110,15 @@ class Actor:
     def undo(self, number: int, progress: Progress = silent) -> Result:
         """Undo an action that is done. The result's state is `undone`.
 
+        One that is `emptied` is looked for once more, as its quarantine may have been brought back.
+
         Raises Refused when it was not undone; everything is as before then, and the action is still `done`. Raises
         LoraError when there is no such action, and StateError when the journal cannot be written.
         """
         entry = self._site.journal.get(number)
         if entry is None:
             raise LoraError(f"there is no action {number}; see the history")
-        if entry.state != "done":
+        if entry.state not in ("done", "emptied"):
             raise Refused.about(
                 entry.gone.path, f"action {number} is {entry.state}; only what is done can be undone"
             )
@@ -245,10 +247,10 @@ class Actor:
                     now = settle(self._site, now, reached, reason.reason)
             except (FileError, Pending, OSError, EOFError, sqlite3.Error) as trouble:
                 raise Unsettled(
-                    f"{reason.reason}; what was begun is brought to an end as soon as that is possible ({trouble})",
+                    f"{reason.reason}; what was begun is brought to an end as soon as can be ({trouble})",
                     reason.path,
                 ) from error
-            if now.state == ("undone" if entry.state == "done" else "done"):
+            if now.state == ("undone" if entry.state in ("done", "emptied") else "done"):
                 # It failed when all was done already, or had to end in quarantine.
                 return now
             if isinstance(error, FileError | OSError | EOFError | sqlite3.Error):

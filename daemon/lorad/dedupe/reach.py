@@ -25,8 +25,8 @@ _NOWHERE = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)
 class Folder(msgspec.Struct, frozen=True):
     """Which folder it is, of all that may come to stand under its name. `ino` is 0 where that was not noted.
 
-    `dev` may be another one after the system was started again; `fsid` (statvfs(3)) stays on most file systems, and
-    is 0 on those that have none.
+    `dev` may be another one after the system was started again; `fsid` (statvfs(3)) stays on most file systems,
+    and is 0 on those that have none.
     """
 
     dev: int = 0

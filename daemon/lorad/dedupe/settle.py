@@ -29,9 +29,9 @@ def settle(site: Site, entry: Entry, reached: Reached, text: str) -> Entry:
     Raises Pending, Refused and OSError where it cannot be done yet.
     """
     if not entry.folder.may_be(Folder.of(reached.folder)):
+        folder = os.fsdecode(os.path.dirname(entry.gone.path))
         raise Pending(
-            f"{os.fsdecode(os.path.dirname(entry.gone.path))} is not the folder that it was begun in; mount its disk, "
-            "or bring that folder back under its name"
+            f"{folder} is not the folder that it was begun in; mount its disk, or bring that folder back"
         )
     if entry.state == "undoing":
         return _settle_undo(site, entry, reached, text)
@@ -106,14 +106,15 @@ def _take_back_moved(site: Site, entry: Entry, reached: Reached, text: str) -> E
 
 
 def _is_rehearsal(entry: Entry, aside: os.stat_result) -> bool:
-    """Whether it is the empty file that attributes were tried on. No file that an action touches was ever empty."""
+    """Whether it is the empty file that attributes were tried on: no file that is acted on is empty."""
     return stat.S_ISREG(aside.st_mode) and not aside.st_size and aside.st_ino != entry.gone.identity.ino
 
 
 def _refuse_unsure(entry: Entry, reached: Reached, there: os.stat_result | None, missing: str = "") -> None:
     """Raises Pending where what is missing may as well lie in another folder of the same name.
 
-    The file in its place or its new link proves that nothing does; so does the folder, if nothing else is `missing`.
+    The file in its place or its new link proves that nothing does; so does the folder, if nothing else is
+    `missing`.
     """
     found = there is not None and (
         there.st_ino == entry.gone.identity.ino or is_new(entry, reached, reached.name, there)

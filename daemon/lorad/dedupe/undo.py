@@ -47,8 +47,8 @@ def _begin(site: Site, entry: Entry, reached: Reached) -> Entry:
 
 def _return(site: Site, entry: Entry, reached: Reached, place: int | None, progress: Progress) -> Entry:
     """Out of quarantine: a rename, once it is certain that it is still the file that was put there."""
-    if place is None:
-        raise Refused.about(entry.gone.path, "it is in quarantine no more; there is nothing to bring back")
+    if place is None or not _is_in(place, reached.name):
+        raise _emptied(site, entry, reached, place)
     if reached.status() is not None:
         raise Refused.about(entry.gone.path, _TAKEN)
     aside = Reached(entry.gone.root, entry.gone.path, place, reached.name)
@@ -66,6 +66,27 @@ def _return(site: Site, entry: Entry, reached: Reached, place: int | None, progr
             raise Refused.about(entry.gone.path, _TAKEN)
         site.at("renamed")
     return finish_undo(site, entry, reached, "")
+
+
+def _is_in(folder: int, name: bytes) -> bool:
+    try:
+        os.stat(name, dir_fd=folder, follow_symlinks=False)
+    except FileNotFoundError:
+        return False
+    return True
+
+
+def _emptied(site: Site, entry: Entry, reached: Reached, place: int | None) -> Refused:
+    """Nothing to bring back; the action is `emptied` from now on where its quarantine is surely the one it was."""
+    where = os.fsdecode(quarantine.path(site, entry))
+    sure = place is not None or entry.place == "state" or entry.folder.is_surely(Folder.of(reached.folder))
+    if not sure:
+        return Refused.about(
+            entry.gone.path, f"its quarantine {where} is not there; mount its disk and undo again"
+        )
+    text = f"it is in its quarantine {where} no more; put it back there and undo it by its number"
+    site.journal.update(entry, state="emptied", text=text)
+    return Refused.about(entry.gone.path, text)
 
 
 def _bring_back(site: Site, entry: Entry, reached: Reached, progress: Progress) -> Entry:

@@ -3,22 +3,30 @@
 from __future__ import annotations
 
 import os
+import queue
 import signal
+import sqlite3
 import subprocess
+import time
 from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
+import psutil
 import pytest
 
+from loracore.control import ActionRefused, Event
+from lorad.audit import leftovers
 from lorad.dedupe import steps
-from lorad.dedupe.journal import Entry
-from lorad.dedupe.orders import Order, Refused, Unsettled
+from lorad.dedupe.deputy import Deputy
+from lorad.dedupe.desk import Desk
+from lorad.dedupe.journal import JOURNAL, Entry, Journal
+from lorad.dedupe.orders import Order, Refused, Savings, Unsettled
 from lorad.dedupe.reach import Folder, Reached
 from lorad.dedupe.settle import settle
 from lorad.dedupe.site import Site
-from lorad.dedupe.worker import Mended
-from tests.daemon.dedupe.world import World, dies_at, make_world, side
+from lorad.dedupe.worker import Failed, Mended, TakeBack
+from tests.daemon.dedupe.world import World, dies_at, files_in, make_world, side
 
 
 def dies_after(world: World, step: str, order: Order) -> None:
@@ -141,7 +149,7 @@ def test_a_folder_that_was_not_noted_proves_nothing(
 
 
 def test_what_attributes_were_tried_on_is_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Killed in the rehearsal, and the file renamed since: no empty file is left, neither hidden nor by its name."""
+    """Killed in the rehearsal, and the file renamed since: no empty file is left, hidden or by its name."""
     world = make_world(str(tmp_path))
     before = world.look()
     monkeypatch.setattr("lorad.dedupe.attributes.Attributes.give", lambda *_: os.kill(os.getpid(), signal.SIGKILL))
@@ -185,3 +193,122 @@ def test_names_come_back_also_without_room_for_the_journal(
     os.unlink(filler)
     assert repaired(world) == ["failed"]
     assert world.look() == before
+
+
+def dies_in_commit(world: World, step: str, order: Order) -> None:
+    """Killed in an action, right after this step and within a commit: pages are on the disk that do not hold."""
+    child = os.fork()
+    if not child:
+
+        def at(name: str) -> None:
+            if name == step:
+                with sqlite3.connect(os.path.join(world.state, JOURNAL), isolation_level=None) as db:
+                    db.execute("PRAGMA cache_size = 1")
+                    db.execute("BEGIN IMMEDIATE")
+                    db.execute("UPDATE actions SET state = 'done', body = zeroblob(1000000)")
+                    os.kill(os.getpid(), signal.SIGKILL)
+
+        with world.actor(at) as actor:
+            actor.apply(order)
+        os._exit(1)
+    _, status = os.waitpid(child, 0)
+    assert os.WIFSIGNALED(status)
+    assert Journal.is_torn(world.state)
+
+
+def test_a_commit_that_was_cut_short_is_rolled_back_by_a_reader(tmp_path: Path) -> None:
+    """Killed within a commit, the journal tells of the last one before, to whoever looks first."""
+    world = make_world(str(tmp_path))
+    dies_in_commit(world, "set aside", world.order("delete"))
+    journal = Journal(world.state, writing=False)
+    try:
+        assert [entry.state for entry in journal.history()] == ["planned"]
+        with pytest.raises(sqlite3.OperationalError, match="readonly"):
+            journal.update(journal.history()[0], state="done")
+    finally:
+        journal.close()
+    assert not Journal.is_torn(world.state)
+
+
+def test_a_desk_repairs_what_died_in_a_commit(tmp_path: Path) -> None:
+    """At its start, without being asked: the file has its name again."""
+    world = make_world(str(tmp_path))
+    before = world.look()
+    dies_in_commit(world, "set aside", world.order("delete"))
+    events: queue.Queue[Event] = queue.Queue()
+    desk = Desk(world.state, events.put)
+    desk.start()
+    try:
+        assert isinstance(events.get(timeout=30), ActionRefused)
+        assert world.look() == before
+    finally:
+        desk.stop(30)
+
+
+def test_a_desk_repairs_again_what_had_to_wait(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By itself, as soon as the folder is back; that it waits is said once."""
+    monkeypatch.setattr("lorad.dedupe.desk._AGAIN", (0.05,))
+    world = make_world(str(tmp_path))
+    before = world.look()
+    dies_after(world, "set aside", world.order("delete"))
+    folder = os.path.dirname(world.gone)
+    os.rename(folder, folder + b" moved")
+    events: queue.Queue[Event] = queue.Queue()
+    desk = Desk(world.state, events.put)
+    desk.start()
+    try:
+        told = events.get(timeout=30)
+        assert isinstance(told, ActionRefused)
+        assert "waits" in told.reason
+        time.sleep(1)
+        assert events.empty()
+        os.rename(folder + b" moved", folder)
+        told = events.get(timeout=30)
+        assert isinstance(told, ActionRefused)
+        assert "interrupted" in told.reason
+        assert world.look() == before
+    finally:
+        desk.stop(30)
+
+
+def test_a_quarantine_that_was_emptied_is_told_and_counts_no_more(tmp_path: Path) -> None:
+    """Undo says what is gone; savings and `undo --all` pass over it; brought back, its number undoes it."""
+    world = make_world(str(tmp_path))
+    before = world.look()
+    done = world.apply("quarantine")
+    (held,) = files_in(os.fsencode(os.path.join(world.state, "quarantine")))
+    for whole in (False, True):
+        os.rename(os.path.dirname(held) if whole else held, tmp_path / "taken")
+        with world.actor() as actor:
+            with pytest.raises(Refused, match=r"in its quarantine .* no more"):
+                actor.undo(done.id)
+            assert actor.history()[0].state == "emptied"
+            assert actor.savings() == Savings(0, 0, 0)
+            assert actor.repair() == []
+        journal = Journal(world.state, writing=False)
+        assert journal.standing() == []
+        journal.close()
+        os.rename(tmp_path / "taken", os.path.dirname(held) if whole else held)
+    assert world.undo(done.id).state == "undone"
+    assert world.look() == before
+
+
+def test_audit_tells_of_what_was_set_aside(tmp_path: Path) -> None:
+    """Each may be the only copy of a file, and nobody sees it by himself."""
+    world = make_world(str(tmp_path))
+    assert leftovers([world.root]) == []
+    dies_after(world, "set aside", world.order("delete"))
+    (found,) = leftovers([world.root])
+    assert [found.path] == world.leftovers()
+    assert found.what == "leftover"
+
+
+def test_a_worker_whose_action_waits_is_let_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The next wish starts another one, which repairs first."""
+    deputy = Deputy(str(tmp_path), lambda _: None)
+    deputy.start()
+    monkeypatch.setattr(deputy, "_words", iter([Failed("the disk is full", unsettled=True)]))
+    (process,) = psutil.Process().children()
+    with pytest.raises(Unsettled, match="the disk is full"):
+        deputy.carry(TakeBack(1))
+    assert not process.is_running()
