@@ -34,6 +34,11 @@ _ROWS = (
     "JOIN files ON files.id = names.file WHERE active"
 )
 _UPDATED = re.compile(rb'"updated": "[^"]*"')
+#: As `lorad.dedupe.site` names them.
+_TEMPORARY = re.compile(rb"\.lorad-[0-9a-f]+-[0-9]+\.tmp")
+_SET_ASIDE = (
+    "set aside by an action that is not at its end: keep it, see history, bring its folder back and restart"
+)
 _NO_IDENTITY = (0, 0, 0, 0, 0)
 
 
@@ -81,6 +86,7 @@ def _compare_disk(state_dir: str, roots: Sequence[bytes], follow: bool) -> tuple
     lost = [root for root in roots if root not in there]
     in_lost = is_under(lost)
     found = [Difference(root, "missing", "this watched folder is not there") for root in lost]
+    found += leftovers(there)
     for path in sorted(names.keys() | known.keys()):
         if lost and in_lost(path):
             continue
@@ -88,6 +94,17 @@ def _compare_disk(state_dir: str, roots: Sequence[bytes], follow: bool) -> tuple
         if difference is not None:
             found.append(difference)
     return len(names), found
+
+
+def leftovers(roots: Sequence[bytes]) -> list[Difference]:
+    """What actions that were cut short have set aside: each may be the only copy of a file."""
+    return [
+        Difference(os.path.join(folder, name), "leftover", _SET_ASIDE)
+        for root in roots
+        for folder, _, names in os.walk(root)
+        for name in names
+        if _TEMPORARY.fullmatch(name)
+    ]
 
 
 def compare(path: bytes, known: Known | None, seen: Seen | None) -> Difference | None:

@@ -282,7 +282,8 @@ class Difference(Struct, frozen=True):
     """A way in which the catalogue or a JSON file is not what it should be.
 
     `what` names the JSON file, or is, of a name on the disk: `missing` (the catalogue has it, the disk does not),
-    `unknown` (the other way round), `changed` (not the file that was read), `stale` (judged otherwise now).
+    `unknown` (the other way round), `changed` (not the file that was read), `stale` (judged otherwise now),
+    `leftover` (set aside by an action that is not at its end).
     """
 
     path: bytes
@@ -385,8 +386,9 @@ class Undone(Struct, frozen=True, tag="undone"):
 
 
 class HistoryEntry(Struct, frozen=True):
-    """An action. `state`: `done`, `undone`, `failed`, or one that was interrupted and is not repaired yet.
+    """An action. `state`: `done`, `undone`, `failed`, `emptied`, or one that waits for repair.
 
+    `emptied`: the file is in its quarantine no more; undo by its id looks for it once again, `all` does not.
     `bytes` is what it saved, or what a quarantined file still takes.
     """
 

@@ -18,8 +18,8 @@ from lorad.dedupe.compare import Layers, digest, same_bytes, same_layers
 from lorad.dedupe.extents import shared_bytes
 from lorad.dedupe.guard import Held, hold
 from lorad.dedupe.journal import Entry, Journal
-from lorad.dedupe.orders import Order, Progress, Refused, Result, Savings, check, silent
-from lorad.dedupe.reach import Reached, reach
+from lorad.dedupe.orders import Order, Progress, Refused, Result, Savings, Unsettled, check, silent
+from lorad.dedupe.reach import Folder, Reached, reach
 from lorad.dedupe.repair import repair
 from lorad.dedupe.settle import Pending, settle
 from lorad.dedupe.site import Site
@@ -110,13 +110,15 @@ class Actor:
     def undo(self, number: int, progress: Progress = silent) -> Result:
         """Undo an action that is done. The result's state is `undone`.
 
+        One that is `emptied` is looked for once more, as its quarantine may have been brought back.
+
         Raises Refused when it was not undone; everything is as before then, and the action is still `done`. Raises
         LoraError when there is no such action, and StateError when the journal cannot be written.
         """
         entry = self._site.journal.get(number)
         if entry is None:
             raise LoraError(f"there is no action {number}; see the history")
-        if entry.state != "done":
+        if entry.state not in ("done", "emptied"):
             raise Refused.about(
                 entry.gone.path, f"action {number} is {entry.state}; only what is done can be undone"
             )
@@ -176,6 +178,7 @@ class Actor:
             target=replace.link_target(order.kept, order.gone) if order.action == "symlink" else b"",
             place=quarantine.choose(self._site, gone.reached) if beside or order.action == "quarantine" else "",
             sidecars=beside,
+            folder=Folder.of(gone.folder),
         )
 
     def _act(self, entry: Entry, kept: Held, gone: Held, progress: Progress) -> Entry:
@@ -216,7 +219,14 @@ class Actor:
             return _nothing(order, "all its blocks are shared already")
         attributes = Attributes.of(gone.fd, gone.before)
         entry = self._site.journal.plan(
-            Entry(action=order.action, level=order.level, kept=order.kept, gone=order.gone, attributes=attributes)
+            Entry(
+                action=order.action,
+                level=order.level,
+                kept=order.kept,
+                gone=order.gone,
+                attributes=attributes,
+                folder=Folder.of(gone.folder),
+            )
         )
         self._site.at("planned")
         entry = self._or_back(
@@ -236,10 +246,11 @@ class Actor:
                 if now.state in ("planned", "removing", "undoing"):
                     now = settle(self._site, now, reached, reason.reason)
             except (FileError, Pending, OSError, EOFError, sqlite3.Error) as trouble:
-                raise Refused(
-                    f"{reason.reason}; what was begun is taken back at the next start ({trouble})", reason.path
+                raise Unsettled(
+                    f"{reason.reason}; what was begun is brought to an end as soon as can be ({trouble})",
+                    reason.path,
                 ) from error
-            if now.state == ("undone" if entry.state == "done" else "done"):
+            if now.state == ("undone" if entry.state in ("done", "emptied") else "done"):
                 # It failed when all was done already, or had to end in quarantine.
                 return now
             if isinstance(error, FileError | OSError | EOFError | sqlite3.Error):

@@ -12,7 +12,7 @@ import msgspec
 
 from loracore.errors import StateError
 from lorad.dedupe import worker
-from lorad.dedupe.orders import Progress, Refused, Result, silent
+from lorad.dedupe.orders import Progress, Refused, Result, Unsettled, silent
 from lorad.dedupe.worker import Came, Carry, Failed, Far, Mended, Wish, Word
 
 #: A result of every interrupted action; there is hardly ever one.
@@ -47,6 +47,10 @@ class Deputy:
                 self._deaths = 0
                 if isinstance(word, Came):
                     return word.result
+                if isinstance(word, Failed) and word.unsettled:
+                    # Only a new one repairs.
+                    self.dismiss()
+                    raise Unsettled(word.text)
                 raise Refused(word.text) if isinstance(word, Failed) else StateError("the worker speaks nonsense")
             result = self._after_death(wish)
             if result is not None:

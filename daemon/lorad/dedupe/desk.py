@@ -36,9 +36,9 @@ from lorad.control.planning import resolved
 from lorad.control.worker import Worker
 from lorad.dedupe.deputy import Deputy
 from lorad.dedupe.guard import same
-from lorad.dedupe.journal import JOURNAL, Entry, Journal
+from lorad.dedupe.journal import FINAL, JOURNAL, Entry, Journal
 from lorad.dedupe.keeping import Copy
-from lorad.dedupe.orders import Order, Refused, Result, Side
+from lorad.dedupe.orders import Order, Refused, Result, Side, Unsettled
 from lorad.dedupe.orders import Savings as Sums
 from lorad.dedupe.plan import Plan, Step
 from lorad.dedupe.policy import is_inside
@@ -47,6 +47,8 @@ from lorad.pipeline.protocol import Identity
 
 #: Requests that may wait for the thread, and seconds after which a worker without work is let go.
 _WAITING, _IDLE = 64, 30.0
+#: Seconds until repair is tried again where something could not be brought to an end; the last one ever after.
+_AGAIN = (60.0, 600.0, 3600.0)
 #: Bytes that an outcome takes beside its paths and words.
 _OUTCOME = 120
 #: Seconds between two words about how far it is.
@@ -78,6 +80,10 @@ class Desk:
         dismiss = self._deputy.dismiss
         self._worker = Worker("lorad-dedupe", _WAITING, idle=dismiss, last=dismiss, idle_seconds=_IDLE)
         self._stopping = threading.Event()
+        self._timer: threading.Timer | None = None
+        self._vain = 0
+        #: What was last said of each action that waits, and of repair itself (0).
+        self._said: dict[int, str] = {}
         #: Actions that are still to be taken, of what is under way.
         self.left = 0
 
@@ -89,12 +95,13 @@ class Desk:
     def start(self) -> None:
         """Begin; what an earlier run was interrupted in is repaired first."""
         self._worker.start()
-        if os.path.exists(os.path.join(self._state_dir, JOURNAL)):
-            self._worker.submit(self._repair)
+        self._worker.submit(self._repair)
 
     def stop(self, patience: float) -> None:
         """End after the present action, or at once after so many seconds: the journal knows where it was."""
         self._stopping.set()
+        if self._timer is not None:
+            self._timer.cancel()
         self._worker.stop(patience)
         self._deputy.kill()
 
@@ -195,7 +202,11 @@ class Desk:
             raise broken
         if self._stopping.is_set():
             raise Refused("lorad is being stopped; ask again when it is back")
-        return self._deputy.carry(wish, pace.far)
+        try:
+            return self._deputy.carry(wish, pace.far)
+        except Unsettled:
+            self._repair_later(first=True)
+            raise
 
     def _taken(self, result: Result) -> Outcome:
         if result.state != "done":
@@ -218,19 +229,58 @@ class Desk:
         return Outcome(0, step.action, step.kept, step.path, 0, "refused", str(error))
 
     def _repair(self) -> None:
-        """Bring to an end what an earlier run was killed in."""
+        """Bring to an end what an earlier run was killed in, or what could not be brought to one then."""
+        self._timer = None
+        if self._stopping.is_set() or not self._is_unfinished():
+            return
+        try:
+            self._deputy.dismiss()
+            self._deputy.start()
+        except StateError as error:
+            if self._is_news(0, str(error)):
+                path = os.fsencode(os.path.join(self._state_dir, JOURNAL))
+                self._tell(ActionRefused("repair", b"", path, str(error)))
+            self._repair_later()
+
+    def _is_unfinished(self) -> bool:
+        """Whether there is something to repair; also where the journal does not tell, since it was torn itself."""
+        if Journal.is_torn(self._state_dir):
+            return True
         try:
             with self._journal() as journal:
-                interrupted = journal.unfinished() if journal else []
-            if interrupted:
-                self._deputy.start()
-        except StateError as error:
-            self._tell(
-                ActionRefused("repair", b"", os.fsencode(os.path.join(self._state_dir, JOURNAL)), str(error))
-            )
+                return journal is not None and bool(journal.unfinished())
+        except StateError:
+            return True
+
+    def _repair_later(self, *, first: bool = False) -> None:
+        """Try again by and by; what keeps an action from its end is a full disk, or one that is not mounted."""
+        if first:
+            self._vain = 0
+        if self._timer is not None:
+            if not first:
+                return
+            self._timer.cancel()
+        delay = _AGAIN[min(self._vain, len(_AGAIN) - 1)]
+        self._vain += 1
+        self._timer = threading.Timer(delay, self._worker.submit, [self._repair])
+        self._timer.daemon = True
+        self._timer.start()
+
+    def _is_news(self, number: int, text: str) -> bool:
+        news = self._said.get(number) != text
+        self._said[number] = text
+        return news
 
     def _mended(self, results: list[Result]) -> None:
+        waiting = [result for result in results if result.state not in FINAL]
+        self._said = {number: text for number, text in self._said.items() if number in {one.id for one in waiting}}
+        if waiting:
+            self._repair_later()
+        else:
+            self._vain = 0
         for result in results:
+            if result.state not in FINAL and not self._is_news(result.id, result.text):
+                continue
             match result.state:
                 case "done":
                     self._tell(ActionTaken(result.id, result.action, result.kept, result.path, result.bytes))
@@ -256,7 +306,7 @@ class Desk:
     @contextmanager
     def _journal(self) -> Iterator[Journal | None]:
         """The journal, to be read; None where nothing was ever done. Raises StateError."""
-        if not os.path.exists(os.path.join(self._state_dir, JOURNAL)):
+        if not Journal.was_made(self._state_dir):
             yield None
             return
         journal = Journal(self._state_dir, writing=False)

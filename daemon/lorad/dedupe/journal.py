@@ -2,7 +2,7 @@
 
 The catalogue is a cache that may be thrown away and made anew; the journal is the only record of what a file was
 that is gone. So it never shares the catalogue's fate: it is not replaced when it is damaged, and not made
-anew where quarantine or recipes tell that there was one.
+anew where its token, quarantine or recipes tell that there was one.
 
 What was committed survives a power cut, if the disk keeps what it said it had written: a rollback journal with
 `synchronous = EXTRA` (sqlite.org/pragma.html#pragma_synchronous), and each change is a commit of its own. No
@@ -15,21 +15,23 @@ import os
 import secrets
 import sqlite3
 import time
-from collections.abc import Iterator
 from typing import Any
 
 import msgspec
 
 from loracore.errors import StateError
 from lorad.dedupe.attributes import Attributes
-from lorad.dedupe.orders import Raw, Result, Savings, Side
+from lorad.dedupe.orders import Raw, Result, Savings, Side, spoken
+from lorad.dedupe.reach import Folder
 
 JOURNAL = "journal.sqlite"
 #: Beside the journal: what it is worthless without, and the other way round.
 RECIPES = "recipes"
 QUARANTINE = "quarantine"
 #: States that an action stays in; every other one is brought to one of these by repair.
-FINAL = ("done", "failed", "undone")
+FINAL = ("done", "failed", "undone", "emptied")
+#: Beside the journal: its token, which tells that there was one, and which.
+MARKER = "journal.token"
 
 _MIGRATIONS = (
     """
@@ -57,10 +59,12 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True):
     """An action with all that repair and undo need.
 
     `state`: `planned` (names may be changed, nothing is lost), `removing` (the last name of the file that goes is
-    about to be removed), `done`, `failed`, `undoing`, `undone`. `attributes` and `digest` (BLAKE3-256 of all
+    about to be removed), `done`, `failed`, `undoing`, `undone`, `emptied` (it is in its quarantine no more).
+    `attributes` and `digest` (BLAKE3-256 of all
     bytes) are those of the file that goes. `target` is what a symbolic link in its place says. `place` tells which
     quarantine it or its sidecars are in: `state`, `root` or none. `recipe`: there is one, and it is durable.
-    `restored` is the inode of the copy that undo has made, 0 for none.
+    `restored` is the inode of the copy that undo has made, 0 for none. `folder` is the one that the file that goes
+    lay in, or that its undo has begun in: repair believes what it finds in no other.
     """
 
     id: int = 0
@@ -79,6 +83,7 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True):
     recipe: bool = False
     sidecars: tuple[Sidecar, ...] = ()
     restored: int = 0
+    folder: Folder = Folder()
 
     def result(self, text: str | None = None) -> Result:
         return Result(
@@ -88,7 +93,7 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True):
             path=self.gone.path,
             bytes=self.bytes,
             state=self.state,
-            text=self.text if text is None else text,
+            text=self.text if text is None else spoken(text),
             time_ns=self.time_ns,
             level=self.level,
         )
@@ -110,13 +115,17 @@ class Journal:
         self.path = os.path.join(state_dir, JOURNAL)
         try:
             self._refuse_loss(state_dir)
-            mode = "rwc" if writing else "ro"
+            # Not "ro": what a process left that died within a commit is to be rolled back by whoever comes next.
+            mode = "rwc" if writing else "rw"
             self._db = sqlite3.connect(
                 f"file:{_quoted(self.path)}?mode={mode}", uri=True, isolation_level=None, timeout=10
             )
             if writing:
                 os.chmod(self.path, 0o600)
             self._open(writing=writing)
+            self._refuse_stranger(state_dir)
+            if writing:
+                self._mark(state_dir)
         except sqlite3.OperationalError as error:
             raise StateError(f"{self.path}: {error}; make room or give lorad's user the right to it") from error
         except sqlite3.DatabaseError as error:
@@ -125,8 +134,16 @@ class Journal:
             raise StateError(
                 f"{self.path}: {(error.strerror or str(error)).lower()}; give another --state-dir"
             ) from error
-        if writing:
-            _sync_folder(state_dir)
+
+    @staticmethod
+    def was_made(state_dir: str) -> bool:
+        """Whether there is a journal in the state folder, or should be."""
+        return any(os.path.exists(os.path.join(state_dir, name)) for name in (JOURNAL, MARKER))
+
+    @staticmethod
+    def is_torn(state_dir: str) -> bool:
+        """Whether a process that writes it is within a commit, or died in one."""
+        return os.path.exists(os.path.join(state_dir, f"{JOURNAL}-journal"))
 
     def _refuse_loss(self, state_dir: str) -> None:
         """Raises StateError where there was a journal and is none: a new one would orphan what undo needs."""
@@ -139,10 +156,37 @@ class Journal:
                     f"{self.path}: it is missing or empty, but {beside} is not; put a backup of the journal in "
                     "its place, or move that folder away"
                 )
+        if token := _token(state_dir):
+            raise StateError(
+                f"{self.path}: it is missing or empty, but there was one ({token}); put a backup in its place, "
+                f"or remove {MARKER} beside it to give up what could be undone, and quarantines in the roots"
+            )
+
+    def _refuse_stranger(self, state_dir: str) -> None:
+        """Raises StateError where another journal lies in the place of the one that was made here."""
+        token = _token(state_dir)
+        if token and token != self.token:
+            self._db.close()
+            raise StateError(
+                f"{self.path}: it is another journal ({self.token}) than the one made here ({token}); put "
+                f"a backup of that one in its place, or remove {MARKER} beside it to go on with this one"
+            )
+
+    def _mark(self, state_dir: str) -> None:
+        """Tell beside the journal, durably, that there is one."""
+        if not _token(state_dir):
+            path = os.path.join(state_dir, MARKER)
+            with open(f"{path}.new", "w", encoding="ascii") as file:
+                file.write(f"{self.token}\n")
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(f"{path}.new", path)
+        sync_folder(state_dir)
 
     def _open(self, *, writing: bool) -> None:
         db = self._db
-        for pragma in ("journal_mode = DELETE", "synchronous = EXTRA", "mmap_size = 0") if writing else ():
+        ours = ("journal_mode = DELETE", "synchronous = EXTRA", "mmap_size = 0")
+        for pragma in ours if writing else ("query_only = ON",):
             db.execute(f"PRAGMA {pragma}")
         (version,) = db.execute("PRAGMA user_version").fetchone()
         if version > len(_MIGRATIONS):
@@ -171,13 +215,13 @@ class Journal:
                 "INSERT INTO actions (action, state, kept, path, bytes, body) VALUES ('', '', '', '', 0, '')"
             )
             assert cursor.lastrowid is not None
-            entry = msgspec.structs.replace(entry, id=cursor.lastrowid, time_ns=now)
+            entry = _spoken(msgspec.structs.replace(entry, id=cursor.lastrowid, time_ns=now))
             self._write(entry)
         return entry
 
     def update(self, entry: Entry, **changes: Any) -> Entry:
         """Write down what has changed of an action; it is durable when this returns."""
-        entry = msgspec.structs.replace(entry, **changes)
+        entry = _spoken(msgspec.structs.replace(entry, **changes))
         with _transaction(self._db):
             self._write(entry)
         return entry
@@ -219,7 +263,7 @@ class Journal:
         return _decode(row[0]) if row else None
 
     def standing(self) -> list[int]:
-        """The ids of all actions that are done and not undone, the newest first."""
+        """The ids of all actions that are done and can be undone, the newest first."""
         return [
             number
             for (number,) in self._db.execute("SELECT id FROM actions WHERE state = 'done' ORDER BY id DESC")
@@ -246,6 +290,10 @@ class Journal:
         self._db.close()
 
 
+def _spoken(entry: Entry) -> Entry:
+    return msgspec.structs.replace(entry, text=spoken(entry.text))
+
+
 class _transaction:  # noqa: N801 - a context, used as a word
     def __init__(self, db: sqlite3.Connection) -> None:
         self._db = db
@@ -265,16 +313,13 @@ class _transaction:  # noqa: N801 - a context, used as a word
             self._db.execute("ROLLBACK")
 
 
-def entries(state_dir: str, after: int = 0, limit: int = 1000) -> Iterator[Result]:
-    """The history for a process that does not act, oldest first; empty where nothing was ever done."""
-    if not os.path.exists(os.path.join(state_dir, JOURNAL)):
-        return
-    journal = Journal(state_dir, writing=False)
+def _token(state_dir: str) -> str:
+    """That of the journal that was made in this folder; empty where none was."""
     try:
-        for entry in journal.history(after, limit):
-            yield entry.result()
-    finally:
-        journal.close()
+        with open(os.path.join(state_dir, MARKER), encoding="ascii", errors="replace") as file:
+            return file.read(100).strip()
+    except FileNotFoundError:
+        return ""
 
 
 def _quoted(path: str) -> str:
@@ -283,7 +328,8 @@ def _quoted(path: str) -> str:
     return quote(os.fsencode(path))
 
 
-def _sync_folder(folder: str) -> None:
+def sync_folder(folder: str) -> None:
+    """Make the names in a folder durable. Raises OSError."""
     fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         os.fsync(fd)

@@ -29,6 +29,11 @@ Progress = Callable[[int, int], None]
 Raw = bytes
 
 
+def spoken(text: str) -> str:
+    """Words that name files, fit for the journal and for messages: what is not UTF-8 becomes visible escapes."""
+    return os.fsencode(text).decode("utf-8", "backslashreplace")
+
+
 def silent(done: int, total: int) -> None:
     """Progress that nobody wants to see."""
 
@@ -42,6 +47,13 @@ class Refused(FileError):
     @classmethod
     def about(cls, path: bytes, reason: str) -> Refused:
         return cls(reason, os.fsdecode(path))
+
+    def __str__(self) -> str:
+        return spoken(super().__str__())
+
+
+class Unsettled(Refused):
+    """What was begun could not be taken back yet: nothing is lost, and repair brings it to an end."""
 
 
 class Side(msgspec.Struct, frozen=True):

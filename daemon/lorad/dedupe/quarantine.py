@@ -67,6 +67,14 @@ def place(site: Site, entry: Entry, *, make: bool = False) -> Iterator[int | Non
                 os.close(fd)
 
 
+def path(site: Site, entry: Entry) -> bytes:
+    """Where that folder is, in words."""
+    top = os.path.join(os.fsencode(site.state_dir), os.fsencode(IN_STATE))
+    return os.path.join(
+        top if entry.place == "state" else os.path.join(entry.gone.root, IN_ROOT), site.place(entry)
+    )
+
+
 def clear(site: Site, entry: Entry) -> None:
     """Remove the action's folder if it is there and empty, and the one around it that lies in a root."""
     with suppress(OSError), _open(site, entry.place, entry.gone.root, make=False) as base:

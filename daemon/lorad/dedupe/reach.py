@@ -12,12 +12,40 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+import msgspec
+
 from lorad.dedupe.orders import Refused
 
 _WAY = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 #: What is said of a name that leads nowhere, or through a link.
 _NOWHERE = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)
+
+
+class Folder(msgspec.Struct, frozen=True):
+    """Which folder it is, of all that may come to stand under its name. `ino` is 0 where that was not noted.
+
+    `dev` may be another one after the system was started again; `fsid` (statvfs(3)) stays on most file systems,
+    and is 0 on those that have none.
+    """
+
+    dev: int = 0
+    ino: int = 0
+    fsid: int = 0
+
+    @classmethod
+    def of(cls, fd: int) -> Folder:
+        status = os.fstat(fd)
+        return cls(status.st_dev, status.st_ino, os.fstatvfs(fd).f_fsid)
+
+    def may_be(self, other: Folder) -> bool:
+        """Whether nothing speaks against its being that one."""
+        return not self.ino or not other.ino or self.ino == other.ino
+
+    def is_surely(self, other: Folder) -> bool:
+        """Whether it is that one, also after the system was started again."""
+        same_disk = self.dev == other.dev or (self.fsid == other.fsid != 0)
+        return self.ino == other.ino != 0 and same_disk
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,8 @@ from blake3 import blake3
 
 from loracore.errors import FileError
 from lorad.dedupe.compare import PIECE, Layers, pieces
-from lorad.dedupe.orders import Progress, Refused
+from lorad.dedupe.journal import sync_folder
+from lorad.dedupe.orders import Progress
 
 _MAGIC = b"loradrecipe\x00\x00\x00\x00\x01"
 _LENGTH = struct.Struct("<Q")
@@ -70,7 +71,7 @@ def write(path: str, kept: Layers, gone: Layers, digest: bytes) -> int:
         os.fsync(file.fileno())
         written = file.tell()
     for folder in (os.path.dirname(path), os.path.dirname(os.path.dirname(path))):
-        _sync(folder)
+        sync_folder(folder)
     return written
 
 
@@ -130,7 +131,7 @@ def drop(path: str) -> None:
         os.unlink(path)
     except FileNotFoundError:
         return
-    _sync(os.path.dirname(path))
+    sync_folder(os.path.dirname(path))
 
 
 def _segments(kept: Layers, gone: Layers) -> list[tuple[int, int]]:
@@ -175,15 +176,3 @@ def _read(head: bytes, read: object) -> Recipe:
         return msgspec.msgpack.decode(read(length), type=Recipe)
     except msgspec.DecodeError as error:
         raise ValueError("it is damaged") from error
-
-
-def _sync(folder: str) -> None:
-    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
-
-
-def unfit(path: bytes, error: Unfit) -> Refused:
-    return Refused.about(path, f"{error}; order quarantine")

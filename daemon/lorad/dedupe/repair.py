@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import logging
 import os
+import sqlite3
 from contextlib import suppress
 
 from loracore.errors import FileError
 from lorad.dedupe import recipe
 from lorad.dedupe.journal import RECIPES, Entry
-from lorad.dedupe.orders import Result
+from lorad.dedupe.orders import Result, spoken
 from lorad.dedupe.reach import reach
 from lorad.dedupe.settle import Pending, settle
 from lorad.dedupe.site import Site
 
+_LOG = logging.getLogger(__name__)
 _INTERRUPTED = "it was interrupted; nothing was changed"
 _UNDO_INTERRUPTED = "its undo was interrupted; undo it again"
 
@@ -33,11 +36,16 @@ def _repair(site: Site, entry: Entry) -> Result:
     try:
         with reach(entry.gone.root, entry.gone.path) as reached:
             return settle(site, entry, reached, text).result()
-    except (FileError, Pending, OSError, EOFError) as error:
+    except Exception as error:
+        # Whatever it is, it must not keep the others from being brought to an end.
+        if not isinstance(error, FileError | Pending | OSError | EOFError | sqlite3.Error):
+            _LOG.exception("repair of action %d", entry.id)
         reason = f"it was interrupted and waits: {error}"
-        with suppress(OSError):
-            return site.journal.update(entry, text=reason).result()
-        return entry.result(reason)
+        now = site.journal.get(entry.id) or entry
+        if spoken(reason) != now.text:
+            with suppress(OSError, sqlite3.Error):
+                now = site.journal.update(now, text=reason)
+        return now.result(reason)
 
 
 def _sweep(site: Site) -> None:

@@ -17,7 +17,7 @@ from lorad.dedupe.compare import digest, pieces
 from lorad.dedupe.guard import Held, hold
 from lorad.dedupe.journal import Entry
 from lorad.dedupe.orders import Progress, Refused
-from lorad.dedupe.reach import Reached, open_file, reach
+from lorad.dedupe.reach import Folder, Reached, open_file, reach
 from lorad.dedupe.replace import is_new
 from lorad.dedupe.settle import finish_undo
 from lorad.dedupe.site import Site
@@ -28,7 +28,7 @@ _TAKEN = "another file stands there now; move it away, or undo what put it there
 def undo(site: Site, entry: Entry, reached: Reached, progress: Progress) -> Entry:
     """Undo an action that is done. Raises Refused and OSError; then `settle` takes back what was begun."""
     if entry.action == "reflink":
-        entry = _begin(site, entry)
+        entry = _begin(site, entry, reached)
         text = reflink.undo(site, entry, reached)
         return finish_undo(site, entry, reached, text)
     with quarantine.place(site, entry) as place:
@@ -39,21 +39,21 @@ def undo(site: Site, entry: Entry, reached: Reached, progress: Progress) -> Entr
     return _bring_back(site, entry, reached, progress)
 
 
-def _begin(site: Site, entry: Entry) -> Entry:
-    entry = site.journal.update(entry, state="undoing", restored=0)
+def _begin(site: Site, entry: Entry, reached: Reached) -> Entry:
+    entry = site.journal.update(entry, state="undoing", restored=0, folder=Folder.of(reached.folder))
     site.at("undoing")
     return entry
 
 
 def _return(site: Site, entry: Entry, reached: Reached, place: int | None, progress: Progress) -> Entry:
     """Out of quarantine: a rename, once it is certain that it is still the file that was put there."""
-    if place is None:
-        raise Refused.about(entry.gone.path, "it is in quarantine no more; there is nothing to bring back")
+    if place is None or not _is_in(place, reached.name):
+        raise _emptied(site, entry, reached, place)
     if reached.status() is not None:
         raise Refused.about(entry.gone.path, _TAKEN)
     aside = Reached(entry.gone.root, entry.gone.path, place, reached.name)
     with hold(aside, None) as held:
-        entry = _begin(site, entry)
+        entry = _begin(site, entry, reached)
         if digest(held.fd, held.before.st_size, progress) != entry.digest:
             raise Refused.about(
                 entry.gone.path, "it was changed in quarantine, where it stays; take it from there"
@@ -68,13 +68,34 @@ def _return(site: Site, entry: Entry, reached: Reached, place: int | None, progr
     return finish_undo(site, entry, reached, "")
 
 
+def _is_in(folder: int, name: bytes) -> bool:
+    try:
+        os.stat(name, dir_fd=folder, follow_symlinks=False)
+    except FileNotFoundError:
+        return False
+    return True
+
+
+def _emptied(site: Site, entry: Entry, reached: Reached, place: int | None) -> Refused:
+    """Nothing to bring back; the action is `emptied` from now on where its quarantine is surely the one it was."""
+    where = os.fsdecode(quarantine.path(site, entry))
+    sure = place is not None or entry.place == "state" or entry.folder.is_surely(Folder.of(reached.folder))
+    if not sure:
+        return Refused.about(
+            entry.gone.path, f"its quarantine {where} is not there; mount its disk and undo again"
+        )
+    text = f"it is in its quarantine {where} no more; put it back there and undo it by its number"
+    site.journal.update(entry, state="emptied", text=text)
+    return Refused.about(entry.gone.path, text)
+
+
 def _bring_back(site: Site, entry: Entry, reached: Reached, progress: Progress) -> Entry:
     """From the kept file: a copy or a rebuilt one, made under a temporary name and verified."""
     temp = site.temp(entry)
     with ExitStack() as stack:
         _refuse_taken(entry, reached)
         held, source = _source(entry, reached, stack)
-        entry = _begin(site, entry)
+        entry = _begin(site, entry, reached)
         entry = _copy(site, entry, reached, _content(site, entry, source), progress)
         copy = stack.enter_context(hold(Reached(reached.root, reached.path, reached.folder, temp), None))
         _refuse_taken(entry, reached)

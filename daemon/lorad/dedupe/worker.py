@@ -18,7 +18,7 @@ import msgspec
 
 from loracore.errors import LoraError
 from lorad.dedupe.actor import Actor
-from lorad.dedupe.orders import Order, Progress, Refused, Result
+from lorad.dedupe.orders import Order, Progress, Refused, Result, Unsettled, spoken
 
 #: Seconds between two words about how far an action is.
 _INTERVAL = 0.2
@@ -62,9 +62,13 @@ class Came(msgspec.Struct, frozen=True, tag="came"):
 
 
 class Failed(msgspec.Struct, frozen=True, tag="failed"):
-    """It was not done, and nothing has changed. Without a wish: nothing can be done here at all."""
+    """It was not done, and nothing has changed. Without a wish: nothing can be done here at all.
+
+    `unsettled`: what was begun waits for repair, which is at the next start.
+    """
 
     text: str
+    unsettled: bool = False
 
 
 Word = Mended | Far | Came | Failed
@@ -93,7 +97,7 @@ def main() -> None:
         with Actor(sys.argv[1]) as actor:
             _work(actor, pipe)
     except LoraError as error:
-        write(pipe, Failed(str(error)))
+        write(pipe, Failed(spoken(str(error))))
     except BrokenPipeError:
         # Who wished is gone; the journal has what was done.
         os.dup2(os.open(os.devnull, os.O_WRONLY), pipe.fileno())
@@ -110,7 +114,7 @@ def _work(actor: Actor, pipe: BinaryIO) -> None:
                 case TakeBack(number):
                     result = actor.undo(number, _said(pipe))
         except (Refused, LoraError) as error:
-            write(pipe, Failed(os.fsencode(str(error)).decode("utf-8", "backslashreplace")))
+            write(pipe, Failed(spoken(str(error)), isinstance(error, Unsettled)))
         else:
             write(pipe, Came(result))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import queue
 import shutil
 import sqlite3
 from collections.abc import Callable
@@ -10,9 +11,11 @@ from pathlib import Path
 
 import pytest
 
+from loracore.control import Refusal
 from loracore.errors import LoraError, StateError, StateLocked
 from lorad.dedupe.actor import Actor
-from lorad.dedupe.journal import JOURNAL, entries
+from lorad.dedupe.desk import Desk
+from lorad.dedupe.journal import JOURNAL, MARKER, Journal
 from lorad.dedupe.orders import Refused
 from tests.daemon.dedupe.world import World, make_world
 
@@ -36,8 +39,9 @@ def test_history_is_ascending_and_complete(tmp_path: Path) -> None:
         assert [each.id for each in history] == [1, 2, 3]
         assert sorted(each.time_ns for each in history) == [each.time_ns for each in history]
         assert actor.history(after_id=1, limit=1) == history[1:2]
-        assert list(entries(world.state)) == history
-    assert not list(entries(str(tmp_path / "nowhere")))
+    reader = Journal(world.state, writing=False)
+    assert [each.result() for each in reader.history()] == history
+    reader.close()
 
 
 def test_savings_count_what_is_done(tmp_path: Path) -> None:
@@ -133,3 +137,36 @@ def test_a_full_disk_below_the_journal(disk: Callable[[str], str], tmp_path: Pat
     assert world.look() == before
     world.undo(world.apply(action).id)
     assert world.look() == before
+
+
+def test_a_journal_that_is_gone_is_missed(tmp_path: Path) -> None:
+    """Also where all that it knows of lies elsewhere, as links do: nothing is made anew in silence."""
+    world = make_world(str(tmp_path))
+    world.apply("hardlink")
+    path = os.path.join(world.state, JOURNAL)
+    os.rename(path, path + ".backup")
+    for writing in (True, False):
+        with pytest.raises(StateError, match=f"backup.*{MARKER}"):
+            Journal(world.state, writing=writing)
+    assert not os.path.exists(path)
+    desk = Desk(world.state, lambda _: None)
+    history: queue.Queue[object] = queue.Queue()
+    desk.history(0, 10, history.put)
+    assert isinstance(history.get(), Refusal)
+    os.rename(path + ".backup", path)
+    assert world.undo(1).state == "undone"
+
+
+def test_another_journal_in_its_place_is_refused(tmp_path: Path) -> None:
+    """Its names are not those that this one has given; the marker's removal says that one knows."""
+    world = make_world(str(tmp_path))
+    world.apply("delete")
+    Journal(str(tmp_path)).close()
+    os.replace(tmp_path / JOURNAL, os.path.join(world.state, JOURNAL))
+    with pytest.raises(StateError, match="another journal"):
+        world.actor()
+    with pytest.raises(StateError, match="another journal"):
+        Journal(world.state, writing=False)
+    os.unlink(os.path.join(world.state, MARKER))
+    world.actor().close()
+    assert os.path.exists(os.path.join(world.state, MARKER))
