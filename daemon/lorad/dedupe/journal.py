@@ -60,7 +60,8 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True):
     about to be removed), `done`, `failed`, `undoing`, `undone`. `attributes` and `digest` (BLAKE3-256 of all
     bytes) are those of the file that goes. `target` is what a symbolic link in its place says. `place` tells which
     quarantine it or its sidecars are in: `state`, `root` or none. `recipe`: there is one, and it is durable.
-    `restored` is the inode of the copy that undo has made, 0 for none.
+    `restored` is the inode of the copy that undo has made, 0 for none. `stands` is the inode that stands in place of
+    a hard link because a later action on that name was undone, 0 for none.
     """
 
     id: int = 0
@@ -79,6 +80,7 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True):
     recipe: bool = False
     sidecars: tuple[Sidecar, ...] = ()
     restored: int = 0
+    stands: int = 0
 
     def result(self, text: str | None = None) -> Result:
         return Result(
@@ -217,6 +219,13 @@ class Journal:
             "SELECT body FROM actions WHERE path = ? ORDER BY id DESC LIMIT 1", (path,)
         ).fetchone()
         return _decode(row[0]) if row else None
+
+    def restored_at(self, path: bytes, after: int) -> set[int]:
+        """The inodes that undoing actions with larger ids than `after` has put at this name."""
+        rows = self._db.execute(
+            "SELECT body FROM actions WHERE path = ? AND id > ? AND state = 'undone'", (path, after)
+        )
+        return {_decode(body).restored for (body,) in rows} - {0}
 
     def standing(self) -> list[int]:
         """The ids of all actions that are done and not undone, the newest first."""

@@ -33,12 +33,13 @@ def link_target(kept: Side, gone: Side) -> bytes:
 
 
 def is_new(entry: Entry, reached: Reached, name: bytes, status: os.stat_result | None) -> bool:
-    """Whether what stands at the name is the link that this action has made."""
+    """Whether what stands at the name is the link that this action has made, or was brought back in its place."""
     if status is None:
         return False
     if entry.action == "symlink":
         return stat.S_ISLNK(status.st_mode) and os.readlink(name, dir_fd=reached.folder) == entry.target
-    return entry.action == "hardlink" and stat.S_ISREG(status.st_mode) and status.st_ino == entry.kept.identity.ino
+    inodes = (entry.kept.identity.ino, entry.stands)
+    return entry.action == "hardlink" and stat.S_ISREG(status.st_mode) and status.st_ino in inodes
 
 
 def replace(site: Site, entry: Entry, kept: Held, gone: Held) -> Entry:

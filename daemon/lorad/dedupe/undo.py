@@ -10,6 +10,7 @@ import os
 from collections.abc import Iterator
 from contextlib import ExitStack
 
+import msgspec
 from blake3 import blake3
 
 from lorad.dedupe import quarantine, recipe, reflink, sidecars, syscalls
@@ -36,7 +37,20 @@ def undo(site: Site, entry: Entry, reached: Reached, progress: Progress) -> Entr
             sidecars.refuse_taken(entry, reached, place)
         if entry.action == "quarantine":
             return _return(site, entry, reached, place, progress)
+    if entry.action == "hardlink":
+        entry = _with_standing(site, entry, reached)
     return _bring_back(site, entry, reached, progress)
+
+
+def _with_standing(site: Site, entry: Entry, reached: Reached) -> Entry:
+    """Undoing a later action on the name has put a new inode where the link stood: that is the link's as well.
+
+    Only what the journal says was put there is taken for it, and what is brought back is verified by its digest.
+    """
+    status = reached.status()
+    later = site.journal.restored_at(entry.gone.path, entry.id)
+    stands = status.st_ino if status is not None and status.st_ino in later else 0
+    return msgspec.structs.replace(entry, stands=stands)
 
 
 def _begin(site: Site, entry: Entry) -> Entry:
