@@ -24,6 +24,7 @@ from lorad.dedupe.repair import repair
 from lorad.dedupe.settle import Pending, settle
 from lorad.dedupe.site import Site
 from lorad.dedupe.undo import undo
+from lorad.dedupe.volatile import refuse_volatile
 from lorad.pipeline.protocol import Identity
 
 LOCK = "dedupe.lock"
@@ -99,6 +100,7 @@ class Actor:
             self._refuse_places(order)
             kept = stack.enter_context(hold(kept_at, order.kept.identity))
             gone = stack.enter_context(hold(gone_at, order.gone.identity))
+            refuse_volatile(kept.before, gone.before, gone.path)
             self._site.at("leased")
             try:
                 return self._apply(order, kept, gone, _watchful(kept, gone, progress))
