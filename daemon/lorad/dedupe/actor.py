@@ -139,6 +139,14 @@ class Actor:
                     order.gone.path,
                     f"{os.fsdecode(entry.gone.path)} is a link to it since action {entry.id}; undo that first",
                 )
+        if order.level != "file" and order.action in ("quarantine", "delete", "symlink"):
+            # The undo finds a file of the same bytes that this one goes for, but not one of the same layers.
+            for entry in self._site.journal.made_from(order.gone.path):
+                raise Refused.about(
+                    order.gone.path,
+                    f"{os.fsdecode(entry.gone.path)} would be made from it if action {entry.id} were undone; undo "
+                    "that first",
+                )
 
     def _apply(self, order: Order, kept: Held, gone: Held, progress: Progress) -> Result:
         if order.action == "reflink":

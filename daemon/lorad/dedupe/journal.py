@@ -213,6 +213,32 @@ class Journal:
         )
         return [_decode(body) for (body,) in rows]
 
+    def made_from(self, path: bytes) -> Iterator[Entry]:
+        """Actions that stand and whose undo needs the bytes of `path`: that of the file, or of what went for it."""
+        waiting, seen = [path], set()
+        while waiting:
+            rows = self._db.execute(
+                "SELECT body FROM actions WHERE kept = ? AND action IN ('symlink', 'delete', 'quarantine')"
+                " AND state IN ('done', 'undoing')",
+                (waiting.pop(),),
+            ).fetchall()
+            for entry in map(_decode, (body for (body,) in rows)):
+                if entry.action != "quarantine":
+                    yield entry
+                elif entry.level == "file" and entry.id not in seen:
+                    # It is not made from the kept file itself, but what was made from it is: see `gone_for`.
+                    seen.add(entry.id)
+                    waiting.append(entry.gone.path)
+
+    def gone_for(self, path: bytes, after: int) -> Entry | None:
+        """The newest action later than `after` that stands and has let `path` go for a file of the same bytes."""
+        rows = self._db.execute(
+            "SELECT body FROM actions WHERE path = ? AND id > ? AND state = 'done'"
+            " AND action IN ('symlink', 'delete', 'quarantine') ORDER BY id DESC LIMIT 1",
+            (path, after),
+        ).fetchall()
+        return next((entry for (body,) in rows if (entry := _decode(body)).level == "file"), None)
+
     def last_of(self, path: bytes) -> Entry | None:
         """The newest action on a file of this name."""
         row = self._db.execute(

@@ -87,7 +87,7 @@ def _bring_back(site: Site, entry: Entry, reached: Reached, progress: Progress) 
     temp = site.temp(entry)
     with ExitStack() as stack:
         _refuse_taken(entry, reached)
-        held, source = _source(entry, reached, stack)
+        held, source = _source(site, entry, reached, stack)
         entry = _begin(site, entry)
         entry = _copy(site, entry, reached, _content(site, entry, source), progress)
         copy = stack.enter_context(hold(Reached(reached.root, reached.path, reached.folder, temp), None))
@@ -124,14 +124,13 @@ def _refuse_taken(entry: Entry, reached: Reached) -> None:
         raise Refused.about(entry.gone.path, reason)
 
 
-def _source(entry: Entry, reached: Reached, stack: ExitStack) -> tuple[Held | None, int]:
+def _source(site: Site, entry: Entry, reached: Reached, stack: ExitStack) -> tuple[Held | None, int]:
     """What it is made from: the kept file; for a hard link, what stands in its place, held against writers."""
     if entry.action == "hardlink":
         held = stack.enter_context(hold(reached, None))
         return held, held.fd
-    kept = stack.enter_context(reach(entry.kept.root, entry.kept.path))
     try:
-        fd = open_file(kept)
+        fd = _open_kept(site, entry)
     except Refused as error:
         raise Refused(
             f"{error.reason}; it is what {os.fsdecode(entry.gone.path)} would be made from, so undo first what "
@@ -140,6 +139,23 @@ def _source(entry: Entry, reached: Reached, stack: ExitStack) -> tuple[Held | No
         ) from error
     stack.callback(os.close, fd)
     return None, fd
+
+
+def _open_kept(site: Site, entry: Entry) -> int:
+    """The kept file; where that has gone for another of the same bytes, that one, and so on. Raises Refused."""
+    trouble: Refused | None = None
+    link: Entry | None = entry
+    while link is not None:
+        try:
+            with reach(link.kept.root, link.kept.path) as kept:
+                return open_file(kept)
+        except Refused as error:
+            # What is said is of the file that everybody knows as the kept one.
+            trouble = trouble or error
+        # Ids only grow on the way, so it ends.
+        link = site.journal.gone_for(link.kept.path, link.id)
+    assert trouble is not None
+    raise trouble
 
 
 def _content(site: Site, entry: Entry, source: int) -> Iterator[bytes]:
