@@ -23,6 +23,7 @@ from lorad.dedupe.reach import Reached, reach
 from lorad.dedupe.repair import repair
 from lorad.dedupe.settle import Pending, settle
 from lorad.dedupe.site import Site
+from lorad.dedupe.trouble import told
 from lorad.dedupe.undo import undo
 from lorad.dedupe.volatile import refuse_volatile
 from lorad.pipeline.protocol import Identity
@@ -302,6 +303,5 @@ def _refused(path: bytes, error: Exception) -> Refused:
     if isinstance(error, FileError):
         return Refused(error.reason, error.path or os.fsdecode(path))
     if isinstance(error, OSError):
-        reason = (error.strerror or str(error)).lower()
-        return Refused.about(path, f"{reason}; make room or give lorad's user the right to it, and try again")
+        return Refused.about(path, told(error))
     return Refused.about(path, str(error) or type(error).__name__)

@@ -100,7 +100,7 @@ def _copy(names: list[_Row], through: _Links | None, metadata: int) -> Copy:
 
 
 class _Links:
-    """Which names lead through a symbolic link: themselves, or a folder on their way, of which each is asked once."""
+    """Which names are symbolic links, or lie in a folder that is reached through one. Each folder is asked once."""
 
     def __init__(self) -> None:
         self._folders: dict[bytes, bool] = {b"/": False}

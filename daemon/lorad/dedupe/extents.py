@@ -44,7 +44,7 @@ def extents(fd: int) -> Iterator[Extent]:
 
 
 def written_extents(fd: int) -> list[Extent]:
-    """The same without writing anything; none where some of it has no place yet. Raises OSError as `extents` does."""
+    """The same, and nothing is written; none where some of it has no place yet. Raises OSError as `extents`."""
     found = list(_mapped(fd, 0))
     return [] if any(flags & _NOWHERE for _, flags in found) else [extent for extent, _ in found]
 

@@ -60,8 +60,8 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True):
     about to be removed), `done`, `failed`, `undoing`, `undone`. `attributes` and `digest` (BLAKE3-256 of all
     bytes) are those of the file that goes. `target` is what a symbolic link in its place says. `place` tells which
     quarantine it or its sidecars are in: `state`, `root` or none. `recipe`: there is one, and it is durable.
-    `restored` is the inode of the copy that undo has made, 0 for none. `stands` is the inode that stands in place of
-    a hard link because a later action on that name was undone, 0 for none.
+    `restored` is the inode of the copy that undo has made, 0 for none. `stands` is the inode that stands in place
+    of a hard link because a later action on that name was undone, 0 for none.
     """
 
     id: int = 0
@@ -214,7 +214,7 @@ class Journal:
         return [_decode(body) for (body,) in rows]
 
     def made_from(self, path: bytes) -> Iterator[Entry]:
-        """Actions that stand and whose undo needs the bytes of `path`: that of the file, or of what went for it."""
+        """Actions that stand and whose undo needs the bytes of `path`, their kept file or what that went for."""
         waiting, seen = [path], set()
         while waiting:
             rows = self._db.execute(

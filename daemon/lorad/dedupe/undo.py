@@ -22,6 +22,7 @@ from lorad.dedupe.reach import Reached, open_file, reach
 from lorad.dedupe.replace import is_new
 from lorad.dedupe.settle import finish_undo
 from lorad.dedupe.site import Site
+from lorad.dedupe.trouble import doing
 
 _TAKEN = "another file stands there now; move it away, or undo what put it there, and undo again"
 
@@ -103,7 +104,8 @@ def _bring_back(site: Site, entry: Entry, reached: Reached, progress: Progress) 
             os.fsync(reached.folder)
             site.at("folder synced")
         else:
-            syscalls.exchange(reached.folder, temp, reached.name)
+            with doing("put it back in its place (rename)"):
+                syscalls.exchange(reached.folder, temp, reached.name)
             site.at("exchanged")
             os.fsync(reached.folder)
             site.at("folder synced")
@@ -167,7 +169,8 @@ def _content(site: Site, entry: Entry, source: int) -> Iterator[bytes]:
 def _copy(site: Site, entry: Entry, reached: Reached, content: Iterator[bytes], progress: Progress) -> Entry:
     """Write the file under its temporary name, with all its attributes, durably; its inode is noted."""
     flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-    fd = os.open(site.temp(entry), flags, 0o600, dir_fd=reached.folder)
+    with doing("make a file in its folder (open)"):
+        fd = os.open(site.temp(entry), flags, 0o600, dir_fd=reached.folder)
     try:
         site.at("temp made")
         hasher = blake3()
@@ -195,8 +198,9 @@ def _copy(site: Site, entry: Entry, reached: Reached, content: Iterator[bytes], 
 
 def _write(fd: int, piece: bytes) -> None:
     view = memoryview(piece)
-    while view:
-        view = view[os.write(fd, view) :]
+    with doing("write a copy of it (write)"):
+        while view:
+            view = view[os.write(fd, view) :]
 
 
 def _rename(entry: Entry, reached: Reached, temp: bytes) -> None:

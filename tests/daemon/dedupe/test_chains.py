@@ -38,7 +38,7 @@ def undo_all(world: World) -> None:
 
 @pytest.mark.parametrize("later", LATER)
 def test_what_went_with_a_hard_link_comes_back_with_its_own_attributes(tmp_path: Path, later: str) -> None:
-    """A name is linked to a file, and all that file's names go for another one: undo brings back every attribute."""
+    """A name is linked to a file, all whose names go for another one: undo brings back every attribute."""
     world = make_world(str(tmp_path))
     other = third(world)
     before = world.look()
