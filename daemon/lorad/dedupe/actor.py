@@ -18,7 +18,7 @@ from lorad.dedupe.compare import Layers, digest, same_bytes, same_layers
 from lorad.dedupe.extents import shared_bytes
 from lorad.dedupe.guard import Held, hold
 from lorad.dedupe.journal import Entry, Journal
-from lorad.dedupe.orders import Order, Progress, Refused, Result, Savings, check, silent
+from lorad.dedupe.orders import Order, Progress, Refused, Result, check, silent
 from lorad.dedupe.reach import Reached, reach
 from lorad.dedupe.repair import repair
 from lorad.dedupe.settle import Pending, settle
@@ -76,13 +76,6 @@ class Actor:
     def repair(self) -> list[Result]:
         """Bring what was interrupted to an end; see `repair.repair`."""
         return repair(self._site)
-
-    def history(self, after_id: int = 0, limit: int = 1000) -> list[Result]:
-        """Actions with a larger id than `after_id`, oldest first, at most `limit`."""
-        return [entry.result() for entry in self._site.journal.history(after_id, limit)]
-
-    def savings(self) -> Savings:
-        return self._site.journal.savings()
 
     def apply(self, order: Order, progress: Progress = silent) -> Result:
         """Carry out an order. The result's state is `done`, or `nothing` where there was nothing to do.

@@ -100,7 +100,7 @@ def _copy(names: list[_Row], through: _Links | None, metadata: int) -> Copy:
 
 
 class _Links:
-    """Which names are symbolic links, or lie in a folder that is reached through one. Each folder is asked once."""
+    """Which names are symbolic links, or lie in a folder reached through one; each folder is asked once."""
 
     def __init__(self) -> None:
         self._folders: dict[bytes, bool] = {b"/": False}

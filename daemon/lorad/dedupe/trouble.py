@@ -25,7 +25,7 @@ _REMEDIES = {
 
 @contextmanager
 def doing(what: str, *, forbidden: str = "") -> Iterator[None]:
-    """Let an OSError from within say what was tried; `forbidden` is what helps against EPERM, if that is special."""
+    """Let an OSError from within say what was tried; `forbidden` is what helps against EPERM alone."""
     try:
         yield
     except OSError as error:

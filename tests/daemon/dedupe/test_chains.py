@@ -32,7 +32,7 @@ def act(world: World, action: str, kept: bytes, gone: bytes, level: str = "file"
 
 def undo_all(world: World) -> None:
     with world.actor() as actor:
-        for number in reversed([each.id for each in actor.history() if each.state == "done"]):
+        for number in reversed([each.id for each in world.history() if each.state == "done"]):
             actor.undo(number)
 
 
@@ -47,8 +47,7 @@ def test_what_went_with_a_hard_link_comes_back_with_its_own_attributes(tmp_path:
         act(world, later, other, name)
     undo_all(world)
     assert world.look() == before
-    with world.actor() as actor:
-        assert actor.savings().actions == 0
+    assert world.savings().actions == 0
 
 
 def test_links_of_links_are_taken_apart_to_the_first(tmp_path: Path) -> None:
@@ -78,7 +77,7 @@ def test_an_undo_on_what_an_undo_left_may_be_killed(tmp_path: Path) -> None:
         world.undo(2)
         dies_at(world, number, lambda actor: actor.undo(1))
         with world.actor() as actor:
-            (result,) = actor.repair() or actor.history()[:1]
+            (result,) = actor.repair() or world.history()[:1]
             if result.state == "done":
                 actor.undo(1)
         assert world.look()[GONE] == before[GONE]
