@@ -93,5 +93,5 @@ class RefusedError(LoraError):
     def __init__(self, text: str, code: str) -> None:
         super().__init__(text)
         self.code = code
-        # What is not there was asked for wrongly.
-        self.exit_code = 2 if code == "not-found" else 5
+        # What is not there, or cannot be meant, was asked for wrongly.
+        self.exit_code = 2 if code in ("not-found", "malformed") else 5

@@ -163,9 +163,21 @@ def test_undo_by_id_and_all(acting: Served, acts: Acts) -> None:
     assert as_json(acting, "undo", "3", "1")["done"] == 2
     assert "2 actions undone" in command("undo", "--all", "--socket", acting.socket).stderr
     assert acts.undone == [[3, 1], None]
-    ended = command("undo", "77", "--socket", acting.socket)
+    ended = command("undo", "77", "3", "--socket", acting.socket)
     assert ended.returncode == 5
     assert "there is no action 77" in ended.stdout
+    ended = command("undo", "77", "--socket", acting.socket)
+    assert (ended.returncode, ended.stderr.count("\n")) == (2, 1), "nothing else was asked for"
+    assert "there is no action 77" in ended.stderr
+
+
+def test_options_that_contradict_each_other_are_bad_input(acting: Served) -> None:
+    """SPEC 4: exit 2 for wrong usage, with and without --apply."""
+    for arguments in ([], ["--apply"]):
+        given = ["--action", "hardlink", "--level", "tensors", "--socket", acting.socket]
+        ended = command("dedupe", *arguments, *given)
+        assert (ended.returncode, ended.stderr.count("\n")) == (2, 1)
+        assert "equal byte for byte" in ended.stderr
 
 
 @pytest.mark.parametrize(

@@ -68,7 +68,8 @@ def dedupe(  # noqa: PLR0917 - click hands options over by name
     """Show what the policy makes of the duplicates: what would be done, why which file is kept, what it saves.
 
     Nothing is changed without --apply. What is not given is as in the [dedupe] table of the configuration; its
-    scope and min_age always hold. Exit 0 for a plan, and when all was done; 5 when something was refused.
+    scope and min_age always hold. Exit 0 for a plan, and when all was done; 5 when something was refused; 2 for
+    options that contradict each other.
     """
     if apply:
         _apply(connect, as_json, action or "", keep, levels)
@@ -115,7 +116,7 @@ def undo(connect: Connect, as_json: bool, ids: tuple[int, ...], everything: bool
     """Put back the files of the actions ID..., as `loractl history` numbers them.
 
     Content, name, mode, owner, times and extended attributes come back. Exit 5 when one was refused, such as
-    where another file has taken the name.
+    where another file has taken the name; 2 when there is no such action.
     """
     from loractl import plans  # noqa: PLC0415 - not loaded for --help
 

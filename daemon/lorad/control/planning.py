@@ -17,6 +17,7 @@ from lorad.dedupe.catalogued import read_sets, read_sets_with
 from lorad.dedupe.plan import Plan, Skipped, Step, make_plan, plan_for
 from lorad.dedupe.policy import Policy
 from lorad.dedupe.sharing import with_extents
+from lorad.dedupe.volatile import with_volatile
 
 #: More keep rules than anybody means.
 _RULES = 64
@@ -62,13 +63,13 @@ class Planner:
     def plan_for(self, db: sqlite3.Connection, newcomers: Collection[bytes]) -> Plan:
         """What the running policy makes of newcomers, by any of their names."""
         policy, follow = self._running
-        sets = with_extents(read_sets_with(db, newcomers, follow=follow))
+        sets = with_extents(with_volatile(read_sets_with(db, newcomers, follow=follow)))
         return plan_for(newcomers, sets, policy, time.time_ns())
 
     def plan(self, db: sqlite3.Connection, policy: Policy) -> Plan:
         """What a policy makes of the catalogue, now; files that share their blocks already are left alone."""
         _, follow = self._running
-        return make_plan(with_extents(read_sets(db, follow=follow)), policy, time.time_ns())
+        return make_plan(with_extents(with_volatile(read_sets(db, follow=follow))), policy, time.time_ns())
 
 
 def policy_of(config: Config) -> Policy:

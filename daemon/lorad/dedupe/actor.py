@@ -18,12 +18,14 @@ from lorad.dedupe.compare import Layers, digest, same_bytes, same_layers
 from lorad.dedupe.extents import shared_bytes
 from lorad.dedupe.guard import Held, hold
 from lorad.dedupe.journal import Entry, Journal
-from lorad.dedupe.orders import Order, Progress, Refused, Result, Savings, Unsettled, check, silent
+from lorad.dedupe.orders import Order, Progress, Refused, Result, Unsettled, check, silent
 from lorad.dedupe.reach import Folder, Reached, reach
 from lorad.dedupe.repair import repair
 from lorad.dedupe.settle import Pending, settle
 from lorad.dedupe.site import Site
+from lorad.dedupe.trouble import told
 from lorad.dedupe.undo import undo
+from lorad.dedupe.volatile import refuse_volatile
 from lorad.pipeline.protocol import Identity
 
 LOCK = "dedupe.lock"
@@ -75,13 +77,6 @@ class Actor:
         """Bring what was interrupted to an end; see `repair.repair`."""
         return repair(self._site)
 
-    def history(self, after_id: int = 0, limit: int = 1000) -> list[Result]:
-        """Actions with a larger id than `after_id`, oldest first, at most `limit`."""
-        return [entry.result() for entry in self._site.journal.history(after_id, limit)]
-
-    def savings(self) -> Savings:
-        return self._site.journal.savings()
-
     def apply(self, order: Order, progress: Progress = silent) -> Result:
         """Carry out an order. The result's state is `done`, or `nothing` where there was nothing to do.
 
@@ -99,6 +94,7 @@ class Actor:
             self._refuse_places(order)
             kept = stack.enter_context(hold(kept_at, order.kept.identity))
             gone = stack.enter_context(hold(gone_at, order.gone.identity))
+            refuse_volatile(kept.before, gone.before, gone.path)
             self._site.at("leased")
             try:
                 return self._apply(order, kept, gone, _watchful(kept, gone, progress))
@@ -138,6 +134,14 @@ class Actor:
                 raise Refused.about(
                     order.gone.path,
                     f"{os.fsdecode(entry.gone.path)} is a link to it since action {entry.id}; undo that first",
+                )
+        if order.level != "file" and order.action in ("quarantine", "delete", "symlink"):
+            # The undo finds a file of the same bytes that this one goes for, but not one of the same layers.
+            for entry in self._site.journal.made_from(order.gone.path):
+                raise Refused.about(
+                    order.gone.path,
+                    f"{os.fsdecode(entry.gone.path)} would be made from it if action {entry.id} were undone; undo "
+                    "that first",
                 )
 
     def _apply(self, order: Order, kept: Held, gone: Held, progress: Progress) -> Result:
@@ -303,6 +307,5 @@ def _refused(path: bytes, error: Exception) -> Refused:
     if isinstance(error, FileError):
         return Refused(error.reason, error.path or os.fsdecode(path))
     if isinstance(error, OSError):
-        reason = (error.strerror or str(error)).lower()
-        return Refused.about(path, f"{reason}; make room or give lorad's user the right to it, and try again")
+        return Refused.about(path, told(error))
     return Refused.about(path, str(error) or type(error).__name__)

@@ -11,6 +11,8 @@ from contextlib import nullcontext, suppress
 
 import msgspec
 
+from lorad.dedupe.trouble import doing
+
 #: These decide who may read; a file's other names cannot have others.
 _ACCESS = (b"system.posix_acl_access", b"security.")
 
@@ -53,7 +55,11 @@ class Attributes(msgspec.Struct, frozen=True):
         """Give them all to an open file of ours; the times last. Raises OSError where one cannot be given."""
         now = os.fstat(fd)
         if (now.st_uid, now.st_gid) != (self.uid, self.gid):
-            os.fchown(fd, self.uid, self.gid)
+            with doing(
+                f"give a copy of it the owner {self.uid}:{self.gid} (chown)",
+                forbidden="run lorad as a member of that group, or with CAP_CHOWN",
+            ):
+                os.fchown(fd, self.uid, self.gid)
         present = dict(_xattrs(fd))
         wanted = dict(self.xattrs)
         for name in present.keys() - wanted.keys():
@@ -62,14 +68,21 @@ class Attributes(msgspec.Struct, frozen=True):
                 os.removexattr(fd, name)
         for name, value in self.xattrs:
             if present.get(name) != value:
-                os.setxattr(fd, name, value)
-        os.fchmod(fd, self.mode)
+                with doing(
+                    f"give a copy of it the attribute {os.fsdecode(name)} (setxattr)",
+                    forbidden="run lorad with the right to set it, or remove it from the file",
+                ):
+                    os.setxattr(fd, name, value)
+        with doing(f"give a copy of it the mode {self.mode:04o} (chmod)"):
+            os.fchmod(fd, self.mode)
         os.utime(fd, ns=(self.atime_ns, self.mtime_ns))
 
 
 def rehearse(attributes: Attributes, folder: int, name: bytes) -> None:
     """Make a file in the folder, give it these attributes and remove it: whether undo could. Raises OSError."""
-    fd = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600, dir_fd=folder)
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    with doing("make a file in its folder (open)"):
+        fd = os.open(name, flags, 0o600, dir_fd=folder)
     try:
         attributes.give(fd)
     finally:

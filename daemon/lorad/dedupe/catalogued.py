@@ -71,9 +71,10 @@ def _sets(rows: Iterable[_Row], db: sqlite3.Connection, follow: bool) -> list[li
         key = (row.layout, row.signature) if row.status == "duplicate" else row.file
         sets[key][row.file].append(row)
     places = _Places(db)
+    links = _Links()
     return [
         [
-            _copy(names, follow, metadata)
+            _copy(names, links if follow else None, metadata)
             for names, metadata in zip(files.values(), places.metadata(files), strict=True)
         ]
         for files in sets.values()
@@ -81,10 +82,10 @@ def _sets(rows: Iterable[_Row], db: sqlite3.Connection, follow: bool) -> list[li
     ]
 
 
-def _copy(names: list[_Row], follow: bool, metadata: int) -> Copy:
+def _copy(names: list[_Row], through: _Links | None, metadata: int) -> Copy:
     row = names[0]
     paths = sorted(name.path for name in names)
-    links = [path for path in paths if _is_link(path)] if follow else []
+    links = {path for path in paths if through.leads_through(path)} if through else set()
     return Copy(
         tuple(path for path in paths if path not in links),
         row.dev % 2**64,
@@ -94,8 +95,28 @@ def _copy(names: list[_Row], follow: bool, metadata: int) -> Copy:
         row.ctime_ns,
         row.residue,
         metadata,
-        tuple(links),
+        tuple(sorted(links)),
     )
+
+
+class _Links:
+    """Which names are symbolic links, or lie in a folder reached through one; each folder is asked once."""
+
+    def __init__(self) -> None:
+        self._folders: dict[bytes, bool] = {b"/": False}
+
+    def leads_through(self, path: bytes) -> bool:
+        return self._folder(os.path.dirname(path)) or _is_link(path)
+
+    def _folder(self, folder: bytes) -> bool:
+        below = []
+        while folder not in self._folders:
+            below.append(folder)
+            folder = os.path.dirname(folder)
+        found = self._folders[folder]
+        for each in reversed(below):
+            found = self._folders[each] = found or _is_link(each)
+        return found
 
 
 def _is_link(path: bytes) -> bool:

@@ -115,7 +115,7 @@ class Desk:
         self._promise(lambda: Applied(*_counted(self.carry_out(plan.steps, watched=True))), reply)
 
     def undo(self, ids: Sequence[int] | None, reply: Reply) -> None:
-        self._promise(lambda: Undone(*_counted(self._take_back(ids))), reply)
+        self._promise(lambda: self._undone(ids), reply)
 
     def history(self, after: int, most: int, reply: Callable[[Sequence[HistoryEntry] | Refusal], None]) -> None:
         try:
@@ -170,6 +170,13 @@ class Desk:
             pace.next(step.gone.size)
         self.left = 0
         return outcomes
+
+    def _undone(self, ids: Sequence[int] | None) -> Undone | Refusal:
+        if ids:
+            with self._journal() as journal:
+                if journal is None or all(journal.get(number) is None for number in ids):
+                    return Refusal("not-found", f"there is no action {ids[0]}; see the history")
+        return Undone(*_counted(self._take_back(ids)))
 
     def _take_back(self, ids: Sequence[int] | None) -> list[Outcome]:
         """Undo these actions, the newest first, since a later one may stand on what an earlier one left."""

@@ -40,18 +40,27 @@ def extents(fd: int) -> Iterator[Extent]:
 
     Raises OSError with EOPNOTSUPP or ENOTTY where the file system does not tell (tmpfs, many FUSE).
     """
+    return (extent for extent, flags in _mapped(fd, _FLAG_SYNC) if not flags & _NOWHERE)
+
+
+def written_extents(fd: int) -> list[Extent]:
+    """The same, and nothing is written; none where some of it has no place yet. Raises OSError as `extents`."""
+    found = list(_mapped(fd, 0))
+    return [] if any(flags & _NOWHERE for _, flags in found) else [extent for extent, _ in found]
+
+
+def _mapped(fd: int, how: int) -> Iterator[tuple[Extent, int]]:
     start = 0
     while True:
         request = bytearray(_HEADER.size + _COUNT * _EXTENT.size)
-        _HEADER.pack_into(request, 0, start, _END - start, _FLAG_SYNC, 0, _COUNT, 0)
+        _HEADER.pack_into(request, 0, start, _END - start, how, 0, _COUNT, 0)
         fcntl.ioctl(fd, _FS_IOC_FIEMAP, request)
         mapped = _HEADER.unpack_from(request)[3]
         for number in range(mapped):
             begin, place, length, _, _, flags, *_ = _EXTENT.unpack_from(
                 request, _HEADER.size + number * _EXTENT.size
             )
-            if not flags & _NOWHERE:
-                yield Extent(begin, place, length)
+            yield Extent(begin, place, length), flags
             start = begin + length
             if flags & _LAST:
                 return
@@ -99,11 +108,6 @@ def shared_bytes(kept: int, gone: int) -> int:
     except OSError:
         return 0
     return os.fstat(gone).st_size - own
-
-
-def already_shared(kept: int, gone: int) -> bool:
-    """Whether `gone` takes no space of its own beside `kept`, so that nothing would be saved."""
-    return shared_bytes(kept, gone) == os.fstat(gone).st_size
 
 
 def _add(ranges: list[tuple[int, int]], begin: int, end: int) -> None:

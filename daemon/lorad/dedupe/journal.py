@@ -15,6 +15,7 @@ import os
 import secrets
 import sqlite3
 import time
+from collections.abc import Iterator
 from typing import Any
 
 import msgspec
@@ -64,7 +65,8 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True):
     bytes) are those of the file that goes. `target` is what a symbolic link in its place says. `place` tells which
     quarantine it or its sidecars are in: `state`, `root` or none. `recipe`: there is one, and it is durable.
     `restored` is the inode of the copy that undo has made, 0 for none. `folder` is the one that the file that goes
-    lay in, or that its undo has begun in: repair believes what it finds in no other.
+    lay in, or that its undo has begun in: repair believes what it finds in no other. `stands` is the inode that
+    stands in place of a hard link because a later action on that name was undone, 0 for none.
     """
 
     id: int = 0
@@ -84,6 +86,7 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True):
     sidecars: tuple[Sidecar, ...] = ()
     restored: int = 0
     folder: Folder = Folder()
+    stands: int = 0
 
     def result(self, text: str | None = None) -> Result:
         return Result(
@@ -255,12 +258,45 @@ class Journal:
         )
         return [_decode(body) for (body,) in rows]
 
+    def made_from(self, path: bytes) -> Iterator[Entry]:
+        """Actions that stand and whose undo needs the bytes of `path`, their kept file or what that went for."""
+        waiting, seen = [path], set()
+        while waiting:
+            rows = self._db.execute(
+                "SELECT body FROM actions WHERE kept = ? AND action IN ('symlink', 'delete', 'quarantine')"
+                " AND state IN ('done', 'undoing')",
+                (waiting.pop(),),
+            ).fetchall()
+            for entry in map(_decode, (body for (body,) in rows)):
+                if entry.action != "quarantine":
+                    yield entry
+                elif entry.level == "file" and entry.id not in seen:
+                    # It is not made from the kept file itself, but what was made from it is: see `gone_for`.
+                    seen.add(entry.id)
+                    waiting.append(entry.gone.path)
+
+    def gone_for(self, path: bytes, after: int) -> Entry | None:
+        """The newest action later than `after` that stands and has let `path` go for a file of the same bytes."""
+        rows = self._db.execute(
+            "SELECT body FROM actions WHERE path = ? AND id > ? AND state = 'done'"
+            " AND action IN ('symlink', 'delete', 'quarantine') ORDER BY id DESC LIMIT 1",
+            (path, after),
+        ).fetchall()
+        return next((entry for (body,) in rows if (entry := _decode(body)).level == "file"), None)
+
     def last_of(self, path: bytes) -> Entry | None:
         """The newest action on a file of this name."""
         row = self._db.execute(
             "SELECT body FROM actions WHERE path = ? ORDER BY id DESC LIMIT 1", (path,)
         ).fetchone()
         return _decode(row[0]) if row else None
+
+    def restored_at(self, path: bytes, after: int) -> set[int]:
+        """The inodes that undoing actions with larger ids than `after` has put at this name."""
+        rows = self._db.execute(
+            "SELECT body FROM actions WHERE path = ? AND id > ? AND state = 'undone'", (path, after)
+        )
+        return {_decode(body).restored for (body,) in rows} - {0}
 
     def standing(self) -> list[int]:
         """The ids of all actions that are done and can be undone, the newest first."""

@@ -2,7 +2,8 @@
 
 The rules of the policy narrow the choice down, in their order; what they leave open, the path decides. Between
 them stands one rule of our own: a file that stays anyway, since it is out of scope, is kept before one that
-could go, so that one copy less remains. Only `path-prefix` rules at the front of the list come before it.
+could go, so that one copy less remains. Only `path-prefix` rules at the front of the list come before it. No rule
+keeps a file that lies in memory in favour of one on a disk.
 """
 
 from __future__ import annotations
@@ -21,10 +22,10 @@ _AS_RICH = 256
 class Copy(NamedTuple):
     """An inode that is in a set, as the catalogue has it.
 
-    `paths`: its names, sorted; `links`: symbolic links through which it is seen too. `residue` stands for all
+    `paths`: its names, sorted; `links`: names that lead to it through a symbolic link. `residue` stands for all
     bytes outside layers; None where it is not read yet. `metadata`: bytes of its header beyond what its
     layers need. `extents`: where its blocks lie, where that is known; those of two files are equal only if
-    they share them.
+    they share them. `volatile`: it lies in memory, and is lost with the power.
     """
 
     paths: tuple[bytes, ...]
@@ -37,6 +38,7 @@ class Copy(NamedTuple):
     metadata: int = 0
     links: tuple[bytes, ...] = ()
     extents: bytes = b""
+    volatile: bool = False
 
 
 class Choice(NamedTuple):
@@ -78,11 +80,12 @@ def may_go(copy: Copy, policy: Policy) -> bool:
     return not copy.links and all(map(policy.covers, copy.paths))
 
 
-_STAYS, _FIRST = Rule("stays"), Rule("path")
+_LASTS, _STAYS, _FIRST = Rule("lasts"), Rule("stays"), Rule("path")
 
 
 def _rules(policy: Policy) -> Iterator[Rule]:
     front = next((n for n, rule in enumerate(policy.keep) if rule.kind != "path-prefix"), len(policy.keep))
+    yield _LASTS
     yield from policy.keep[:front]
     yield _STAYS
     yield from policy.keep[front:]
@@ -92,6 +95,8 @@ def _rules(policy: Policy) -> Iterator[Rule]:
 def _value(rule: Rule, copy: Copy, policy: Policy) -> Any:
     """What a rule goes by; the least is kept."""
     match rule.kind:
+        case "lasts":
+            return copy.volatile
         case "stays":
             return may_go(copy, policy)
         case "most-metadata":
@@ -117,6 +122,8 @@ def _reason(rule: Rule) -> str:
     match rule.kind:
         case "path-prefix":
             return f"lies in {shown(rule.folder)}"
+        case "lasts":
+            return "lies on a disk, not in memory"
         case "stays":
             return "may not be changed"
         case "most-metadata":

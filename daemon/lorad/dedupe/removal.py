@@ -10,6 +10,7 @@ from lorad.dedupe.guard import Held
 from lorad.dedupe.journal import Entry
 from lorad.dedupe.orders import Refused
 from lorad.dedupe.site import Site
+from lorad.dedupe.trouble import doing
 
 
 def delete(site: Site, entry: Entry, kept: Held, gone: Held) -> Entry:
@@ -26,7 +27,8 @@ def delete(site: Site, entry: Entry, kept: Held, gone: Held) -> Entry:
     kept.look_in_place()
     gone.look_in_place()
     site.at("checked")
-    syscalls.rename_new(gone.folder, gone.name, gone.folder, temp)
+    with doing("set it aside (rename)"):
+        syscalls.rename_new(gone.folder, gone.name, gone.folder, temp)
     site.at("set aside")
     if entry.sidecars:
         with quarantine.place(site, entry, make=True) as place:
@@ -38,7 +40,8 @@ def delete(site: Site, entry: Entry, kept: Held, gone: Held) -> Entry:
     entry = site.journal.update(entry, state="removing")
     site.at("removing")
     _look_again(kept, gone, temp)
-    os.unlink(temp, dir_fd=gone.folder)
+    with doing("remove it (unlink)"):
+        os.unlink(temp, dir_fd=gone.folder)
     site.at("removed")
     os.fsync(gone.folder)
     site.at("removal synced")
@@ -58,7 +61,8 @@ def put_aside(site: Site, entry: Entry, kept: Held, gone: Held) -> Entry:
         kept.look_in_place()
         gone.look_in_place()
         site.at("checked")
-        syscalls.rename_new(gone.folder, gone.name, place, gone.name)
+        with doing("move it into quarantine (rename)"):
+            syscalls.rename_new(gone.folder, gone.name, place, gone.name)
         site.at("moved")
         sidecars.put_aside(entry, gone.reached, place, site.at)
         site.at("folders synced")

@@ -18,6 +18,7 @@ from lorad.dedupe.journal import Entry
 from lorad.dedupe.orders import Refused, Side
 from lorad.dedupe.reach import Reached
 from lorad.dedupe.site import Site
+from lorad.dedupe.trouble import doing
 
 _CANNOT = {
     errno.EXDEV: "a hard link cannot lead to another file system or mount; order symlink or quarantine",
@@ -33,12 +34,13 @@ def link_target(kept: Side, gone: Side) -> bytes:
 
 
 def is_new(entry: Entry, reached: Reached, name: bytes, status: os.stat_result | None) -> bool:
-    """Whether what stands at the name is the link that this action has made."""
+    """Whether what stands at the name is the link that this action has made, or was brought back in its place."""
     if status is None:
         return False
     if entry.action == "symlink":
         return stat.S_ISLNK(status.st_mode) and os.readlink(name, dir_fd=reached.folder) == entry.target
-    return entry.action == "hardlink" and stat.S_ISREG(status.st_mode) and status.st_ino == entry.kept.identity.ino
+    inodes = (entry.kept.identity.ino, entry.stands)
+    return entry.action == "hardlink" and stat.S_ISREG(status.st_mode) and status.st_ino in inodes
 
 
 def replace(site: Site, entry: Entry, kept: Held, gone: Held) -> Entry:
@@ -59,7 +61,8 @@ def replace(site: Site, entry: Entry, kept: Held, gone: Held) -> Entry:
     _check_link(entry, kept, gone, temp)
     site.at("checked")
     try:
-        syscalls.exchange(gone.folder, temp, gone.name)
+        with doing("put the link in its place (rename)"):
+            syscalls.exchange(gone.folder, temp, gone.name)
     except OSError as error:
         raise _cannot(gone.path, error) from error
     site.at("exchanged")
@@ -73,7 +76,8 @@ def replace(site: Site, entry: Entry, kept: Held, gone: Held) -> Entry:
     _look_again(entry, kept, gone, temp)
     if kept.visited:
         return keep_aside(site, entry, gone.reached, VISITED)
-    os.unlink(temp, dir_fd=gone.folder)
+    with doing("remove it (unlink)"):
+        os.unlink(temp, dir_fd=gone.folder)
     site.at("removed")
     os.fsync(gone.folder)
     site.at("removal synced")
@@ -84,11 +88,16 @@ def replace(site: Site, entry: Entry, kept: Held, gone: Held) -> Entry:
 
 def _make_link(entry: Entry, kept: Held, gone: Held, temp: bytes) -> None:
     if entry.action == "symlink":
-        os.symlink(entry.target, temp, dir_fd=gone.folder)
+        with doing("make a link in its folder (symlink)"):
+            os.symlink(entry.target, temp, dir_fd=gone.folder)
         return
     try:
         # By the descriptor, not by the name: the link is to the file that was compared, and to no other.
-        os.link(b"/proc/self/fd/%d" % kept.fd, temp, dst_dir_fd=gone.folder, follow_symlinks=True)
+        with doing(
+            f"link {os.fsdecode(kept.path)} in its place (link)",
+            forbidden="clear the immutable or append-only flag of that file (chattr -i -a)",
+        ):
+            os.link(b"/proc/self/fd/%d" % kept.fd, temp, dst_dir_fd=gone.folder, follow_symlinks=True)
     except OSError as error:
         raise _cannot(gone.path, error) from error
 

@@ -48,7 +48,7 @@ def finish_undo(site: Site, entry: Entry, reached: Reached, text: str) -> Entry:
     with quarantine.place(site, entry) as place:
         if place is not None:
             taken = sidecars.put_back(entry, reached, place, site.at)
-    entry = site.journal.update(entry, state="undone", restored=0, text=_with_taken(text, taken))
+    entry = site.journal.update(entry, state="undone", text=_with_taken(text, taken))
     site.at("undone")
     recipe.drop(site.recipe(entry))
     quarantine.clear(site, entry)

@@ -10,7 +10,7 @@ from contextlib import suppress
 
 from blake3 import blake3
 
-from lorad.dedupe.extents import Extent, extents
+from lorad.dedupe.extents import Extent, written_extents
 from lorad.dedupe.keeping import Copy
 from lorad.watch.mounts import MountTable, find
 
@@ -22,7 +22,8 @@ _EXTENT = struct.Struct("=QQQ")
 def with_extents(sets: Sequence[Sequence[Copy]]) -> list[list[Copy]]:
     """The same sets, with `Copy.extents` where files of equal bytes lie on a file system that shares blocks.
 
-    It opens those files; what cannot be opened, or is another file now, stays without.
+    It opens those files; what cannot be opened, is another file now, or is not on the disk yet, stays without. To
+    write such files first would hold a plan up, and blocks that are shared are on the disk.
     """
     places = _FileSystems()
     try:
@@ -69,7 +70,7 @@ def _extents(copy: Copy) -> bytes:
             if (status.st_dev, status.st_ino, status.st_size) != (copy.dev, copy.ino, copy.size):
                 return b""
             # A small file may lie in its inode, and has no block to share.
-            places = b"".join(_EXTENT.pack(*extent) for extent in _joined(extents(fd)))
+            places = b"".join(_EXTENT.pack(*extent) for extent in _joined(written_extents(fd)))
             return blake3(places).digest() if places else b""
         finally:
             os.close(fd)

@@ -10,6 +10,7 @@ import os
 from collections.abc import Iterator
 from contextlib import ExitStack
 
+import msgspec
 from blake3 import blake3
 
 from lorad.dedupe import quarantine, recipe, reflink, sidecars, syscalls
@@ -21,6 +22,7 @@ from lorad.dedupe.reach import Folder, Reached, open_file, reach
 from lorad.dedupe.replace import is_new
 from lorad.dedupe.settle import finish_undo
 from lorad.dedupe.site import Site
+from lorad.dedupe.trouble import doing
 
 _TAKEN = "another file stands there now; move it away, or undo what put it there, and undo again"
 
@@ -36,7 +38,20 @@ def undo(site: Site, entry: Entry, reached: Reached, progress: Progress) -> Entr
             sidecars.refuse_taken(entry, reached, place)
         if entry.action == "quarantine":
             return _return(site, entry, reached, place, progress)
+    if entry.action == "hardlink":
+        entry = _with_standing(site, entry, reached)
     return _bring_back(site, entry, reached, progress)
+
+
+def _with_standing(site: Site, entry: Entry, reached: Reached) -> Entry:
+    """Undoing a later action on the name has put a new inode where the link stood: that is the link's as well.
+
+    Only what the journal says was put there is taken for it, and what is brought back is verified by its digest.
+    """
+    status = reached.status()
+    later = site.journal.restored_at(entry.gone.path, entry.id)
+    stands = status.st_ino if status is not None and status.st_ino in later else 0
+    return msgspec.structs.replace(entry, stands=stands)
 
 
 def _begin(site: Site, entry: Entry, reached: Reached) -> Entry:
@@ -94,7 +109,7 @@ def _bring_back(site: Site, entry: Entry, reached: Reached, progress: Progress) 
     temp = site.temp(entry)
     with ExitStack() as stack:
         _refuse_taken(entry, reached)
-        held, source = _source(entry, reached, stack)
+        held, source = _source(site, entry, reached, stack)
         entry = _begin(site, entry, reached)
         entry = _copy(site, entry, reached, _content(site, entry, source), progress)
         copy = stack.enter_context(hold(Reached(reached.root, reached.path, reached.folder, temp), None))
@@ -110,7 +125,8 @@ def _bring_back(site: Site, entry: Entry, reached: Reached, progress: Progress) 
             os.fsync(reached.folder)
             site.at("folder synced")
         else:
-            syscalls.exchange(reached.folder, temp, reached.name)
+            with doing("put it back in its place (rename)"):
+                syscalls.exchange(reached.folder, temp, reached.name)
             site.at("exchanged")
             os.fsync(reached.folder)
             site.at("folder synced")
@@ -131,14 +147,13 @@ def _refuse_taken(entry: Entry, reached: Reached) -> None:
         raise Refused.about(entry.gone.path, reason)
 
 
-def _source(entry: Entry, reached: Reached, stack: ExitStack) -> tuple[Held | None, int]:
+def _source(site: Site, entry: Entry, reached: Reached, stack: ExitStack) -> tuple[Held | None, int]:
     """What it is made from: the kept file; for a hard link, what stands in its place, held against writers."""
     if entry.action == "hardlink":
         held = stack.enter_context(hold(reached, None))
         return held, held.fd
-    kept = stack.enter_context(reach(entry.kept.root, entry.kept.path))
     try:
-        fd = open_file(kept)
+        fd = _open_kept(site, entry)
     except Refused as error:
         raise Refused(
             f"{error.reason}; it is what {os.fsdecode(entry.gone.path)} would be made from, so undo first what "
@@ -147,6 +162,23 @@ def _source(entry: Entry, reached: Reached, stack: ExitStack) -> tuple[Held | No
         ) from error
     stack.callback(os.close, fd)
     return None, fd
+
+
+def _open_kept(site: Site, entry: Entry) -> int:
+    """The kept file; where that has gone for another of the same bytes, that one, and so on. Raises Refused."""
+    trouble: Refused | None = None
+    link: Entry | None = entry
+    while link is not None:
+        try:
+            with reach(link.kept.root, link.kept.path) as kept:
+                return open_file(kept)
+        except Refused as error:
+            # What is said is of the file that everybody knows as the kept one.
+            trouble = trouble or error
+        # Ids only grow on the way, so it ends.
+        link = site.journal.gone_for(link.kept.path, link.id)
+    assert trouble is not None
+    raise trouble
 
 
 def _content(site: Site, entry: Entry, source: int) -> Iterator[bytes]:
@@ -158,7 +190,8 @@ def _content(site: Site, entry: Entry, source: int) -> Iterator[bytes]:
 def _copy(site: Site, entry: Entry, reached: Reached, content: Iterator[bytes], progress: Progress) -> Entry:
     """Write the file under its temporary name, with all its attributes, durably; its inode is noted."""
     flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-    fd = os.open(site.temp(entry), flags, 0o600, dir_fd=reached.folder)
+    with doing("make a file in its folder (open)"):
+        fd = os.open(site.temp(entry), flags, 0o600, dir_fd=reached.folder)
     try:
         site.at("temp made")
         hasher = blake3()
@@ -186,8 +219,9 @@ def _copy(site: Site, entry: Entry, reached: Reached, content: Iterator[bytes], 
 
 def _write(fd: int, piece: bytes) -> None:
     view = memoryview(piece)
-    while view:
-        view = view[os.write(fd, view) :]
+    with doing("write a copy of it (write)"):
+        while view:
+            view = view[os.write(fd, view) :]
 
 
 def _rename(entry: Entry, reached: Reached, temp: bytes) -> None:

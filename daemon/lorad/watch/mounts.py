@@ -19,6 +19,9 @@ REMOTE = frozenset(
     b"ocfs2 orangefs pvfs2 panfs wekafs vboxsf vmhgfs prl_fs drvfs fuse".split()
 )
 
+#: File systems that lie in memory: what is in them is lost with the power.
+VOLATILE = frozenset({b"tmpfs", b"ramfs", b"devtmpfs"})
+
 _ESCAPED = re.compile(rb"\\([0-7]{3})")
 _MOUNTINFO = "/proc/self/mountinfo"
 #: What to poll a mount table for.
@@ -81,6 +84,17 @@ def why_polled(mount: Mount | None) -> str:
 def is_mounted(mounts: Sequence[Mount], device: int) -> bool:
     """Whether a device (as in `st_dev`) is mounted anywhere."""
     return any(mount.device == device for mount in mounts)
+
+
+def volatile_devices(mounts: Sequence[Mount]) -> frozenset[int]:
+    """The devices (as in `st_dev`) of file systems that lie in memory."""
+    return frozenset(mount.device for mount in mounts if mount.kind in VOLATILE)
+
+
+def read_mounts() -> list[Mount]:
+    """The mounts as they are now, for whoever asks once."""
+    with open(_MOUNTINFO, "rb") as file:
+        return parse(file.read())
 
 
 def is_below(path: bytes, folder: bytes) -> bool:

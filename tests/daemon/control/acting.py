@@ -59,6 +59,9 @@ class Acts:
         self.undone.append(None if ids is None else list(ids))
         wanted = [one.id for one in self.entries if one.state == "done"] if ids is None else list(ids)
         known = {one.id for one in self.entries}
+        if wanted and known.isdisjoint(wanted):
+            reply(Refusal("not-found", f"there is no action {wanted[0]}; see the history"))
+            return
         results = [
             Outcome(number, "symlink", b"/k", b"/p", 5, "done" if number in known else "refused",
                     "" if number in known else f"there is no action {number}")

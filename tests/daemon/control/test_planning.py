@@ -167,6 +167,26 @@ def test_symbolic_links_that_are_followed_do_not_go(tmp_path: Path) -> None:
     assert {row.reason for row in made.skipped} == {"seen through a symbolic link"}
 
 
+def test_files_in_a_folder_that_is_a_link_do_not_go(tmp_path: Path) -> None:
+    """No action would follow that link, so no plan promises one."""
+    folder, other = tmp_path / "loras", tmp_path / "other"
+    layers = random_weights(SPECS, 1)
+    for each in (folder, other / "below"):
+        each.mkdir(parents=True)
+        write_safetensors(str(each / "a.safetensors"), layers)
+    (folder / "link").symlink_to(other)
+    scan(folder, tmp_path / "state", "--follow-symlinks")
+    queries = Queries(str(tmp_path / "state"))
+    queries.planner.use(config.Config(watch=config.Watch(follow_symlinks=True)))
+    made = queries.plan("delete", [b"path-prefix:" + os.fsencode(folder / "a.safetensors")])
+    queries.close()
+    assert not isinstance(made, Refusal)
+    assert (made.steps, made.bytes) == ([], 0)
+    assert [(row.path, row.reason) for row in made.skipped] == [
+        (os.fsencode(folder / "link" / "below" / "a.safetensors"), "seen through a symbolic link")
+    ]
+
+
 def test_newcomers_are_planned_for_by_the_running_policy(served: Served) -> None:
     """Their sets alone are looked at; what was there before is left as it is."""
     folder = os.fsencode(served.library.folder)

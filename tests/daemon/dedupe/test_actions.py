@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import subprocess
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -21,7 +23,7 @@ def _refused(world: World, order: Order, match: str) -> None:
     with world.actor() as actor:
         with pytest.raises(Refused, match=match):
             actor.apply(order)
-        assert {each.state for each in actor.history()} <= {"failed"}
+        assert {each.state for each in world.history()} <= {"failed"}
     assert world.look() == before
     assert not world.leftovers()
 
@@ -60,7 +62,7 @@ def test_names_of_one_file(tmp_path: Path) -> None:
         for action in ("hardlink", "delete", "quarantine", "reflink", "symlink"):
             assert actor.apply(world.order(action)).state == "nothing"
         assert actor.apply(world.order("delete", "inode")).state == "nothing"
-        assert not actor.history()
+        assert not world.history()
     assert os.path.samefile(world.kept, world.gone)
 
 
@@ -316,3 +318,53 @@ def test_a_mode_without_an_acl_comes_back(tmp_path: Path, action: str) -> None:
     world.apply(action)
     world.undo(1)
     assert world.look() == before
+
+
+@pytest.mark.parametrize(
+    ("action", "which", "said"),
+    [
+        ("delete", "gone", r"cannot set it aside \(rename\): .*chattr -i"),
+        ("quarantine", "gone", r"cannot move it into quarantine \(rename\): .*chattr -i"),
+        ("symlink", "gone", r"cannot put the link in its place \(rename\): .*chattr -i"),
+        ("hardlink", "kept", r"cannot link .*kept.safetensors in its place \(link\): .*of that file \(chattr -i"),
+    ],
+)
+def test_what_the_system_forbids_is_named_with_the_remedy(
+    disk: Callable[[str], str], action: str, which: str, said: str
+) -> None:
+    """A file that may not be changed is not to be told to make room."""
+    world = make_world(disk("ext4"))
+    path = world.kept if which == "kept" else world.gone
+    if subprocess.run(["chattr", "+i", path], capture_output=True, check=False).returncode:
+        pytest.skip("chattr is not possible here")
+    try:
+        order = world.order(action)
+        with world.actor() as actor, pytest.raises(Refused, match=said):
+            actor.apply(order)
+    finally:
+        subprocess.run(["chattr", "-i", path], check=True)
+
+
+@pytest.mark.parametrize(
+    ("call", "number", "said"),
+    [
+        ("fchown", errno.EPERM, r"the owner \d+:\d+ \(chown\): operation not permitted; .*CAP_CHOWN"),
+        ("setxattr", errno.ENOSPC, r"the attribute \S+ \(setxattr\): no space left on device; make room"),
+        ("fchmod", errno.EROFS, r"the mode \d+ \(chmod\): read-only file system; mount it for writing"),
+    ],
+)
+def test_attributes_that_could_not_be_given_back_are_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str, number: int, said: str
+) -> None:
+    """Which of them it is, and what helps depends on why."""
+    world = make_world(str(tmp_path))
+    if call == "fchown" and os.geteuid():
+        pytest.skip("only root can give a file away")
+
+    def fails(*_: object, **__: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    order = world.order("delete")
+    monkeypatch.setattr(os, call, fails)
+    with world.actor() as actor, pytest.raises(Refused, match="cannot give a copy of it " + said):
+        actor.apply(order)

@@ -218,6 +218,17 @@ def test_history_and_savings_are_answered_while_something_is_done(office: Office
     assert isinstance(answers.get(timeout=SECONDS), Applied)
 
 
+def test_undoing_only_what_never_was_is_bad_input(office: Office) -> None:
+    """Before anything was done, and after; beside others it is told with them."""
+    assert isinstance(office.undo(7), Refusal)
+    assert isinstance(office.apply(office.plan(office.files(2))), Applied)
+    refusal = office.undo(7, 8)
+    assert refusal == Refusal("not-found", "there is no action 7; see the history")
+    undone = office.undo(7, 1)
+    assert isinstance(undone, Undone)
+    assert (undone.done, undone.refused) == (1, 1)
+
+
 def test_an_idle_worker_is_let_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """It costs no memory for the rest of the day."""
     monkeypatch.setattr(module, "_IDLE", 0.05)

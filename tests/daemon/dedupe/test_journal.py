@@ -33,12 +33,11 @@ def test_history_is_ascending_and_complete(tmp_path: Path) -> None:
     world = make_world(str(tmp_path))
     for action in ("quarantine", "delete", "hardlink"):
         world.undo(world.apply(action).id)
-    with world.actor() as actor:
-        history = actor.history()
-        assert [each.action for each in history] == ["quarantine", "delete", "hardlink"]
-        assert [each.id for each in history] == [1, 2, 3]
-        assert sorted(each.time_ns for each in history) == [each.time_ns for each in history]
-        assert actor.history(after_id=1, limit=1) == history[1:2]
+    history = world.history()
+    assert [each.action for each in history] == ["quarantine", "delete", "hardlink"]
+    assert [each.id for each in history] == [1, 2, 3]
+    assert sorted(each.time_ns for each in history) == [each.time_ns for each in history]
+    assert world.history(after=1, limit=1) == history[1:2]
     reader = Journal(world.state, writing=False)
     assert [each.result() for each in reader.history()] == history
     reader.close()
@@ -50,11 +49,11 @@ def test_savings_count_what_is_done(tmp_path: Path) -> None:
     size = os.path.getsize(world.gone)
     with world.actor() as actor:
         done = actor.apply(world.order("hardlink"))
-        assert (actor.savings().actions, actor.savings().saved) == (1, size)
+        assert (world.savings().actions, world.savings().saved) == (1, size)
         actor.undo(done.id)
-        assert actor.savings().saved == 0
+        assert world.savings().saved == 0
         actor.apply(world.order("quarantine"))
-        assert (actor.savings().saved, actor.savings().quarantined) == (0, size)
+        assert (world.savings().saved, world.savings().quarantined) == (0, size)
 
 
 def test_one_actor_at_a_time(acted: World) -> None:

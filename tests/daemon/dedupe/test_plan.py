@@ -104,6 +104,19 @@ def test_what_stays_anyway_is_kept_and_the_rest_goes() -> None:
     assert reasons(made) == {"/out/b": "not in scope"}
 
 
+@pytest.mark.parametrize("keep", ["", "oldest", "path-prefix:/shm", "shortest-path"])
+def test_what_lies_in_memory_is_never_kept_for_what_lies_on_a_disk(keep: str) -> None:
+    """Whatever the rules and the scope say: a restart would lose the only copy."""
+    copies = [copy("/shm/a", dev=2, volatile=True), copy("/models/long/b", mtime_ns=5), copy("/models/long/c")]
+    made = plan(copies, policy(keep=keep))
+    assert set(gone(made).values()) < {"/models/long/b", "/models/long/c"}
+    assert "/shm/a" in gone(made)
+    assert {step.why for step in made.steps if step.path == b"/shm/a"} == {"lies on a disk, not in memory"}
+    assert not gone(plan(copies[:2], policy(keep=keep, scope=("/models",))))
+    both = [copy("/shm/a", volatile=True), copy("/shm/b", volatile=True)]
+    assert gone(plan(both, policy())) == {"/shm/b": "/shm/a"}
+
+
 def test_young_files_neither_go_nor_are_kept() -> None:
     """They may still be moved about; when the next of them comes of age is said."""
     copies = [copy("/a"), copy("/b"), copy("/young", ctime_ns=NOW - HOUR)]

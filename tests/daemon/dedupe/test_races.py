@@ -68,7 +68,7 @@ def test_a_byte_changed_behind_size_and_mtime(tmp_path: Path, action: str, level
             actor.apply(order)
         with pytest.raises(Refused, match="not the same as"):
             actor.apply(world.order(action, level))
-        assert not actor.history()
+        assert not world.history()
     assert world.look() == before
 
 
@@ -158,7 +158,7 @@ def test_a_newcomer_in_its_place(tmp_path: Path, action: str, level: str, step: 
     assert not [name for name in files_in(world.root) if name.endswith(b".tmp")]
     with world.actor() as actor:
         assert not actor.repair()
-        assert not [each for each in actor.history() if each.state not in ("done", "failed")]
+        assert not [each for each in world.history() if each.state not in ("done", "failed")]
 
 
 @pytest.mark.parametrize(("action", "level", "step"), EACH_STEP)
@@ -272,8 +272,7 @@ def test_no_write_is_lost_while_a_hard_link_is_undone(tmp_path: Path, step: str)
 
 
 def _history(world: World) -> list[Result]:
-    with world.actor() as actor:
-        return actor.history()
+    return world.history()
 
 
 @pytest.mark.parametrize("name", [KEPT, GONE])
@@ -376,6 +375,6 @@ def test_a_newcomer_during_an_undo(tmp_path: Path, action: str, dies: bool) -> N
         actor.undo(done.id)
     with world.actor() as actor:
         actor.repair()
-        assert [each.state for each in actor.history()] == ["done"]
+        assert [each.state for each in world.history()] == ["done"]
     assert read(world.gone) == b"something else"
     assert not world.leftovers()

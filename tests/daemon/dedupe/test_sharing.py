@@ -31,12 +31,23 @@ def test_shared_files_are_left_alone(disk: Disk, kind: str) -> None:
     """A plan has a step for a copy, and none once it shares its blocks."""
     world = make_world(disk(kind))
     given = copies(world.kept, world.gone)
+    os.sync()
     before, now = with_extents([given]), 10**20
     assert all(copy.extents for copy in before[0])
     assert len(make_plan(before, Policy("delete"), now).steps) == 1
     assert world.apply("reflink").state == "done"
     after = make_plan(with_extents([copies(world.kept, world.gone)]), Policy("delete"), now)
     assert (after.steps, [row.reason for row in after.skipped]) == ([], ["shares its blocks already"])
+
+
+@pytest.mark.parametrize("kind", ["xfs", "btrfs"])
+def test_a_plan_writes_nothing_to_the_disk(disk: Disk, kind: str) -> None:
+    """Of files that are not on the disk yet nothing is said; to write them first would hold the plan up."""
+    folder = disk(kind)
+    for name in "ab":
+        with open(f"{folder}/{name}", "wb") as file:
+            file.write(b"x" * (1 << 20))
+    assert {copy.extents for copy in with_extents([copies(f"{folder}/a", f"{folder}/b")])[0]} == {b""}
 
 
 def test_nothing_is_said_where_blocks_cannot_be_shared(disk: Disk) -> None:
@@ -49,6 +60,7 @@ def test_files_that_are_gone_or_others_are_no_trouble(disk: Disk, kind: str) -> 
     """The catalogue may be a moment behind."""
     world = make_world(disk(kind))
     given = copies(world.kept, world.gone)
+    os.sync()
     os.unlink(world.gone)
     assert [bool(copy.extents) for copy in with_extents([given])[0]] == [True, False]
     os.symlink(world.kept, world.gone)

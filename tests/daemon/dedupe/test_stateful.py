@@ -3,7 +3,7 @@
 Reachable is what lies in the root or in quarantine, or can be rebuilt from what is reachable by an action that is
 done. Actions, undos, kills and repairs must keep every byte sequence reachable. Whoever overwrites or removes a
 file himself may lose that content, or another form of the same tensors that was to be rebuilt from it, and nothing
-else.
+else. As long as nobody but lorad changes anything, undoing everything brings back every attribute too.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from lorad.dedupe.orders import LEVELS, Order, Refused
 from tests.builders.architectures import LayerSpec
 from tests.builders.weights import random_weights
 from tests.builders.write import write_safetensors
-from tests.daemon.dedupe.world import World, dies_at, files_in, read, side
+from tests.daemon.dedupe.world import World, dies_at, dress, files_in, read, side
 
 NAMES = [b"a.safetensors", b"b.safetensors", b"one/c.safetensors", b"one/d.safetensors"]
 SPECS = [LayerSpec("down", "F16", (8, 64)), LayerSpec("up", "F16", (64, 8))]
@@ -59,8 +59,8 @@ NUMBERED = list(CONTENTS)
 contents = st.integers(0, len(NUMBERED) - 1)
 
 
-class Library(RuleBasedStateMachine):
-    """Somebody's folder, which he and lorad change by turns."""
+class Untouched(RuleBasedStateMachine):
+    """A folder that lorad alone changes: in the end everything can be undone, and every attribute is back."""
 
     @initialize(forms=st.lists(st.integers(0, FORMS - 1), min_size=len(NAMES), max_size=len(NAMES)))
     def make(self, forms: list[int]) -> None:
@@ -72,43 +72,20 @@ class Library(RuleBasedStateMachine):
         self.reachable: set[bytes] = set()
         self.lost: set[int] = set()
         for name, content in zip(NAMES, forms, strict=True):
-            self.download(name=name, content=content)
+            self._arrive(name, content)
+        self.before = self.world.look()
 
-    def _path(self, name: bytes) -> bytes:
-        return os.path.join(self.world.root, name)
-
-    @rule(name=names, content=contents)
-    def download(self, name: bytes, content: int) -> None:
+    def _arrive(self, name: bytes, content: int) -> None:
         """A new file comes to stand at a name, by a rename."""
-        self._loses(self._path(name))
         temp = self._path(b"download.part")
         with open(temp, "wb") as file:
             file.write(NUMBERED[content])
         self.clock += 1_000_000_007
-        os.utime(temp, ns=(self.clock, self.clock))
+        dress(temp, b"%d" % self.clock, self.clock)
         os.rename(temp, self._path(name))
 
-    @rule(name=names, content=contents)
-    def overwrite(self, name: bytes, content: int) -> None:
-        """What a name leads to is written anew, in place."""
-        if os.path.isfile(self._path(name)):
-            self._loses(self._path(name))
-            with open(self._path(name), "wb") as file:
-                file.write(NUMBERED[content])
-
-    @rule(name=names)
-    def remove(self, name: bytes) -> None:
-        """A name is removed, and with the last one the file."""
-        if os.path.lexists(self._path(name)):
-            self._loses(self._path(name))
-            os.unlink(self._path(name))
-
-    @rule(one=names, other=names)
-    def rename(self, one: bytes, other: bytes) -> None:
-        """A file is moved, over another one perhaps."""
-        if os.path.lexists(self._path(one)) and one != other:
-            self._loses(self._path(other))
-            os.rename(self._path(one), self._path(other))
+    def _path(self, name: bytes) -> bytes:
+        return os.path.join(self.world.root, name)
 
     @rule(action=actions, level=levels, kept=names, gone=names)
     def dedupe_any(self, action: str, level: str, kept: bytes, gone: bytes) -> None:
@@ -173,13 +150,17 @@ class Library(RuleBasedStateMachine):
         if not hasattr(self, "folder"):
             return
         try:
-            for number in reversed(self._done()):
-                with Actor(self.world.state) as actor, contextlib.suppress(Refused):
-                    actor.undo(number)
-                    event("undone in the end")
+            self._undo_all()
             self.nothing_else_is_lost()
         finally:
             shutil.rmtree(self.folder)
+
+    def _undo_all(self) -> None:
+        with Actor(self.world.state) as actor:
+            for number in reversed(self._done()):
+                actor.undo(number)
+                event("undone in the end")
+        assert self.world.look() == self.before
 
     def _loses(self, path: bytes) -> None:
         if os.path.isfile(path):
@@ -254,6 +235,46 @@ class Library(RuleBasedStateMachine):
         return rebuilt
 
 
+class Library(Untouched):
+    """Somebody's folder, which he and lorad change by turns."""
+
+    @rule(name=names, content=contents)
+    def download(self, name: bytes, content: int) -> None:
+        """A new file comes to stand at a name, by a rename."""
+        self._loses(self._path(name))
+        self._arrive(name, content)
+
+    @rule(name=names, content=contents)
+    def overwrite(self, name: bytes, content: int) -> None:
+        """What a name leads to is written anew, in place."""
+        if os.path.isfile(self._path(name)):
+            self._loses(self._path(name))
+            with open(self._path(name), "wb") as file:
+                file.write(NUMBERED[content])
+
+    @rule(name=names)
+    def remove(self, name: bytes) -> None:
+        """A name is removed, and with the last one the file."""
+        if os.path.lexists(self._path(name)):
+            self._loses(self._path(name))
+            os.unlink(self._path(name))
+
+    @rule(one=names, other=names)
+    def rename(self, one: bytes, other: bytes) -> None:
+        """A file is moved, over another one perhaps."""
+        if os.path.lexists(self._path(one)) and one != other:
+            self._loses(self._path(other))
+            os.rename(self._path(one), self._path(other))
+
+    def _undo_all(self) -> None:
+        """All that can be."""
+        with Actor(self.world.state) as actor:
+            for number in reversed(self._done()):
+                with contextlib.suppress(Refused):
+                    actor.undo(number)
+                    event("undone in the end")
+
+
 class _journal:  # noqa: N801 - a context, used as a word
     """The journal, closed again after use."""
 
@@ -268,9 +289,12 @@ class _journal:  # noqa: N801 - a context, used as a word
         self._journal.close()
 
 
-TestLibrary = pytest.mark.timeout(300)(Library.TestCase)
-TestLibrary.settings = settings(
+SETTINGS = settings(
     max_examples=int(os.environ.get("LORAD_DEDUPE_EXAMPLES", "150")),
     stateful_step_count=25,
     suppress_health_check=list(HealthCheck),
 )
+TestLibrary = pytest.mark.timeout(300)(Library.TestCase)
+TestLibrary.settings = SETTINGS
+TestUntouched = pytest.mark.timeout(300)(Untouched.TestCase)
+TestUntouched.settings = SETTINGS

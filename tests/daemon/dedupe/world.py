@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import stat
@@ -12,7 +13,8 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from lorad.dedupe.actor import Actor
-from lorad.dedupe.orders import Order, Result, Side
+from lorad.dedupe.journal import JOURNAL, Journal
+from lorad.dedupe.orders import Order, Result, Savings, Side
 from lorad.pipeline.protocol import Identity
 from tests.builders.architectures import sd15
 from tests.builders.weights import random_weights
@@ -67,6 +69,16 @@ class World:
     def undo(self, number: int) -> Result:
         with self.actor() as actor:
             return actor.undo(number)
+
+    def history(self, after: int = 0, limit: int = 1000) -> list[Result]:
+        if not os.path.exists(os.path.join(self.state, JOURNAL)):
+            return []
+        with contextlib.closing(Journal(self.state, writing=False)) as journal:
+            return [entry.result() for entry in journal.history(after, limit)]
+
+    def savings(self) -> Savings:
+        with contextlib.closing(Journal(self.state, writing=False)) as journal:
+            return journal.savings()
 
     def look(self) -> dict[bytes, Look]:
         """Every name beneath the root but folders, hidden ones too."""

@@ -140,7 +140,7 @@ class Core(RuleBasedStateMachine):
     def renumber(self, number: int) -> None:
         file = self.files.by_path[self.paths(number)]
         if not file.passed_over:
-            self.files.renumber(file, replace(file.identity, dev=file.identity.dev + 1))
+            self.files.restamp(file, replace(file.identity, dev=file.identity.dev + 1))
 
     @precondition(any_names)
     @rule(
