@@ -56,7 +56,7 @@ def test_a_name_that_is_no_text_is_spoken_of_in_escapes(tmp_path: Path, action: 
         (waits,) = actor.repair()
         assert waits.state == "planned"
         assert "n\\xff" in waits.text
-        msgspec.msgpack.encode(Mended([waits, *actor.history()]))
+        msgspec.msgpack.encode(Mended([waits, *world.history()]))
         with pytest.raises(Refused, match=r"n\\xff"):
             actor.apply(order)
     os.rename(odd + b" moved", odd)
@@ -282,8 +282,8 @@ def test_a_quarantine_that_was_emptied_is_told_and_counts_no_more(tmp_path: Path
         with world.actor() as actor:
             with pytest.raises(Refused, match=r"in its quarantine .* no more"):
                 actor.undo(done.id)
-            assert actor.history()[0].state == "emptied"
-            assert actor.savings() == Savings(0, 0, 0)
+            assert world.history()[0].state == "emptied"
+            assert world.savings() == Savings(0, 0, 0)
             assert actor.repair() == []
         journal = Journal(world.state, writing=False)
         assert journal.standing() == []
