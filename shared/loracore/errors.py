@@ -10,6 +10,8 @@ LoraError
 │   └── StateLocked          another lorad works on it
 ├── UsageError               a wrong option or argument
 │   └── ConfigError          a wrong configuration; carries every problem found in it
+├── MissingPackage           an optional package is not installed; names the command that does it
+├── JobFailed                a job in the daemon did not come to its end; carries a code
 ├── NoDaemonError            no daemon can be reached
 ├── TimedOutError            the daemon did not answer in time
 └── RefusedError             the daemon refused; carries its code
@@ -73,6 +75,24 @@ class ConfigError(UsageError):
         super().__init__("\n".join(f"{path}: {problem}" for problem in problems))
         self.path = path
         self.problems = tuple(problems)
+
+
+class MissingPackage(LoraError):
+    """An optional package is not installed. `job` is what needs it."""
+
+    def __init__(self, text: str, job: str = "") -> None:
+        super().__init__(text)
+        self.job = job
+
+
+class JobFailed(LoraError):
+    """A job in the daemon did not come to its end. `code`: as in `control.JobState`, or `cancelled`."""
+
+    def __init__(self, text: str, code: str = "") -> None:
+        super().__init__(text)
+        self.code = code
+        if code not in ("input", "missing"):
+            self.exit_code = 5
 
 
 class NoDaemonError(LoraError):
