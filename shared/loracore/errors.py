@@ -5,7 +5,8 @@ LoraError
 │   ├── UnknownFormat        no reader knows it: the file is ignored, not failed
 │   ├── MalformedFile        the bytes are not what the format promises
 │   ├── UnsafePickle         the pickle asks for more than weights
-│   └── ChangedFile          it was not the same file before, while and after it was read
+│   ├── ChangedFile          it was not the same file before, while and after it was read
+│   └── NeedsBase            a module of it means nothing without the base model's weight
 ├── StateError               the state folder cannot be used
 │   └── StateLocked          another lorad works on it
 ├── UsageError               a wrong option or argument
@@ -54,6 +55,10 @@ class UnsafePickle(FileError):
 
 class ChangedFile(FileError):
     """The file was not the same before, while and after it was read."""
+
+
+class NeedsBase(FileError):
+    """A module whose ΔW cannot be told without the base model's weight."""
 
 
 class StateError(LoraError):
