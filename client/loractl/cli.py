@@ -29,6 +29,8 @@ _COMMANDS = {
     "undo": "dedupe",
     "history": "dedupe",
     "savings": "dedupe",
+    "jobs": "jobs",
+    "cancel": "jobs",
     "events": "events",
     "audit": "health",
     "doctor": "health",
