@@ -29,6 +29,8 @@ _COMMANDS = {
     "undo": "dedupe",
     "history": "dedupe",
     "savings": "dedupe",
+    "hashes": "understand",
+    "metadata": "understand",
     "jobs": "jobs",
     "cancel": "jobs",
     "events": "events",

@@ -32,7 +32,8 @@ def run(parameters: HashesParameters, context: Context) -> HashesResult:
     path = parameters.path
     if os.path.isdir(path):
         path = weight_file(path) or path
-    with open_regular(path) as source:
+    # A link is followed: whoever names a file here wants what it leads to.
+    with open_regular(os.path.realpath(path)) as source:
         before = os.fstat(source.fd)
         result = _hash(source, path, context)
         after = os.fstat(source.fd)
@@ -121,6 +122,6 @@ def _identity(status: os.stat_result) -> tuple[int, ...]:
 
 def _still_there(path: bytes, status: os.stat_result) -> bool:
     try:
-        return os.path.samestat(os.lstat(path), status)
+        return os.path.samestat(os.stat(path), status)
     except OSError:
         return False
