@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from math import prod
 
 import numpy as np
 from numpy.typing import DTypeLike
 
+from loracore.adapter import applying
 from loracore.adapter.algorithms import Form, difference, low_rank
 from loracore.adapter.reading import Array, TensorReader
-from loracore.errors import NeedsBase
+from loracore.errors import MalformedFile, NeedsBase
 from loracore.tensorfile import Layer
 
 #: A tensor of a module: its name in the file, dtype and shape.
@@ -61,13 +63,70 @@ class Module:
         Raises:
             NeedsBase: there is no ΔW without the base weight: OFT, IA3, GLoRA, whole weights.
         """
-        form = Form(self.algorithm, self.rank, self.shape, self.needs_base)
-        delta = difference(form, self.layers, lambda role: self.tensor(role, dtype), self.transposed)
+        delta = self._difference(dtype)
         if delta is None:
             raise NeedsBase(
                 f"module {self.name!r} ({self.algorithm}) has no ΔW without the base model's weight",
                 self._reader.shown,
             )
-        if self.scale != 1:
-            delta = np.multiply(delta, np.asarray(self.scale, dtype), out=delta)
         return delta
+
+    def applied(self, base: Array, strength: float = 1.0) -> Array:
+        """The weight that `base` becomes, in float32 or float64 as `base` is; for every algorithm.
+
+        `strength` is what tools call the LoRA's weight or multiplier, with LyCORIS's meaning for each algorithm.
+
+        Raises:
+            MalformedFile: `base` does not have the shape that the module was made for.
+        """
+        if base.dtype != np.float64:
+            base = base.astype(np.float32, copy=False)
+        if not self._fits(base.shape):
+            raise MalformedFile(
+                f"module {self.name!r} is made for a weight of {list(self.shape)}, not of {list(base.shape)}",
+                self._reader.shown,
+            )
+
+        def read(role: str) -> Array:
+            return self.tensor(role, base.dtype)
+
+        if self.algorithm == "oft":
+            return applying.rotated(base, self.layers, read, strength, self.alpha or 0.0)
+        if self.algorithm == "ia3":
+            return applying.rescaled(base, self.layers, read, strength)
+        if self.algorithm == "glora":
+            return base + strength * applying.generalized(base, self.layers, read, self.scale)
+        delta = self._difference(base.dtype)
+        if delta is None:
+            whole = read("weight" if "weight" in self.layers else "bias").reshape(base.shape)
+            return base + strength * (whole - base)
+        delta = delta.reshape(base.shape)
+        if self.needs_base:
+            transposed = self.transposed or "embedding_up" in self.layers
+            return applying.decomposed(base + delta, self.layers, read, strength, transposed)
+        return base + strength * delta
+
+    def bias_delta(self, dtype: DTypeLike = np.float32) -> Array | None:
+        """What is added to the module's bias (`diff_b`, `b_norm`, PEFT's `lora_bias`), scaled; or None."""
+        if "up_bias" in self.layers:
+            scaled: Array = self.tensor("up_bias", dtype) * np.asarray(self.scale, dtype)
+            return scaled
+        for role in ("diff_b", "b_norm"):
+            if role in self.layers and len(self.layers) > 1:
+                return self.tensor(role, dtype)
+        return None
+
+    def _difference(self, dtype: DTypeLike) -> Array | None:
+        form = Form(self.algorithm, self.rank, self.shape, self.needs_base)
+        delta = difference(form, self.layers, lambda role: self.tensor(role, dtype), self.transposed)
+        if delta is not None and self.scale != 1:
+            np.multiply(delta, np.asarray(self.scale, dtype), out=delta)
+        return delta
+
+    def _fits(self, shape: tuple[int, ...]) -> bool:
+        """OFT and IA3 know one dimension, and kernels may be flat on one of the two sides."""
+        if self.algorithm == "oft":
+            return shape[:1] == self.shape
+        if self.algorithm == "ia3":
+            return self.shape[0] in shape[:2]
+        return shape[:1] == self.shape[:1] and prod(shape) == prod(self.shape)

@@ -103,7 +103,7 @@ def canonical(component: str, name: str) -> tuple[str, str]:
     if component in {"unet", "transformer"}:
         if name.split(".", 1)[0] in UNET_HEADS:
             return "unet", _from_original(name)
-        return "transformer", name
+        return "llm" if component == "unet" and _LANGUAGE.search(name) else "transformer", name
     if component.startswith("te"):
         return component, f"{component}.{'text_model.' if name.startswith('encoder.layers.') else ''}{name}"
     return component, name
@@ -294,6 +294,7 @@ def _language_model() -> Iterator[str]:
 
 _DENOISERS = (
     _unet, _original_unet, _flux, _hunyuan_video, _diffusers_transformers, _wan, _sd3, _lumina, _hidream,
+    _language_model,
 )  # fmt: skip
 
 

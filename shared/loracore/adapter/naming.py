@@ -96,6 +96,8 @@ def convention_of(key: Key, has_config: bool) -> str:
     """PEFT's names are also those of newer diffusers, which has other prefixes and no `adapter_config.json`."""
     if key.convention == "peft" and not has_config and not key.stem.startswith(_PREFIX_OF_PEFT):
         return "diffusers" if _DIFFUSERS.match(key.stem) else "peft"
+    if key.convention == "lycoris" and has_config:
+        return "peft"
     return key.convention
 
 
