@@ -257,12 +257,12 @@ class Client:
 
     def job_result(self, id: int) -> bytes:
         """The result of a job that is done: the MessagePack of its struct."""
-        result = b""
+        result = bytearray()
         while True:
             part = self._ask(GetResult(id, len(result)), JobResult, self._timeout)
             result += part.part
             if len(result) >= part.total or not part.part:
-                return result
+                return bytes(result)
 
     def cancel_job(self, id: int, *, timeout: float | None = None) -> JobState:
         """End a job, and return when it has ended."""

@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 
 #: Hears how far a job is: done, of how many, and what it is at. A total of 0 is one that is not known.
 Told = Callable[[float, float, str], None]
-#: What a daemon says that cannot run a job: an older one, or one without the package.
-_CANNOT = ("unknown-job", "unknown-request", "missing")
+#: What a daemon says that cannot do a job: an older one, one without the package, one that may not read the file.
+_CANNOT = ("unknown-job", "unknown-request", "missing", "unreadable")
 
 R = TypeVar("R", bound=msgspec.Struct)
 
@@ -59,7 +59,8 @@ def run_job(
 ) -> R:
     """Have a job done, and return its result.
 
-    By the daemon that `connect` leads to, if there is one that has the job; else in this process. `told` hears how
+    By the daemon that `connect` leads to, if there is one that has the job and may use its files; else in this
+    process. `told` hears how
     far it is; `summary` says in a few words what it is about, for `loractl jobs`. Raises LoraError, as the job
     does, MissingPackage where neither has what it needs, and NoDaemonError when the daemon ends meanwhile.
     """

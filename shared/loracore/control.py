@@ -467,7 +467,8 @@ class JobState(Struct, frozen=True, tag="job"):
 
     `done` of `total` is in units of the job's own; `total` is 0 where it is not known. `started` is when it was
     asked for; `seconds`, for how long it has run. `code` says why it failed: `input` (its parameters or files),
-    `missing` (a package), `memory`, `crashed`, `too-large` (its result); `error` says it in words.
+    `unreadable` (a file is not there, or not for the daemon's user), `missing` (a package), `memory`, `crashed`,
+    `too-large` (its result); `error` says it in words.
     `result_bytes` is None where there is no result, or not any more.
     """
 

@@ -96,7 +96,7 @@ class JobFailed(LoraError):
     def __init__(self, text: str, code: str = "") -> None:
         super().__init__(text)
         self.code = code
-        if code not in ("input", "missing"):
+        if code not in ("input", "unreadable", "missing"):
             self.exit_code = 5
 
 

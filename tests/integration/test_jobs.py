@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import json
 import os
+import pty
 import signal
+import struct
 import subprocess
 import sys
+import termios
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -123,6 +127,19 @@ def test_a_failure_says_the_same_there_and_here(
     assert (str(there.value), there.value.exit_code) == (str(here.value), here.value.exit_code)
 
 
+def test_what_the_daemon_may_not_read_is_read_here(
+    daemon: Running, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file of the client's user; the daemon's user is another one."""
+    file = tmp_path / "mine"
+    file.write_bytes(b"private")
+    monkeypatch.setenv("LORAD_TEST_OWNER", "1")
+    task = Task(path=os.fsencode(file), text="LORAD_TEST_OWNER")
+    assert run_job("peruse", task, Report, connect=daemon.client).number == 7
+    with daemon.client() as client:
+        assert [job.code for job in client.jobs()] == ["unreadable"]
+
+
 def test_a_crash_is_not_repeated_here(daemon: Running) -> None:
     """The worker dies, the job is failed, the daemon and this process go on."""
     with pytest.raises(JobFailed, match="die was killed") as failed:
@@ -189,6 +206,25 @@ def test_ctrl_c_cancels_the_job(daemon: Running, held: Task) -> None:
         assert _until(events, JobEnded).state == "cancelled"
         process.wait(SECONDS)
         assert Path(os.fsdecode(held.path + b".ended")).exists()
+
+
+def test_who_looks_sees_how_far_it_is(daemon: Running, held: Task) -> None:
+    """On standard error, whether the daemon does it or this process; the result is alone on standard output."""
+    socket = str(daemon.runtime / "control.sock")
+    for where in (["--socket", socket], ["--local"]):
+        ours, theirs = pty.openpty()
+        fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 30, 100, 0, 0))
+        arguments = ["hold", "--path", os.fsdecode(held.path), *where]
+        process = subprocess.Popen(
+            [sys.executable, "-c", _COMMAND, *arguments], stdout=subprocess.PIPE, stderr=theirs
+        )
+        os.close(theirs)
+        seen = b""
+        while b"hold: holding" not in seen or b"33%" not in seen:
+            seen += os.read(ours, 4096)
+        release(held)
+        assert process.communicate(timeout=SECONDS)[0].startswith(b"[false, 2,")
+        os.close(ours)
 
 
 def test_a_cancelled_job_is_told_to_who_waits(daemon: Running, held: Task) -> None:

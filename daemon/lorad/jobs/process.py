@@ -20,10 +20,14 @@ _NOT_HANDED_ON = ("NOTIFY_SOCKET", "WATCHDOG_PID", "WATCHDOG_USEC")
 
 
 class JobProcess:
-    """`run` is for one thread, the others for any. `grace`: seconds that a cancelled job has to end."""
+    """`run` is for one thread, the others for any. `grace`: seconds that a cancelled job has to end.
 
-    def __init__(self, order: Order, grace: float) -> None:
+    `cache_dir` is where libraries keep what they would put into a home folder, where there is none.
+    """
+
+    def __init__(self, order: Order, grace: float, cache_dir: str) -> None:
         self._order = order
+        self._cache_dir = cache_dir
         self._grace = grace
         self._lock = threading.Lock()
         self._process: subprocess.Popen[bytes] | None = None
@@ -73,6 +77,9 @@ class JobProcess:
         use_one_thread_each(environment)
         # Figures are written to files; there is no display.
         environment["MPLBACKEND"] = "Agg"
+        if not os.access(os.path.expanduser("~"), os.W_OK):
+            # Else its fonts are listed anew for each figure.
+            environment.setdefault("MPLCONFIGDIR", os.path.join(self._cache_dir, "matplotlib"))
         with self._lock:
             if self._cancelled:
                 return None

@@ -188,7 +188,7 @@ class JobService:
             threads=settings.threads or len(os.sched_getaffinity(0)),
             memory=(settings.memory_limit_mb << 20) or _half_of_memory(),
         )
-        process = JobProcess(order, self._grace)
+        process = JobProcess(order, self._grace, os.path.join(self._state_dir, "cache"))
         with self._changed:
             self._running[entry.id] = process
             if self._stopping:

@@ -22,6 +22,7 @@ from loracore.control import MAX_REQUEST
 from loracore.errors import LoraError, MissingPackage
 from loracore.jobs import finding
 from loracore.jobs.frame import Cancelled
+from loracore.paths import shown
 from lorad.pipes import read, write
 
 #: Bytes of a result. Larger ones are for files, which a job writes by itself.
@@ -87,14 +88,14 @@ class _Working:
         self.threads = threads
         self._say = say
         self._cancelled = False
-        self._newest: Far | None = None
+        self._newest: tuple[float, float, str] = (0, 0, "")
         self._news = threading.Event()
         threading.Thread(target=self._tell, name="progress", daemon=True).start()
 
     def progress(self, done: float, total: float, what: str = "") -> None:
         if self._cancelled:
             raise Cancelled("the job was cancelled")
-        self._newest = Far(float(done), float(total), _sendable(what, _WHAT))
+        self._newest = done, total, what
         self._news.set()
 
     def cancel(self) -> None:
@@ -104,8 +105,8 @@ class _Working:
         rest = threading.Event()
         while self._news.wait():
             self._news.clear()
-            if self._newest is not None:
-                self._say(self._newest)
+            done, total, what = self._newest
+            self._say(Far(float(done), float(total), _sendable(what, _WHAT)))
             rest.wait(_INTERVAL)
 
 
@@ -139,7 +140,10 @@ def _done(order: Order, context: _Working) -> Word:
     except MissingPackage as error:
         return _failed("missing", str(error))
     except LoraError as error:
-        return _failed("input", str(error))
+        return _failed(_whose_fault(error), str(error))
+    except OSError as error:
+        name = f"{shown(os.fsdecode(error.filename))}: " if isinstance(error.filename, str | bytes) else ""
+        return _failed(_whose_fault(error), f"{name}{error.strerror or error}")
     except MemoryError:
         limit = (
             f"the {order.memory >> 20} MiB of [jobs] memory_limit_mb" if order.memory else "the memory there is"
@@ -149,6 +153,16 @@ def _done(order: Order, context: _Working) -> Word:
         traceback.print_exc()
         what = f"{type(error).__name__}: {error}"
         return _failed("crashed", f"{name} has a mistake: {what}; the daemon's log says where")
+
+
+def _whose_fault(error: BaseException) -> str:
+    """`unreadable` where a file is not there, or not for the daemon's user: it may be for the client's."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, PermissionError | FileNotFoundError):
+            return "unreadable"
+        cause = cause.__cause__
+    return "input"
 
 
 def _bound(memory: int) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import select
 import signal
@@ -82,6 +83,14 @@ def _complain(task: Task, context: Context) -> Report:
     raise FileError("its header is cut off; get the file again", os.fsdecode(task.path))
 
 
+def _peruse(task: Task, context: Context) -> Report:
+    """A file that `text` in the environment makes readable, as its owner's rights would."""
+    if task.text and task.text not in os.environ:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), os.fsdecode(task.path))
+    with open(task.path, "rb") as file:
+        return Report(len(file.read()))
+
+
 def _babble(task: Task, context: Context) -> Report:
     """What it prints and reads is not taken for messages."""
     print("babble " * 100, flush=True)
@@ -116,6 +125,7 @@ DIE = _job("die", _die)
 DEVOUR = _job("devour", _devour)
 BLUNDER = _job("blunder", _blunder)
 COMPLAIN = _job("complain", _complain)
+PERUSE = _job("peruse", _peruse)
 BABBLE = _job("babble", _babble)
 LOOK = _job("look", _look)
 LEAN = _job("lean", _lean)

@@ -113,6 +113,7 @@ def test_a_job_that_needs_too_much_memory_fails_alone(tmp_path: Path) -> None:
     [
         ("blunder", "crashed", r"blunder has a mistake: ValueError: a blunder \\udcff; the daemon's log"),
         ("complain", "input", "/a/file: its header is cut off; get the file again"),
+        ("peruse", "unreadable", "/a/file: No such file or directory"),
         ("lean", "missing", "lean needs package_that_nobody_has: pip install --upgrade samples"),
         ("hollow", "missing", "hollow needs package_that_nobody_has: pip install --upgrade samples"),
         ("gone", "input", "gone: .* is not there; install samples anew"),
