@@ -183,7 +183,9 @@ class _Reading:
             if key.adapter in ("", chosen):
                 self._put(groups, key, layer)
         has_whole = bool(self.config) or "lora_controlnet" in self.reader.layers
-        for key, layer in plain:
+        for given, layer in plain:
+            # PEFT's `bias="lora_only"` saves the bias of the layer that it wraps.
+            key = given._replace(stem=given.stem.removesuffix(".base_layer"))
             known = groups.get(key.stem)
             if known is not None and key.role == "weight" and "on_input" in known.roles:
                 known.roles["weight"] = layer
