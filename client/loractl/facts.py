@@ -30,6 +30,8 @@ _TITLES = {
 }
 #: In the sections these say the same as others, or are shown by themselves.
 _APART = frozenset({"all_metadata", "path"})
+#: A row for each.
+_LINES = frozenset({"warnings", "errors"})
 _MARKDOWN = str.maketrans({char: f"\\{char}" for char in "\\`*_[]<>|#"})
 
 
@@ -62,15 +64,22 @@ def sections(found: MetadataResult, *, brief: bool = False) -> Iterator[Section]
     limit = _BRIEF if brief else _LONG
     blocks = plain(found)
     for block, title in _TITLES.items():
-        rows = [
-            (name.replace("_", " "), _shown(value, limit))
-            for name, value in blocks[block].items()
-            if name not in _APART and value is not None and value not in ([], {}, "")
-        ]
-        yield title, rows
+        yield title, [row for name, value in blocks[block].items() for row in _rows(name, value, limit)]
     entries = blocks["model_info"]["all_metadata"]
     if entries and not brief:
         yield "All metadata", [(shown(name), _shown(value, limit)) for name, value in entries.items()]
+
+
+def _rows(name: str, value: Any, limit: int) -> Iterator[tuple[str, str]]:
+    """Nothing for what is not known; a row for each warning and error."""
+    if name in _APART or value is None or value in ([], {}, ""):
+        return
+    if name in _LINES:
+        yield from ((name[:-1], _shown(line, _LONG)) for line in value[:_ENTRIES])
+        if len(value) > _ENTRIES:
+            yield name, _more(len(value)).strip()
+    else:
+        yield name.replace("_", " "), _shown(value, limit)
 
 
 def to_text(found: MetadataResult) -> str:
