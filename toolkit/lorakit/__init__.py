@@ -8,6 +8,10 @@ from __future__ import annotations
 import os
 from typing import Any
 
+from lorakit.api import importance, pca, plot, spectrum
+
+__all__ = ["hashes", "importance", "metadata", "pca", "plot", "spectrum"]
+
 Path = str | bytes | os.PathLike[str]
 
 
