@@ -11,16 +11,21 @@ shows it, and its result is kept for an hour.
 from __future__ import annotations
 
 import os
+import signal
 import sys
+import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
 import msgspec
 
+from loracore.control import JobProgress, StartJob
 from loracore.errors import JobFailed, NoDaemonError, RefusedError
+from loractl.units import count
 
 if TYPE_CHECKING:
-    from loracore.control import JobProgress
+    from types import FrameType
+
     from loractl.client import Client
 
 #: Hears how far a job is: done, of how many, and what it is at. A total of 0 is one that is not known.
@@ -69,10 +74,7 @@ def run_job(
         return run_here(name, parameters, result, told)
     with daemon:
         try:
-            started = daemon.start_job(name, msgspec.msgpack.encode(parameters), summary)
-            if told is not None and started.ahead:
-                told(0, 0, f"waiting for {started.ahead} other job{'s' * (started.ahead > 1)}")
-            answer = _awaited(daemon, started.id, told, leave)
+            answer = _asked(daemon, StartJob(name, msgspec.msgpack.encode(parameters), summary), told, leave)
         except (RefusedError, JobFailed) as error:
             if error.code not in _CANNOT:
                 raise
@@ -100,23 +102,52 @@ def _reached(connect: Connect | None) -> Client | None:
         return None
 
 
-def _awaited(daemon: Client, number: int, told: Told | None, leave: bool) -> bytes:
-    """The result of a job that was started. Raises JobFailed."""
+def _asked(daemon: Client, request: StartJob, told: Told | None, leave: bool) -> bytes:
+    """The result of a job that the daemon is asked for. Raises JobFailed."""
 
     def progress(event: JobProgress) -> None:
         assert told is not None
         told(event.done, event.total, event.what)
 
+    number = 0
+    interrupts = _Deferred()
     try:
+        try:
+            started = daemon.start_job(request.name, request.parameters, request.summary)
+            number = started.id
+        finally:
+            interrupts.end()
+        if told is not None and started.ahead:
+            told(0, 0, f"waiting for {count(started.ahead, 'other job')}")
         state = daemon.wait_job(number, progress=progress if told is not None else None)
     except KeyboardInterrupt:
-        if leave:
+        if number and leave:
             print(f"loractl: the daemon goes on with it; `loractl cancel {number}` ends it", file=sys.stderr)
-        else:
+        elif number:
             daemon.cancel_job(number)
         raise
     if state.state == "cancelled":
-        raise JobFailed(f"job {state.id}, {state.name}, was cancelled", "cancelled")
+        raise JobFailed(f"job {number}, {state.name}, was cancelled", "cancelled")
     if state.state != "done":
         raise JobFailed(state.error, state.code)
     return daemon.job_result(number)
+
+
+class _Deferred:
+    """Ctrl-C is not heard before `end`: nobody could cancel a job whose number was not answered yet."""
+
+    def __init__(self) -> None:
+        self._came = False
+        self._ours = threading.current_thread() is threading.main_thread()
+        if self._ours:
+            self._before = signal.signal(signal.SIGINT, self._note)
+
+    def end(self) -> None:
+        """Raises KeyboardInterrupt, if there was one."""
+        if self._ours:
+            signal.signal(signal.SIGINT, self._before or signal.default_int_handler)
+        if self._came:
+            raise KeyboardInterrupt
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        self._came = True
