@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 from collections.abc import Iterator
@@ -43,20 +42,9 @@ def check_suffix(output: str) -> None:
 
 def export(found: MetadataResult, output: str) -> None:
     """Write all of it to `output`, in the form that its suffix says; the file is there whole or not at all."""
-    text = _WRITERS[_suffix(output)](found)
-    import tempfile  # noqa: PLC0415 - what is only shown does not wait for it
+    from loracore.whole import write_whole  # noqa: PLC0415 - what is only shown does not wait for it
 
-    folder = os.path.dirname(os.path.abspath(output))
-    with tempfile.NamedTemporaryFile("w", dir=folder, prefix=".loractl-", delete=False, encoding="utf-8") as file:
-        try:
-            file.write(text)
-            file.close()
-            os.chmod(file.name, 0o666 & ~_umask())
-            os.replace(file.name, output)
-        except BaseException:
-            with contextlib.suppress(OSError):
-                os.unlink(file.name)
-            raise
+    write_whole(output, _WRITERS[_suffix(output)](found).encode("utf-8", "backslashreplace"))
 
 
 def sections(found: MetadataResult, *, brief: bool = False) -> Iterator[Section]:
@@ -144,9 +132,3 @@ def _pairs(item: Any) -> str:
 
 def _inner(item: Any) -> str:
     return item if isinstance(item, str) else json.dumps(item, ensure_ascii=False)
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
