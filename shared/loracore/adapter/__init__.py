@@ -7,8 +7,9 @@ needed, torch never. Where bytes lie is `tensorfile`'s matter; what is done with
 
 from __future__ import annotations
 
-from loracore.adapter.adapter import Adapter, Problem, read_adapter
+from loracore.adapter.adapter import Adapter, read_adapter
 from loracore.adapter.modules import LayerRef, Module
+from loracore.adapter.problems import Problem
 from loracore.errors import NeedsBase
 
 __all__ = ["Adapter", "LayerRef", "Module", "NeedsBase", "Problem", "read_adapter"]

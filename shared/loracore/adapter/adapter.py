@@ -4,37 +4,26 @@ from __future__ import annotations
 
 import math
 import os
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
-from loracore.adapter import names
-from loracore.adapter.algorithms import Form, Misfit, form_of, scale_of
+from loracore.adapter.algorithms import UNSCALED, Form, Misfit, form_of, scale_of
 from loracore.adapter.families import Named, block_of, family_of, order_key
+from loracore.adapter.grouping import Group, group
 from loracore.adapter.modules import Module
-from loracore.adapter.naming import Key, convention_of, convention_of_file, parse_key
+from loracore.adapter.naming import PEFT_PREFIX, convention_of_file
 from loracore.adapter.peft import PeftConfig, diffusers_configs
+from loracore.adapter.problems import Problem, Problems
 from loracore.adapter.reading import TensorReader
 from loracore.errors import FileError, UnknownFormat
-from loracore.tensorfile import Layer
 from loracore.tensorfile.peft import CONFIG, read_config, weight_file
 
-#: Problems of one kind that are told one by one; a hostile file has a hundred thousand.
-_TOLD = 100
-#: Tensors that are read at once: an alpha is one number.
-_SMALL = 64
-
-
-@dataclass(frozen=True)
-class Problem:
-    """Something that is wrong. `level` is "warning" or "error"; of an error's module nothing can be computed."""
-
-    level: str
-    module: str
-    text: str
+#: Roles that make no module by themselves.
+_BESIDE = frozenset({"alpha", "reshape_weight", "magnitude", "dora_scale", "rescale", "up_bias"})
 
 
 @dataclass(frozen=True)
@@ -95,235 +84,125 @@ def _weights_and_config(path: bytes) -> tuple[bytes, dict[str, Any]]:
     return weights, read_config(path) if os.path.exists(os.path.join(path, CONFIG)) else {}
 
 
-@dataclass
-class _Raw:
-    """A module before it is understood: what stems and roles say."""
-
-    stem: str
-    convention: str
-    roles: dict[str, Layer]
-    component: str = ""
-    name: str = ""
-    form: Form | None = None
-
-
 class _Reading:
     """The steps from layers to modules, and the problems found on the way."""
 
     def __init__(self, reader: TensorReader, config: dict[str, Any]) -> None:
         self.reader = reader
         self.config = config
+        # `open_container` puts the configuration there; here it has its own place.
         self.metadata = {key: value for key, value in reader.container.metadata.items() if key != "adapter_config"}
-        self.problems: list[Problem] = []
-        self._told: Counter[str] = Counter()
+        self.problems = Problems()
         self.peft = PeftConfig(config) if config else None
         self.parts = diffusers_configs(self.metadata)
 
     def adapter(self, path: str) -> Adapter:
-        raws = self._grouped()
-        self._name(raws)
-        known = [raw for raw in raws if self._understood(raw)]
-        family = family_of(
-            [Named(raw.component, raw.name, raw.form.shape) for raw in known if raw.form],
-            self.config,
-            self.metadata,
-        )
-        modules = [module for raw in known if (module := self._module(raw, family)) is not None]
+        groups = group(self.reader.layers.values(), bool(self.config), self.problems)
+        known = [(found, form) for found in groups if (form := self._form(found)) is not None]
+        named = [Named(found.component, found.name, form.shape) for found, form in known]
+        family = family_of(named, self.config, self.metadata)
+        modules = [module for found, form in known if (module := self._module(found, form, family)) is not None]
         modules.sort(key=lambda module: order_key(module.component, module.name))
-        convention = convention_of_file({raw.convention for raw in known if raw.convention})
-        if convention == "mixed":
-            found = Counter(raw.convention or "other" for raw in known)
-            listed = ", ".join(f"{name} ({count} modules)" for name, count in found.most_common())
-            self._tell("warning", "", f"mixed naming conventions: {listed}")
+        convention = convention_of_file({found.convention for found, _ in known if found.convention})
+        self._tell_of_the_whole(convention, [found for found, _ in known])
         if not modules:
-            self._tell("error", "", "no module of any convention that is known")
-        for config in [self.peft, *self.parts.values()]:
-            for text in config.problems if config else ():
-                self._tell("warning", "", text)
-        if convention == "peft" and not self.config and not self.parts:
-            self._tell(
-                "warning", "", f"no {os.fsdecode(CONFIG)} beside it: the scale of each module is taken as 1"
-            )
-        self._tell_counts()
+            self.problems.error("", "no module of any convention that is known")
         return Adapter(
             path, self.reader.container.format, convention, family, tuple(modules),
-            self.metadata, self.config, tuple(self.problems), self.reader,
+            self.metadata, self.config, self.problems.all(), self.reader,
         )  # fmt: skip
 
-    def _tell(self, level: str, module: str, text: str, kind: str = "") -> None:
-        self._told[kind] += bool(kind)
-        if self._told[kind] <= _TOLD or not kind:
-            self.problems.append(Problem(level, module[:300], text))
+    def _tell_of_the_whole(self, convention: str, groups: list[Group]) -> None:
+        if convention == "mixed":
+            found = Counter(group.convention or "other" for group in groups)
+            listed = ", ".join(f"{name} ({count} modules)" for name, count in found.most_common())
+            self.problems.warn("", f"mixed naming conventions: {listed}")
+        if convention == "peft" and not self.config and not self.parts:
+            missing = os.fsdecode(CONFIG)
+            self.problems.warn("", f"no {missing} beside it: the scale of modules without alpha is taken as 1")
+        for config in (self.peft, *self.parts.values()):
+            for text in config.problems if config else ():
+                self.problems.warn("", text)
 
-    def _tell_counts(self) -> None:
-        for kind, count in self._told.items():
-            if kind and count > _TOLD:
-                self.problems.append(Problem("warning", "", f"{count - _TOLD} more modules or keys: {kind}"))
-
-    # Layers to modules
-
-    def _grouped(self) -> list[_Raw]:
-        """Layers by stem. Whole tensors count only where a file is known to have them."""
-        groups: dict[str, _Raw] = {}
-        plain: list[tuple[Key, Layer]] = []
-        adapters: Counter[str] = Counter()
-        keys: list[tuple[Key, Layer]] = []
-        for layer in self.reader.layers.values():
-            key = parse_key(layer.name)
-            if key is None:
-                if not _is_marker(layer):
-                    self._tell("warning", layer.name, "a key of no known convention", "unknown keys")
-            elif key.convention == "plain":
-                plain.append((key, layer))
-            else:
-                adapters[key.adapter] += bool(key.adapter)
-                keys.append((key, layer))
-        chosen = self._chosen_adapter(adapters)
-        for key, layer in keys:
-            if key.adapter in ("", chosen):
-                self._put(groups, key, layer)
-        has_whole = bool(self.config) or "lora_controlnet" in self.reader.layers
-        for given, layer in plain:
-            # PEFT's `bias="lora_only"` saves the bias of the layer that it wraps.
-            key = given._replace(stem=given.stem.removesuffix(".base_layer"))
-            known = groups.get(key.stem)
-            if known is not None and key.role == "weight" and "on_input" in known.roles:
-                known.roles["weight"] = layer
-            elif has_whole or key.stem.startswith("base_model.model."):
-                self._put(groups, key._replace(convention=""), layer)
-            else:
-                self._tell("warning", layer.name, "a key of no known convention", "unknown keys")
-        return list(groups.values())
-
-    def _chosen_adapter(self, adapters: Counter[str]) -> str:
-        found = sorted(name for name in adapters if name)
-        if len(found) > 1:
-            chosen = "default" if "default" in found else found[0]
-            self._tell("warning", "", f"several adapters in one file: {', '.join(found[:10])}; {chosen!r} is read")
-            return chosen
-        return found[0] if found else ""
-
-    def _put(self, groups: dict[str, _Raw], key: Key, layer: Layer) -> None:
-        raw = groups.get(key.stem)
-        if raw is None:
-            raw = groups[key.stem] = _Raw(key.stem, "", {})
-        if key.role in raw.roles:
-            self._tell("warning", key.stem, f"{layer.name!r} is a second {key.role}; the first is used", "doubles")
-            return
-        raw.roles[key.role] = layer
-        raw.convention = raw.convention or convention_of(key, bool(self.config))
-
-    # Names
-
-    def _name(self, raws: list[_Raw]) -> None:
-        peft = bool(self.config) or any(raw.stem.startswith("base_model.model.") for raw in raws)
-        underscored: dict[str, list[tuple[_Raw, str]]] = defaultdict(list)
-        for raw in raws:
-            component, rest, flat = names.split_stem(raw.stem, peft)
-            if flat:
-                underscored["te" if component.startswith("te") else ""].append((raw, rest))
-                raw.component, raw.name = component, raw.stem
-            else:
-                raw.component, raw.name = names.canonical(component, rest)
-        for kind, found in underscored.items():
-            known = names.dotted((rest for _, rest in found), kind)
-            for raw, rest in found:
-                if rest in known:
-                    raw.component, raw.name = names.canonical(raw.component, known[rest])
-        taken: set[tuple[str, str]] = set()
-        for raw in raws:
-            if (raw.component, raw.name) in taken:
-                self._tell(
-                    "warning", raw.stem, f"a second module for {raw.name!r}", "modules that are there twice"
-                )
-                raw.name = raw.stem
-            taken.add((raw.component, raw.name))
-
-    # Modules
-
-    def _understood(self, raw: _Raw) -> bool:
-        if set(raw.roles) <= {"alpha", "reshape_weight"} or raw.roles.keys() <= {
-            "magnitude",
-            "dora_scale",
-            "alpha",
-        }:
-            self._tell("error", raw.stem, f"{' and '.join(sorted(raw.roles))} without factors", "alpha alone")
-            return False
+    def _form(self, found: Group) -> Form | None:
+        if found.roles.keys() <= _BESIDE:
+            roles = " and ".join(sorted(found.roles))
+            self.problems.error(found.stem, f"{roles} without factors", "modules without factors")
+            return None
         try:
-            raw.form = form_of(raw.roles, self._transposed(raw))
+            form = form_of(found.roles, self._transposed(found))
         except Misfit as misfit:
-            self._tell("error", raw.stem, str(misfit), "modules that do not fit")
-            return False
-        if raw.form.algorithm in {"full", "norm"} and raw.roles.keys() <= {"diff_b", "b_norm", "bias"}:
-            raw.name += ".bias"
-        return True
+            self.problems.error(found.stem, str(misfit), "modules that do not fit")
+            return None
+        if form.algorithm in {"full", "norm"} and found.roles.keys() <= {"diff_b", "b_norm", "bias"}:
+            found.name += ".bias"
+        return form
 
-    def _transposed(self, raw: _Raw) -> bool:
-        return self.peft is not None and self.peft.fan_in_fan_out and raw.convention == "peft"
+    def _transposed(self, found: Group) -> bool:
+        return self.peft is not None and self.peft.fan_in_fan_out and found.convention == "peft"
 
-    def _module(self, raw: _Raw, family: str) -> Module | None:
-        form = raw.form
-        assert form is not None
-        peft = self._peft_of(raw)
-        if peft is not None and "alpha" not in raw.roles and raw.convention in {"peft", "diffusers"}:
-            found = self._peft_scale(raw, form, peft)
-            if found is None:
-                return None
-            alpha, scale = found
-        else:
-            alpha = self._alpha(raw)
-            if alpha is not None and not math.isfinite(alpha):
-                self._tell("error", raw.stem, f"alpha is {alpha}", "alpha is not finite")
-                return None
-            if alpha == 0 and form.rank is not None:
-                self._tell("warning", raw.stem, "alpha is 0; taken as the rank, as its trainers do", "alpha is 0")
-            scale = scale_of(form.algorithm, raw.roles, form.rank, alpha)
-        transposed = self._transposed(raw) and len(form.shape) == 2
+    def _module(self, found: Group, form: Form, family: str) -> Module | None:
+        scale = self._scale(found, form)
+        if scale is None:
+            return None
         return Module(
-            raw.name, raw.stem, form.algorithm, block_of(raw.component, raw.name, family), raw.component,
-            form.rank, alpha, scale, form.shape, frozenset(layer.dtype for layer in raw.roles.values()),
-            raw.roles, form.needs_base, transposed, raw.convention, self.reader,
-        )  # fmt: skip
+            name=found.name,
+            key=found.stem,
+            algorithm=form.algorithm,
+            block=block_of(found.component, found.name, family),
+            component=found.component,
+            rank=form.rank,
+            alpha=scale[0],
+            scale=scale[1],
+            shape=form.shape,
+            dtypes=frozenset(layer.dtype for layer in found.roles.values()),
+            layers=found.roles,
+            needs_base=form.needs_base,
+            transposed=self._transposed(found) and len(form.shape) == 2,
+            convention=found.convention,
+            _reader=self.reader,
+        )
 
-    def _peft_of(self, raw: _Raw) -> PeftConfig | None:
-        if self.peft is not None or not self.parts:
-            return self.peft
-        return self.parts.get(raw.stem.split(".", 1)[0])
+    # Scales
 
-    def _peft_scale(self, raw: _Raw, form: Form, peft: PeftConfig) -> tuple[float | None, float] | None:
-        if form.algorithm in {"full", "norm", "oft", "ia3"}:
+    def _scale(self, found: Group, form: Form) -> tuple[float | None, float] | None:
+        """(alpha, scale); None, and a problem, where there is none that could be used."""
+        peft = self.peft or self.parts.get(found.stem.split(".", 1)[0])
+        if peft is not None and "alpha" not in found.roles and found.convention in {"peft", "diffusers"}:
+            return self._peft_scale(found, form, peft)
+        alpha = self._alpha(found)
+        if alpha is not None and not math.isfinite(alpha):
+            self.problems.error(found.stem, f"alpha is {alpha}", "modules whose alpha is not finite")
+            return None
+        if alpha == 0 and form.algorithm not in UNSCALED:
+            self.problems.warn(found.stem, "alpha is 0; taken as the rank, as its trainers do", "alpha is 0")
+        return alpha, scale_of(form.algorithm, form.rank, alpha)
+
+    def _peft_scale(self, found: Group, form: Form, peft: PeftConfig) -> tuple[float | None, float] | None:
+        if form.algorithm in UNSCALED:
             return None, 1.0
-        module = raw.stem.removeprefix("base_model.model.")
+        module = found.stem.removeprefix(PEFT_PREFIX)
         if self.peft is None:
             module = module.partition(".")[2]
-        stated = peft.scale(module, form.rank or 1).rank
-        rank = form.rank or max(1, stated)
-        if peft.targets and stated and rank > stated and rank % stated == 0:
-            text = f"stacked experts (target_parameters, {rank // stated} of rank {stated}) are not read"
-            self._tell("error", raw.stem, text, "stacked experts")
+        stated = peft.rank(module)
+        # A LoKr with both parts whole has a scale all the same.
+        rank = form.rank or stated
+        if peft.targets and rank > stated and rank % stated == 0:
+            text = f"experts stacked by target_parameters ({rank // stated} of rank {stated}) are not read"
+            self.problems.error(found.stem, text, "stacked experts")
             return None
-        found = peft.scale(module, rank)
-        return found.alpha, found.scale
+        return peft.scale(module, rank)
 
-    def _alpha(self, raw: _Raw) -> float | None:
-        layer = raw.roles.get("alpha")
+    def _alpha(self, found: Group) -> float | None:
+        layer = found.roles.get("alpha")
         if layer is None:
             return None
-        if math.prod(layer.shape) != 1 or layer.nbytes > _SMALL:
-            self._tell(
-                "warning",
-                raw.stem,
-                f"alpha has shape {list(layer.shape)}; the scale is taken as 1",
-                "alpha's shape",
-            )
+        if math.prod(layer.shape) != 1:
+            text = f"alpha has shape {list(layer.shape)}; the scale is taken as 1"
+            self.problems.warn(found.stem, text, "alpha of several numbers")
             return None
         try:
             return float(self.reader.read(layer.name, np.float64).reshape(()))
         except FileError as error:
-            self._tell("warning", raw.stem, f"alpha cannot be read: {error.reason}", "alpha cannot be read")
+            self.problems.warn(found.stem, f"alpha cannot be read: {error.reason}", "alpha cannot be read")
             return None
-
-
-def _is_marker(layer: Layer) -> bool:
-    """Keys that say what a file is and hold nothing."""
-    return layer.name == "lora_controlnet"

@@ -174,12 +174,16 @@ _FORMS: tuple[tuple[tuple[str, ...], Callable[[Mapping[str, Shape]], Form]], ...
 )
 
 
-def scale_of(algorithm: str, roles: Mapping[str, Layer], rank: int | None, alpha: float | None) -> float:
+#: Algorithms that have no scale.
+UNSCALED = frozenset({"full", "norm", "oft", "ia3"})
+
+
+def scale_of(algorithm: str, rank: int | None, alpha: float | None) -> float:
     """Alpha / rank, where LyCORIS and kohya take alpha 0 for the rank; 1 where there is no alpha or no rank.
 
-    Differences have no alpha, nor has a LoKr with both parts whole.
+    Differences have no alpha, nor has a LoKr with both parts whole; an OFT's alpha is its constraint.
     """
-    if rank is None or alpha is None or alpha == 0 or algorithm in {"full", "norm", "oft", "ia3"}:
+    if rank is None or not alpha or algorithm in UNSCALED:
         return 1.0
     return alpha / rank
 

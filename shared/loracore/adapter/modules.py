@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from math import prod
 
@@ -15,6 +16,8 @@ from loracore.adapter.reading import Array, TensorReader
 from loracore.errors import MalformedFile, NeedsBase
 from loracore.tensorfile import Layer
 
+#: More elements than any weight has: ΔW would need 16 GiB in float32.
+MAX_ELEMENTS = 1 << 32
 #: A tensor of a module: its name in the file, dtype and shape.
 LayerRef = Layer
 
@@ -54,7 +57,8 @@ class Module:
 
         A `mid` is contracted into A. Of DoRA it is the direction before normalisation.
         """
-        pair = low_rank(self.layers, lambda role: self.tensor(role, dtype), self.transposed)
+        with self._computing():
+            pair = low_rank(self.layers, lambda role: self.tensor(role, dtype), self.transposed)
         return None if pair is None else (*pair, self.scale)
 
     def delta(self, dtype: DTypeLike = np.float32) -> Array:
@@ -87,6 +91,10 @@ class Module:
                 self._reader.shown,
             )
 
+        with self._computing():
+            return self._applied(base, strength)
+
+    def _applied(self, base: Array, strength: float) -> Array:
         def read(role: str) -> Array:
             return self.tensor(role, base.dtype)
 
@@ -118,10 +126,29 @@ class Module:
 
     def _difference(self, dtype: DTypeLike) -> Array | None:
         form = Form(self.algorithm, self.rank, self.shape, self.needs_base)
-        delta = difference(form, self.layers, lambda role: self.tensor(role, dtype), self.transposed)
-        if delta is not None and self.scale != 1:
-            np.multiply(delta, np.asarray(self.scale, dtype), out=delta)
+        with self._computing():
+            delta = difference(form, self.layers, lambda role: self.tensor(role, dtype), self.transposed)
+            if delta is not None and self.scale != 1:
+                np.multiply(delta, np.asarray(self.scale, dtype), out=delta)
         return delta
+
+    @contextmanager
+    def _computing(self) -> Iterator[None]:
+        """NaN and Inf in factors become NaN and Inf in results, quietly: who asks for values looks at them.
+
+        Raises:
+            MalformedFile: small factors ask for a ΔW that no model has.
+        """
+        kernel = prod(self.shape[1:]) * (self.rank or 1) if "mid" in self.layers else 0
+        if max(prod(self.shape), kernel) > MAX_ELEMENTS:
+            raise MalformedFile(f"module {self.name!r} has a ΔW of {list(self.shape)}", self._reader.shown)
+        try:
+            with np.errstate(all="ignore"):
+                yield
+        except np.linalg.LinAlgError as error:
+            raise MalformedFile(
+                f"module {self.name!r} has blocks that are no rotation", self._reader.shown
+            ) from error
 
     def _fits(self, shape: tuple[int, ...]) -> bool:
         """OFT and IA3 know one dimension, and kernels may be flat on one of the two sides."""

@@ -1,16 +1,17 @@
 """Canonical names: component and dotted module name of a stem.
 
-Underscored names are mapped forward from the models' real module names: `_ARCHITECTURES` holds the names of each
-architecture as templates, `#` for a number, and an underscored stem is looked up among their underscored forms.
-Nothing is guessed from underscores; what no table knows keeps its stem.
+Underscored names are mapped forward from the models' real module names (`architectures`): an underscored stem is
+looked up among the underscored forms of these. Nothing is guessed from underscores; what no table knows keeps its
+stem.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
-from functools import cache
-from itertools import product
+from collections.abc import Iterable
+
+from loracore.adapter.architectures import denoiser_tables, text_tables
+from loracore.adapter.naming import PEFT_PREFIX
 
 #: Prefix in the file to component. Longer ones stand before those that they begin with.
 _UNDERSCORED = {
@@ -25,7 +26,6 @@ _DOTTED = {
     "text_encoder.": "te1", "lora_te1.": "te1", "lora_te2.": "te2", "lora_te3.": "te3", "lora_te.": "te1",
     "te1.": "te1", "te2.": "te2", "te3.": "te3", "cond_stage_model.transformer.": "te1",
 }  # fmt: skip
-_PEFT = "base_model.model."
 #: First parts of a UNet's module names; another denoiser is a transformer.
 UNET_HEADS = frozenset({
     "conv_in", "time_embedding", "add_embedding", "class_embedding", "encoder_hid_proj", "time_proj",
@@ -49,8 +49,8 @@ def split_stem(stem: str, peft: bool) -> tuple[str, str, bool]:
     for prefix, component in _UNDERSCORED.items():
         if stem.startswith(prefix) and "." not in stem:
             return component, stem[len(prefix) :], True
-    if stem.startswith(_PEFT):
-        return _component_of(stem[len(_PEFT) :], True), stem[len(_PEFT) :], False
+    if stem.startswith(PEFT_PREFIX):
+        return _component_of(stem[len(PEFT_PREFIX) :], True), stem[len(PEFT_PREFIX) :], False
     if not stem.startswith(
         ("transformer.h.", "transformer.layers.", "transformer.encoder.", "transformer.blocks.")
     ):
@@ -84,7 +84,7 @@ def dotted(names: Iterable[str], component: str) -> dict[str, str]:
     """
     templates = {name: _NUMBER.sub("#", name) for name in names}
     wanted = set(templates.values())
-    tables = _text_tables() if component.startswith("te") else _denoiser_tables()
+    tables = text_tables() if component.startswith("te") else denoiser_tables()
     ranked = sorted(tables, key=lambda table: -len(wanted & table.keys()))
     found = {}
     for name, template in templates.items():
@@ -154,155 +154,3 @@ def _from_original(name: str) -> str:
     if not down and rest == "conv":
         return f"{root}.upsamplers.0.conv"
     return f"{root}.attentions.{layer}.{rest}" if part == "1" and rest else name
-
-
-# What follows are the names of the architectures, as rules.
-
-
-def _expand(*parts: str) -> Iterator[str]:
-    """Every name of `a|b` `c|d` …, joined by dots; an empty alternative leaves its part out."""
-    for chosen in product(*(part.split("|") for part in parts)):
-        yield ".".join(part for part in chosen if part)
-
-
-_BASIC = "attn1.to_q|attn1.to_k|attn1.to_v|attn1.to_out.#|attn2.to_q|attn2.to_k|attn2.to_v|attn2.to_out.#"
-_FEED = "ff.net.#.proj|ff.net.#"
-_SPATIAL = "|".join(
-    (
-        "norm|proj_in|proj_out",
-        *(f"transformer_blocks.#.{part}" for part in f"{_BASIC}|{_FEED}|norm1|norm2|norm3".split("|")),
-    )
-)
-
-
-def _unet() -> Iterator[str]:
-    yield from _expand("down_blocks.#|mid_block|up_blocks.#", "attentions.#", _SPATIAL)
-    resnet = "conv1|conv2|time_emb_proj|conv_shortcut|norm1|norm2"
-    yield from _expand("down_blocks.#|mid_block|up_blocks.#", "resnets.#", resnet)
-    yield from ("down_blocks.#.downsamplers.#.conv", "up_blocks.#.upsamplers.#.conv")
-    yield from ("conv_in", "conv_out", "conv_norm_out", "time_embedding.linear_#", "add_embedding.linear_#")
-    yield "class_embedding.linear_#"
-
-
-def _original_unet() -> Iterator[str]:
-    inside = f"{_SPATIAL}|in_layers.#|out_layers.#|emb_layers.#|skip_connection|op|conv"
-    yield from _expand("input_blocks.#.#|middle_block.#|output_blocks.#.#", inside)
-    yield from ("input_blocks.#.#", "time_embed.#", "label_emb.#.#", "out.#")
-
-
-def _flux() -> Iterator[str]:
-    for stream in ("img", "txt"):
-        attention = "attn.qkv|attn.proj|attn.norm.query_norm|attn.norm.key_norm"
-        for part in (*attention.split("|"), "mlp.#", "mod.lin"):
-            yield f"double_blocks.#.{stream}_{part}"
-    yield from _expand("single_blocks.#", "linear1|linear2|modulation.lin|norm.query_norm|norm.key_norm")
-    yield from _expand("time_in|vector_in|guidance_in", "in_layer|out_layer")
-    yield from ("img_in", "txt_in", "final_layer.linear", "final_layer.adaLN_modulation.#")
-    yield from (
-        "double_stream_modulation_img.lin",
-        "double_stream_modulation_txt.lin",
-        "single_stream_modulation.lin",
-    )
-    yield from _expand("distilled_guidance_layer", "in_proj|out_proj|layers.#.in_layer|layers.#.out_layer")
-
-
-def _hunyuan_video() -> Iterator[str]:
-    for stream in ("img", "txt"):
-        for part in ("attn_qkv", "attn_proj", "mlp.fc1", "mlp.fc2", "mod.linear"):
-            yield f"double_blocks.#.{stream}_{part}"
-    yield from _expand("single_blocks.#", "linear1|linear2|modulation.linear")
-    yield from _expand(
-        "txt_in.individual_token_refiner.blocks.#",
-        "self_attn_qkv|self_attn_proj|mlp.fc1|mlp.fc2|adaLN_modulation.#",
-    )
-    yield from ("img_in.proj", "txt_in.input_embedder", "final_layer.linear", "final_layer.adaLN_modulation.#")
-
-
-def _diffusers_transformers() -> Iterator[str]:
-    """Flux, SD3, Qwen-Image, PixArt, LTX, CogVideoX and others by diffusers, whose blocks share their names."""
-    joint = "to_q|to_k|to_v|to_out.#|add_q_proj|add_k_proj|add_v_proj|to_add_out|norm_q|norm_k"
-    parts = "ff|ff_context|img_mlp|txt_mlp"
-    for blocks in ("transformer_blocks.#", "joint_transformer_blocks.#"):
-        yield from _expand(blocks, "attn|attn1|attn2", joint)
-        yield from _expand(blocks, parts, "net.#.proj|net.#|linear_#")
-        yield from _expand(blocks, "norm1.linear|norm1_context.linear|norm2.linear|img_mod.#|txt_mod.#")
-    yield from _expand("single_transformer_blocks.#", "attn", joint)
-    yield from _expand("single_transformer_blocks.#", "proj_mlp|proj_out|norm.linear|ff.net.#.proj|ff.net.#")
-    embedders = "timestep_embedder|guidance_embedder|text_embedder"
-    yield from _expand("time_text_embed", embedders, "linear_#")
-    yield from ("x_embedder", "context_embedder", "norm_out.linear", "proj_out", "img_in", "txt_in", "proj_in")
-    yield from _expand("caption_projection", "linear_#")
-
-
-def _wan() -> Iterator[str]:
-    yield from _expand("blocks.#", "self_attn|cross_attn", "q|k|v|o|k_img|v_img|norm_q|norm_k")
-    yield from _expand("blocks.#", "ffn.#|norm3|modulation")
-    yield from _expand(
-        "text_embedding.#|time_embedding.#|time_projection.#|head.head|patch_embedding|img_emb.proj.#"
-    )
-    yield from _expand("blocks.#", "attn1|attn2", "to_q|to_k|to_v|to_out.#|add_k_proj|add_v_proj")
-    yield from _expand("blocks.#", "ffn.net.#.proj|ffn.net.#")
-    yield from _expand("condition_embedder", "text_embedder|time_embedder", "linear_#")
-    yield from ("condition_embedder.time_proj", "proj_out")
-
-
-def _sd3() -> Iterator[str]:
-    inside = "attn.qkv|attn.proj|attn2.qkv|attn2.proj|mlp.fc1|mlp.fc2|adaLN_modulation.#"
-    yield from _expand("joint_blocks.#", "x_block|context_block", inside)
-    yield from ("x_embedder.proj", "context_embedder", "t_embedder.mlp.#", "y_embedder.mlp.#")
-    yield from ("final_layer.linear", "final_layer.adaLN_modulation.#")
-
-
-def _lumina() -> Iterator[str]:
-    """Lumina 2 and Z-Image."""
-    inside = "attention.qkv|attention.out|attention.to_q|attention.to_k|attention.to_v|attention.to_out.#"
-    inside += "|feed_forward.w1|feed_forward.w2|feed_forward.w3|adaLN_modulation.#"
-    yield from _expand("layers.#|context_refiner.#|noise_refiner.#", inside)
-    yield from ("x_embedder", "cap_embedder.#", "t_embedder.mlp.#")
-    yield from ("final_layer.linear", "final_layer.adaLN_modulation.#")
-
-
-def _hidream() -> Iterator[str]:
-    attention = "to_q|to_k|to_v|to_out|to_q_t|to_k_t|to_v_t|to_out_t"
-    yield from _expand("double_stream_blocks.#.block|single_stream_blocks.#.block", "attn1", attention)
-    yield from _expand("double_stream_blocks.#.block", "ff_t", "w1|w2|w3")
-
-
-def _clip() -> Iterator[str]:
-    inside = "self_attn.q_proj|self_attn.k_proj|self_attn.v_proj|self_attn.out_proj"
-    inside += "|mlp.fc1|mlp.fc2|layer_norm1|layer_norm2"
-    yield from _expand("text_model.encoder.layers.#|encoder.layers.#", inside)
-    yield from ("text_model.embeddings.token_embedding", "text_model.embeddings.position_embedding")
-    yield from ("text_model.final_layer_norm", "text_projection")
-
-
-def _t5() -> Iterator[str]:
-    inside = (
-        "SelfAttention.q|SelfAttention.k|SelfAttention.v|SelfAttention.o|SelfAttention.relative_attention_bias"
-    )
-    inside += "|DenseReluDense.wi|DenseReluDense.wi_#|DenseReluDense.wo|layer_norm"
-    yield from _expand("encoder.block.#.layer.#", inside)
-    yield from ("encoder.final_layer_norm", "shared", "encoder.embed_tokens")
-
-
-def _language_model() -> Iterator[str]:
-    """Llama and its relatives, which newer image models have as text encoders."""
-    inside = "self_attn.q_proj|self_attn.k_proj|self_attn.v_proj|self_attn.o_proj"
-    inside += "|mlp.gate_proj|mlp.up_proj|mlp.down_proj"
-    yield from _expand("model.layers.#|layers.#|model.language_model.layers.#|language_model.layers.#", inside)
-
-
-_DENOISERS = (
-    _unet, _original_unet, _flux, _hunyuan_video, _diffusers_transformers, _wan, _sd3, _lumina, _hidream,
-    _language_model,
-)  # fmt: skip
-
-
-@cache
-def _denoiser_tables() -> tuple[dict[str, str], ...]:
-    return tuple({name.replace(".", "_"): name for name in rules()} for rules in _DENOISERS)
-
-
-@cache
-def _text_tables() -> tuple[dict[str, str], ...]:
-    return tuple({name.replace(".", "_"): name for name in rules()} for rules in (_clip, _t5, _language_model))

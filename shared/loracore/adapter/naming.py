@@ -70,7 +70,8 @@ _NAMED = re.compile(
 )
 #: diffusers before 0.18: attention processors that own the factors.
 _PROCESSOR = re.compile(r"(?P<stem>.+)_lora\.(?P<what>down\.weight|up\.weight|alpha)")
-_PREFIX_OF_PEFT = "base_model.model."
+#: Before the name of every module that PEFT wraps.
+PEFT_PREFIX = "base_model.model."
 
 
 def parse_key(name: str) -> Key | None:
@@ -94,7 +95,7 @@ def parse_key(name: str) -> Key | None:
 
 def convention_of(key: Key, has_config: bool) -> str:
     """PEFT's names are also those of newer diffusers, which has other prefixes and no `adapter_config.json`."""
-    if key.convention == "peft" and not has_config and not key.stem.startswith(_PREFIX_OF_PEFT):
+    if key.convention == "peft" and not has_config and not key.stem.startswith(PEFT_PREFIX):
         return "diffusers" if _DIFFUSERS.match(key.stem) else "peft"
     if key.convention == "lycoris" and has_config:
         return "peft"

@@ -6,18 +6,11 @@ import json
 import math
 import re
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 #: Where diffusers keeps the configurations of the parts that it saved, in the safetensors metadata.
 DIFFUSERS_METADATA = "lora_adapter_metadata"
 _MAX_PATTERN = 500
-
-
-class PeftScale(NamedTuple):
-    alpha: float
-    scale: float
-    #: The rank that the configuration gives the module.
-    rank: int
 
 
 class PeftConfig:
@@ -35,11 +28,14 @@ class PeftConfig:
         self._alpha = self._number(config.get("lora_alpha", config.get("alpha")), 8.0, "lora_alpha")
         self._rank = self._number(config.get("r"), 8.0, "r")
 
-    def scale(self, module: str, rank: int) -> PeftScale:
-        """Of the module with PEFT's name `module`, without `base_model.model.`, whose factors have this rank."""
+    def rank(self, module: str) -> int:
+        """The rank that the configuration gives the module with PEFT's name `module`; at least 1."""
+        return max(1, int(self._matching(self._ranks, module, self._rank)))
+
+    def scale(self, module: str, rank: int) -> tuple[float, float]:
+        """(alpha, scale) of a module whose factors have this rank."""
         alpha = self._matching(self._alphas, module, self._alpha)
-        stated = self._matching(self._ranks, module, self._rank)
-        return PeftScale(alpha, alpha / (math.sqrt(rank) if self.rslora else rank), int(stated))
+        return alpha, alpha / (math.sqrt(rank) if self.rslora else rank)
 
     def _matching(
         self, patterns: list[tuple[str, re.Pattern[str] | None, float]], module: str, usual: float

@@ -105,9 +105,7 @@ def test_delta_is_what_lycoris_adds(variant: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("variant", BASED)
 @pytest.mark.parametrize("strength", [1.0, 0.6])
-def test_algorithms_that_need_the_base_give_lycoris_weight(
-    variant: str, strength: float, tmp_path: Path
-) -> None:
+def test_algorithms_that_need_the_base_give_lycoris_weight(variant: str, strength: float, tmp_path: Path) -> None:
     """`applied` equals the weight that LyCORIS's forward uses, and ΔW alone is refused by name."""
     made = network(BASED[variant])
     with torch.no_grad():
@@ -132,7 +130,7 @@ def test_algorithms_that_need_the_base_give_lycoris_weight(
 
 @pytest.mark.parametrize("variant", ["locon", "locon-tucker"])
 def test_pair_is_delta(variant: str, tmp_path: Path) -> None:
-    """s · B·A is ΔW, a mid contracted; modules without such a form say so."""
+    """S · B·A is ΔW, a mid contracted; modules without such a form say so."""
     adapter = read_adapter(save(network(VARIANTS[variant]), tmp_path))
     for module in adapter.modules:
         pair = module.pair()
@@ -152,7 +150,10 @@ def test_algorithms_are_told_apart(tmp_path: Path) -> None:
         names = {module.algorithm for module in adapter.modules} - {"norm"}
         kind = variant.split("-")[0]
         expected = {
-            "lora": {"lora", "locon"}, "locon": {"lora", "locon"}, "dora": {"dora"}, "diag": {"oft"}, "boft": {"oft"},
-        }.get(kind, {kind})  # fmt: skip
+            "lora": {"lora", "locon"},
+            "locon": {"lora", "locon"},
+            "diag": {"oft"},
+            "boft": {"oft"},
+        }.get(kind, {kind})
         assert names == expected, variant
         assert adapter.convention == "lycoris" if kind not in {"lora", "dora"} else adapter.convention

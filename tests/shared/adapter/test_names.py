@@ -143,36 +143,42 @@ def test_forms_of_other_architectures_do_not_collide() -> None:
     assert names.dotted(hunyuan, "unet")[hunyuan[0]] == "double_blocks.0.img_attn_qkv"
 
 
-@pytest.mark.parametrize(
-    ("stem", "component", "name", "block"),
-    [
-        ("unet.down_blocks.1.attentions.0.proj_in", "unet", "down_blocks.1.attentions.0.proj_in", "down_blocks.1"),
-        (
-            "unet.mid_block.attentions.0.transformer_blocks.0.attn1.processor.to_out_lora",
-            "unet",
-            "mid_block.attentions.0.transformer_blocks.0.attn1.to_out.0",
-            "mid_block",
-        ),
-        (
-            "text_encoder.text_model.encoder.layers.3.self_attn.to_q_lora",
-            "te1",
-            "te1.text_model.encoder.layers.3.self_attn.q_proj",
-            "te1.layers.3",
-        ),
-        ("text_encoder_2.text_model.encoder.layers.30.mlp.fc1", "te2", "te2.text_model.encoder.layers.30.mlp.fc1", "te2.layers.30"),
-        ("transformer.single_transformer_blocks.7.proj_mlp", "transformer", "single_transformer_blocks.7.proj_mlp", "single_blocks.7"),
-        ("diffusion_model.double_blocks.7.img_attn.qkv", "transformer", "double_blocks.7.img_attn.qkv", "double_blocks.7"),
-        ("diffusion_model.input_blocks.4.1.proj_in", "unet", "down_blocks.1.attentions.0.proj_in", "down_blocks.1"),
-        ("base_model.model.model.layers.12.self_attn.q_proj", "llm", "model.layers.12.self_attn.q_proj", "layers.12"),
-        ("base_model.model.transformer.h.3.attn.c_attn", "llm", "transformer.h.3.attn.c_attn", "h.3"),
-        ("base_model.model.transformer_blocks.3.attn.to_q", "transformer", "transformer_blocks.3.attn.to_q", "double_blocks.3"),
-        ("base_model.model.score", "llm", "score", "score"),
-        ("unet.time_embedding.linear_1", "unet", "time_embedding.linear_1", "time_embedding.linear_1"),
-        ("unet.conv_in", "unet", "conv_in", "conv_in"),
-    ],
-)  # fmt: skip
-def test_dotted_names(stem: str, component: str, name: str, block: str) -> None:
+#: A stem, and under it component, canonical name, block.
+DOTTED = """\
+unet.down_blocks.1.attentions.0.proj_in
+    unet down_blocks.1.attentions.0.proj_in down_blocks.1
+unet.mid_block.attentions.0.transformer_blocks.0.attn1.processor.to_out_lora
+    unet mid_block.attentions.0.transformer_blocks.0.attn1.to_out.0 mid_block
+text_encoder.text_model.encoder.layers.3.self_attn.to_q_lora
+    te1 te1.text_model.encoder.layers.3.self_attn.q_proj te1.layers.3
+text_encoder_2.text_model.encoder.layers.30.mlp.fc1
+    te2 te2.text_model.encoder.layers.30.mlp.fc1 te2.layers.30
+transformer.single_transformer_blocks.7.proj_mlp
+    transformer single_transformer_blocks.7.proj_mlp single_blocks.7
+diffusion_model.double_blocks.7.img_attn.qkv
+    transformer double_blocks.7.img_attn.qkv double_blocks.7
+diffusion_model.input_blocks.4.1.proj_in
+    unet down_blocks.1.attentions.0.proj_in down_blocks.1
+base_model.model.model.layers.12.self_attn.q_proj
+    llm model.layers.12.self_attn.q_proj layers.12
+base_model.model.transformer.h.3.attn.c_attn
+    llm transformer.h.3.attn.c_attn h.3
+base_model.model.transformer_blocks.3.attn.to_q
+    transformer transformer_blocks.3.attn.to_q double_blocks.3
+base_model.model.score
+    llm score score
+unet.time_embedding.linear_1
+    unet time_embedding.linear_1 time_embedding.linear_1
+unet.conv_in
+    unet conv_in conv_in
+"""
+LINES = DOTTED.splitlines()
+
+
+@pytest.mark.parametrize(("stem", "expected"), zip(LINES[::2], LINES[1::2], strict=True), ids=LINES[::2])
+def test_dotted_names(stem: str, expected: str) -> None:
     """Prefixes and processors are taken off, and each module finds its block."""
+    component, name, block = expected.split()
     found, rest, flat = names.split_stem(stem, stem.startswith("base_model."))
     assert not flat
     assert names.canonical(found, rest) == (component, name)
