@@ -199,6 +199,12 @@ class Product(Matrix):
         # Both are positive semidefinite, so nothing but rounding makes this negative.
         return max(0.0, float(self._scale**2 * (self.gram_b * self.gram_a).sum()))
 
+    def inner(self, other: Product) -> float:
+        """⟨ΔW, other ΔW⟩, of the same shape."""
+        outer = self._outer.entries.T @ other._outer.entries
+        inner = self._inner.entries @ other._inner.entries.T
+        return float(self._scale * other._scale * (outer * inner).sum())
+
     @property
     def core(self) -> int:
         return min(self.rank, *self.shape)

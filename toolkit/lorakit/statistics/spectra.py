@@ -37,7 +37,7 @@ def of_product(outer: NDArray[np.floating], gram_b: Doubles, gram_a: Doubles, co
 
 
 def effective_rank(values: Doubles) -> float:
-    """From the entropy of the singular values' shares, as e to it (Roy and Vetterli, EUSIPCO 2007); 0 for a zero matrix."""
+    """By the entropy H of the singular values' shares, e^H (Roy and Vetterli, EUSIPCO 2007); 0 for zeros."""
     if not values.size or values[0] <= 0:
         return 0.0
     shares = values / values.sum()
@@ -57,7 +57,8 @@ def cumulative_energy(values: Doubles) -> Doubles:
     if not values.size or values[0] <= 0:
         return np.zeros_like(values)
     squares = (values / values[0]) ** 2
-    return np.minimum(np.cumsum(squares) / squares.sum(), 1.0)
+    held: Doubles = np.minimum(np.cumsum(squares) / squares.sum(), 1.0)
+    return held
 
 
 def rank_for(values: Doubles, share: float) -> int:
