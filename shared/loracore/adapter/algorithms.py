@@ -58,16 +58,18 @@ def _take(shapes: Mapping[str, Shape], *roles: str) -> list[Shape]:
     missing = [role for role in roles if role not in shapes]
     _expect(not missing, f"{', '.join(missing)} is missing")
     for role in roles:
-        _expect(len(shapes[role]) >= 2, f"{role} has shape {list(shapes[role])}, which is no matrix")
+        if len(shapes[role]) < 2:
+            raise Misfit(f"{role} has shape {list(shapes[role])}, which is no matrix")
     return [shapes[role] for role in roles]
 
 
 def _lora(shapes: Mapping[str, Shape]) -> Form:
     up, down = _take(shapes, "up", "down")
     rank = down[0]
-    _expect(
-        prod(up[1:]) == rank, f"down {list(down)} and up {list(up)} do not fit: ranks {rank} and {prod(up[1:])}"
-    )
+    if prod(up[1:]) != rank:
+        raise Misfit(f"down {list(down)} and up {list(up)} do not fit: ranks {rank} and {prod(up[1:])}")
+    if "singular" in shapes:
+        raise Misfit("AdaLoRA's scale depends on what its file does not keep; merge it with PEFT first")
     kernel = down[2:]
     if "mid" in shapes:
         (mid,) = _take(shapes, "mid")

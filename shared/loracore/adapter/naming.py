@@ -44,6 +44,7 @@ _SUFFIXES: dict[str, tuple[str, str]] = {
     "lora_embedding_B": ("embedding_up", "peft"),
     "lora_magnitude_vector": ("magnitude", "peft"),
     "lora_magnitude_vector.weight": ("magnitude", "peft"),
+    "lora_E": ("singular", "peft"),
     "ia3_l": ("ia3_l", "peft"),
     "lora.down.weight": ("down", "diffusers"),
     "lora.up.weight": ("up", "diffusers"),
@@ -65,7 +66,7 @@ _SUFFIXES: dict[str, tuple[str, str]] = {
 } | {name: (name, "lycoris") for name in _LYCORIS}
 #: PEFT in memory, and some who save it so: the adapter's name stands between role and `.weight`.
 _NAMED = re.compile(
-    r"(?P<stem>.+)\.(?P<role>lora_A|lora_B|lora_embedding_A|lora_embedding_B|lora_magnitude_vector|ia3_l"
+    r"(?P<stem>.+)\.(?P<role>lora_A|lora_B|lora_embedding_A|lora_embedding_B|lora_magnitude_vector|lora_E|ia3_l"
     r"|hada_\w+|lokr_\w+|modules_to_save)\.(?P<adapter>[^.]+)(?P<what>\.weight|\.bias)?"
 )
 #: diffusers before 0.18: attention processors that own the factors.

@@ -11,6 +11,7 @@ from typing import Any
 #: Where diffusers keeps the configurations of the parts that it saved, in the safetensors metadata.
 DIFFUSERS_METADATA = "lora_adapter_metadata"
 _MAX_PATTERN = 500
+_KNOWN = frozenset({"LORA", "LOHA", "LOKR", "IA3"})
 
 
 class PeftConfig:
@@ -19,6 +20,9 @@ class PeftConfig:
     def __init__(self, config: Mapping[str, Any]) -> None:
         self.config = config
         self.problems: list[str] = []
+        kind = str(config.get("peft_type") or "LORA")
+        if kind not in _KNOWN:
+            self.problems.append(f"adapter_config.json: {kind[:40]} is no kind of adapter whose ΔW is known here")
         self.rslora = config.get("use_rslora") is True
         self.fan_in_fan_out = config.get("fan_in_fan_out") is True
         self.targets = {name for name in config.get("target_parameters") or () if isinstance(name, str)}

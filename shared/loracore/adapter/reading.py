@@ -97,7 +97,9 @@ def upcast(layer: Layer, data: bytes, dtype: np.dtype[Any]) -> Array:
     elif layer.dtype in _EIGHT_BITS:
         values = eight_bit_values(layer.dtype)[np.frombuffer(data, np.uint8)]
     elif layer.dtype == "F8_E8M0":
-        values = np.ldexp(np.float64(1), np.arange(-127, 129))[np.frombuffer(data, np.uint8)]
+        # Powers of two alone, and NaN (OCP microscaling formats, section 5.4.1).
+        powers = np.append(np.ldexp(1.0, np.arange(-127, 128)), np.nan)
+        values = powers[np.frombuffer(data, np.uint8)]
     else:
         raise MalformedFile(
             f"layer {layer.name[:80]!r} is {layer.dtype}, which an adapter cannot be computed from"

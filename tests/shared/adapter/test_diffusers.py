@@ -135,7 +135,7 @@ def test_an_sdxl_file_of_kohya_is_what_diffusers_fuses(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("stated", [True, False])
 def test_a_file_that_diffusers_saved_is_what_it_fuses(stated: bool, tmp_path: Path) -> None:
-    """Diffusers' own file, with PEFT's names: alpha comes from the configuration in its metadata, else it is the rank."""
+    """In diffusers' own file alpha comes from the configuration in its metadata, and else is the rank."""
     model = unet()
     config = LoraConfig(r=RANK, lora_alpha=7, target_modules=["to_q", "to_v"], init_lora_weights=False)
     model.add_adapter(config)
@@ -179,7 +179,7 @@ def test_older_names_are_the_same_modules(tmp_path: Path) -> None:
 
 
 def test_a_flux_file_of_kohya_is_what_diffusers_fuses(tmp_path: Path) -> None:
-    """Flux under the original names: a fused projection holds the ΔW of the parts that diffusers splits it into."""
+    """Flux under the original names: a fused projection holds the ΔW of all parts that diffusers has."""
 
     def model() -> FluxTransformer2DModel:
         torch.manual_seed(0)

@@ -173,9 +173,10 @@ unet.conv_in
     unet conv_in conv_in
 """
 LINES = DOTTED.splitlines()
+CASES = list(zip(LINES[::2], LINES[1::2], strict=True))
 
 
-@pytest.mark.parametrize(("stem", "expected"), zip(LINES[::2], LINES[1::2], strict=True), ids=LINES[::2])
+@pytest.mark.parametrize(("stem", "expected"), CASES, ids=LINES[::2])
 def test_dotted_names(stem: str, expected: str) -> None:
     """Prefixes and processors are taken off, and each module finds its block."""
     component, name, block = expected.split()

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from peft import IA3Config, LoHaConfig, LoKrConfig, LoraConfig, PeftModel, get_peft_model
+from peft import AdaLoraConfig, IA3Config, LoHaConfig, LoKrConfig, LoraConfig, PeftModel, get_peft_model
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
@@ -218,3 +218,34 @@ def test_a_broken_configuration_is_reported_and_the_rest_read(change: dict[str, 
     assert all(np.isfinite(module.delta()).all() for module in adapter.modules)
     if None not in change.values() and "target_parameters" not in change:
         assert any("adapter_config.json" in problem.text for problem in adapter.problems)
+
+
+def test_kinds_whose_delta_is_not_known_are_named(tmp_path: Path) -> None:
+    """AdaLoRA has LoRA's names and another ΔW: no module is taken for what it is not."""
+    config = AdaLoraConfig(init_r=4, target_r=2, lora_alpha=8, target_modules=LINEAR, total_step=10)
+    model, _ = tuned(config)
+    adapter = read_adapter(save(model, tmp_path))
+    assert not adapter.modules
+    assert sum(problem.level == "error" and "AdaLoRA" in problem.text for problem in adapter.problems) == 4
+    assert any("ADALORA" in problem.text for problem in adapter.problems)
+
+
+class Experts(nn.Module):
+    """A mixture of experts, whose weights are one parameter."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.experts = nn.Module()
+        self.experts.weight = nn.Parameter(torch.randn(3, 8, 6))
+        self.q_proj = nn.Linear(6, 6)
+
+
+def test_stacked_experts_are_named_and_the_rest_is_read(tmp_path: Path) -> None:
+    """`target_parameters` stacks the experts' factors; they are not mistaken for one big module."""
+    config = LoraConfig(r=2, target_modules=["q_proj"], target_parameters=["experts.weight"])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        model = get_peft_model(Experts(), config)
+    adapter = read_adapter(save(model, tmp_path))
+    assert [module.name for module in adapter.modules] == ["q_proj"]
+    assert any("experts" in problem.module and "3 of rank 2" in problem.text for problem in adapter.problems)
