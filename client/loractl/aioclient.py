@@ -16,6 +16,7 @@ from loracore.control import (
     ApplyDedupe,
     Audit,
     Audited,
+    CancelJob,
     Doctor,
     Duplicates,
     DuplicateSet,
@@ -24,16 +25,24 @@ from loracore.control import (
     FailedFile,
     Find,
     Found,
+    GetResult,
     GetSavings,
     GetStatus,
     Group,
     Groups,
     History,
     HistoryEntry,
+    JobEnded,
+    JobProgress,
+    JobResult,
+    Jobs,
+    JobStarted,
+    JobState,
     ListDuplicates,
     ListFailed,
     ListGroups,
     ListHistory,
+    ListJobs,
     Match,
     PlanDedupe,
     Planned,
@@ -41,12 +50,14 @@ from loracore.control import (
     Savings,
     Show,
     Shown,
+    StartJob,
     Status,
     Told,
     UndoActions,
     Undone,
     Wait,
     Waited,
+    WaitJob,
 )
 from loracore.errors import RefusedError, TimedOutError
 from loracore.paths import shown
@@ -209,6 +220,48 @@ class AsyncClient:
     async def savings(self) -> Savings:
         """What was saved, and what could be."""
         return await self._ask(GetSavings(), Savings, self._timeout)
+
+    async def start_job(self, name: str, parameters: bytes, summary: str = "") -> JobStarted:
+        """Have the daemon run a job. `parameters` is the MessagePack of its struct, with absolute paths."""
+        return await self._ask(StartJob(name, parameters, summary), JobStarted, self._timeout)
+
+    async def jobs(self) -> list[JobState]:
+        """All that wait or run, and those that ended lately."""
+        return (await self._ask(ListJobs(), Jobs, self._timeout)).jobs
+
+    async def wait_job(self, id: int, *, timeout: float | None = None) -> JobState:
+        """Return when a job has ended, however it did."""
+        return await self._ask(WaitJob(id), JobState, timeout)
+
+    async def follow_job(self, id: int) -> AsyncIterator[JobState]:
+        """How a job is, again and again, until it has ended; that is the last one."""
+        async with self.events(["job-progress", "job-ended"]) as events:
+            state = next((job for job in await self.jobs() if job.id == id), None)
+            if state is None or state.state not in ("waiting", "running"):
+                yield await self.wait_job(id)
+                return
+            yield state
+            async for told in events:
+                match told.event:
+                    case JobProgress(number, done, total, what) if number == id:
+                        state = msgspec.structs.replace(state, state="running", done=done, total=total, what=what)
+                        yield state
+                    case JobEnded(number) if number == id:
+                        yield await self.wait_job(id)
+                        return
+
+    async def job_result(self, id: int) -> bytes:
+        """The result of a job that is done: the MessagePack of its struct."""
+        result = bytearray()
+        while True:
+            part = await self._ask(GetResult(id, len(result)), JobResult, self._timeout)
+            result += part.part
+            if len(result) >= part.total or not part.part:
+                return bytes(result)
+
+    async def cancel_job(self, id: int, *, timeout: float | None = None) -> JobState:
+        """End a job, and return when it has ended."""
+        return await self._ask(CancelJob(id), JobState, timeout)
 
     async def pages(self, request: Listing, kind: type[A]) -> AsyncIterator[A]:
         """A list's answers as they come, page by page."""

@@ -24,25 +24,34 @@ from loracore.control import (
     ApplyDedupe,
     Audit,
     Audited,
+    CancelJob,
     DedupeProgress,
     Doctor,
     Duplicates,
     DuplicateSet,
+    Event,
     Examined,
     Failed,
     FailedFile,
     Find,
     Found,
+    GetResult,
     GetSavings,
     GetStatus,
     Group,
     Groups,
     History,
     HistoryEntry,
+    JobProgress,
+    JobResult,
+    Jobs,
+    JobStarted,
+    JobState,
     ListDuplicates,
     ListFailed,
     ListGroups,
     ListHistory,
+    ListJobs,
     Match,
     PlanDedupe,
     Planned,
@@ -50,12 +59,14 @@ from loracore.control import (
     Savings,
     Show,
     Shown,
+    StartJob,
     Status,
     Told,
     UndoActions,
     Undone,
     Wait,
     Waited,
+    WaitJob,
 )
 from loracore.errors import RefusedError
 from loractl.address import find_daemon
@@ -214,6 +225,49 @@ class Client:
         """What was saved, and what could be."""
         return self._ask(GetSavings(), Savings, self._timeout)
 
+    def start_job(self, name: str, parameters: bytes, summary: str = "") -> JobStarted:
+        """Have the daemon run a job. `parameters` is the MessagePack of its struct, with absolute paths.
+
+        It goes on when this client goes. `loractl.jobs.run_job` does all of it, by structs.
+        """
+        return self._ask(StartJob(name, parameters, summary), JobStarted, self._timeout)
+
+    def jobs(self) -> list[JobState]:
+        """All that wait or run, and those that ended lately."""
+        return self._ask(ListJobs(), Jobs, self._timeout).jobs
+
+    def wait_job(
+        self, id: int, *, progress: Callable[[JobProgress], None] | None = None, timeout: float | None = None
+    ) -> JobState:
+        """Return when a job has ended, however it did. `progress` hears how far it is."""
+        if progress is None:
+            return self._ask(WaitJob(id), JobState, timeout)
+        hear = progress
+
+        def heard(event: Event) -> None:
+            if isinstance(event, JobProgress) and event.id == id:
+                hear(event)
+
+        with self.events(["job-progress"]) as events:
+            # What it told before we listened.
+            for job in self.jobs():
+                if job.id == id and job.state == "running":
+                    heard(JobProgress(id, job.done, job.total, job.what))
+            return self._ask_hearing(WaitJob(id), JobState, events, heard, timeout)
+
+    def job_result(self, id: int) -> bytes:
+        """The result of a job that is done: the MessagePack of its struct."""
+        result = bytearray()
+        while True:
+            part = self._ask(GetResult(id, len(result)), JobResult, self._timeout)
+            result += part.part
+            if len(result) >= part.total or not part.part:
+                return bytes(result)
+
+    def cancel_job(self, id: int, *, timeout: float | None = None) -> JobState:
+        """End a job, and return when it has ended."""
+        return self._ask(CancelJob(id), JobState, timeout)
+
     def pages(self, request: Listing, kind: type[A]) -> Iterator[A]:
         """A list's answers as they come, page by page."""
         while True:
@@ -245,20 +299,39 @@ class Client:
         """Ask for what takes a while."""
         if progress is None:
             return self._ask(request, kind, timeout)
-        deadline = None if timeout is None else time.monotonic() + timeout
+        hear = progress
+
+        def heard(event: Event) -> None:
+            if isinstance(event, DedupeProgress):
+                hear(event)
+
         with self.events(["progress"]) as events:
-            self._number += 1
-            self._link.socket.send(encode(self._number, request))
-            while True:
-                link, message = receive_first([self._link, events.link], deadline)
-                if link is self._link:
-                    answered = decode_answer(message[-1])
-                    if answered.id in (self._number, 0):
-                        return expect(answered.answer, kind)
-                elif not message[0].startswith(b"!"):
-                    event = decode_event(message[-1]).event
-                    if isinstance(event, DedupeProgress):
-                        progress(event)
+            return self._ask_hearing(request, kind, events, heard, timeout)
+
+    def _ask_hearing(
+        self,
+        request: Request,
+        kind: type[A],
+        events: Events,
+        heard: Callable[[Event], None],
+        timeout: float | None,
+    ) -> A:
+        """Ask, and hear events until the answer comes."""
+        deadline = None if timeout is None else time.monotonic() + timeout
+        self._number += 1
+        self._link.socket.send(encode(self._number, request))
+        while True:
+            told = events.early()
+            if told is not None:
+                heard(told.event)
+                continue
+            link, message = receive_first([self._link, events.link], deadline)
+            if link is self._link:
+                answered = decode_answer(message[-1])
+                if answered.id in (self._number, 0):
+                    return expect(answered.answer, kind)
+            elif not message[0].startswith(b"!"):
+                heard(decode_event(message[-1]).event)
 
     def _ask(self, request: Request, kind: type[A], timeout: float | None) -> A:
         self._number += 1
@@ -308,6 +381,14 @@ class Events:
             message = self._early.pop(0) if self._early else self.link.receive(deadline)
             if not message[0].startswith(b"!"):
                 return decode_event(message[-1])
+
+    def early(self) -> Told | None:
+        """An event that came before it was known that the daemon sends."""
+        while self._early:
+            message = self._early.pop(0)
+            if not message[0].startswith(b"!"):
+                return decode_event(message[-1])
+        return None
 
     def __enter__(self) -> Events:
         return self

@@ -23,6 +23,8 @@ from loracore.settings import (
     GpuMegabytes,
     Group,
     Hasher,
+    JobMegabytes,
+    JobThreads,
     KeepRule,
     Loaders,
     Megabytes,
@@ -87,6 +89,15 @@ class Pipeline(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     memory_limit_mb: Megabytes = 2048
 
 
+class Jobs(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """`[jobs]`: bounds of a worker process that runs a job. They hold from the next job on."""
+
+    #: Threads; 0: as many as there are cores.
+    threads: JobThreads = 0
+    #: Memory that it writes to, in MiB; 0: half of the machine's.
+    memory_limit_mb: JobMegabytes = 0
+
+
 class Control(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """`[control]`. `tcp`, such as `192.0.2.1:5570`, is off unless given; then clients need an allowed key."""
 
@@ -111,6 +122,7 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     watch: Watch = Watch()
     dedupe: Dedupe = Dedupe()
     pipeline: Pipeline = Pipeline()
+    jobs: Jobs = Jobs()
     control: Control = Control()
     metrics: Metrics = Metrics()
 

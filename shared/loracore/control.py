@@ -113,9 +113,45 @@ class GetSavings(Struct, frozen=True, tag="savings"):
     pass
 
 
+class StartJob(Struct, frozen=True, tag="start-job"):
+    """Have the daemon run the job `name` in a worker process; answered by `JobStarted` once it is queued.
+
+    `parameters` is the MessagePack of the job's own struct; paths in it are absolute, on the daemon's machine.
+    `summary` says to people what it is about, in a few words.
+    """
+
+    name: str
+    parameters: bytes
+    summary: str = ""
+
+
+class ListJobs(Struct, frozen=True, tag="jobs"):
+    pass
+
+
+class WaitJob(Struct, frozen=True, tag="wait-job"):
+    """Answered, by its `JobState`, when the job has ended."""
+
+    id: int
+
+
+class CancelJob(Struct, frozen=True, tag="cancel-job"):
+    """End a job, which may take some seconds. Answered, by its `JobState`, when it has ended."""
+
+    id: int
+
+
+class GetResult(Struct, frozen=True, tag="job-result"):
+    """The result of a job that is done: about `PAGE_BYTES` of it, from `offset` on."""
+
+    id: int
+    offset: int = 0
+
+
 Request = (
     GetStatus | Wait | ListGroups | ListDuplicates | ListFailed | Show | Find | Audit | Doctor
     | PlanDedupe | ApplyDedupe | UndoActions | ListHistory | GetSavings
+    | StartJob | ListJobs | WaitJob | CancelJob | GetResult
 )  # fmt: skip
 
 
@@ -421,10 +457,57 @@ class Savings(Struct, frozen=True, tag="savings"):
     actions: int = 0
 
 
+class JobStarted(Struct, frozen=True, tag="job-started"):
+    """`ahead`: jobs that run or wait before it."""
+
+    id: int
+    ahead: int = 0
+
+
+class JobState(Struct, frozen=True, tag="job"):
+    """A job, as it is. `state`: `waiting`, `running`, `done`, `failed` or `cancelled`.
+
+    `done` of `total` is in units of the job's own; `total` is 0 where it is not known. `started` is when it was
+    asked for; `seconds`, for how long it has run. `code` says why it failed: `input` (its parameters or files),
+    `unreadable` (a file is not there, or not for the daemon's user), `missing` (a package), `memory`, `crashed`,
+    `too-large` (its result); `error` says it in words.
+    `result_bytes` is None where there is no result, or not any more.
+    """
+
+    id: int
+    name: str
+    summary: str
+    state: str
+    done: float
+    total: float
+    what: str
+    started: str
+    seconds: float
+    error: str = ""
+    code: str = ""
+    result_bytes: int | None = None
+
+
+class Jobs(Struct, frozen=True, tag="jobs"):
+    """All that wait or run, and those that ended lately, by id."""
+
+    jobs: list[JobState]
+
+
+class JobResult(Struct, frozen=True, tag="job-result"):
+    """A part of a result, MessagePack of the job's own struct when joined; `total` is the size of all of it."""
+
+    id: int
+    offset: int
+    total: int
+    part: bytes
+
+
 class Refusal(Struct, frozen=True, tag="refused"):
-    """`code`: `malformed too-large unknown-request version replayed not-found busy loading failed read-only`.
+    """`code`: `malformed too-large unknown-request version replayed not-found busy loading failed`, or these.
 
     `read-only`: it would change files, and the configuration or this daemon is not set up to.
+    `unknown-job`: the daemon has no job of this name, or runs none.
     """
 
     code: str
@@ -433,7 +516,7 @@ class Refusal(Struct, frozen=True, tag="refused"):
 
 Answer = (
     Status | Waited | Groups | Duplicates | Failed | Shown | Found | Audited | Examined | Refusal
-    | Planned | Applied | Undone | History | Savings
+    | Planned | Applied | Undone | History | Savings | JobStarted | JobState | Jobs | JobResult
 )  # fmt: skip
 
 
@@ -521,6 +604,20 @@ class DedupeProgress(Struct, frozen=True, tag="progress"):
     bytes_total: int
 
 
+class JobProgress(Struct, frozen=True, tag="job-progress"):
+    """How far a job is, as in `JobState`; the first one tells that it runs."""
+
+    id: int
+    done: float
+    total: float
+    what: str
+
+
+class JobEnded(Struct, frozen=True, tag="job-ended"):
+    id: int
+    state: str
+
+
 class DaySummary(Struct, frozen=True, tag="day"):
     """What was done by itself and by request since `since` (RFC 3339): files by action, and the bytes saved."""
 
@@ -544,6 +641,7 @@ class PublishedEvent(Struct, frozen=True, tag="published"):
 Event = (
     FileSeen | FileGrouped | DuplicateFound | FileGone | FileFailedEvent | ChildRestarted | HasherChanged
     | ActionTaken | WatchChanged | PublishedEvent | ActionRefused | ActionUndone | DedupeProgress | DaySummary
+    | JobProgress | JobEnded
 )  # fmt: skip
 
 

@@ -5,11 +5,14 @@ LoraError
 │   ├── UnknownFormat        no reader knows it: the file is ignored, not failed
 │   ├── MalformedFile        the bytes are not what the format promises
 │   ├── UnsafePickle         the pickle asks for more than weights
-│   └── ChangedFile          it was not the same file before, while and after it was read
+│   ├── ChangedFile          it was not the same file before, while and after it was read
+│   └── NeedsBase            a module of it means nothing without the base model's weight
 ├── StateError               the state folder cannot be used
 │   └── StateLocked          another lorad works on it
 ├── UsageError               a wrong option or argument
 │   └── ConfigError          a wrong configuration; carries every problem found in it
+├── MissingPackage           an optional package is not installed; names the command that does it
+├── JobFailed                a job in the daemon did not come to its end; carries a code
 ├── NoDaemonError            no daemon can be reached
 ├── TimedOutError            the daemon did not answer in time
 └── RefusedError             the daemon refused; carries its code
@@ -54,6 +57,10 @@ class ChangedFile(FileError):
     """The file was not the same before, while and after it was read."""
 
 
+class NeedsBase(FileError):
+    """A module whose ΔW cannot be told without the base model's weight."""
+
+
 class StateError(LoraError):
     """The state folder cannot be used."""
 
@@ -73,6 +80,24 @@ class ConfigError(UsageError):
         super().__init__("\n".join(f"{path}: {problem}" for problem in problems))
         self.path = path
         self.problems = tuple(problems)
+
+
+class MissingPackage(LoraError):
+    """An optional package is not installed. `job` is what needs it."""
+
+    def __init__(self, text: str, job: str = "") -> None:
+        super().__init__(text)
+        self.job = job
+
+
+class JobFailed(LoraError):
+    """A job in the daemon did not come to its end. `code`: as in `control.JobState`, or `cancelled`."""
+
+    def __init__(self, text: str, code: str = "") -> None:
+        super().__init__(text)
+        self.code = code
+        if code not in ("input", "unreadable", "missing"):
+            self.exit_code = 5
 
 
 class NoDaemonError(LoraError):

@@ -86,6 +86,18 @@ def _memory_limit(value: int) -> int:
     return value
 
 
+def _job_threads(value: int) -> int:
+    if not 0 <= value <= 1024:
+        raise ValueError(value)
+    return value
+
+
+def _job_memory(value: int) -> int:
+    if value != 0 and not 256 <= value <= 1 << 24:
+        raise ValueError(value)
+    return value
+
+
 def _gpu_memory(value: int) -> int:
     if value != 0 and not 32 <= value <= 1 << 16:
         raise ValueError(value)
@@ -135,6 +147,10 @@ Hasher = Annotated[str, Rule('"auto", "cpu" or "cuda"', _hasher)]
 """What digests."""
 Megabytes = Annotated[int, Rule("0 for none, or at least 64", _memory_limit)]
 """A limit of resident memory, in MiB."""
+JobThreads = Annotated[int, Rule("0 for as many as there are cores, up to 1024", _job_threads)]
+"""A number of threads."""
+JobMegabytes = Annotated[int, Rule("0 for half of the machine's memory, or at least 256", _job_memory)]
+"""A limit of the memory that a job writes to, in MiB."""
 GpuMegabytes = Annotated[int, Rule("0 for a small share of what is free, or at least 32", _gpu_memory)]
 """A limit of a GPU's memory, in MiB."""
 Mode = Annotated[str, Rule('an octal mode in quotes, such as "0660"', _mode_text)]

@@ -17,11 +17,13 @@ if TYPE_CHECKING:
         DaySummary,
         DedupeProgress,
         Event,
+        JobEnded,
+        JobProgress,
     )
 
 KINDS = (
     "seen", "grouped", "duplicate", "gone", "failed", "child", "hasher", "action", "refused", "undone", "progress",
-    "day", "watch", "published",
+    "day", "watch", "published", "job-progress", "job-ended",
 )  # fmt: skip
 _COLOURS = {
     "duplicate": "cyan", "failed": "red", "refused": "red", "child": "red", "hasher": "yellow", "watch": "yellow",
@@ -46,7 +48,7 @@ def events(connect: Connect, as_json: bool, kinds: tuple[str, ...]) -> None:
                 print_json(event_form(told))
                 continue
             kind = str(told.event.__struct_config__.tag)
-            line = f"{told.time}  {click.style(kind.ljust(9), fg=_COLOURS.get(kind))}  {_text(told.event)}"
+            line = f"{told.time}  {click.style(kind.ljust(12), fg=_COLOURS.get(kind))}  {_text(told.event)}"
             click.echo(line)
             sys.stdout.flush()
 
@@ -80,8 +82,10 @@ def _text(event: Event) -> str:
             return _action_text(event)
 
 
-def _action_text(event: ActionTaken | ActionRefused | ActionUndone | DedupeProgress | DaySummary) -> str:
-    """The same for what becomes of duplicates."""
+def _action_text(
+    event: ActionTaken | ActionRefused | ActionUndone | DedupeProgress | DaySummary | JobProgress | JobEnded,
+) -> str:
+    """The same for what becomes of duplicates, and for jobs."""
     from loracore import control  # noqa: PLC0415 - not loaded for --help
     from loracore.paths import shown  # noqa: PLC0415
     from loractl.units import size  # noqa: PLC0415
@@ -102,3 +106,8 @@ def _action_text(event: ActionTaken | ActionRefused | ActionUndone | DedupeProgr
                 f"since {event.since}: {done}, {size(event.bytes)} saved, "
                 f"{event.refused:,} refused, {event.undone:,} undone"
             )
+        case control.JobProgress(number, done, total, what):
+            share = f"{done / total:.0%} " if total > 0 else ""
+            return f"job {number} {share}{shown(what)}".rstrip()
+        case control.JobEnded(number, state):
+            return f"job {number} {state}"

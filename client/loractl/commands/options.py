@@ -3,20 +3,39 @@
 from __future__ import annotations
 
 import math
+import sys
+import threading
 from collections.abc import Callable
 from functools import wraps
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import click
 
 if TYPE_CHECKING:
+    from msgspec import Struct
+
     from loractl.client import Client
+    from loractl.jobscreen import JobBar
+
+R = TypeVar("R", bound="Struct")
+#: Seconds that a daemon that may be there has to take a connection.
+_TRIAL = 5.0
+#: Seconds after which who looks wants to see how far a job is.
+_SOON = 0.4
 
 
 class Connect(Protocol):
     """Opens a client to the daemon that the options name."""
 
     def __call__(self, timeout: float | None = 30.0) -> Client: ...
+
+
+class RunJob(Protocol):
+    """Has a job done where the options say, with a bar for who looks. Raises as `loractl.jobs.run_job`."""
+
+    def __call__(
+        self, name: str, parameters: Struct, result: type[R], *, summary: str = "", leave: bool = False
+    ) -> R: ...
 
 
 class Seconds(click.FloatRange):
@@ -36,19 +55,131 @@ def json_option(function: Callable[..., Any]) -> Callable[..., Any]:
     return click.option("--json", "as_json", is_flag=True, help="JSON on standard output, for programs.")(function)
 
 
+def output_option(function: Callable[..., Any]) -> Callable[..., Any]:
+    """-o FILE, as `output`."""
+    return click.option(
+        "-o", "--output", type=click.Path(dir_okay=False), metavar="FILE", help="Write it to FILE, by its suffix."
+    )(function)
+
+
 def asks_daemon(function: Callable[..., Any]) -> Callable[..., Any]:
     """Options that say where the daemon is, and --json. The command gets `connect` and `as_json`."""
 
     @wraps(function)
     def command(socket: str | None, server_key: str | None, key_file: str | None, **options: Any) -> Any:
-        def connect(timeout: float | None = 30.0) -> Client:
-            from loractl import Client  # noqa: PLC0415 - not loaded for --help
+        return function(_connector(socket, server_key, key_file), **options)
 
-            return Client(socket, timeout=timeout, server_key=server_key, key_file=key_file)
+    return json_option(_places(command))
 
-        return function(connect, **options)
 
-    decorated: Callable[..., Any] = command
+def runs_job(function: Callable[..., Any]) -> Callable[..., Any]:
+    """--local, options that say where the daemon is, and --json. The command gets `run` and `as_json`."""
+
+    @wraps(function)
+    def command(
+        local: bool,
+        socket: str | None,
+        server_key: str | None,
+        key_file: str | None,
+        as_json: bool,
+        **options: Any,
+    ) -> Any:
+        connect = _connector(socket, server_key, key_file)
+        ours = _Runner(connect, local=local, needs_daemon=socket is not None, shows=not as_json)
+        return function(ours, as_json=as_json, **options)
+
+    local = click.option("--local", is_flag=True, help="Do it in this process, also where a daemon runs.")
+    return json_option(local(_places(command)))
+
+
+class _Runner:
+    """`RunJob` by the options."""
+
+    def __init__(self, connect: Connect, *, local: bool, needs_daemon: bool, shows: bool) -> None:
+        self._connect = connect
+        self._local = local
+        self._needs_daemon = needs_daemon
+        self._shows = shows
+
+    def __call__(
+        self, name: str, parameters: Struct, result: type[R], *, summary: str = "", leave: bool = False
+    ) -> R:
+        from loractl import jobs  # noqa: PLC0415 - not loaded for --help
+
+        connect = None if self._local else self._reach()
+        with _Live(name, self._shows) as live:
+            return jobs.run_job(
+                name, parameters, result, connect=connect, told=live.told, summary=summary, leave=leave
+            )
+
+    def _reach(self) -> Connect | None:
+        """Whether anybody is there is found out before all that it takes to talk is loaded."""
+        from loracore.errors import NoDaemonError  # noqa: PLC0415 - not loaded for --help
+
+        if self._needs_daemon:
+            # Who names a daemon wants that one, and hears if it is not there.
+            client = self._connect()
+            return lambda timeout=30.0: client
+        from loractl.address import find_daemon  # noqa: PLC0415
+
+        try:
+            find_daemon(None, _TRIAL).close()
+        except NoDaemonError:
+            return None
+        return self._connect
+
+
+class _Live:
+    """Shows how far a job is, to who looks, once it has taken a while."""
+
+    def __init__(self, name: str, shows: bool) -> None:
+        self._name = name
+        self._lock = threading.Lock()
+        self._last: tuple[float, float, str] = (0, 0, "")
+        self._bar: JobBar | None = None
+        looked_at = shows and sys.stderr.isatty()
+        self.told = self._told if looked_at else None
+        self._timer = threading.Timer(_SOON, self._show) if looked_at else None
+
+    def __enter__(self) -> _Live:
+        if self._timer is not None:
+            self._timer.daemon = True
+            self._timer.start()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        with self._lock:
+            if self._bar is not None:
+                self._bar.close()
+
+    def _told(self, done: float, total: float, what: str) -> None:
+        with self._lock:
+            self._last = done, total, what
+            if self._bar is not None:
+                self._bar.update(done, total, what)
+
+    def _show(self) -> None:
+        from loractl.jobscreen import JobBar  # noqa: PLC0415 - for a terminal alone
+
+        with self._lock:
+            if self._timer is not None and not self._timer.finished.is_set():
+                self._bar = JobBar(self._name)
+                self._bar.update(*self._last)
+
+
+def _connector(socket: str | None, server_key: str | None, key_file: str | None) -> Connect:
+    def connect(timeout: float | None = 30.0) -> Client:
+        from loractl import Client  # noqa: PLC0415 - not loaded for --help
+
+        return Client(socket, timeout=timeout, server_key=server_key, key_file=key_file)
+
+    return connect
+
+
+def _places(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Options that say where the daemon is."""
     for option in (
         click.option("--key-file", metavar="F", help="By TCP: our secret key. [default: LORAD_KEY_FILE, or ours]"),
         click.option("--server-key", metavar="K", help="By TCP: the daemon's public key. [env: LORAD_SERVER_KEY]"),
@@ -57,7 +188,6 @@ def asks_daemon(function: Callable[..., Any]) -> Callable[..., Any]:
             metavar="S",
             help="The daemon's control.sock, or tcp://host:port. [default: LORAD_SOCKET, or where one runs]",
         ),
-        json_option,
     ):
-        decorated = option(decorated)
-    return decorated
+        function = option(function)
+    return function

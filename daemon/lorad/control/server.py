@@ -25,22 +25,28 @@ from loracore.control import (
     Answered,
     ApplyDedupe,
     Audit,
+    CancelJob,
     Doctor,
     Event,
     Examined,
+    GetResult,
     GetSavings,
     GetStatus,
     ListHistory,
+    ListJobs,
     Refusal,
     Request,
+    StartJob,
     Status,
     UndoActions,
     Wait,
+    WaitJob,
 )
 from loracore.errors import LoraError, StateError
 from lorad.control.acting import Acting, Acts, Deduper, Reply
 from lorad.control.curve import AllowList, answer_handshake
 from lorad.control.events import Events
+from lorad.control.jobs import JobRequest, JobRunner
 from lorad.control.outbox import Outbox, Peer
 from lorad.control.queries import Queries, Query
 from lorad.control.requests import RefusedRequest, Requests
@@ -105,7 +111,7 @@ class ControlServer:
     """Made and started by the core, which holds the locks on both folders.
 
     `post` takes commands, `answered` how many seconds each answer took; both are called from threads and must
-    not block. Without a `deduper`, files are not acted on and requests for that are refused.
+    not block. Without a `deduper`, files are not acted on and requests for that are refused; the same for `jobs`.
     """
 
     def __init__(
@@ -117,6 +123,7 @@ class ControlServer:
         *,
         answered: Callable[[float], None] | None = None,
         deduper: Deduper | None = None,
+        jobs: JobRunner | None = None,
     ) -> None:
         self._runtime_dir = runtime_dir
         self._state_dir = state_dir
@@ -127,6 +134,7 @@ class ControlServer:
         self._queries = Queries(state_dir)
         self._query_worker = Worker("lorad-queries", _QUERIES, idle=self._queries.rest, last=self._queries.close)
         self._acting = Acting(self._queries, deduper) if deduper else None
+        self._jobs = jobs
         self._examiner = Worker("lorad-examinations", _EXAMINATIONS)
         self._commands_waiting = 0
         self._lock = threading.Lock()
@@ -303,6 +311,8 @@ class ControlServer:
                 done = self._examiner.submit(lambda: self._answer(asker, _done(self._examine)))
             case ApplyDedupe() | UndoActions() | ListHistory() | GetSavings():
                 return self._act(asker, request)
+            case StartJob() | ListJobs() | WaitJob() | CancelJob() | GetResult():
+                return self._about_jobs(asker, request)
             case _:
                 query: Query = request
                 done = self._query_worker.submit(
@@ -319,13 +329,23 @@ class ControlServer:
         )
 
     def _command(self, kind: Literal["wait", "audit"], asker: _Asker) -> Answer | None:
+        return self._hand_on(asker, lambda reply: self._post(Command(kind, reply)))
+
+    def _about_jobs(self, asker: _Asker, request: JobRequest) -> Answer | None:
+        jobs = self._jobs
+        if jobs is None:
+            return Refusal("unknown-job", "this daemon runs no jobs; give --local to do it yourself")
+        return self._hand_on(asker, lambda reply: jobs.handle(request, reply))
+
+    def _hand_on(self, asker: _Asker, take: Callable[[Reply], None]) -> Answer | None:
+        """Have somebody else reply, who does not block."""
         reply = self._replier(asker)
         if reply is None:
             return _BUSY
         try:
-            self._post(Command(kind, reply))
+            take(reply)
         except Exception as error:
-            _LOG.exception("the core did not take a command")
+            _LOG.exception("a request was not taken")
             reply(_failed(error))
         return None
 

@@ -6,14 +6,13 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from typing import IO, BinaryIO, cast
 
 import msgspec
 
 from loracore.errors import StateError
-from lorad.dedupe import worker
 from lorad.dedupe.orders import Progress, Refused, Result, Unsettled, silent
 from lorad.dedupe.worker import Came, Carry, Failed, Far, Mended, Wish, Word
+from lorad.pipes import end_of, read, write
 
 #: A result of every interrupted action; there is hardly ever one.
 _LONGEST = 16 << 20
@@ -39,7 +38,7 @@ class Deputy:
                 self.start()
             assert self._process is not None
             with suppress(BrokenPipeError):
-                worker.write(_open(self._process.stdin), wish)
+                write(end_of(self._process.stdin), wish)
             for word in self._words:
                 if isinstance(word, Far):
                     progress(word.done, word.total)
@@ -63,7 +62,7 @@ class Deputy:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
         )
-        self._words = worker.read(_open(self._process.stdout), _DECODER, _LONGEST)
+        self._words = read(end_of(self._process.stdout), _DECODER, _LONGEST)
         match next(self._words, None):
             case Mended(results):
                 mine = next((result for result in results if wish is not None and _is_of(result, wish)), None)
@@ -81,8 +80,8 @@ class Deputy:
         process, self._process = self._process, None
         if process is not None:
             with suppress(BrokenPipeError):
-                _open(process.stdin).close()
-            _open(process.stdout).close()
+                end_of(process.stdin).close()
+            end_of(process.stdout).close()
             process.wait()
 
     def kill(self) -> None:
@@ -105,8 +104,3 @@ class Deputy:
 
 def _is_of(result: Result, wish: Wish) -> bool:
     return result.path == wish.order.gone.path if isinstance(wish, Carry) else result.id == wish.number
-
-
-def _open(pipe: IO[bytes] | None) -> BinaryIO:
-    assert pipe is not None
-    return cast(BinaryIO, pipe)

@@ -11,20 +11,19 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Iterator
-from typing import BinaryIO, TypeVar
+from typing import BinaryIO
 
 import msgspec
 
 from loracore.errors import LoraError
 from lorad.dedupe.actor import Actor
 from lorad.dedupe.orders import Order, Progress, Refused, Result, Unsettled, spoken
+from lorad.pipes import read, write
 
 #: Seconds between two words about how far an action is.
 _INTERVAL = 0.2
 #: An order names two paths; nothing here is longer.
 _LONGEST = 1 << 20
-T = TypeVar("T")
 
 
 class Carry(msgspec.Struct, frozen=True, tag="carry"):
@@ -72,21 +71,6 @@ class Failed(msgspec.Struct, frozen=True, tag="failed"):
 
 
 Word = Mended | Far | Came | Failed
-
-
-def write(pipe: BinaryIO, message: Wish | Word) -> None:
-    body = msgspec.msgpack.encode(message)
-    pipe.write(len(body).to_bytes(4, "little") + body)
-    pipe.flush()
-
-
-def read(pipe: BinaryIO, kind: msgspec.msgpack.Decoder[T], longest: int) -> Iterator[T]:
-    """All messages until the writer is gone, also if that happens within one."""
-    while len(head := pipe.read(4)) == 4:
-        length = int.from_bytes(head, "little")
-        if length > longest or len(body := pipe.read(length)) < length:
-            return
-        yield kind.decode(body)
 
 
 def main() -> None:

@@ -32,6 +32,7 @@ from loracore.control import (
 from loracore.errors import LoraError
 from lorad.control.acting import Reply
 from lorad.control.server import Command, ControlServer
+from lorad.jobs.service import JobService
 from lorad.pipeline.launch import Crew
 from lorad.pipeline.machinery import Machinery
 from lorad.pipeline.protocol import Identity, Using
@@ -85,6 +86,7 @@ class Daemon:
         listen = config.metrics.listen
         self._metrics = MetricsServer(listen, lambda: self._status) if listen else None
         self._deduplication = Deduplication(self._state_dir, config, self._tell_clients, self._complain)
+        self._jobs = JobService(self._state_dir, config.jobs, self._tell_clients)
         self._control = ControlServer(
             config.runtime_dir,
             self._state_dir,
@@ -92,6 +94,7 @@ class Daemon:
             self._post,
             answered=self._metrics.observe if self._metrics else None,
             deduper=self._deduplication.desk,
+            jobs=self._jobs,
         )
         self._control.use(config)
         self._watcher = self._make_watcher()
@@ -116,6 +119,7 @@ class Daemon:
         try:
             self._control.start()
             self._deduplication.start(self._control.plan_for)
+            self._jobs.start()
             self._watcher.start()
             if self._metrics:
                 self._metrics.start()
@@ -149,6 +153,7 @@ class Daemon:
         if len(self._waits):
             self._answer_waits()
         self._deduplication.look(self._tenure.generation)
+        self._jobs.tidy()
 
     def _pause(self) -> float:
         """Seconds that nothing is due."""
@@ -257,6 +262,7 @@ class Daemon:
             self._settling.settings = config.watch
             self._control.use(self._config)
             self._deduplication.use(self._config)
+            self._jobs.use(self._config.jobs)
             self._control.reload()
             self._log.info("configuration read again")
         self._notifier.ready()
@@ -268,6 +274,7 @@ class Daemon:
             self._metrics.stop()
         self._tenure.close()
         self._deduplication.stop()
+        self._jobs.stop()
         self._control.stop()
         self._machinery.stop()
 

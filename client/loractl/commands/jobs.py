@@ -1,0 +1,50 @@
+"""`loractl jobs` and `loractl cancel`: what the daemon computes, and how to end it."""
+
+from __future__ import annotations
+
+import sys
+
+import click
+
+from loractl.commands.options import Connect, asks_daemon
+
+_REFUSED = 5
+
+
+@click.command(short_help="What the daemon computes.")
+@asks_daemon
+def jobs(connect: Connect, as_json: bool) -> None:
+    """Heavy commands that wait or run in the daemon, and those that ended lately.
+
+    They go on when the command that asked for them is gone; `loractl cancel ID` ends one.
+    """
+    from loractl import forms, joblist, tables  # noqa: PLC0415 - not loaded for --help
+
+    with connect() as daemon:
+        listed = daemon.jobs()
+    if as_json:
+        forms.print_json({"jobs": [forms.form(job) for job in listed]})
+    elif listed:
+        tables.show_table(joblist.COLUMNS, joblist.rows(listed))
+    else:
+        click.echo("no jobs", err=True)
+
+
+@click.command(short_help="End a job of the daemon.")
+@asks_daemon
+@click.argument("id", type=click.IntRange(1, 2**63 - 1))
+def cancel(connect: Connect, as_json: bool, id: int) -> None:
+    """End the job ID, as `loractl jobs` numbers them. Exit 5 when it was over already.
+
+    It is asked to end first, so that it leaves nothing half done, and is killed when it does not within seconds.
+    """
+    from loractl import forms  # noqa: PLC0415 - not loaded for --help
+
+    with connect() as daemon:
+        job = daemon.cancel_job(id)
+    if as_json:
+        forms.print_json(forms.form(job))
+    else:
+        was = "cancelled" if job.state == "cancelled" else f"over already: {job.state}"
+        click.echo(f"job {job.id}, {job.name}: {was}", err=True)
+    sys.exit(0 if job.state == "cancelled" else _REFUSED)

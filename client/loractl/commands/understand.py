@@ -1,0 +1,78 @@
+"""`loractl hashes` and `metadata`: what a file is, and what it says about itself."""
+
+from __future__ import annotations
+
+import json
+
+import click
+
+from loractl.commands.options import RunJob, output_option, runs_job
+
+
+@click.command(short_help="The hashes by which people look a file up.")
+@runs_job
+@click.argument("file", type=click.Path())
+def hashes(run: RunJob, as_json: bool, file: str) -> None:
+    """All identity hashes of FILE: SHA256, AutoV1 to V3, those of sd-webui-additional-networks, BLAKE3, CRC32.
+
+    They are computed from its bytes in one read, and never taken from its header.
+    """
+    from loracore.jobs.hashes import HashesParameters, HashesResult  # noqa: PLC0415 - not loaded for --help
+    from loracore.jobs.plain import plain  # noqa: PLC0415
+    from loracore.paths import shown  # noqa: PLC0415
+    from loractl import tables  # noqa: PLC0415
+    from loractl.jobs import absolute  # noqa: PLC0415
+    from loractl.units import size  # noqa: PLC0415
+
+    found = run("hashes", HashesParameters(absolute(file)), HashesResult, summary=shown(file))
+    if as_json:
+        print(json.dumps(plain(found)), flush=True)
+        return
+    columns = [tables.Column("hash"), tables.Column("", folds=True)]
+    rows = [
+        ("file", shown(found.path)),
+        ("size", f"{size(found.size)} ({found.size:,} bytes)"),
+        ("SHA256", found.sha256),
+        ("AutoV1", found.autov1 or "none: the file is too small"),
+        ("AutoV2", found.autov2),
+        ("AutoV3", found.autov3 or "none: no safetensors"),
+        ("sshs_model_hash", found.sshs_model_hash or "none: no safetensors"),
+        ("sshs_legacy_hash", found.sshs_legacy_hash or "none"),
+        ("BLAKE3", found.blake3),
+        ("CRC32", found.crc32),
+    ]
+    tables.show_table(columns, rows)
+    for warning in found.warnings:
+        click.echo(f"warning: {shown(warning)}", err=True)
+
+
+@click.command(short_help="What a file says about itself.")
+@runs_job
+@output_option
+@click.argument("file", type=click.Path())
+def metadata(run: RunJob, as_json: bool, file: str, output: str | None) -> None:
+    """What FILE, or a PEFT adapter folder, is, how it was trained, and whether it is sound.
+
+    Ranks and algorithms are read from names and shapes; where the metadata say otherwise, that is a warning.
+    -o writes all of it: .json, .txt or .md.
+    """
+    from loracore.jobs.metadata import MetadataParameters, MetadataResult  # noqa: PLC0415 - not loaded for --help
+    from loracore.jobs.plain import plain  # noqa: PLC0415
+    from loracore.paths import shown  # noqa: PLC0415
+    from loractl import facts, tables  # noqa: PLC0415
+    from loractl.jobs import absolute  # noqa: PLC0415
+
+    if output is not None:
+        facts.check_suffix(output)
+    found = run("metadata", MetadataParameters(absolute(file)), MetadataResult, summary=shown(file))
+    if output is not None:
+        facts.export(found, output)
+        click.echo(f"written: {shown(output)}", err=True)
+    if as_json:
+        print(json.dumps(plain(found)), flush=True)
+        return
+    if output is None:
+        columns = [tables.Column("what"), tables.Column("", folds=True)]
+        for number, (title, rows) in enumerate(facts.sections(found, brief=True)):
+            click.echo("" if number else None, nl=bool(number))
+            tables.show_table(columns, rows, title=title)

@@ -1,0 +1,154 @@
+"""Which jobs there are: those that wait, those that run, those that ended lately. It starts no processes."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Protocol
+
+from loracore.control import JobState
+from loracore.jobs.finding import Place
+
+#: Jobs that may wait, and ended ones that are remembered.
+WAITING, _ENDED = 64, 100
+#: Bytes of results that are kept in all, and seconds for which an ended job is remembered.
+_BYTES, _SECONDS = 512 << 20, 3600.0
+#: Characters of a summary.
+_SUMMARY = 200
+
+
+class Result(Protocol):
+    """A result that is kept somewhere."""
+
+    size: int
+
+    def close(self) -> None: ...
+
+
+@dataclass
+class Entry:
+    """A job. `began` and `ended` are monotonic seconds."""
+
+    id: int
+    place: Place
+    parameters: bytes
+    summary: str
+    asked: float
+    state: str = "waiting"
+    done: float = 0.0
+    total: float = 0.0
+    what: str = ""
+    began: float | None = None
+    ended: float | None = None
+    error: str = ""
+    code: str = ""
+    result: Result | None = None
+    #: What is called with its state when it ends.
+    waiters: list[Callable[[JobState], None]] = field(default_factory=list)
+
+    @property
+    def is_over(self) -> bool:
+        return self.ended is not None
+
+
+class Board:
+    """For use under one lock. Results that are not kept any more are closed."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._entries: dict[int, Entry] = {}
+        self._queue: deque[int] = deque()
+        self._number = 0
+
+    def add(self, place: Place, parameters: bytes, summary: str) -> Entry | None:
+        """A new job, which waits; None where too many do."""
+        if len(self._queue) >= WAITING:
+            return None
+        self._number += 1
+        entry = Entry(self._number, place, parameters, summary[:_SUMMARY], time.time())
+        self._entries[entry.id] = entry
+        self._queue.append(entry.id)
+        return entry
+
+    def get(self, number: int) -> Entry | None:
+        return self._entries.get(number)
+
+    def ahead_of(self, entry: Entry) -> int:
+        """How many run or wait before it."""
+        return sum(not other.is_over for other in self._entries.values() if other.id < entry.id)
+
+    def next(self) -> Entry | None:
+        """The one that has waited longest, which runs from now on."""
+        if not self._queue:
+            return None
+        entry = self._entries[self._queue.popleft()]
+        entry.state, entry.began = "running", self._clock()
+        return entry
+
+    def end(
+        self, entry: Entry, state: str, *, code: str = "", error: str = "", result: Result | None = None
+    ) -> None:
+        """It is over; `waiters` are for the caller to call."""
+        if entry.state == "waiting":
+            self._queue.remove(entry.id)
+        entry.state, entry.code, entry.error, entry.result = state, code, error, result
+        entry.ended, entry.parameters = self._clock(), b""
+        self.tidy()
+
+    def tidy(self) -> None:
+        """Forget what ended long ago, and results that are too much in all: the oldest first."""
+        over = sorted((entry for entry in self._entries.values() if entry.is_over), key=_ended, reverse=True)
+        room = _BYTES
+        for place, entry in enumerate(over):
+            if place >= _ENDED or self._clock() - _ended(entry) > _SECONDS:
+                _drop_result(entry)
+                del self._entries[entry.id]
+            elif entry.result is not None:
+                room -= entry.result.size
+                if room < 0:
+                    _drop_result(entry)
+
+    def states(self) -> Iterator[JobState]:
+        """All, by id."""
+        return map(self.state, self._entries.values())
+
+    def state(self, entry: Entry) -> JobState:
+        began = entry.began if entry.began is not None else entry.ended
+        until = entry.ended if entry.ended is not None else self._clock()
+        return JobState(
+            id=entry.id,
+            name=entry.place.name,
+            summary=entry.summary,
+            state=entry.state,
+            done=entry.done,
+            total=entry.total,
+            what=entry.what,
+            started=_rfc3339(entry.asked),
+            seconds=round(until - began, 3) if began is not None else 0.0,
+            error=entry.error,
+            code=entry.code,
+            result_bytes=entry.result.size if entry.result else None,
+        )
+
+    def close(self) -> None:
+        """Let all results go."""
+        for entry in self._entries.values():
+            _drop_result(entry)
+
+
+def _ended(entry: Entry) -> float:
+    assert entry.ended is not None
+    return entry.ended
+
+
+def _drop_result(entry: Entry) -> None:
+    if entry.result is not None:
+        entry.result.close()
+        entry.result = None
+
+
+def _rfc3339(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

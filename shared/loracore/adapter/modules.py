@@ -1,0 +1,159 @@
+"""One adapted module: its names, its factors, and ΔW on demand."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from math import prod
+
+import numpy as np
+from numpy.typing import DTypeLike
+
+from loracore.adapter import applying
+from loracore.adapter.algorithms import Form, difference, low_rank
+from loracore.adapter.reading import Array, TensorReader
+from loracore.errors import MalformedFile, NeedsBase
+from loracore.tensorfile import Layer
+
+#: More elements than any weight has: ΔW would need 16 GiB in float32.
+MAX_ELEMENTS = 1 << 32
+#: A tensor of a module: its name in the file, dtype and shape.
+LayerRef = Layer
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Module:
+    """A module of the base model and what the adapter does to it.
+
+    `shape` is ΔW's: (out, in, kh, kw), as the base weight lies. LoHa and LoKr keep convolutions flat, so theirs is
+    (out, in·kh·kw); OFT and IA3 know one side of the weight alone. `layers` maps roles to what the file has.
+    """
+
+    name: str
+    key: str
+    algorithm: str
+    block: str
+    component: str
+    rank: int | None
+    alpha: float | None
+    scale: float
+    shape: tuple[int, ...]
+    dtypes: frozenset[str]
+    layers: Mapping[str, LayerRef]
+    #: ΔW cannot be told, or not all of it, without the base weight.
+    needs_base: bool
+    #: PEFT's `fan_in_fan_out`: the base weight lies as (in, out), and so do `shape`, `pair` and `delta`.
+    transposed: bool
+    convention: str
+    _reader: TensorReader = field(repr=False)
+
+    def tensor(self, role: str, dtype: DTypeLike = np.float32) -> Array:
+        """The tensor of a role, unscaled. Raises KeyError where there is none, FileError as the reader does."""
+        return self._reader.read(self.layers[role].name, dtype)
+
+    def pair(self, dtype: DTypeLike = np.float32) -> tuple[Array, Array, float] | None:
+        """(B, A, s) with ΔW.reshape(d, -1) = s · B·A; B is d×r and A is r×k; None where there is no such form.
+
+        A `mid` is contracted into A. Of DoRA it is the direction before normalisation.
+        """
+        with self._computing():
+            pair = low_rank(self.layers, lambda role: self.tensor(role, dtype), self.transposed)
+        return None if pair is None else (*pair, self.scale)
+
+    def delta(self, dtype: DTypeLike = np.float32) -> Array:
+        """ΔW, scaled, in `shape`; of DoRA the direction's part (`needs_base` is true then).
+
+        Raises:
+            NeedsBase: there is no ΔW without the base weight: OFT, IA3, GLoRA, whole weights.
+        """
+        delta = self._difference(dtype)
+        if delta is None:
+            raise NeedsBase(
+                f"module {self.name!r} ({self.algorithm}) has no ΔW without the base model's weight",
+                self._reader.shown,
+            )
+        return delta
+
+    def applied(self, base: Array, strength: float = 1.0) -> Array:
+        """The weight that `base` becomes, in float32 or float64 as `base` is; for every algorithm.
+
+        `strength` is what tools call the LoRA's weight or multiplier, with LyCORIS's meaning for each algorithm.
+
+        Raises:
+            MalformedFile: `base` does not have the shape that the module was made for.
+        """
+        if base.dtype != np.float64:
+            base = base.astype(np.float32, copy=False)
+        if not self._fits(base.shape):
+            raise MalformedFile(
+                f"module {self.name!r} is made for a weight of {list(self.shape)}, not of {list(base.shape)}",
+                self._reader.shown,
+            )
+
+        with self._computing():
+            return self._applied(base, strength)
+
+    def _applied(self, base: Array, strength: float) -> Array:
+        def read(role: str) -> Array:
+            return self.tensor(role, base.dtype)
+
+        if self.algorithm == "oft":
+            return applying.rotated(base, self.layers, read, strength, self.alpha or 0.0)
+        if self.algorithm == "ia3":
+            return applying.rescaled(base, self.layers, read, strength)
+        if self.algorithm == "glora":
+            return base + strength * applying.generalized(base, self.layers, read, self.scale)
+        delta = self._difference(base.dtype)
+        if delta is None:
+            whole = read("weight" if "weight" in self.layers else "bias").reshape(base.shape)
+            return base + strength * (whole - base)
+        delta = delta.reshape(base.shape)
+        if self.needs_base:
+            transposed = self.transposed or "embedding_up" in self.layers
+            return applying.decomposed(base + delta, self.layers, read, strength, transposed)
+        return base + strength * delta
+
+    def bias_delta(self, dtype: DTypeLike = np.float32) -> Array | None:
+        """What is added to the module's bias (`diff_b`, `b_norm`, PEFT's `lora_bias`), scaled; or None."""
+        if "up_bias" in self.layers:
+            scaled: Array = self.tensor("up_bias", dtype) * np.asarray(self.scale, dtype)
+            return scaled
+        for role in ("diff_b", "b_norm"):
+            if role in self.layers and len(self.layers) > 1:
+                return self.tensor(role, dtype)
+        return None
+
+    def _difference(self, dtype: DTypeLike) -> Array | None:
+        form = Form(self.algorithm, self.rank, self.shape, self.needs_base)
+        with self._computing():
+            delta = difference(form, self.layers, lambda role: self.tensor(role, dtype), self.transposed)
+            if delta is not None and self.scale != 1:
+                np.multiply(delta, np.asarray(self.scale, dtype), out=delta)
+        return delta
+
+    @contextmanager
+    def _computing(self) -> Iterator[None]:
+        """NaN and Inf in factors become NaN and Inf in results, quietly: who asks for values looks at them.
+
+        Raises:
+            MalformedFile: small factors ask for a ΔW that no model has.
+        """
+        kernel = prod(self.shape[1:]) * (self.rank or 1) if "mid" in self.layers else 0
+        if max(prod(self.shape), kernel) > MAX_ELEMENTS:
+            raise MalformedFile(f"module {self.name!r} has a ΔW of {list(self.shape)}", self._reader.shown)
+        try:
+            with np.errstate(all="ignore"):
+                yield
+        except np.linalg.LinAlgError as error:
+            raise MalformedFile(
+                f"module {self.name!r} has blocks that are no rotation", self._reader.shown
+            ) from error
+
+    def _fits(self, shape: tuple[int, ...]) -> bool:
+        """OFT and IA3 know one dimension, and kernels may be flat on one of the two sides."""
+        if self.algorithm == "oft":
+            return shape[:1] == self.shape
+        if self.algorithm == "ia3":
+            return self.shape[0] in shape[:2]
+        return shape[:1] == self.shape[:1] and prod(shape) == prod(self.shape)

@@ -1,0 +1,99 @@
+"""Which jobs are installed, and what to do about one that is not."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, MutableMapping
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import msgspec
+
+from loracore.errors import MissingPackage, UsageError
+from loracore.jobs.frame import GROUP, Context, Job
+
+#: The jobs of lorad itself, by the extra that brings what they need.
+_EXTRAS = {
+    **dict.fromkeys(("hashes", "metadata", "importance", "spectrum", "pca", "plot"), "toolkit"),
+    **dict.fromkeys(("resize", "merge", "convert", "compare", "extract", "bake"), "toolkit"),
+    **dict.fromkeys(("train", "generate"), "train"),
+}
+_OURS = "lorad"
+#: What the libraries below numpy, and torch, read when they are loaded.
+_POOLS = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "BLIS_NUM_THREADS")
+
+
+class Place(NamedTuple):
+    """Where a job is: `module:name`, and the distribution that brings it."""
+
+    name: str
+    value: str
+    distribution: str
+
+
+def find(name: str) -> Place:
+    """Look for a job among all installed packages, which takes some hundredths of a second.
+
+    Raises MissingPackage and UsageError.
+    """
+    from importlib.metadata import entry_points  # noqa: PLC0415 - slow to import, and not always needed
+
+    for point in entry_points(group=GROUP, name=name):
+        return Place(name, point.value, point.dist.name if point.dist else "")
+    if name in _EXTRAS:
+        raise MissingPackage(f"{name} is not installed here: {_install(name, _OURS)}", name)
+    raise UsageError(f"there is no job {name[:80]!r}; is the package that brings it installed?")
+
+
+def load(place: Place) -> Job[Any, Any]:
+    """The implementation. Raises MissingPackage where what it needs is not installed, and UsageError."""
+    from importlib.metadata import EntryPoint  # noqa: PLC0415
+
+    try:
+        with _needed(place):
+            job = EntryPoint(place.name, place.value, GROUP).load()
+    except AttributeError as error:
+        raise UsageError(f"{place.name}: {place.value} is not there; install {place.distribution} anew") from error
+    if not isinstance(job, Job):
+        raise UsageError(f"{place.name}: {place.value} is no loracore.jobs.frame.Job; tell {place.distribution}")
+    return job
+
+
+def work(place: Place, parameters: bytes, context: Context) -> bytes:
+    """Do a job: MessagePack of its parameters in, MessagePack of its result out.
+
+    Raises what the job does, MissingPackage, and UsageError for parameters that are none.
+    """
+    with _needed(place):
+        job = load(place)
+        try:
+            wanted = msgspec.msgpack.decode(parameters, type=job.parameters)
+        except msgspec.MsgspecError as error:
+            raise UsageError(
+                f"{place.name}: wrong parameters: {error}; is the client of another version?"
+            ) from error
+        return msgspec.msgpack.encode(job.run(wanted, context))
+
+
+@contextmanager
+def _needed(place: Place) -> Iterator[None]:
+    """What a job needs: a module that is not there becomes a MissingPackage that names the remedy."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        what = f"{place.name} needs {error.name}"
+        raise MissingPackage(f"{what}: {_install(place.name, place.distribution)}", place.name) from error
+
+
+def use_one_thread_each(environment: MutableMapping[str, str]) -> None:
+    """Have the libraries below numpy use one thread; before they are loaded.
+
+    A job's threads (`Context.threads`) are its own, over modules or layers: so there is one pool, and a result
+    does not depend on how many threads there are.
+    """
+    environment.update(dict.fromkeys(_POOLS, "1"))
+
+
+def _install(name: str, distribution: str) -> str:
+    if distribution.lower() == _OURS:
+        return f"pip install 'lorad[{_EXTRAS.get(name, 'toolkit')}]'"
+    return f"pip install --upgrade {distribution or 'the package that brings it'}"

@@ -1,0 +1,37 @@
+"""What LoRA people do all day with a file: understand, change, train. No daemon is needed for any of it.
+
+Each function here is also a job (`loracore.jobs`), which the daemon runs beside the data.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from lorakit.api import importance, pca, plot, spectrum
+
+__all__ = ["hashes", "importance", "metadata", "pca", "plot", "spectrum"]
+
+Path = str | bytes | os.PathLike[str]
+
+
+def hashes(path: Path) -> dict[str, Any]:
+    """All identity hashes of a file, by the fields of `loracore.jobs.hashes.HashesResult`. Raises FileError."""
+    from loracore.jobs.frame import Alone  # noqa: PLC0415 - each function loads what it needs
+    from loracore.jobs.hashes import HashesParameters  # noqa: PLC0415
+    from loracore.jobs.plain import plain  # noqa: PLC0415
+    from lorakit.hashing import run  # noqa: PLC0415
+
+    found: dict[str, Any] = plain(run(HashesParameters(os.fsencode(path)), Alone(len(os.sched_getaffinity(0)))))
+    return found
+
+
+def metadata(path: Path) -> dict[str, Any]:
+    """What a file is and says about itself, by the fields of `loracore.jobs.metadata`. Raises FileError."""
+    from loracore.jobs.frame import Alone  # noqa: PLC0415
+    from loracore.jobs.metadata import MetadataParameters  # noqa: PLC0415
+    from loracore.jobs.plain import plain  # noqa: PLC0415
+    from lorakit.facts.job import run  # noqa: PLC0415
+
+    found: dict[str, Any] = plain(run(MetadataParameters(os.fsencode(path)), Alone()))
+    return found

@@ -1,0 +1,81 @@
+"""Going through the modules of a file on a few threads, leaving out what cannot be analysed and saying so."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import contextmanager
+from typing import Generic, TypeVar
+
+from loracore.errors import FileError
+from loracore.jobs.faults import Fault
+from loracore.jobs.frame import Context
+from lorakit.statistics.scan import Workspace
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+class Unfit(Exception):
+    """A module that cannot be analysed; the text says why."""
+
+
+class Survey(Generic[R]):
+    """What came of each item, in the order of the file, and what was left out."""
+
+    def __init__(self) -> None:
+        self.results: dict[str, R] = {}
+        self.faults: list[Fault] = []
+
+
+def survey(
+    items: Sequence[T],
+    *,
+    name: Callable[[T], str],
+    weight: Callable[[T], float],
+    work: Callable[[T, Workspace], R],
+    context: Context,
+) -> Survey[R]:
+    """Do `work` on each item, the heaviest first. Each of the context's threads has a workspace of its own.
+
+    Raises what `work` raises, but for Unfit and FileError, which become faults, and Cancelled.
+    """
+    found: dict[int, R] = {}
+    faults: dict[int, str] = {}
+    local = threading.local()
+    order = sorted(range(len(items)), key=lambda index: -weight(items[index]))
+
+    def one(index: int) -> R:
+        if not hasattr(local, "workspace"):
+            local.workspace = Workspace()
+        return work(items[index], local.workspace)
+
+    with one_blas_thread(), ThreadPoolExecutor(max(1, context.threads)) as pool:
+        running = {pool.submit(one, index): index for index in order}
+        try:
+            for done, future in enumerate(as_completed(running), 1):
+                index = running[future]
+                try:
+                    found[index] = future.result()
+                except Unfit as error:
+                    faults[index] = str(error)
+                except FileError as error:
+                    faults[index] = error.reason
+                context.progress(done, len(items), name(items[index]))
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
+    result = Survey[R]()
+    result.results = {name(items[index]): found[index] for index in sorted(found)}
+    result.faults = [Fault(name(items[index]), faults[index]) for index in sorted(faults)]
+    return result
+
+
+@contextmanager
+def one_blas_thread() -> Iterator[None]:
+    """The threads here are over modules: below numpy there is one each, whatever the caller has set."""
+    from threadpoolctl import threadpool_limits  # noqa: PLC0415 - looks through all loaded libraries
+
+    with threadpool_limits(1, "blas"):
+        yield

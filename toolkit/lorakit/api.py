@@ -1,0 +1,121 @@
+"""The analyses as plain functions, in this process: no daemon, no client.
+
+import lorakit
+
+found = lorakit.importance("style.safetensors", threshold=0.9)
+print(found["covering"], max(found["modules"], key=lambda row: row["dW.l2"])["module"])
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, TypedDict
+
+from loracore.errors import UsageError
+from loracore.jobs.frame import Alone
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from loracore.jobs.plot import Kind
+
+Path = str | bytes | os.PathLike[str]
+
+
+class LayerComponents(TypedDict):
+    """A layer's principal components. Its rows are samples, its columns features."""
+
+    explained_variance_ratio: NDArray[np.float64]
+    singular_values: NDArray[np.float64]
+    components: NDArray[np.float64]
+    transformed_data: NDArray[np.float64]
+    n_components: int
+    total_variance: float
+    cumulative_variance: NDArray[np.float64]
+
+
+class PcaResults(TypedDict):
+    """What `pca` gives. `faults`: layers that were left out, and why."""
+
+    success: bool
+    pca_results: dict[str, LayerComponents]
+    n_components: int
+    total_layers: int
+    faults: dict[str, str]
+
+
+def importance(path: Path, **options: Any) -> dict[str, Any]:
+    """Statistics of each module and what the blocks weigh, by the fields of `ImportanceResult`.
+
+    `options` are those of `ImportanceParameters`. Raises FileError, UsageError and MissingPackage.
+    """
+    from loracore.jobs.importance import ImportanceParameters  # noqa: PLC0415 - each function loads what it needs
+    from loracore.jobs.plain import plain  # noqa: PLC0415
+    from lorakit.analysis.importance import run  # noqa: PLC0415
+
+    found: dict[str, Any] = plain(run(ImportanceParameters(os.fsencode(path), **options), _alone()))
+    return found
+
+
+def spectrum(path: Path, *, svd_limit: int | None = None) -> dict[str, Any]:
+    """Singular values of each module's ΔW, by the fields of `SpectrumResult`. Raises FileError and UsageError."""
+    from loracore.jobs.plain import plain  # noqa: PLC0415
+    from loracore.jobs.spectrum import SpectrumParameters  # noqa: PLC0415
+    from lorakit.analysis.spectrum import run  # noqa: PLC0415
+
+    found: dict[str, Any] = plain(run(SpectrumParameters(os.fsencode(path), svd_limit), _alone()))
+    return found
+
+
+def pca(path: Path, n_components: int = 10) -> PcaResults:
+    """Principal components of each layer, columns standardised, in double precision.
+
+    Raises FileError and UsageError.
+    """
+    import numpy as np  # noqa: PLC0415
+
+    from lorakit.analysis.pca import analyse  # noqa: PLC0415
+
+    found = analyse(os.fsencode(path), n_components, _alone(), lambda components: components)
+    layers: dict[str, LayerComponents] = {
+        name: {
+            "explained_variance_ratio": one.explained_variance_ratio,
+            "singular_values": one.singular_values,
+            "components": one.components,
+            "transformed_data": one.transformed,
+            "n_components": len(one.singular_values),
+            "total_variance": one.total_variance,
+            "cumulative_variance": np.cumsum(one.explained_variance_ratio),
+        }
+        for name, one in found.results.items()
+    }
+    return {
+        "success": bool(layers),
+        "pca_results": layers,
+        "n_components": n_components,
+        "total_layers": len(layers),
+        "faults": {fault.module: fault.reason for fault in found.faults},
+    }
+
+
+def plot(kind: Kind, paths: Path | Sequence[Path], output: Path, *, threshold: float = 0.9) -> None:
+    """Draw a picture into `output`, PNG or SVG by its suffix; a file of that name is replaced.
+
+    Raises FileError, UsageError, and MissingPackage without matplotlib.
+    """
+    from loracore.jobs.plot import KINDS, PlotParameters, format_of  # noqa: PLC0415
+    from loracore.whole import write_whole  # noqa: PLC0415
+    from lorakit.plots.job import run  # noqa: PLC0415
+
+    if kind not in KINDS:
+        raise UsageError(f"there is no plot {kind!r}; there are {', '.join(KINDS)}")
+    listed = [paths] if isinstance(paths, str | bytes | os.PathLike) else list(paths)
+    wanted = format_of(os.fsdecode(output))
+    parameters = PlotParameters(kind, tuple(map(os.fsencode, listed)), wanted, threshold)
+    write_whole(output, run(parameters, _alone()).image)
+
+
+def _alone() -> Alone:
+    return Alone(len(os.sched_getaffinity(0)))

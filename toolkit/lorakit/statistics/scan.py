@@ -1,0 +1,117 @@
+"""One look at every entry: extremes, signs, the sum of absolute values, and a histogram."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.floating[Any]]
+
+#: Bins to a standard deviation: a percentile is wrong by less than one bin.
+_FINE = 1024
+#: Standard deviations to each side. By Cantelli's inequality the percentiles 1 and 99 of any distribution lie
+#: within √99 = 9.95 of the mean; so what is farther away need not be told apart.
+_REACH = 10
+BINS = 2 * _REACH * _FINE
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Bins around the mean, for entries that are not all the same (std > 0)."""
+
+    mean: float
+    std: float
+
+    @property
+    def per_unit(self) -> float:
+        return _FINE / self.std
+
+    @property
+    def origin(self) -> float:
+        """The lower edge of the first bin."""
+        return self.mean - _REACH * self.std
+
+    def edge(self, place: float) -> float:
+        return self.origin + place / self.per_unit
+
+
+class Workspace:
+    """Memory of one thread, used again for each block."""
+
+    def __init__(self) -> None:
+        self._arrays: dict[str, NDArray[Any]] = {}
+
+    def array(self, name: str, shape: tuple[int, int], dtype: type[np.generic]) -> NDArray[Any]:
+        size = shape[0] * shape[1]
+        held = self._arrays.get(name)
+        if held is None or held.size < size or held.dtype != dtype:
+            held = self._arrays[name] = np.empty(size, dtype)
+        return held[:size].reshape(shape)
+
+
+@dataclass(frozen=True)
+class Scan:
+    """What a look at every entry told. `counts`: of the grid's bins; those at both ends hold what is beyond."""
+
+    size: int
+    minimum: float
+    maximum: float
+    absolute_sum: float
+    positive: int
+    negative: int
+    grid: Grid | None
+    counts: NDArray[np.int64] | None
+
+    def percentile(self, percent: float) -> float:
+        """As numpy's linear percentile, but for less than a bin: 1e-3 of the standard deviation."""
+        if self.counts is None or self.grid is None:
+            return self.minimum
+        return self.value_at(percent / 100 * (self.size - 1))
+
+    def value_at(self, rank: float) -> float:
+        """The entry at a place in the sorted order, from 0; entries of a bin are taken as evenly spread."""
+        if self.counts is None or self.grid is None:
+            return self.minimum
+        ends = np.cumsum(self.counts)
+        index = min(int(np.searchsorted(ends, rank, side="right")), BINS - 1)
+        inside = (rank - (ends[index] - self.counts[index]) + 0.5) / max(1, self.counts[index])
+        return float(np.clip(self.grid.edge(index + min(1.0, inside)), self.minimum, self.maximum))
+
+
+def scan(blocks: Iterable[Floats], grid: Grid | None, workspace: Workspace) -> Scan:
+    """Look at every entry once."""
+    size = positive = negative = 0
+    minimum, maximum, total = np.inf, -np.inf, 0.0
+    counts = np.zeros(BINS, np.int64) if grid is not None else None
+    for block in blocks:
+        size += block.size
+        low, high = float(block.min()), float(block.max())
+        minimum, maximum = min(minimum, low), max(maximum, high)
+        signs = workspace.array("signs", block.shape, np.bool_)
+        positive += int(np.count_nonzero(np.greater(block, 0, out=signs)))
+        negative += int(np.count_nonzero(np.less(block, 0, out=signs)))
+        spare = workspace.array("spare", block.shape, block.dtype.type)
+        np.abs(block, out=spare)
+        ones = np.ones(block.shape[1], block.dtype)
+        total += float((spare @ ones).sum(dtype=np.float64))
+        if counts is not None and grid is not None:
+            counts += np.bincount(places(block, grid, workspace, low, high).ravel(), minlength=BINS)
+    return Scan(size, minimum, maximum, total, positive, negative, grid, counts)
+
+
+def places(
+    block: Floats, grid: Grid, workspace: Workspace, low: float = -np.inf, high: float = np.inf
+) -> NDArray[np.int64]:
+    """The bin of each entry, which are from `low` to `high`."""
+    spare = workspace.array("spare", block.shape, block.dtype.type)
+    np.subtract(block, block.dtype.type(grid.origin), out=spare)
+    np.multiply(spare, block.dtype.type(grid.per_unit), out=spare)
+    if low < grid.edge(1) or high > grid.edge(BINS - 1):
+        np.clip(spare, 0, BINS - 1, out=spare)
+    indices: NDArray[np.int64] = workspace.array("places", block.shape, np.int64)
+    np.copyto(indices, spare, casting="unsafe")
+    return indices
