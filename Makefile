@@ -36,9 +36,10 @@ bench: $(VENV)/.dev
 	$(BIN)/python -m bench.daemon
 
 # The integration tests with 200 killed scans instead of 30, 1,000 kills of a daemon and its children instead of
-# 50, and 100 histories instead of 10.
+# 50, and 100 histories instead of 10; de-duplication with 1,500 new histories instead of 60 known ones.
 soak: $(VENV)/.dev
-	LORAD_KILLS=200 LORAD_DAEMON_KILLS=1000 LORAD_HISTORIES=100 $(BIN)/python -m pytest tests/integration --timeout 7200
+	LORAD_KILLS=200 LORAD_DAEMON_KILLS=1000 LORAD_HISTORIES=100 LORAD_DEDUPE_EXAMPLES=1500 \
+		$(BIN)/python -m pytest tests/integration tests/daemon/dedupe/test_stateful.py --timeout 7200
 
 $(VENV)/bin/python:
 	$(PYTHON) -c 'import sys; assert sys.version_info >= (3, 11), "lorad needs Python 3.11 or newer"'
