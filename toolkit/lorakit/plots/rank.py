@@ -49,7 +49,8 @@ def draw(parameters: PlotParameters, context: Context) -> Drawn:
     right.yaxis.set_major_formatter(PercentFormatter(1))
     right.axhline(0.95, color=GREY, linestyle="--", linewidth=1)
     right.set_title("Share of ‖ΔW‖² held by the first singular values")
-    left.legend(loc="upper right", title="median, and 5 to 95 % of modules", title_fontsize=9)
+    if modules:
+        left.legend(loc="upper right", title="median, and 5 to 95 % of modules", title_fontsize=9)
     _along(axes["along"], found.modules, colours)
     return Drawn(figure, found.faults, found.warnings)
 
