@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.ticker import PercentFormatter
+from matplotlib.ticker import MaxNLocator, PercentFormatter
 from numpy.typing import NDArray
 
 from loracore.jobs.frame import Context
@@ -91,6 +91,7 @@ def _bands(
         )
     axes.set_xlabel("singular value")
     axes.set_xlim(left=0.5)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
 
 
 def _along(axes: Axes, modules: Sequence[ModuleSpectrum], colours: dict[str, str]) -> None:
