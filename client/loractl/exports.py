@@ -15,6 +15,8 @@ from loracore.paths import shown
 from loracore.whole import write_whole
 
 SUFFIXES = (".json", ".csv", ".parquet", ".txt", ".md")
+#: Characters of JSON that somebody may look at.
+_LONG = 1 << 22
 _MARKDOWN = str.maketrans({char: f"\\{char}" for char in "\\`*_[]<>|#"})
 
 
@@ -38,7 +40,7 @@ def export(output: str, tables: Sequence[tuple[str, Table]], document: Callable[
     first = tables[0][1]
     match _suffix(output):
         case ".json":
-            data = json.dumps(document(), indent=1).encode() + b"\n"
+            data = _json(document())
         case ".csv":
             data = _csv(first)
         case ".parquet":
@@ -66,6 +68,12 @@ def brief(cell: Cell, digits: int = 4) -> str:
 
 def _suffix(output: str) -> str:
     return os.path.splitext(output)[1].lower()
+
+
+def _json(document: Any) -> bytes:
+    """With line breaks, unless it is so long that nobody reads it and each break costs."""
+    text = json.dumps(document)
+    return (json.dumps(document, indent=1) if len(text) < _LONG else text).encode() + b"\n"
 
 
 def _csv(table: Table) -> bytes:

@@ -87,9 +87,9 @@ def importance(
     blocks = analyses.blocks_table(found)
     _give(output, as_json, [("Modules", found.modules), ("Blocks", blocks)], lambda: plain(found))
     if not as_json and output is None:
-        _show(f"Modules by {sort}", found.modules, analyses.importance_columns(sort), top or _TOP)
+        _show(f"Modules by {sort}; of ΔW:", found.modules, analyses.importance_columns(sort), top or _TOP)
         click.echo("")
-        _show("Blocks", blocks, blocks.names, top or 2 * _TOP)
+        _show("Blocks", blocks, blocks.names, 2 * _TOP)
         click.echo(analyses.covering_line(found), err=True)
     _tell(found.faults, found.warnings)
 
@@ -220,7 +220,9 @@ def _show(title: str, table: Table, names: Sequence[str], count: int) -> None:
     chosen = [column for name in names for column in table.columns if column.name == name]
     numbers = [not any(isinstance(cell, str) for cell in column.cells) for column in chosen]
     columns = [
-        tables.Column(column.name, right=number, folds=not number and not place)
+        tables.Column(
+            column.name.removeprefix("dW.").removeprefix("svd."), right=number, folds=not number and not place
+        )
         for place, (column, number) in enumerate(zip(chosen, numbers, strict=True))
     ]
     rows = [[brief(column.cells[index]) for column in chosen] for index in range(min(count, len(table)))]

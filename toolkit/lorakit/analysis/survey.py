@@ -44,6 +44,7 @@ def survey(
     found: dict[int, R] = {}
     faults: dict[int, str] = {}
     local = threading.local()
+    done, total = 0.0, sum(map(weight, items))
     order = sorted(range(len(items)), key=lambda index: -weight(items[index]))
 
     def one(index: int) -> R:
@@ -54,15 +55,16 @@ def survey(
     with one_blas_thread(), ThreadPoolExecutor(max(1, context.threads)) as pool:
         running = {pool.submit(one, index): index for index in order}
         try:
-            for done, future in enumerate(as_completed(running), 1):
+            for future in as_completed(running):
                 index = running[future]
+                done += weight(items[index])
                 try:
                     found[index] = future.result()
                 except Unfit as error:
                     faults[index] = str(error)
                 except FileError as error:
                     faults[index] = error.reason
-                context.progress(done, len(items), name(items[index]))
+                context.progress(done, total, name(items[index]))
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise

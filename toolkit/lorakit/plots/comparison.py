@@ -24,7 +24,7 @@ def draw(parameters: PlotParameters, context: Context) -> Drawn:
     names = [f"{index + 1}: {name_of(path, 40)}" for index, path in enumerate(paths)]
     facts = [f"{index + 1}: {_fact(one)}" for index, one in enumerate(found)]
     facts += [
-        f"1·{index + 1}: cosine {overall(one):.3f} over {len(one.results):,} modules in common"
+        f"1·{index + 1}: cosine {overall(one):z.3f} over {len(one.results):,} modules in common"
         for index, one in enumerate(alike, 1)
     ]
     figure = begin(paths, facts, (14, 9.6))

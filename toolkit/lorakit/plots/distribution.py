@@ -21,6 +21,8 @@ from lorakit.statistics.scan import BINS, Grid, Scan, Workspace, scan
 _BANDS = ((1, 99), (5, 95), (25, 75))
 #: Bins of the scan that are one of the picture.
 _COARSE = 128
+#: Entries that are looked at; of larger files, rows are drawn.
+_LOOKED_AT = 5e8
 
 
 class _Moments(NamedTuple):
@@ -44,8 +46,13 @@ def draw(parameters: PlotParameters, context: Context) -> Drawn:
         square = sum(one.squares for one in first.results.values()) / size
         grid = Grid(mean, float(np.sqrt(max(square - mean**2, 0.0))) or 1.0)
 
+        share = min(1.0, _LOOKED_AT / size)
+
         def entries(module: Module, workspace: Workspace) -> Scan:
-            return scan(matrices(module, bounds, workspace)["dW"].blocks(), grid, workspace)
+            matrix = matrices(module, bounds, workspace)["dW"]
+            if share < 1:
+                matrix = matrix.drawn(max(1, round(share * matrix.shape[0])))
+            return scan(matrix.blocks(), grid, workspace)
 
         modules = [module for module in file.modules if file.label(module) in first.results]
         found = survey(modules, name=file.label, weight=weight, work=entries, context=context)
@@ -55,8 +62,9 @@ def draw(parameters: PlotParameters, context: Context) -> Drawn:
     total = _joined(list(scans.values()), grid)
     facts = [
         f"{family}, {len(scans):,} modules, {size / 1e6:,.1f} million entries of ΔW",
-        f"mean {mean:.2e}, std {grid.std:.3e}, {total.minimum:.3g} to {total.maximum:.3g}",
+        f"mean {mean:.2e}, std {grid.std:.3e}",
         f"half of all within {max(abs(total.percentile(25)), abs(total.percentile(75))):.2e}",
+        f"from 1 in {1 / share:.0f} rows" if share < 1 else f"{total.minimum:.3g} to {total.maximum:.3g}",
     ]
     figure = begin(parameters.paths[0], facts, (14, 8.2))
     upper, lower = figure.subplots(2, 1)

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Sequence
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import LogNorm
 from matplotlib.image import AxesImage
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from loracore.jobs.frame import Context
 from loracore.jobs.plot import PlotParameters
 from loracore.jobs.spectrum import ModuleSpectrum, SpectrumParameters
 from lorakit.analysis import spectrum
-from lorakit.plots.drawing import MAP, Drawn, begin, component, kinds_and_places, mark_places
+from lorakit.plots.drawing import MAP, Drawn, begin, component, kinds_and_places, mark_places, place_and_kind
 
 #: Decades of the colour scale: what is smaller has its darkest end.
 _DECADES = 2.5
@@ -22,8 +24,10 @@ _DECADES = 2.5
 def draw(parameters: PlotParameters, context: Context) -> Drawn:
     """A map for each part of the model, on one scale."""
     found = spectrum.run(SpectrumParameters(parameters.paths[0]), context)
-    parts = list(dict.fromkeys(module.component for module in found.modules))
-    grids = {part: _Grid([one for one in found.modules if one.component == part]) for part in parts}
+    members: dict[str, list[ModuleSpectrum]] = defaultdict(list)
+    for module in found.modules:
+        members[_part(module)].append(module)
+    grids = {part: _Grid(modules) for part, modules in members.items()}
     norms = np.array([module.frobenius_norm for module in found.modules])
     top = max(found.modules, key=lambda module: module.frobenius_norm, default=None)
     facts = [
@@ -36,17 +40,27 @@ def draw(parameters: PlotParameters, context: Context) -> Drawn:
     scale = LogNorm(min(low, high * 0.99), high)
     heights = [len(grid.kinds) for grid in grids.values()]
     figure = begin(parameters.paths[0], facts, (15, 1.9 + sum(heights) * 0.27 + 0.75 * len(heights)))
-    axes = figure.subplots(len(parts), 1, squeeze=False, height_ratios=heights)[:, 0]
+    axes = figure.subplots(len(grids), 1, squeeze=False, height_ratios=heights)[:, 0]
     image = None
-    for one, part in zip(axes, parts, strict=True):
+    for one, part in zip(axes, grids, strict=True):
         image = grids[part].draw(one, scale)
-        one.set_title(f"{component(part)}: ‖ΔW‖ of each module, by kind and place")
+        one.set_title(f"{part}: ‖ΔW‖ of each module, by kind and place")
     assert image is not None
     bar = figure.colorbar(
         image, ax=list(axes), fraction=0.025, pad=0.01, extend="min" if low == high / 10**_DECADES else "neither"
     )
     bar.set_label("‖ΔW‖, logarithmic")
+    bar.ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    bar.ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    bar.ax.yaxis.set_minor_formatter(NullFormatter())
     return Drawn(figure, found.faults, found.warnings)
+
+
+def _part(module: ModuleSpectrum) -> str:
+    """What has a map of its own: a transformer's kinds of blocks have other modules each."""
+    if module.component in {"transformer", "llm"}:
+        return place_and_kind(module.module)[0].rpartition(".")[0] or component(module.component)
+    return component(module.component)
 
 
 class _Grid:

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.ticker import PercentFormatter
+from matplotlib.ticker import FuncFormatter, MaxNLocator, PercentFormatter
 
 from loracore.jobs.frame import Context
 from loracore.jobs.plot import PlotParameters
@@ -54,7 +54,7 @@ def _bars(axes: Axes, shown: Sequence[str], shares: Mapping[str, float], chosen:
     axes.grid(axis="y", visible=False)
     axes.margins(y=0.01)
     axes.set_xlim(0, max(values, default=1) * 1.12 or 1)
-    axes.xaxis.set_major_formatter(PercentFormatter(1, decimals=0 if max(values, default=1) > 0.05 else 1))
+    axes.xaxis.set_major_formatter(FuncFormatter(_percent))
     for place, value in zip(places, values, strict=True):
         axes.text(value, place, f" {value:.1%}", va="center", fontsize=8, color="#333333")
     rest = len(shares) - len(shown)
@@ -76,6 +76,7 @@ def _together(axes: Axes, shares: Mapping[str, float], chosen: Sequence[str], th
     )  # fmt: skip
     axes.set_title(f"Held together by the first blocks: {count} reach the threshold")
     axes.set_xlabel("blocks, the greatest first")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_xlim(0, len(ordered))
     axes.set_ylim(0, 1.03)
     axes.yaxis.set_major_formatter(PercentFormatter(1))
@@ -97,6 +98,9 @@ def _profile(axes: Axes, modules: Sequence[ModuleSpectrum], total: float, chosen
     axes.set_title("By place in the model")
     axes.grid(axis="x", visible=False)
     axes.set_xlim(-0.6, len(squares) - 0.4)
-    highest = max(squares.values(), default=0.0) / (total or 1.0)
-    axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0 if highest > 0.05 else 1))
+    axes.yaxis.set_major_formatter(FuncFormatter(_percent))
     mark_places(axes, list(squares), room=125)
+
+
+def _percent(share: float, _: object) -> str:
+    return f"{100 * share:.3g}%"

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.ticker import PercentFormatter
+from matplotlib.ticker import MaxNLocator, PercentFormatter
 from numpy.typing import NDArray
 
 from loracore.adapter.naming import parse_key
@@ -80,6 +80,7 @@ def _curves(
     axes.axhline(_SHARE, color=GREY, linestyle="--", linewidth=1)
     axes.set_ylim(0, 1.03)
     axes.set_xlim(left=0.5)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.yaxis.set_major_formatter(PercentFormatter(1))
     axes.set_xlabel("components")
     axes.set_title("Variance explained by the first components")

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.ticker import PercentFormatter
+from matplotlib.ticker import MaxNLocator, PercentFormatter
 from numpy.typing import NDArray
 
 from loracore.jobs.frame import Context
@@ -49,7 +49,8 @@ def draw(parameters: PlotParameters, context: Context) -> Drawn:
     right.yaxis.set_major_formatter(PercentFormatter(1))
     right.axhline(0.95, color=GREY, linestyle="--", linewidth=1)
     right.set_title("Share of ‖ΔW‖² held by the first singular values")
-    left.legend(loc="upper right", title="median, and 5 to 95 % of modules", title_fontsize=9)
+    if modules:
+        left.legend(loc="upper right", title="median, and 5 to 95 % of modules", title_fontsize=9)
     _along(axes["along"], found.modules, colours)
     return Drawn(figure, found.faults, found.warnings)
 
@@ -90,6 +91,7 @@ def _bands(
         )
     axes.set_xlabel("singular value")
     axes.set_xlim(left=0.5)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
 
 
 def _along(axes: Axes, modules: Sequence[ModuleSpectrum], colours: dict[str, str]) -> None:

@@ -21,6 +21,8 @@ Floats = NDArray[np.floating[Any]]
 PERCENTILES = (1, 5, 25, 50, 75, 95, 99)
 #: Entries of a block: with all that is made of it, it stays in a core's cache.
 _BLOCK = 1 << 17
+#: Of so many entries, percentiles are exact always: a single one may matter, wherever it lies.
+_FEW = 1 << 14
 
 
 @dataclass(frozen=True)
@@ -66,6 +68,10 @@ class Matrix(ABC):
     @abstractmethod
     def _spectrum(self) -> Doubles: ...
 
+    @abstractmethod
+    def drawn(self, rows: int) -> Matrix:
+        """Some of its rows, drawn without replacement, the same each time."""
+
     @cached_property
     def singular_values(self) -> Doubles | None:
         """The largest first; None where `bounds` rules it out."""
@@ -103,7 +109,7 @@ class Matrix(ABC):
         """1, 5, 25, 50, 75, 95 and 99; None where `bounds` rules them out."""
         if not self.bounds.percentiles:
             return None
-        if self.bounds.exact:
+        if self.bounds.exact or self.size <= _FEW:
             return exact_percentiles(self.scan, self.blocks, PERCENTILES)
         return {percent: self.scan.percentile(percent) for percent in PERCENTILES}
 
@@ -147,6 +153,10 @@ class Entries(Matrix):
 
     def _spectrum(self) -> Doubles:
         return spectra.from_gram(self.gram)
+
+    def drawn(self, rows: int) -> Entries:
+        chosen = np.sort(np.random.default_rng(0).choice(self.shape[0], rows, replace=False))
+        return Entries(self._entries[chosen], self.bounds, self.workspace)
 
 
 class Product(Matrix):
@@ -212,6 +222,9 @@ class Product(Matrix):
     def _spectrum(self) -> Doubles:
         values = spectra.of_product(self._outer.entries, self.gram_b, self.gram_a, self.shape[1])
         return values * abs(self._scale)
+
+    def drawn(self, rows: int) -> Product:
+        return Product(self._outer.drawn(rows), self._inner, self._scale, self.bounds, self.workspace)
 
 
 def _rows(columns: int) -> int:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 Floats = NDArray[np.floating[Any]]
+Edge = TypeVar("Edge", float, NDArray[np.float64])
 
 #: Bins to a standard deviation: a percentile is wrong by less than one bin.
 _FINE = 1024
@@ -35,7 +36,7 @@ class Grid:
         """The lower edge of the first bin."""
         return self.mean - _REACH * self.std
 
-    def edge(self, place: float) -> float:
+    def edge(self, place: Edge) -> Edge:
         return self.origin + place / self.per_unit
 
 
@@ -70,16 +71,14 @@ class Scan:
         """As numpy's linear percentile, but for less than a bin: 1e-3 of the standard deviation."""
         if self.counts is None or self.grid is None:
             return self.minimum
-        return self.value_at(percent / 100 * (self.size - 1))
-
-    def value_at(self, rank: float) -> float:
-        """The entry at a place in the sorted order, from 0; entries of a bin are taken as evenly spread."""
-        if self.counts is None or self.grid is None:
-            return self.minimum
+        rank = percent / 100 * (self.size - 1)
         ends = np.cumsum(self.counts)
-        index = min(int(np.searchsorted(ends, rank, side="right")), BINS - 1)
-        inside = (rank - (ends[index] - self.counts[index]) + 0.5) / max(1, self.counts[index])
-        return float(np.clip(self.grid.edge(index + min(1.0, inside)), self.minimum, self.maximum))
+        places = np.minimum([int(rank), int(rank) + 1], self.size - 1)
+        bins = np.searchsorted(ends, places, side="right")
+        # Entries of a bin are taken as evenly spread.
+        inside = (places - ends[bins] + self.counts[bins] + 0.5) / self.counts[bins]
+        low, high = np.clip(self.grid.edge(bins + inside), self.minimum, self.maximum)
+        return float(low + (high - low) * (rank - int(rank)))
 
 
 def scan(blocks: Iterable[Floats], grid: Grid | None, workspace: Workspace) -> Scan:
