@@ -26,11 +26,14 @@ from tests.gpu.conftest import emulated_environment
 
 Emulated = Callable[..., ModuleType]
 MIB = 1 << 20
+ARENAS: list[Arena] = []
 
 
 def new_arena(slabs: int = 8) -> Arena:
     arena = Arena.create(2 * SPAN, slabs)
     os.close(arena.fd)
+    # Memory that is pinned must stay where it is for as long as the emulated driver knows it.
+    ARENAS.append(arena)
     return arena
 
 

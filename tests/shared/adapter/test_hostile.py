@@ -35,10 +35,12 @@ BAD: dict[str, tuple[str, dict[str, torch.Tensor]]] = {
 }  # fmt: skip
 #: In a process of its own, whose memory is nobody else's.
 READ = """
-import resource, sys
+import sys
 from loracore.adapter import read_adapter
 adapter = read_adapter(sys.argv[1])
-print(len(adapter.modules), len(adapter.problems), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+# Not ru_maxrss, which begins with the memory of the process that started this one.
+peak = next(line.split()[1] for line in open("/proc/self/status") if line.startswith("VmHWM"))
+print(len(adapter.modules), len(adapter.problems), peak)
 """
 ROLES = {"down": "lora_down.weight", "up": "lora_up.weight", "mid": "lora_mid.weight", "alpha": "alpha"}
 
