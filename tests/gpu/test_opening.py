@@ -6,7 +6,6 @@ import os
 import shutil
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -127,17 +126,13 @@ def test_two_batches_leave_slabs_for_the_loaders(emulated: Emulated, monkeypatch
     assert [open_gpu(new_arena(slabs), 0, MIB << 10).digester.batch for slabs in (3, 8, 16)] == [1, 2, 4]
 
 
-def test_the_best_of_several_measurements_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_speed_is_measured_for_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
     """A GPU that was idle is slow at first."""
-    monkeypatch.setattr(opening, "_WHILE", 0.05)
-    rates = iter([1.0, 3.0, 2.0] + [1.0] * 1000)
-
-    def measure() -> float:
-        time.sleep(0.01)
-        return next(rates)
-
-    assert 3 <= len(found := opening._rounds(measure)) < 10
-    assert max(found) == 3.0
+    clock = iter(range(100))
+    monkeypatch.setattr(opening, "time", SimpleNamespace(perf_counter=lambda: next(clock)))
+    monkeypatch.setattr(opening, "_WHILE", 4)
+    rates = iter([1.0, 3.0, 2.0, 1.0, 9.0])
+    assert opening._rounds(lambda: next(rates)) == [1.0, 3.0, 2.0, 1.0]
 
 
 def test_a_digester_is_kept_fed_while_it_is_measured(cupy: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
