@@ -1,0 +1,93 @@
+"""What the commands that change LoRAs have in common: their options, and how they tell what became of it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from loractl.commands.options import runs_job
+
+if TYPE_CHECKING:
+    from loracore.jobs.change import Changed, Input, Output
+
+
+def changes(*, folder: bool = False) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """-o, --force, --check, --dtype and --device, beside what `runs_job` brings.
+
+    The command gets `output`, `force`, `check`, `dtype` and `device`. `folder`: the output is one.
+    """
+
+    def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
+        what = "DIR" if folder else "FILE"
+        by = "Into this folder." if folder else "The container goes by the suffix: .safetensors, .pt, .bin …"
+        for option in (
+            click.option(
+                "--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True,
+                help="What computes.",
+            ),
+            click.option(
+                "--dtype", type=click.Choice(["float32", "float16", "bfloat16"]),
+                help="Of the weights that are written. [default: as in the first input]",
+            ),
+            click.option("--check", is_flag=True, help="Only look whether it can be done, and what it writes."),
+            click.option("--force", is_flag=True, help="Replace what is there."),
+            click.option("-o", "--output", type=click.Path(), metavar=what, required=True, help=by),
+        ):  # fmt: skip
+            function = option(function)
+        return runs_job(function)
+
+    return decorate
+
+
+def tell(found: Changed, *, as_json: bool) -> None:
+    """Say what became of it; exits with 2 where a check found that it cannot be done."""
+    from loracore.jobs.plain import plain  # noqa: PLC0415 - not for --help
+    from loracore.paths import shown  # noqa: PLC0415
+    from loractl import tables  # noqa: PLC0415
+
+    if as_json:
+        print(json.dumps(plain(found)), flush=True)
+    else:
+        columns = [
+            tables.Column(""), tables.Column("file", folds=True), tables.Column("modules", right=True),
+            tables.Column("rank"), tables.Column("dtype"), tables.Column("size", right=True),
+        ]  # fmt: skip
+        word = "written" if found.written else "would be"
+        rows = [_input_row(each) for each in found.inputs] + [_output_row(word, each) for each in found.outputs]
+        tables.show_table(columns, rows)
+        if found.error is not None:
+            click.echo(f"‖ΔW - ΔW'‖ / ‖ΔW‖ = {found.error:.3g}")
+    for warning in found.warnings:
+        click.echo(f"warning: {shown(warning)}", err=True)
+    for fault in found.faults:
+        click.echo(f"left out: {shown(fault.module)}: {shown(fault.reason)}", err=True)
+    for error in found.errors:
+        click.echo(f"loractl: {shown(error)}", err=True)
+    if not found.is_valid:
+        raise SystemExit(2)
+
+
+def _input_row(found: Input) -> tuple[str, ...]:
+    from loracore.paths import shown  # noqa: PLC0415 - not for --help
+
+    dtypes = ", ".join(found.dtypes)
+    return ("from", shown(found.path), f"{found.modules:,}", _ranks(found.ranks), dtypes, "")
+
+
+def _output_row(word: str, found: Output) -> tuple[str, ...]:
+    from loracore.paths import shown  # noqa: PLC0415 - not for --help
+    from loractl.units import size  # noqa: PLC0415
+
+    bytes_ = "" if found.bytes is None else size(found.bytes)
+    return (word, shown(found.path), f"{found.modules:,}", _ranks(found.ranks), found.dtype, bytes_)
+
+
+def _ranks(ranks: dict[str, int]) -> str:
+    """The rank that all modules have, or from which to which they go."""
+    numbers = sorted(int(rank) for rank in ranks if rank.isdecimal())
+    if not numbers:
+        return "none"
+    return f"{numbers[0]}" if len(numbers) == 1 else f"{numbers[0]} to {numbers[-1]}"
