@@ -291,6 +291,13 @@ class Journal:
         ).fetchone()
         return _decode(row[0]) if row else None
 
+    def standing_at(self, path: bytes, after: int) -> int | None:
+        """The newest action later than `after` that stands on this name; None where there is none."""
+        (number,) = self._db.execute(
+            "SELECT max(id) FROM actions WHERE path = ? AND id > ? AND state = 'done'", (path, after)
+        ).fetchone()
+        return None if number is None else int(number)
+
     def restored_at(self, path: bytes, after: int) -> set[int]:
         """The inodes that undoing actions with larger ids than `after` has put at this name."""
         rows = self._db.execute(

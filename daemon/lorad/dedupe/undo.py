@@ -47,7 +47,12 @@ def _with_standing(site: Site, entry: Entry, reached: Reached) -> Entry:
     """Undoing a later action on the name has put a new inode where the link stood: that is the link's as well.
 
     Only what the journal says was put there is taken for it, and what is brought back is verified by its digest.
+    Numbers of inodes are given again: what a later action that stands has put there may have that of our link. So
+    that one goes first. Raises Refused.
     """
+    number = site.journal.standing_at(entry.gone.path, entry.id)
+    if number is not None:
+        raise Refused.about(entry.gone.path, f"action {number} has replaced it since; undo that first")
     status = reached.status()
     later = site.journal.restored_at(entry.gone.path, entry.id)
     stands = status.st_ino if status is not None and status.st_ino in later else 0

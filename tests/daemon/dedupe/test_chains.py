@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -172,4 +174,60 @@ def test_a_kept_file_that_was_changed_on_the_way_is_told(tmp_path: Path) -> None
     before.pop(b"third.safetensors")
     with pytest.raises(Refused, match=r"kept.safetensors: it is not there any more; .*undo first"):
         world.undo(1)
+    assert world.look() == before
+
+
+def test_of_two_links_to_one_file_the_later_is_undone_first(tmp_path: Path) -> None:
+    """A name was linked to a file, to another and to the first again: either may have made the link."""
+    world = make_world(str(tmp_path))
+    other = third(world)
+    before = world.look()
+    first = act(world, "hardlink", world.kept, world.gone)
+    act(world, "hardlink", other, world.gone)
+    last = act(world, "hardlink", world.kept, world.gone)
+    with pytest.raises(Refused, match=rf"action {last.id} .*undo that first"):
+        world.undo(first.id)
+    undo_all(world)
+    assert world.look() == before
+
+
+@contextlib.contextmanager
+def given_next(folder: bytes, number: int) -> Iterator[None]:
+    """Meanwhile the next new file in the folder has the inode of this number, which is free; else skips.
+
+    File systems that give numbers again take the lowest that is free near the folder (ext4).
+    """
+    held: list[bytes] = []
+    try:
+        for count in range(2000):
+            name = os.path.join(folder, b"filler-%d" % count)
+            with open(name, "wb") as file:
+                held.append(name)
+                if os.fstat(file.fileno()).st_ino == number:
+                    break
+        else:
+            pytest.skip("this file system does not give the number of a removed inode again")
+        os.unlink(held.pop())
+        yield
+    finally:
+        for name in held:
+            os.unlink(name)
+
+
+def test_a_number_that_is_given_again_is_not_taken_for_the_link(tmp_path: Path) -> None:
+    """A name was linked twice, the second time to an inode with the number of the first: the last goes first."""
+    world = make_world(str(tmp_path))
+    other = third(world)
+    before = world.look()
+    number = os.stat(world.kept).st_ino
+    act(world, "hardlink", world.kept, world.gone)
+    moved = act(world, "hardlink", other, world.kept)
+    act(world, "hardlink", other, world.gone)
+    with given_next(os.path.dirname(world.kept), number):
+        world.undo(moved.id)
+    assert os.stat(world.kept).st_ino == number
+    last = act(world, "hardlink", world.kept, world.gone)
+    with pytest.raises(Refused, match=rf"action {last.id} .*undo that first"):
+        world.undo(1)
+    undo_all(world)
     assert world.look() == before

@@ -275,6 +275,18 @@ class Library(Untouched):
                     event("undone in the end")
 
 
+class Links(Untouched):
+    """The same names are linked and put back again and again, in any order, as little else happens."""
+
+    dedupe_any = dedupe = dedupe_killed = undo_killed = None
+
+    @precondition(lambda self: self._pairs())
+    @rule(action=st.sampled_from(["hardlink", "hardlink", "hardlink", "delete", "quarantine"]), data=st.data())
+    def link(self, action: str, data: st.DataObject) -> None:
+        """Mostly hard links; what goes otherwise makes room for new inodes."""
+        self._apply(self._order(action, *data.draw(st.sampled_from(self._pairs()))))
+
+
 class _journal:  # noqa: N801 - a context, used as a word
     """The journal, closed again after use."""
 
@@ -297,7 +309,11 @@ SETTINGS = settings(
     stateful_step_count=25,
     suppress_health_check=list(HealthCheck),
 )
-TestLibrary = pytest.mark.timeout(300)(Library.TestCase)
+#: Seconds: some of them for each history.
+TIMEOUT = pytest.mark.timeout(300 + 10 * int(EXAMPLES or 0))
+TestLibrary = TIMEOUT(Library.TestCase)
 TestLibrary.settings = SETTINGS
-TestUntouched = pytest.mark.timeout(300)(Untouched.TestCase)
+TestUntouched = TIMEOUT(Untouched.TestCase)
 TestUntouched.settings = SETTINGS
+TestLinks = TIMEOUT(Links.TestCase)
+TestLinks.settings = SETTINGS
