@@ -46,7 +46,7 @@ KINDS = (
     Kind("autov2", "sha256", 5),
     Kind("autov3", "model", 6),
     Kind("sshs_model_hash", "model", 32),
-    Kind("sshs_legacy_hash", "legacy", 32),
+    Kind("sshs_legacy_hash", "legacy", 4),
     Kind("blake3", "blake3", 32),
     Kind("crc32", "crc32", 4),
 )

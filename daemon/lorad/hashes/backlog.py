@@ -13,7 +13,7 @@ _KNOWN = (
     "AND EXISTS (SELECT 1 FROM names WHERE names.file = files.id AND active)"
 )
 _WANTED = (
-    f"SELECT id, dev, ino, size, mtime_ns, ctime_ns, coalesce(deaths, 0) {_KNOWN} "
+    f"SELECT id, dev, ino, size, mtime_ns, ctime_ns, coalesce(hashes.deaths, 0) {_KNOWN} "
     "AND sha256 IS NULL AND hashes.error IS NULL"
 )
 _NEWER = f"{_WANTED} AND id > ? ORDER BY id LIMIT 1"

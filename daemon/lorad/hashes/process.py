@@ -56,6 +56,7 @@ class HashingProcess:
         last = self._process.do(order, self._hear)
         self._heard = None
         if isinstance(last, Came):
+            self._result.size = last.size
             return _RESULT.decode(self._result.part(0, last.size))
         return last
 

@@ -25,9 +25,8 @@ _LOG = logging.getLogger(__name__)
 DEATHS, _ATTEMPTS = 3, 3
 #: Seconds without a word after which the process is killed. A word comes with each MiB that it has read.
 _SILENCE = 60.0
-#: Seconds until files that could not be hashed just now are tried again, a catalogue that cannot be read, and a
-#: state folder that has no room.
-_AGAIN, _RETRY, _LONG_RETRY = 2.0, 5.0, 60.0
+#: Seconds until files that could not be hashed just now are tried again, and until the state folder is.
+_AGAIN, _RETRY = 2.0, 10.0
 #: Seconds between two counts of all files, and how many times as long as a count takes.
 _COUNT, _COUNT_SHARE = 1.0, 50
 #: When so many processes died one after the other, whatever the files, the next one has to wait: from so many
@@ -144,11 +143,10 @@ class HashingService:
         try:
             self._hash_all()
         except sqlite3.Error as error:
-            _LOG.debug("the catalogue cannot be read for hashing: %s", error)
             self._backlog.close()
-            return _RETRY
+            self._give_up(f"the catalogue cannot be read: {error}; tried again", _RETRY)
         except StateError as error:
-            self._give_up(str(error), _LONG_RETRY)
+            self._give_up(f"{error}; tried again", _RETRY)
         except MissingPackage as error:
             self._give_up(str(error))
         except Exception as error:
@@ -227,9 +225,9 @@ class HashingService:
     def _give_up(self, trouble: str, seconds: float | None = None) -> None:
         """For so long, or until the configuration is read again."""
         self._process.end()
+        self._trouble = trouble
         self._complain(f"files are not hashed on arrival: {trouble}", b"")
         with self._changed:
-            self._trouble = trouble
             self._changed.wait_for(lambda: self._stopping or not self._trouble, seconds)
             self._trouble = ""
 

@@ -244,7 +244,7 @@ class Daemon:
             hashing=self._hashing.state,
         )
         self._control.set_status(self._status)
-        busy = self._status.state != "idle"
+        busy = self._status.state != "idle" or bool(self._status.hashing.path)
         rest = min(_TICK, self._notifier.watchdog_interval or _TICK)
         self._next_tick = now + (_BUSY_TICK if busy else rest)
         if now >= self._next_ping:
@@ -365,6 +365,8 @@ class Daemon:
         """Called by the thread that has files hashed."""
         self._log.warning("not hashed", path=path, reason=reason)
         self._reporter.trouble(reason, path)
+        self._next_tick = 0.0
+        self._machinery.wake()
 
     def _complain(self, text: str) -> None:
         self._log.error(text)
