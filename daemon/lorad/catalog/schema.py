@@ -47,6 +47,8 @@ MIGRATIONS = (
     CREATE INDEX hashes_blake3 ON hashes (blake3);
     CREATE INDEX hashes_crc32 ON hashes (crc32);
     CREATE INDEX names_file ON names (file);
+    CREATE INDEX files_layout ON files (layout);
+    CREATE INDEX files_signature ON files (signature);
     """,
 )
 

@@ -91,7 +91,7 @@ class HashingService:
             self._see()
 
     def look(self, generation: int, *, reading: bool) -> Hashed | None:
-        """How the engine is; what was found since the last look, if anything. Never blocks."""
+        """How the engine is; what was found, until it is `taken`. Never blocks."""
         with self._changed:
             if self._process.silent_seconds > _SILENCE:
                 self._hung = True
@@ -100,10 +100,13 @@ class HashingService:
                 self._news |= generation != self._generation
                 self._generation, self._reading = generation, reading
                 self._see()
-            found, self._found = self._found, None
-            if found is not None:
-                self._changed.notify_all()
-            return found
+            return self._found
+
+    def taken(self) -> None:
+        """What was found is in the catalogue, or not wanted any more."""
+        with self._changed:
+            self._found = None
+            self._changed.notify_all()
 
     @property
     def state(self) -> Hashing:
@@ -163,6 +166,7 @@ class HashingService:
             if (now := time.monotonic()) >= count_at:
                 self._counts = self._backlog.counts()
                 count_at = time.monotonic() + max(_COUNT, _COUNT_SHARE * (time.monotonic() - now))
+                self._wake()
             wanted = self._backlog.next()
             if wanted is None:
                 return

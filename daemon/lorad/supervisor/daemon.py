@@ -217,11 +217,13 @@ class Daemon:
         """Keep what was hashed meanwhile, and let files be hashed when there is nothing else to do."""
         engine = self._tenure.engine
         hashed = self._hashing.look(self._tenure.generation, reading=engine is None or engine.reading)
-        if hashed is None or engine is None:
-            return
-        file = engine.identified(*hashed)
-        if file is not None and hashed.found.sha256 is not None:
+        if self._status is not None and self._status.hashing != self._hashing.state:
             self._next_tick = min(self._next_tick, time.monotonic() + _BUSY_TICK)
+        if hashed is None:
+            return
+        file = engine.identified(*hashed) if engine is not None else None
+        self._hashing.taken()
+        if file is not None and hashed.found.sha256 is not None:
             self._tell(FileHashed(file.names[0], hashed.found.sha256.hex()))
 
     def _answer_waits(self) -> None:
@@ -244,7 +246,7 @@ class Daemon:
             hashing=self._hashing.state,
         )
         self._control.set_status(self._status)
-        busy = self._status.state != "idle" or bool(self._status.hashing.path)
+        busy = self._status.state != "idle"
         rest = min(_TICK, self._notifier.watchdog_interval or _TICK)
         self._next_tick = now + (_BUSY_TICK if busy else rest)
         if now >= self._next_ping:
@@ -365,7 +367,6 @@ class Daemon:
         """Called by the thread that has files hashed."""
         self._log.warning("not hashed", path=path, reason=reason)
         self._reporter.trouble(reason, path)
-        self._next_tick = 0.0
         self._machinery.wake()
 
     def _complain(self, text: str) -> None:
