@@ -218,13 +218,13 @@ class HashingService:
         """Give it to the core, and wait until it was taken."""
         with self._changed:
             self._found = hashed
+            self._wake()
+            self._changed.wait_for(lambda: self._stopping or self._found is None)
             hashes, waiting, failed = self._counts
             if hashed.found.sha256 is not None:
                 self._counts = Counts(hashes + 1, waiting - 1, failed)
             elif hashed.found.error is not None:
                 self._counts = Counts(hashes, waiting - 1, failed + 1)
-            self._wake()
-            self._changed.wait_for(lambda: self._stopping or self._found is None)
 
     def _give_up(self, trouble: str, seconds: float | None = None) -> None:
         """For so long, or until the configuration is read again."""
