@@ -105,7 +105,12 @@ class HashingService:
     def taken(self) -> None:
         """What was found is in the catalogue, or not wanted any more."""
         with self._changed:
-            self._found = None
+            found, self._found = self._found, None
+            hashes, waiting, failed = self._counts
+            if found is not None and found.found.sha256 is not None:
+                self._counts = Counts(hashes + 1, waiting - 1, failed)
+            elif found is not None and found.found.error is not None:
+                self._counts = Counts(hashes, waiting - 1, failed + 1)
             self._changed.notify_all()
 
     @property
@@ -220,11 +225,6 @@ class HashingService:
             self._found = hashed
             self._wake()
             self._changed.wait_for(lambda: self._stopping or self._found is None)
-            hashes, waiting, failed = self._counts
-            if hashed.found.sha256 is not None:
-                self._counts = Counts(hashes + 1, waiting - 1, failed)
-            elif hashed.found.error is not None:
-                self._counts = Counts(hashes, waiting - 1, failed + 1)
 
     def _give_up(self, trouble: str, seconds: float | None = None) -> None:
         """For so long, or until the configuration is read again."""

@@ -217,13 +217,12 @@ class Daemon:
         """Keep what was hashed meanwhile, and let files be hashed when there is nothing else to do."""
         engine = self._tenure.engine
         hashed = self._hashing.look(self._tenure.generation, reading=engine is None or engine.reading)
+        file = engine.identified(*hashed) if hashed is not None and engine is not None else None
+        if hashed is not None:
+            self._hashing.taken()
         if self._status is not None and self._status.hashing != self._hashing.state:
             self._next_tick = min(self._next_tick, time.monotonic() + _BUSY_TICK)
-        if hashed is None:
-            return
-        file = engine.identified(*hashed) if engine is not None else None
-        self._hashing.taken()
-        if file is not None and hashed.found.sha256 is not None:
+        if hashed is not None and file is not None and hashed.found.sha256 is not None:
             self._tell(FileHashed(file.names[0], hashed.found.sha256.hex()))
 
     def _answer_waits(self) -> None:
