@@ -58,8 +58,8 @@ class HashingService:
         self._thread = threading.Thread(target=self._run, name="lorad-hashes", daemon=True)
         self._changed = threading.Condition()
         self._wanted = self._stopping = self._news = False
-        #: Whose work comes first: that of jobs, and of the engine.
-        self._jobs_run, self._reading = False, True
+        #: Whose work comes first: that of jobs, and of the core.
+        self._jobs_run, self._busy = False, True
         #: The catalogue's generation; negative while there is no catalogue.
         self._generation = -1
         self._found: Hashed | None = None
@@ -90,15 +90,15 @@ class HashingService:
             self._jobs_run = jobs_run
             self._see()
 
-    def look(self, generation: int, *, reading: bool) -> Hashed | None:
-        """How the engine is; what was found, until it is `taken`. Never blocks."""
+    def look(self, generation: int, *, busy: bool) -> Hashed | None:
+        """Whether the core has other work; what was found, until it is `taken`. Never blocks."""
         with self._changed:
             if self._process.silent_seconds > _SILENCE:
                 self._hung = True
                 self._process.kill()
-            if (generation, reading) != (self._generation, self._reading):
+            if (generation, busy) != (self._generation, self._busy):
                 self._news |= generation != self._generation
-                self._generation, self._reading = generation, reading
+                self._generation, self._busy = generation, busy
                 self._see()
             return self._found
 
@@ -243,7 +243,7 @@ class HashingService:
 
     @property
     def _gives_way(self) -> bool:
-        return self._jobs_run or self._reading or self._generation < 0
+        return self._jobs_run or self._busy or self._generation < 0
 
     def _see(self) -> None:
         self._process.pause(self._gives_way)

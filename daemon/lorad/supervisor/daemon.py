@@ -216,7 +216,8 @@ class Daemon:
     def _take_hashes(self) -> None:
         """Keep what was hashed meanwhile, and let files be hashed when there is nothing else to do."""
         engine = self._tenure.engine
-        hashed = self._hashing.look(self._tenure.generation, reading=engine is None or engine.reading)
+        busy = engine is None or engine.reading or bool(self._deduplication.desk.left)
+        hashed = self._hashing.look(self._tenure.generation, busy=busy)
         file = engine.identified(*hashed) if hashed is not None and engine is not None else None
         if hashed is not None:
             self._hashing.taken()

@@ -26,7 +26,7 @@ class Core:
         self.catalog = Catalog(str(state))
         self.found: list[Hashed] = []
         self.complaints: list[str] = []
-        self.reading = False
+        self.busy = False
         self._woken = threading.Event()
         self._number = max((row.id for row in self.catalog.rows()), default=0)
         self.service = HashingService(str(state), lambda text, _: self.complaints.append(text), self._woken.set)
@@ -49,7 +49,7 @@ class Core:
         deadline = time.monotonic() + SECONDS
         while not done():
             assert time.monotonic() < deadline, (self.found, self.complaints, self.service.state)
-            hashed = self.service.look(self.catalog.generation, reading=self.reading)
+            hashed = self.service.look(self.catalog.generation, busy=self.busy)
             if hashed is not None:
                 self.found.append(hashed)
                 self.catalog.save_hashes(hashed.file, hashed.found)

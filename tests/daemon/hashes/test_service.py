@@ -101,11 +101,11 @@ def test_a_failure_is_tried_a_few_times_and_ends_nothing(core: Core, tmp_path: P
 
 def test_a_file_that_is_another_one_now_has_no_hash(core: Core, tmp_path: Path) -> None:
     """What is found belongs to the identity that the catalogue has, or is not found."""
-    core.reading = True
+    core.busy = True
     path = tmp_path / "file"
     core.add(path, b"before")
     path.write_bytes(b"after!")
-    core.reading = False
+    core.busy = False
     core.until(lambda: core.complaints)
     assert "not the file that was asked for" in core.complaints[0]
     assert core.found == []
@@ -135,7 +135,7 @@ def test_without_the_toolkit_it_says_what_to_install(core: Core, tmp_path: Path)
 
 
 def test_it_stands_still_while_others_work(core: Core, tmp_path: Path) -> None:
-    """The engine that reads, and jobs; and it goes on from there when they have ended."""
+    """Jobs, and the core that reads or acts; and it goes on from there when they have ended."""
     path = tmp_path / "held"
     os.mkfifo(tmp_path / "held.fifo")
     core.add(path, b"x")
@@ -143,7 +143,7 @@ def test_it_stands_still_while_others_work(core: Core, tmp_path: Path) -> None:
     (worker,) = core.workers()
     for begin, end in (
         (lambda: core.service.give_way(True), lambda: core.service.give_way(False)),
-        (lambda: setattr(core, "reading", True), lambda: setattr(core, "reading", False)),
+        (lambda: setattr(core, "busy", True), lambda: setattr(core, "busy", False)),
     ):
         begin()
         core.until(lambda: worker.status() == psutil.STATUS_STOPPED)
