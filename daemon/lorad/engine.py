@@ -203,12 +203,16 @@ class Engine:
 
     def identified(self, number: int, identity: Identity, found: Identified) -> File | None:
         """Keep a file's identity hashes, at once, if it is still the file that was hashed; the file then."""
-        file = self.files.by_id.get(number)
-        if file is None or file.identity != identity or not file.names:
+        if not self.has(number, identity):
             return None
         self._catalog.save_hashes(number, found)
         self.save()
-        return file
+        return self.files.by_id[number]
+
+    def has(self, number: int, identity: Identity) -> bool:
+        """Whether this file is there, and the same."""
+        file = self.files.by_id.get(number)
+        return file is not None and file.identity == identity
 
     def tidy(self) -> None:
         """Drop what is kept of layouts that no file has any more. Only when all is `finished`."""

@@ -241,6 +241,19 @@ def test_hashes_end_with_their_file(daemon: Running, tmp_path: Path) -> None:
         ]  # fmt: skip
 
 
+def test_a_file_that_is_removed_is_let_go(daemon: Running, tmp_path: Path) -> None:
+    """At once, so that its space is free and others are not kept waiting."""
+    path = write_long(tmp_path / "loras" / "long.safetensors", 64)
+    process = worker(daemon, has_read(4))
+    path.unlink()
+    psutil.wait_procs([process], timeout=SECONDS)
+    assert not process.is_running()
+    daemon.settle()
+    assert rows(daemon) == []
+    with daemon.client() as client:
+        assert client.status().errors == []
+
+
 def test_a_killed_process_is_replaced(daemon: Running, tmp_path: Path) -> None:
     """In the middle of a file, which is hashed in the end, and tells that it was not at first."""
     path = write_long(tmp_path / "loras" / "long.safetensors", 64)

@@ -67,7 +67,8 @@ class HashingService:
         self._in_a_row = 0
         self._attempts: Counter[int] = Counter()
         self._counts = Counts()
-        self._present = b""
+        self._present: Wanted | None = None
+        self._path = b""
         self._trouble = ""
 
     # For others
@@ -114,12 +115,22 @@ class HashingService:
             self._changed.notify_all()
 
     @property
+    def present(self) -> tuple[int, Identity] | None:
+        """The file that is being hashed."""
+        wanted = self._present
+        return (wanted.file, wanted.identity) if wanted is not None else None
+
+    def let_go(self) -> None:
+        """The file that is being hashed is not there any more, or another one."""
+        self._process.kill()
+
+    @property
     def state(self) -> Hashing:
         """For `status`."""
         if not self._wanted:
             return Hashing(on_arrival=False)
         hashed, waiting, failed = self._counts
-        return Hashing(True, hashed, waiting, failed, self._present, self._trouble)
+        return Hashing(True, hashed, waiting, failed, self._path, self._trouble)
 
     def stop(self) -> None:
         """End, and let what is being hashed go."""
@@ -180,11 +191,12 @@ class HashingService:
 
     def _hash(self, wanted: Wanted) -> None:
         attempts = self._attempts[wanted.file]
-        self._present, self._hung = wanted.paths[attempts % len(wanted.paths)], False
+        self._path = path = wanted.paths[attempts % len(wanted.paths)]
+        self._present, self._hung = wanted, False
         try:
-            result = self._process.hash(self._present, wanted.identity)
+            result = self._process.hash(path, wanted.identity)
         finally:
-            path, self._present = self._present, b""
+            self._present, self._path = None, b""
         if not isinstance(result, Failed):
             self._in_a_row = 0
             del self._attempts[wanted.file]

@@ -218,6 +218,8 @@ class Daemon:
         engine = self._tenure.engine
         busy = engine is None or engine.reading or bool(self._deduplication.desk.left)
         hashed = self._hashing.look(self._tenure.generation, busy=busy)
+        if engine is not None and (present := self._hashing.present) is not None and not engine.has(*present):
+            self._hashing.let_go()
         file = engine.identified(*hashed) if hashed is not None and engine is not None else None
         if hashed is not None:
             self._hashing.taken()
