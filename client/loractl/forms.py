@@ -67,8 +67,8 @@ def failed_form(generation: int, files: Iterable[FailedFile]) -> dict[str, Any]:
     return {"generation": generation, "failed": {os.fsdecode(file.path): file.reason for file in files}}
 
 
-def found_form(matches: Iterable[Match]) -> dict[str, Any]:
-    return {"matches": [form(match) for match in matches]}
+def found_form(matches: Iterable[Match], note: str) -> dict[str, Any]:
+    return {"matches": [form(match) for match in matches], "note": note}
 
 
 def event_form(told: Told) -> dict[str, Any]:

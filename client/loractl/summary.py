@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from loracore.control import Status
+from loracore.control import Hashing, Status
 from loracore.paths import shown
 from loractl.tables import Column, Row
 from loractl.units import duration, size
@@ -42,12 +43,23 @@ def numbers(status: Status) -> Iterator[tuple[str, str]]:
     waiting = [f"{name} {count:,}" for name, count in status.queues.items() if count]
     yield "waiting", ", ".join(waiting) or "nothing"
     yield "hasher", f"{status.hasher} ({status.hasher_note})" if status.hasher_note else status.hasher
+    if status.hashing.on_arrival:
+        yield "hashes", _hashing(status.hashing)
     yield "watch", status.watch
     yield "core", f"{status.cpu_percent:.0f} % of a core, {size(status.rss_bytes)}"
     behind = status.generation - status.published
     late = f" (the JSON files are at {status.published:,})" if behind else ""
     yield "generation", f"{status.generation:,}{late}"
     yield "state", shown(status.state_dir)
+
+
+def _hashing(hashing: Hashing) -> str:
+    text = f"{hashing.hashed:,} of {hashing.hashed + hashing.waiting:,} files hashed"
+    if hashing.failed:
+        text += f", {hashing.failed:,} cannot be"
+    if hashing.path:
+        text += f", now {shown(os.path.basename(hashing.path))}"
+    return f"{text} ({shown(hashing.trouble)})" if hashing.trouble else text
 
 
 def sections(status: Status) -> Iterator[Section]:

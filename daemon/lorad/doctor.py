@@ -12,7 +12,7 @@ import struct
 import tempfile
 from collections.abc import Iterator, Sequence
 
-from loracore.control import Examined, Finding, Root
+from loracore.control import Examined, Finding, Hashing, Root
 from loracore.paths import CATALOGUE, shown
 from lorad.dedupe.policy import Policy
 from lorad.dedupe.sharing import SHARING
@@ -33,13 +33,21 @@ _INSTANCES, _OPEN_FILES = 16, 1024
 _LITTLE_SPACE, _NO_SPACE = 1 << 30, 64 << 20
 
 
-def examine(state_dir: str, runtime_dir: str, roots: Sequence[Root], policy: Policy = _TO_REPORT) -> Examined:
+def examine(
+    state_dir: str,
+    runtime_dir: str,
+    roots: Sequence[Root],
+    policy: Policy = _TO_REPORT,
+    hashing: Hashing | None = None,
+) -> Examined:
     """All findings. Probes are made in the state folder alone, with files of our own."""
     findings = [*_inotify(roots)]
     for root in roots:
         findings += _root(root)
     findings += _policy(state_dir, [root.path for root in roots], policy)
     findings += [*_state(state_dir), _sockets(runtime_dir), _gpu(), _limits()]
+    if hashing is not None and hashing.on_arrival:
+        findings.append(_hashes(hashing))
     return Examined(findings)
 
 
@@ -200,6 +208,16 @@ def _gpu() -> Finding:
         remedy = "give the service DeviceAllow=/dev/nvidia*, and its user the group of /dev/nvidia0"
         return Finding("GPU", "warning", "it is there, but may not be used", remedy)
     return Finding("GPU", "ok", f"{devices} of NVIDIA's, with CuPy")
+
+
+def _hashes(hashing: Hashing) -> Finding:
+    name = "hashes on arrival"
+    if hashing.trouble:
+        return Finding(name, "problem", hashing.trouble, "see to that, and reload lorad to have it tried again")
+    if hashing.failed:
+        text = f"{hashing.failed:,} files cannot be hashed"
+        return Finding(name, "warning", text, "`loractl status` names the last of them, and why")
+    return Finding(name, "ok", f"{hashing.hashed:,} of {hashing.hashed + hashing.waiting:,} files have them")
 
 
 def _limits() -> Finding:

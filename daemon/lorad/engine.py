@@ -17,7 +17,7 @@ from blake3 import blake3
 
 from loracore.control import DuplicateFound, Event, FileFailedEvent, FileGrouped
 from loracore.messages import Progress
-from lorad.catalog import Answer, Catalog
+from lorad.catalog import Answer, Catalog, Identified
 from lorad.files import File, Files, is_under
 from lorad.library import (
     Ask,
@@ -34,7 +34,7 @@ from lorad.library import (
 from lorad.library.library import answer_key
 from lorad.pipeline.dispatch import Finished, Job, Lost, PiecesJob
 from lorad.pipeline.machinery import Machinery
-from lorad.pipeline.protocol import Header, Outcome, Published, Trouble
+from lorad.pipeline.protocol import Header, Identity, Outcome, Published, Trouble
 from lorad.presence import DEATHS, Presence
 from lorad.reading import Reading, layer_digests, weight_signature
 from lorad.recorder import Recorder
@@ -155,6 +155,11 @@ class Engine:
     def sweeping(self) -> bool:
         return self._presence.sweeping
 
+    @property
+    def reading(self) -> bool:
+        """Whether files are being read, or wait for it."""
+        return not (self._reading.empty and self._machinery.idle)
+
     def progress(self) -> Progress:
         counts = self.files.counts
         return Progress(
@@ -195,6 +200,19 @@ class Engine:
     def save(self) -> None:
         """Commit what was learnt so far."""
         self._recorder.save()
+
+    def identified(self, number: int, identity: Identity, found: Identified) -> File | None:
+        """Keep a file's identity hashes, at once, if it is still the file that was hashed; the file then."""
+        if not self.has(number, identity):
+            return None
+        self._catalog.save_hashes(number, found)
+        self.save()
+        return self.files.by_id[number]
+
+    def has(self, number: int, identity: Identity) -> bool:
+        """Whether this file is there, and the same."""
+        file = self.files.by_id.get(number)
+        return file is not None and file.identity == identity
 
     def tidy(self) -> None:
         """Drop what is kept of layouts that no file has any more. Only when all is `finished`."""

@@ -76,8 +76,7 @@ class File:
     def too_young(self) -> bool:
         """Whether a write in the same tick as the first read could have gone unseen."""
         ctime = self.identity.ctime_ns
-        tick = _COARSE_TICK if ctime % 1_000_000_000 == 0 else _TICK
-        return bool(self.read_ns) and ctime > self.read_ns - tick
+        return bool(self.read_ns) and ctime > self.read_ns - tick_of(ctime)
 
 
 class Files:
@@ -259,6 +258,11 @@ class Files:
 
     def __iter__(self) -> Iterator[File]:
         return iter(self.by_id.values())
+
+
+def tick_of(ctime_ns: int) -> int:
+    """Nanoseconds within which a file's times may stay what they are although it is written to."""
+    return _COARSE_TICK if ctime_ns % 1_000_000_000 == 0 else _TICK
 
 
 def is_under(roots: Iterable[bytes]) -> Callable[[bytes], bool]:

@@ -89,6 +89,13 @@ class Pipeline(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     memory_limit_mb: Megabytes = 2048
 
 
+class Hashes(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """`[hashes]`: the identity hashes of SPEC section 6."""
+
+    #: Compute them for each file once it is known, in the background, so that `find` answers by them.
+    on_arrival: bool = False
+
+
 class Jobs(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """`[jobs]`: bounds of a worker process that runs a job. They hold from the next job on."""
 
@@ -122,6 +129,7 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     watch: Watch = Watch()
     dedupe: Dedupe = Dedupe()
     pipeline: Pipeline = Pipeline()
+    hashes: Hashes = Hashes()
     jobs: Jobs = Jobs()
     control: Control = Control()
     metrics: Metrics = Metrics()

@@ -60,7 +60,7 @@ class Show(Struct, frozen=True, tag="show"):
 
 
 class Find(Struct, frozen=True, tag="find"):
-    """`prefix`: the beginning of a hash, at least `MIN_PREFIX` hex digits."""
+    """`prefix`: the beginning of a hash, at least `MIN_PREFIX` hex digits; `0x` before it is passed over."""
 
     prefix: str
     cursor: str = ""
@@ -196,6 +196,21 @@ class Error(Struct, frozen=True):
     path: bytes = b""
 
 
+class Hashing(Struct, frozen=True):
+    """How far identity hashes are: files that have them, wait for them, and cannot be hashed.
+
+    All of it is only known where the daemon is set up to hash (`on_arrival`). `path` is the file that is read now;
+    `trouble` says why none is.
+    """
+
+    on_arrival: bool
+    hashed: int = 0
+    waiting: int = 0
+    failed: int = 0
+    path: bytes = b""
+    trouble: str = ""
+
+
 class Status(Struct, frozen=True, tag="status"):
     """How the daemon is. `state`: `loading`, `scanning`, `reading` or `idle`. Rates are over the last seconds.
 
@@ -231,6 +246,7 @@ class Status(Struct, frozen=True, tag="status"):
     errors: list[Error]
     #: Why that hasher and not another one; empty where there is no choice.
     hasher_note: str = ""
+    hashing: Hashing = Hashing(False)
 
 
 class Waited(Struct, frozen=True, tag="waited"):
@@ -283,7 +299,8 @@ class Shown(Struct, frozen=True, tag="shown"):
     """All that is known of one file. Digests and signatures are 32 bytes; None where not known (yet).
 
     `links` are other names of its inode. `kept` and `duplicates` are its set, as in `duplicates.json`: the file
-    itself is among them. `layers` counts them.
+    itself is among them. `layers` counts them. `hashes` are its identity hashes in hex, those that it has, by the
+    names of `Match`; `hashes_error` says why it cannot be hashed.
     """
 
     path: bytes
@@ -299,10 +316,16 @@ class Shown(Struct, frozen=True, tag="shown"):
     kept: bytes | None
     duplicates: list[tuple[bytes, str]]
     load_seconds: float
+    hashes: dict[str, str] = {}
+    hashes_error: str = ""
 
 
 class Match(Struct, frozen=True):
-    """A file with a hash of this `kind` (`layout`, `weights`, `layer`)."""
+    """A file with a hash of this `kind`, in hex.
+
+    `layout`, `weights`, `layer`, or an identity hash: `sha256`, `autov1`, `autov2`, `autov3`, `sshs_model_hash`,
+    `sshs_legacy_hash`, `blake3`, `crc32`. Digests of layers are looked through only where no other hash begins so.
+    """
 
     path: bytes
     kind: str
@@ -310,8 +333,11 @@ class Match(Struct, frozen=True):
 
 
 class Found(Struct, frozen=True, tag="found"):
+    """`note`: where nothing was found, why identity hashes may be missing, and what to do."""
+
     matches: list[Match]
     cursor: str = ""
+    note: str = ""
 
 
 class Difference(Struct, frozen=True):
@@ -550,6 +576,13 @@ class DuplicateFound(Struct, frozen=True, tag="duplicate"):
     others: list[bytes]
 
 
+class FileHashed(Struct, frozen=True, tag="hashed"):
+    """Its identity hashes are known; `sha256` in hex."""
+
+    path: bytes
+    sha256: str
+
+
 class FileGone(Struct, frozen=True, tag="gone"):
     path: bytes
 
@@ -641,7 +674,7 @@ class PublishedEvent(Struct, frozen=True, tag="published"):
 Event = (
     FileSeen | FileGrouped | DuplicateFound | FileGone | FileFailedEvent | ChildRestarted | HasherChanged
     | ActionTaken | WatchChanged | PublishedEvent | ActionRefused | ActionUndone | DedupeProgress | DaySummary
-    | JobProgress | JobEnded
+    | JobProgress | JobEnded | FileHashed
 )  # fmt: skip
 
 

@@ -330,6 +330,7 @@ def test_every_setting_is_either_swapped_or_kept() -> None:
         dedupe=Dedupe("delete", ("file",), ("newest",), ("/o",), 9, "move"),
         pipeline=Pipeline(9, "cpu", 64, 99),
         control=type(Config().control)("0600", "o", "o:1", "/o"),
+        hashes=type(Config().hashes)(True),
         jobs=type(Config().jobs)(9, 999),
         metrics=type(Config().metrics)("o:1"),
     )

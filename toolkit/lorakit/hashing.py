@@ -35,6 +35,8 @@ def run(parameters: HashesParameters, context: Context) -> HashesResult:
     # A link is followed: whoever names a file here wants what it leads to.
     with open_regular(os.path.realpath(path)) as source:
         before = os.fstat(source.fd)
+        if parameters.identity not in (None, _identity(before)):
+            raise ChangedFile("it is not the file that was asked for; ask again")
         result = _hash(source, path, context)
         after = os.fstat(source.fd)
         if _identity(before) != _identity(after) or not _still_there(path, after):

@@ -17,13 +17,14 @@ if TYPE_CHECKING:
         DaySummary,
         DedupeProgress,
         Event,
+        FileHashed,
         JobEnded,
         JobProgress,
     )
 
 KINDS = (
     "seen", "grouped", "duplicate", "gone", "failed", "child", "hasher", "action", "refused", "undone", "progress",
-    "day", "watch", "published", "job-progress", "job-ended",
+    "day", "watch", "published", "job-progress", "job-ended", "hashed",
 )  # fmt: skip
 _COLOURS = {
     "duplicate": "cyan", "failed": "red", "refused": "red", "child": "red", "hasher": "yellow", "watch": "yellow",
@@ -83,9 +84,16 @@ def _text(event: Event) -> str:
 
 
 def _action_text(
-    event: ActionTaken | ActionRefused | ActionUndone | DedupeProgress | DaySummary | JobProgress | JobEnded,
+    event: ActionTaken
+    | ActionRefused
+    | ActionUndone
+    | DedupeProgress
+    | DaySummary
+    | JobProgress
+    | JobEnded
+    | FileHashed,
 ) -> str:
-    """The same for what becomes of duplicates, and for jobs."""
+    """The same for what becomes of duplicates, for jobs and for hashes."""
     from loracore import control  # noqa: PLC0415 - not loaded for --help
     from loracore.paths import shown  # noqa: PLC0415
     from loractl.units import size  # noqa: PLC0415
@@ -111,3 +119,5 @@ def _action_text(
             return f"job {number} {share}{shown(what)}".rstrip()
         case control.JobEnded(number, state):
             return f"job {number} {state}"
+        case control.FileHashed(path, sha256):
+            return f"{shown(path)} SHA256 {sha256}"

@@ -125,6 +125,7 @@ def show(connect: Connect, as_json: bool, file: str) -> None:
 
 def _facts(answer: Shown) -> Iterator[tuple[str, str]]:
     from loracore.paths import shown  # noqa: PLC0415 - not loaded for --help
+    from loractl.matches import label  # noqa: PLC0415
     from loractl.units import size  # noqa: PLC0415
 
     yield "file", shown(answer.path)
@@ -140,6 +141,9 @@ def _facts(answer: Shown) -> Iterator[tuple[str, str]]:
         yield "layers", f"{answer.layers:,}"
     if answer.weights is not None:
         yield "weights", answer.weights.hex()
+    yield from ((label(kind), hash) for kind, hash in answer.hashes.items())
+    if answer.hashes_error:
+        yield "hashes", f"none: {shown(answer.hashes_error)}"
     yield from (("other name", shown(link)) for link in answer.links)
     if answer.kept is not None:
         yield "kept", shown(answer.kept)
@@ -151,25 +155,31 @@ def _facts(answer: Shown) -> Iterator[tuple[str, str]]:
 @asks_daemon
 @click.argument("hash")
 def find(connect: Connect, as_json: bool, hash: str) -> None:
-    """Files with the hash HASH, or one that begins so (at least 4 hex digits).
+    """Files with the hash HASH, or one that begins so: at least 4 hex digits, in either case, with or without 0x.
 
-    Layout signatures, weight signatures and the digests of layers are looked through.
+    SHA256, AutoV1 to V3, sshs_model_hash, sshs_legacy_hash, BLAKE3 and CRC32 (where the daemon computes them:
+    [hashes] on_arrival), layout and weight signatures are looked through; where none is it, the digests of layers.
     """
-    from loracore.control import MIN_PREFIX  # noqa: PLC0415 - not loaded for --help
+    from loracore.control import MIN_PREFIX, Find, Found  # noqa: PLC0415 - not loaded for --help
     from loracore.errors import UsageError  # noqa: PLC0415
     from loracore.paths import shown  # noqa: PLC0415
     from loractl import forms, tables  # noqa: PLC0415
+    from loractl.matches import folded  # noqa: PLC0415
 
-    if len(hash) < MIN_PREFIX or not set(hash.lower()) <= set("0123456789abcdef"):
+    digits = hash.lower().removeprefix("0x")
+    if len(digits) < MIN_PREFIX or not set(digits) <= set("0123456789abcdef"):
         raise UsageError(f"{shown(hash)}: give a hash or its beginning, at least {MIN_PREFIX} hex digits")
+    matches, note = [], ""
     with connect() as daemon:
-        matches = list(daemon.find(hash))
+        for page in daemon.pages(Find(digits), Found):
+            matches += page.matches
+            note = page.note
     if as_json:
-        forms.print_json(forms.found_form(matches))
+        forms.print_json(forms.found_form(matches, note))
     elif matches:
         columns = [tables.Column("kind"), tables.Column("hash"), tables.Column("file", folds=True)]
         cut = os.isatty(1)
-        rows = ((match.kind, match.hash[:16] if cut else match.hash, shown(match.path)) for match in matches)
+        rows = ((kinds, hash[:16] if cut else hash, shown(path)) for kinds, hash, path in folded(matches))
         tables.show_table(columns, rows)
     else:
-        click.echo("no file has such a hash", err=True)
+        click.echo(f"no file has such a hash{'; ' if note else ''}{shown(note)}", err=True)

@@ -4,5 +4,6 @@ The JSON files are views of it. Nothing here decides anything; `lorad.engine` wr
 """
 
 from lorad.catalog.catalog import Answer, Catalog, Row
+from lorad.catalog.identity import Identified
 
-__all__ = ["Answer", "Catalog", "Row"]
+__all__ = ["Answer", "Catalog", "Identified", "Row"]

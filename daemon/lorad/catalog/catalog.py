@@ -19,6 +19,7 @@ import msgspec
 from loracore.errors import StateError
 from loracore.paths import CATALOGUE
 from loracore.tensorfile import Arrangement, Layout
+from lorad.catalog.identity import Identified
 from lorad.catalog.schema import migrate
 from lorad.library import Question
 
@@ -181,11 +182,17 @@ class Catalog:
         """Forget files with all that was learnt from them."""
         files = list(files)
         self._dropped |= bool(files)
-        for table, column in (("files", "id"), ("answers", "file")):
+        for table, column in (("files", "id"), ("answers", "file"), ("hashes", "file")):
             self._db.executemany(f"DELETE FROM {table} WHERE {column} = ?", ((file,) for file in files))
 
     def save_answers(self, answers: Iterable[Answer]) -> None:
         self._db.executemany("INSERT OR REPLACE INTO answers VALUES (?, ?, ?, ?)", answers)
+
+    def save_hashes(self, file: int, found: Identified) -> None:
+        """Keep the identity hashes of a file, or why it has none."""
+        columns = ", ".join(("file", *Identified._fields))
+        marks = ", ".join("?" * (1 + len(Identified._fields)))
+        self._db.execute(f"INSERT OR REPLACE INTO hashes ({columns}) VALUES ({marks})", (file, *found))
 
     def share_answer(self, source: int, file: int, number: int) -> None:
         """Give `file` the answer that `source` gave: they agree on every layer."""

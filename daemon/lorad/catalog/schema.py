@@ -33,6 +33,23 @@ MIGRATIONS = (
         PRIMARY KEY (file, number)
     );
     """,
+    """
+    -- Of all bytes of a file, see lorad.catalog.identity; NULL where it has none. `error` says why it has none at
+    -- all, `deaths` how many processes died of it.
+    CREATE TABLE hashes (
+        file INTEGER PRIMARY KEY, sha256 BLOB, autov1 BLOB, model BLOB, legacy BLOB, blake3 BLOB, crc32 BLOB,
+        error TEXT, deaths INTEGER NOT NULL DEFAULT 0
+    );
+    CREATE INDEX hashes_sha256 ON hashes (sha256);
+    CREATE INDEX hashes_autov1 ON hashes (autov1);
+    CREATE INDEX hashes_model ON hashes (model);
+    CREATE INDEX hashes_legacy ON hashes (legacy);
+    CREATE INDEX hashes_blake3 ON hashes (blake3);
+    CREATE INDEX hashes_crc32 ON hashes (crc32);
+    CREATE INDEX names_file ON names (file);
+    CREATE INDEX files_layout ON files (layout);
+    CREATE INDEX files_signature ON files (signature);
+    """,
 )
 
 

@@ -38,10 +38,12 @@ from loracore.control import (
 )
 from loracore.paths import shown
 from loracore.tensorfile import Layout
+from lorad.catalog.identity import COLUMNS, hexadecimal
 from lorad.control.pages import BadCursor, Pages, Row, paginate
 from lorad.control.planning import BadPolicy, Planner, planned_pages
 from lorad.control.search import Hit, search
 from lorad.dedupe.plan import Plan
+from lorad.hashes.backlog import count
 from lorad.publish import snapshot as catalogue
 from lorad.publish.snapshot import Name, Snapshot, connect
 
@@ -98,6 +100,8 @@ class Queries:
         self._connection: sqlite3.Connection | None = None
         self._pages = Pages()
         self.planner = Planner()
+        #: Whether identity hashes are computed. From any thread.
+        self.hashes_on_arrival = False
 
     def answer(self, query: Query) -> Answer | msgspec.Raw:
         """The answer, or an encoded one. What goes wrong is a Refusal, too."""
@@ -154,12 +158,16 @@ class Queries:
                     f"duplicates {level}", cursor, lambda db, head, cursor: _duplicates(db, head, cursor, level)
                 )
             case Find(prefix, cursor):
-                prefix = prefix.lower()
+                prefix = prefix.lower().removeprefix("0x")
                 if not MIN_PREFIX <= len(prefix) <= _HASH or not set(prefix) <= set("0123456789abcdef"):
                     text = f"{prefix[:80]!a} is not the beginning of a hash"
                     return Refusal("malformed", f"{text}: give {MIN_PREFIX} to {_HASH} hex digits")
                 return self._list(
-                    f"find {prefix}", cursor, lambda db, head, cursor: _found(db, head, cursor, prefix)
+                    f"find {prefix}",
+                    cursor,
+                    lambda db, head, cursor: _found(db, head, cursor, prefix, self._missing_hashes),
+                    # Identity hashes come without a new generation.
+                    lasts=False,
                 )
             case PlanDedupe(action, keep, levels, cursor):
                 policy = self.planner.policy(action, keep, levels)
@@ -175,6 +183,23 @@ class Queries:
             case Show(path):
                 with self._reading() as db:
                     return _show(db, path)
+
+    def _missing_hashes(self, db: sqlite3.Connection) -> str:
+        """Why a file may not be found by an identity hash that it has, and what to do."""
+        if not self.hashes_on_arrival:
+            remedy = "set on_arrival = true in [hashes] of lorad's configuration and reload it"
+            return (
+                f"files are not looked up by SHA256, AutoV2 and the like, since those are not computed: {remedy}"
+            )
+        counts = count(db)
+        if not counts.waiting and not counts.failed:
+            return ""
+        unhashed = (
+            f"{counts.waiting + counts.failed:,} of {sum(counts):,} files have no SHA256, AutoV2 and the like"
+        )
+        if counts.waiting:
+            return f"{unhashed} yet: ask again later; `loractl status` shows how far they are"
+        return f"{unhashed}, as they cannot be hashed: `loractl show` says why"
 
     @contextlib.contextmanager
     def _reading(self) -> Iterator[sqlite3.Connection]:
@@ -260,13 +285,16 @@ def _duplicates(db: sqlite3.Connection, head: _Head, cursor: str, level: str) ->
     return paginate(head.generation, rows(), cursor, make)
 
 
-def _found(db: sqlite3.Connection, head: _Head, cursor: str, prefix: str) -> dict[str, msgspec.Raw]:
-    def make(hits: list[Hit], following: str) -> Found:
-        return Found([Match(hit.path, hit.kind, hit.hash.hex()) for hit in hits], following)
+def _found(
+    db: sqlite3.Connection, head: _Head, cursor: str, prefix: str, missing: Callable[[sqlite3.Connection], str]
+) -> dict[str, msgspec.Raw]:
+    found = sorted(search(db, prefix))
+    note = "" if found else missing(db)
 
-    rows = (
-        Row((hit.kind.encode(), hit.hash, hit.path), len(hit.path) + 80, hit) for hit in sorted(search(db, prefix))
-    )
+    def make(hits: list[Hit], following: str) -> Found:
+        return Found([Match(hit.path, hit.kind, hit.hash.hex()) for hit in hits], following, note)
+
+    rows = (Row((hit.kind.encode(), hit.hash, hit.path), len(hit.path) + 80, hit) for hit in found)
     return paginate(head.generation, rows, cursor, make)
 
 
@@ -295,6 +323,9 @@ def _show(db: sqlite3.Connection, path: bytes) -> Shown | Refusal:
             "SELECT encoded, layouts.signature, format FROM layouts, files WHERE layouts.id = ? AND files.id = ?"
         )
         encoded, signature, kind = db.execute(query, (name.layout, name.file)).fetchone()
+    *hashes, unhashed = db.execute(
+        f"SELECT {', '.join(COLUMNS)}, error FROM hashes WHERE file = ?", (name.file,)
+    ).fetchone() or [None] * (len(COLUMNS) + 1)
     found = _sets(names)
     kept = next((kept for kept, others in found.sets.items() if path == kept or path in others), None)
     links = found.links.get(path, [])
@@ -312,4 +343,6 @@ def _show(db: sqlite3.Connection, path: bytes) -> Shown | Refusal:
         kept=kept,
         duplicates=[(other, found.levels[other]) for other in found.sets[kept]] if kept is not None else [],
         load_seconds=name.load_seconds,
+        hashes=hexadecimal(hashes),
+        hashes_error=unhashed or "",
     )

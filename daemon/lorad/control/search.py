@@ -8,10 +8,12 @@ from typing import NamedTuple
 
 import msgspec
 
+from lorad.catalog.identity import KINDS
 from lorad.library import Question
 
 _DIGEST = 32
 _SEQUENCE = msgspec.msgpack.Decoder(tuple[Question, ...])
+_LISTED = "active AND files.status IN ('grouped', 'unique', 'duplicate')"
 _PATHS = "SELECT path FROM names WHERE active AND file = ?"
 
 
@@ -24,18 +26,40 @@ class Hit(NamedTuple):
 
 
 def search(db: sqlite3.Connection, prefix: str) -> Iterator[Hit]:
-    """All that layout signatures, weight signatures and layer digests tell, in no order.
+    """All that identity hashes, layout and weight signatures tell, in no order; where nothing, layer digests.
 
     `prefix` is of lower-case hex digits, at most 64. Layer digests are looked for in all that files answered,
     which takes about as long as reading those from the disk.
     """
+    hits = [*_identities(db, prefix), *_signatures(db, prefix)]
+    yield from hits
+    if not hits:
+        for file, digests in _layers(db, prefix).items():
+            for (path,) in db.execute(_PATHS, (file,)):
+                yield from (Hit("layer", digest, path) for digest in digests)
+
+
+def _identities(db: sqlite3.Connection, prefix: str) -> Iterator[Hit]:
+    for kind in KINDS:
+        if len(prefix) > 2 * kind.length:
+            continue
+        # A hash that begins others is no longer than what it begins: what is above it there does not matter.
+        low, high = bytes.fromhex(prefix + "0" * (len(prefix) % 2)), bytes.fromhex(prefix.ljust(2 * _DIGEST, "f"))
+        query = (
+            f"SELECT substr(hashes.{kind.column}, 1, {kind.length}), path FROM hashes "
+            "JOIN files ON files.id = hashes.file JOIN names ON names.file = files.id "
+            f"WHERE {_LISTED} AND hashes.{kind.column} BETWEEN ? AND ?"
+        )
+        yield from (Hit(kind.name, *row) for row in db.execute(query, (low, high)))
+
+
+def _signatures(db: sqlite3.Connection, prefix: str) -> Iterator[Hit]:
     low, high = bytes.fromhex(prefix.ljust(2 * _DIGEST, "0")), bytes.fromhex(prefix.ljust(2 * _DIGEST, "f"))
-    listed = "active AND files.status IN ('grouped', 'unique', 'duplicate')"
     yield from (
         Hit("layout", *row)
         for row in db.execute(
             "SELECT layouts.signature, path FROM layouts JOIN files ON files.layout = layouts.id "
-            f"JOIN names ON names.file = files.id WHERE {listed} AND layouts.signature BETWEEN ? AND ?",
+            f"JOIN names ON names.file = files.id WHERE {_LISTED} AND layouts.signature BETWEEN ? AND ?",
             (low, high),
         )
     )
@@ -43,13 +67,10 @@ def search(db: sqlite3.Connection, prefix: str) -> Iterator[Hit]:
         Hit("weights", *row)
         for row in db.execute(
             "SELECT files.signature, path FROM files JOIN names ON names.file = files.id "
-            f"WHERE {listed} AND files.signature BETWEEN ? AND ?",
+            f"WHERE {_LISTED} AND files.signature BETWEEN ? AND ?",
             (low, high),
         )
     )
-    for file, digests in _layers(db, prefix).items():
-        for (path,) in db.execute(_PATHS, (file,)):
-            yield from (Hit("layer", digest, path) for digest in digests)
 
 
 def _layers(db: sqlite3.Connection, prefix: str) -> dict[int, set[bytes]]:

@@ -188,8 +188,9 @@ class ControlServer:
         self._status = status, time.monotonic()
 
     def use(self, config: Config) -> None:
-        """Plan by this configuration from now on. From any thread."""
+        """Plan by this configuration from now on, and explain by it. From any thread."""
         self._queries.planner.use(config)
+        self._queries.hashes_on_arrival = config.hashes.on_arrival
 
     def tell(self, event: Event) -> None:
         """Send an event. From any thread; never blocks."""
@@ -390,8 +391,8 @@ class ControlServer:
     def _examine(self) -> Examined:
         from lorad.doctor import examine  # noqa: PLC0415 - seldom asked for
 
-        roots = self._status[0].roots if self._status else []
-        return examine(self._state_dir, self._runtime_dir, roots, self._queries.planner.running)
+        roots, hashing = (self._status[0].roots, self._status[0].hashing) if self._status else ([], None)
+        return examine(self._state_dir, self._runtime_dir, roots, self._queries.planner.running, hashing)
 
     def _answer(self, asker: _Asker, answer: Answer | msgspec.Raw) -> None:
         """Encode an answer, in the thread that has it, and have it sent."""

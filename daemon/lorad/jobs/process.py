@@ -1,4 +1,4 @@
-"""A worker process from the outside: one for each job, started with it and gone with it."""
+"""A worker process from the outside: started with its first job, and gone when it is told to end."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ _NOT_HANDED_ON = ("NOTIFY_SOCKET", "WATCHDOG_PID", "WATCHDOG_USEC")
 
 
 class JobProcess:
-    """`run` is for one thread, the others for any. `grace`: seconds that a cancelled job has to end.
+    """`run`, `do` and `end` are for one thread, the others for any. All orders have the same result file.
 
-    `cache_dir` is where libraries keep what they would put into a home folder, where there is none.
+    `grace`: seconds that a cancelled job has to end. `cache_dir` is where libraries keep what they would put into
+    a home folder, where there is none.
     """
 
-    def __init__(self, order: Order, grace: float, cache_dir: str) -> None:
-        self._order = order
+    def __init__(self, grace: float, cache_dir: str) -> None:
         self._cache_dir = cache_dir
         self._grace = grace
         self._lock = threading.Lock()
@@ -34,24 +34,54 @@ class JobProcess:
         self._ended = threading.Event()
         self._cancelled = self._over = False
 
-    def run(self, progress: Callable[[Far], None]) -> Came | Failed:
-        """Start it and wait for its end, however that comes. `progress` hears how far it is."""
+    @property
+    def pid(self) -> int | None:
+        """Its number; None before the first job and after its end."""
+        return self._process.pid if self._process is not None and not self._over else None
+
+    def run(self, order: Order, progress: Callable[[Far], None]) -> Came | Failed:
+        """Do one job and end. `progress` hears how far it is."""
+        last = self.do(order, progress)
+        self.end()
+        return last
+
+    def do(self, order: Order, progress: Callable[[Far], None]) -> Came | Failed:
+        """Do a job and wait for its end, however that comes. One that `died` in it does no other."""
+        name = order.place.name
         try:
-            process = self._start()
+            process = self._given(order)
         except OSError as error:
-            return Failed("crashed", f"a process for {self._order.place.name} cannot be started: {error.strerror}")
-        last: Came | Failed | None = None
-        if process is not None:
-            for word in read(end_of(process.stdout), WORDS, LONGEST_WORD):
-                if isinstance(word, Far):
-                    progress(word)
-                else:
-                    last = word
-                    break
-            self._wait(process)
-        if self._cancelled and not isinstance(last, Came):
+            self._over = True
+            return Failed("crashed", f"a process for {name} cannot be started: {error.strerror}")
+        for word in read(end_of(process.stdout), WORDS, LONGEST_WORD) if process is not None else ():
+            if isinstance(word, Far):
+                progress(word)
+            elif self._cancelled and isinstance(word, Failed):
+                break
+            else:
+                return word
+        self.end()
+        if self._cancelled or process is None:
             return Failed("cancelled", "")
-        return last or Failed("crashed", self._death(process.returncode if process else 0))
+        return Failed("crashed", _death(name, process.returncode))
+
+    @property
+    def died(self) -> bool:
+        """Whether it is there no more."""
+        return self._over
+
+    def end(self) -> None:
+        """There is no more to do."""
+        process = self._process
+        if process is not None and not self._over:
+            self._wait(process)
+
+    def pause(self) -> None:
+        """Have it stand still. It ends with the daemon all the same: the kernel hangs up on orphans that stand."""
+        self._signal_group(signal.SIGSTOP)
+
+    def go_on(self) -> None:
+        self._signal_group(signal.SIGCONT)
 
     def cancel(self) -> None:
         """Ask it to end, and end it when it does not."""
@@ -68,11 +98,20 @@ class JobProcess:
         """End it at once, with all that it has started."""
         with self._lock:
             self._cancelled = True
-            if self._process is not None and not self._over:
-                self._kill_group(self._process)
+        self._signal_group(signal.SIGKILL)
 
-    def _start(self) -> subprocess.Popen[bytes] | None:
-        """The process, unless the job was cancelled before."""
+    def _given(self, order: Order) -> subprocess.Popen[bytes] | None:
+        """The process, which has the order, unless it was cancelled before."""
+        with self._lock:
+            if self._cancelled:
+                return None
+            if self._process is None:
+                self._process = self._start(order.result_fd)
+            with contextlib.suppress(BrokenPipeError):
+                write(end_of(self._process.stdin), order)
+            return self._process
+
+    def _start(self, result_fd: int) -> subprocess.Popen[bytes]:
         environment = {key: value for key, value in os.environ.items() if key not in _NOT_HANDED_ON}
         use_one_thread_each(environment)
         # Figures are written to files; there is no display.
@@ -80,23 +119,19 @@ class JobProcess:
         if not os.access(os.path.expanduser("~"), os.W_OK):
             # Else its fonts are listed anew for each figure.
             environment.setdefault("MPLCONFIGDIR", os.path.join(self._cache_dir, "matplotlib"))
-        with self._lock:
-            if self._cancelled:
-                return None
-            self._process = subprocess.Popen(
-                [sys.executable, "-P", "-m", "lorad.jobs.worker"],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                pass_fds=(self._order.result_fd,),
-                env=environment,
-                process_group=0,
-            )
-            with contextlib.suppress(BrokenPipeError):
-                write(end_of(self._process.stdin), self._order)
-            return self._process
+        return subprocess.Popen(
+            [sys.executable, "-P", "-m", "lorad.jobs.worker"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            pass_fds=(result_fd,),
+            env=environment,
+            process_group=0,
+        )
 
     def _wait(self, process: subprocess.Popen[bytes]) -> None:
         """It has said all: what it started goes with it."""
+        with self._lock, contextlib.suppress(BrokenPipeError):
+            end_of(process.stdin).close()
         descriptor = os.pidfd_open(process.pid)
         try:
             poll = select.poll()
@@ -104,31 +139,30 @@ class JobProcess:
             poll.poll(1000 * self._grace)
         finally:
             os.close(descriptor)
+        self._signal_group(signal.SIGKILL)
         with self._lock:
-            self._kill_group(process)
             self._over = True
-            with contextlib.suppress(BrokenPipeError):
-                end_of(process.stdin).close()
         process.wait()
         end_of(process.stdout).close()
         self._ended.set()
 
-    def _kill_group(self, process: subprocess.Popen[bytes]) -> None:
+    def _signal_group(self, number: int) -> None:
         """Its number is nobody else's as long as it is not waited for."""
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
+        with self._lock, contextlib.suppress(ProcessLookupError):
+            if self._process is not None and not self._over:
+                os.killpg(self._process.pid, number)
 
     def _insist(self) -> None:
         if not self._ended.wait(self._grace):
             self.kill()
 
-    def _death(self, status: int) -> str:
-        """Why it may have died without a word."""
-        name = self._order.place.name
-        if status == -signal.SIGKILL:
-            text = "was killed; the system does that when memory runs out"
-        elif status < 0:
-            text = f"died of {signal.Signals(-status).name}"
-        else:
-            text = f"ended with status {status}"
-        return f"the process of {name} {text}; the daemon's log may say more"
+
+def _death(name: str, status: int) -> str:
+    """Why it may have died without a word."""
+    if status == -signal.SIGKILL:
+        text = "was killed; the system does that when memory runs out"
+    elif status < 0:
+        text = f"died of {signal.Signals(-status).name}"
+    else:
+        text = f"ended with status {status}"
+    return f"the process of {name} {text}; the daemon's log may say more"

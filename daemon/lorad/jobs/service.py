@@ -43,14 +43,24 @@ _GRACE, _PATIENCE = 5.0, 2.0
 
 
 class JobService:
-    """Serves clients (`lorad.control.jobs.JobRunner`). `tell` hears how jobs are, in any thread."""
+    """Serves clients (`lorad.control.jobs.JobRunner`). `tell` hears how jobs are, in any thread.
+
+    `running` hears when one begins and ends, in a thread of ours: what can wait gives way to it.
+    """
 
     def __init__(
-        self, state_dir: str, settings: Settings, tell: Callable[[Event], None], *, grace: float = _GRACE
+        self,
+        state_dir: str,
+        settings: Settings,
+        tell: Callable[[Event], None],
+        *,
+        running: Callable[[bool], None] = lambda _: None,
+        grace: float = _GRACE,
     ) -> None:
         self._state_dir = state_dir
         self._settings = settings
         self._tell = tell
+        self._tell_running = running
         self._grace = grace
         self._board = Board()
         self._places: dict[str, finding.Place] = {}
@@ -167,11 +177,13 @@ class JobService:
                     return
                 assert entry is not None
                 parameters = entry.parameters
+            self._tell_running(True)
             try:
                 self._carry_out(entry, parameters)
             except Exception as error:
                 _LOG.exception("job %d", entry.id)
                 self._end(entry, Failed("crashed", f"{type(error).__name__}: {error}"), None)
+            self._tell_running(False)
 
     def _carry_out(self, entry: Entry, parameters: bytes) -> None:
         _LOG.debug("job %d, %s, begins", entry.id, entry.place.name)
@@ -188,7 +200,7 @@ class JobService:
             threads=settings.threads or len(os.sched_getaffinity(0)),
             memory=(settings.memory_limit_mb << 20) or _half_of_memory(),
         )
-        process = JobProcess(order, self._grace, os.path.join(self._state_dir, "cache"))
+        process = JobProcess(self._grace, os.path.join(self._state_dir, "cache"))
         with self._changed:
             self._running[entry.id] = process
             if self._stopping:
@@ -200,7 +212,7 @@ class JobService:
                 entry.done, entry.total, entry.what = far.done, far.total, far.what
             self._tell(JobProgress(entry.id, far.done, far.total, far.what))
 
-        self._end(entry, process.run(progress), result)
+        self._end(entry, process.run(order, progress), result)
 
     def _end(self, entry: Entry, last: Came | Failed, result: KeptResult | None) -> None:
         with self._changed:

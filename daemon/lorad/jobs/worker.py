@@ -1,14 +1,15 @@
-"""The process that runs one job: `python -m lorad.jobs.worker`, with an `Order` on its standard input.
+"""The process that runs jobs: `python -m lorad.jobs.worker`, with an `Order` for each on its standard input.
 
-It writes to its standard output how far the job is and what came of it; the result itself goes into a file whose
+It writes to its standard output how far a job is and what came of it; the result itself goes into a file whose
 descriptor it inherits. `Stop` on its input asks the job to end, at its next word of progress. The end of its input
-says that the daemon is gone: then it has some seconds to end, and is ended.
+says that there is no more to do, or that the daemon is gone: then it has some seconds to end, and is ended.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
+import queue
 import resource
 import signal
 import threading
@@ -31,20 +32,25 @@ MAX_RESULT = 256 << 20
 _INTERVAL = 0.1
 #: Seconds that a job has to end when the daemon has.
 _GRACE = 3.0
-#: How much it gives way to others: the daemon itself, and the models that are served.
-_NICENESS = 10
+#: How much it gives way to others: the daemon itself, and the models that are served. What nobody waits for gives
+#: way to jobs, too.
+_NICENESS, _BACKGROUND = 10, 19
 #: Characters of what a job is at, and of why it failed.
 _WHAT, _WHY = 200, 4000
 
 
 class Order(msgspec.Struct, frozen=True, tag="order"):
-    """The first message: what to run, and within which bounds. `memory` is in bytes, 0 for no limit."""
+    """What to run, and within which bounds, which are the same for all of a process.
+
+    `memory` is in bytes, 0 for no limit. `background`: nobody waits for it.
+    """
 
     place: finding.Place
     parameters: bytes
     result_fd: int
     threads: int
     memory: int
+    background: bool = False
 
 
 class Stop(msgspec.Struct, frozen=True, tag="stop"):
@@ -82,7 +88,7 @@ LONGEST_WORD, _LONGEST_WISH = 64 << 10, 2 * MAX_REQUEST
 
 
 class _Working:
-    """The context of the job. `progress` is for any of its threads, and leaves writing to another one."""
+    """The context of all its jobs. `progress` is for any of its threads, and leaves writing to another one."""
 
     def __init__(self, threads: int, say: Callable[[Word], None]) -> None:
         self.threads = threads
@@ -123,8 +129,11 @@ def main() -> None:
     say = _sayer(pipe)
     context = _Working(order.threads, say)
     signal.signal(signal.SIGTERM, lambda *_: context.cancel())
-    threading.Thread(target=_listen, args=(wishes, context), name="wishes", daemon=True).start()
-    say(_done(order, context))
+    orders: queue.SimpleQueue[Order | None] = queue.SimpleQueue()
+    threading.Thread(target=_listen, args=(wishes, context, orders), name="wishes", daemon=True).start()
+    while order is not None:
+        say(_done(order, context))
+        order = orders.get()
     # Threads that a library or the job left behind are waited for by nobody.
     os._exit(0)
 
@@ -133,7 +142,7 @@ def _done(order: Order, context: _Working) -> Word:
     """Do it: the last word."""
     name = order.place.name
     try:
-        _bound(order.memory)
+        _bound(order)
         return _written(finding.work(order.place, order.parameters, context), order)
     except Cancelled:
         return Failed("cancelled", "")
@@ -165,14 +174,21 @@ def _whose_fault(error: BaseException) -> str:
     return "input"
 
 
-def _bound(memory: int) -> None:
+def _bound(order: Order) -> None:
     """Keep within the limits, whatever is loaded."""
+    niceness = _BACKGROUND if order.background else _NICENESS
     with contextlib.suppress(OSError):
         # A sandbox may not allow it.
-        os.nice(_NICENESS)
-    if memory:
+        os.setpriority(os.PRIO_PROCESS, 0, max(niceness, os.getpriority(os.PRIO_PROCESS, 0)))
+    if order.background:
+        import psutil  # noqa: PLC0415 - jobs that somebody waits for do not wait for it
+
+        # Of disks, too: where the scheduler knows idle reads, they come after everybody else's.
+        with contextlib.suppress(OSError, psutil.Error):
+            psutil.Process().ionice(psutil.IOPRIO_CLASS_IDLE)
+    if order.memory:
         # Of what the process writes to: mapped model files, and what CUDA reserves, do not count.
-        resource.setrlimit(resource.RLIMIT_DATA, (memory, memory))
+        resource.setrlimit(resource.RLIMIT_DATA, (order.memory, order.memory))
 
 
 def _written(result: bytes, order: Order) -> Word:
@@ -181,16 +197,21 @@ def _written(result: bytes, order: Order) -> Word:
         return _failed("too-large", f"{text}; ask for less of it, or give --local")
     try:
         with open(order.result_fd, "wb", closefd=False) as file:
+            file.seek(0)
             file.write(result)
     except OSError as error:
         return _failed("crashed", f"the state folder does not take the result: {error.strerror}; make room there")
     return Came(len(result))
 
 
-def _listen(wishes: Iterator[Wish], context: _Working) -> None:
-    """Hear when nobody wants the job any more, or the daemon is gone."""
-    for _ in wishes:
-        context.cancel()
+def _listen(wishes: Iterator[Wish], context: _Working, orders: queue.SimpleQueue[Order | None]) -> None:
+    """Hear what is next, when nobody wants the job any more, and when the daemon is gone."""
+    for wish in wishes:
+        if isinstance(wish, Order):
+            orders.put(wish)
+        else:
+            context.cancel()
+    orders.put(None)
     context.cancel()
     threading.Event().wait(_GRACE)
     # With all that it has started: we lead a group of our own.

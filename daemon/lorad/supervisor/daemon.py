@@ -22,6 +22,7 @@ from loracore.control import (
     DuplicateFound,
     Event,
     FileFailedEvent,
+    FileHashed,
     HasherChanged,
     PublishedEvent,
     Root,
@@ -32,6 +33,7 @@ from loracore.control import (
 from loracore.errors import LoraError
 from lorad.control.acting import Reply
 from lorad.control.server import Command, ControlServer
+from lorad.hashes.service import HashingService
 from lorad.jobs.service import JobService
 from lorad.pipeline.launch import Crew
 from lorad.pipeline.machinery import Machinery
@@ -86,7 +88,8 @@ class Daemon:
         listen = config.metrics.listen
         self._metrics = MetricsServer(listen, lambda: self._status) if listen else None
         self._deduplication = Deduplication(self._state_dir, config, self._tell_clients, self._complain)
-        self._jobs = JobService(self._state_dir, config.jobs, self._tell_clients)
+        self._hashing = HashingService(self._state_dir, self._not_hashed, self._machinery.wake)
+        self._jobs = JobService(self._state_dir, config.jobs, self._tell_clients, running=self._hashing.give_way)
         self._control = ControlServer(
             config.runtime_dir,
             self._state_dir,
@@ -120,6 +123,8 @@ class Daemon:
             self._control.start()
             self._deduplication.start(self._control.plan_for)
             self._jobs.start()
+            self._hashing.use(self._config.hashes.on_arrival)
+            self._hashing.start()
             self._watcher.start()
             if self._metrics:
                 self._metrics.start()
@@ -142,6 +147,7 @@ class Daemon:
             self._published_news()
             self._take_news()
             self._tenure.know(self._settling.names)
+            self._take_hashes()
         except sqlite3.Error as error:
             self._tenure.fail(error)
         if self._reload.is_set():
@@ -207,6 +213,21 @@ class Daemon:
             command = self._commands.popleft()
             self._waits.ask(command.reply if command.kind == "wait" else partial(self._audit, command.reply))
 
+    def _take_hashes(self) -> None:
+        """Keep what was hashed meanwhile, and let files be hashed when there is nothing else to do."""
+        engine = self._tenure.engine
+        busy = engine is None or engine.reading or bool(self._deduplication.desk.left)
+        hashed = self._hashing.look(self._tenure.generation, busy=busy)
+        if engine is not None and (present := self._hashing.present) is not None and not engine.has(*present):
+            self._hashing.let_go()
+        file = engine.identified(*hashed) if hashed is not None and engine is not None else None
+        if hashed is not None:
+            self._hashing.taken()
+        if self._status is not None and self._status.hashing != self._hashing.state:
+            self._next_tick = min(self._next_tick, time.monotonic() + _BUSY_TICK)
+        if hashed is not None and file is not None and hashed.found.sha256 is not None:
+            self._tell(FileHashed(file.names[0], hashed.found.sha256.hex()))
+
     def _answer_waits(self) -> None:
         self._waits.check(
             self._settling,
@@ -224,6 +245,7 @@ class Daemon:
             settling=len(self._settling),
             acting=self._deduplication.desk.left,
             generation=self._tenure.generation,
+            hashing=self._hashing.state,
         )
         self._control.set_status(self._status)
         busy = self._status.state != "idle"
@@ -263,6 +285,7 @@ class Daemon:
             self._control.use(self._config)
             self._deduplication.use(self._config)
             self._jobs.use(self._config.jobs)
+            self._hashing.use(self._config.hashes.on_arrival)
             self._control.reload()
             self._log.info("configuration read again")
         self._notifier.ready()
@@ -274,6 +297,7 @@ class Daemon:
             self._metrics.stop()
         self._tenure.close()
         self._deduplication.stop()
+        self._hashing.stop()
         self._jobs.stop()
         self._control.stop()
         self._machinery.stop()
@@ -340,6 +364,12 @@ class Daemon:
 
     def _tell_clients(self, event: Event) -> None:
         self._control.tell(event)
+
+    def _not_hashed(self, reason: str, path: bytes) -> None:
+        """Called by the thread that has files hashed."""
+        self._log.warning("not hashed", path=path, reason=reason)
+        self._reporter.trouble(reason, path)
+        self._machinery.wake()
 
     def _complain(self, text: str) -> None:
         self._log.error(text)

@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 import psutil
 
 from loracore import __version__
-from loracore.control import ChildState, Error, Root, Status
+from loracore.control import ChildState, Error, Hashing, Root, Status
 from lorad.engine import Engine
 from lorad.pipeline.machinery import Machinery
 
@@ -37,7 +37,14 @@ class Reporter:
         self.errors.append(Error(now_text(), text, path))
 
     def status(
-        self, engine: Engine | None, *, roots: list[Root], settling: int, acting: int, generation: int
+        self,
+        engine: Engine | None,
+        *,
+        roots: list[Root],
+        settling: int,
+        acting: int,
+        generation: int,
+        hashing: Hashing,
     ) -> Status:
         machinery = self._machinery
         counts = {status.value: count for status, count in engine.files.counts.items()} if engine else {}
@@ -71,6 +78,7 @@ class Reporter:
             rss_bytes=_memory(self._self),
             cpu_percent=_cpu(self._self),
             errors=list(self.errors),
+            hashing=hashing,
         )
 
     def _rates(self, files: int, size: int) -> tuple[float, float]:

@@ -6,9 +6,13 @@ import msgspec
 
 
 class HashesParameters(msgspec.Struct, frozen=True):
-    """`path`: a file, or a PEFT adapter folder, which counts through its weight file."""
+    """`path`: a file, or a PEFT adapter folder, which counts through its weight file.
+
+    `identity`: device, inode, size, mtime and ctime (ns) that it must have; None where any file there is meant.
+    """
 
     path: bytes
+    identity: tuple[int, int, int, int, int] | None = None
 
 
 class HashesResult(msgspec.Struct, frozen=True):

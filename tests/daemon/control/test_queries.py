@@ -166,8 +166,11 @@ def test_what_is_no_hash_is_refused(library: Library, prefix: str) -> None:
     assert answer.code == "malformed"
 
 
-def test_find_of_nothing_is_empty(library: Library) -> None:
-    assert ask(library, Find("f" * 64)) == Found([])
+def test_find_of_nothing_is_empty_and_says_what_is_not_looked_through(library: Library) -> None:
+    answer = ask(library, Find("f" * 64))
+    assert isinstance(answer, Found)
+    assert answer.matches == []
+    assert "set on_arrival = true in [hashes]" in answer.note
 
 
 def test_pages_make_up_the_whole_list(library: Library, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,105 @@
+"""The process that hashes one file after the other, by the code of the job `hashes`. It is expendable."""
+
+from __future__ import annotations
+
+import os
+import time
+
+import msgspec
+
+from loracore.jobs import finding
+from loracore.jobs.hashes import HashesParameters, HashesResult
+from lorad.jobs.keeping import KeptResult
+from lorad.jobs.process import JobProcess
+from lorad.jobs.worker import Came, Failed, Far, Order
+from lorad.pipeline.protocol import Identity
+
+_JOB = "hashes"
+#: Bytes that it may write to; headers are bounded, and all else is blocks.
+_MEMORY = 1 << 30
+#: Seconds that it has to end by itself.
+_GRACE = 1.0
+_RESULT = msgspec.msgpack.Decoder(HashesResult)
+
+
+class HashingProcess:
+    """`hash` and `end` are for one thread, the others for any. The process starts with the first file."""
+
+    def __init__(self, state_dir: str) -> None:
+        self._state_dir = state_dir
+        self._place: finding.Place | None = None
+        self._process: JobProcess | None = None
+        self._result: KeptResult | None = None
+        self._paused = False
+        self._heard: float | None = None
+
+    def hash(self, path: bytes, identity: Identity) -> HashesResult | Failed:
+        """The hashes of the file with this identity.
+
+        Raises MissingPackage without the toolkit, and StateError.
+        """
+        if self._place is None:
+            self._place = finding.find(_JOB)
+        if self._process is None or self._result is None:
+            self._result = KeptResult(self._state_dir)
+            self._process = JobProcess(_GRACE, os.path.join(self._state_dir, "cache"))
+        wanted = HashesParameters(path, tuple(getattr(identity, name) for name in Identity.__struct_fields__))
+        order = Order(
+            self._place,
+            msgspec.msgpack.encode(wanted),
+            self._result.fd,
+            threads=1,
+            memory=_MEMORY,
+            background=True,
+        )
+        self._hear()
+        last = self._process.do(order, self._hear)
+        self._heard = None
+        if isinstance(last, Came):
+            self._result.size = last.size
+            return _RESULT.decode(self._result.part(0, last.size))
+        return last
+
+    @property
+    def died(self) -> bool:
+        """Whether it is gone, with the file that it had."""
+        return self._process is not None and self._process.died
+
+    @property
+    def silent_seconds(self) -> float:
+        """For how long nothing was heard from it while it had a file and could work."""
+        heard = self._heard
+        return 0.0 if heard is None or self._paused else time.monotonic() - heard
+
+    def pause(self, paused: bool) -> None:
+        """Have it stand still, or go on."""
+        if paused != self._paused:
+            if self._heard is not None:
+                self._heard = time.monotonic()
+            self._paused = paused
+            self._obey()
+
+    def kill(self) -> None:
+        process = self._process
+        if process is not None:
+            process.kill()
+
+    def end(self) -> None:
+        """There is no more to do; the next file starts another process."""
+        process, self._process = self._process, None
+        if process is not None:
+            process.end()
+        if self._result is not None:
+            self._result.close()
+            self._result = None
+
+    def _hear(self, _: Far | None = None) -> None:
+        self._heard = time.monotonic()
+        if self._paused:
+            # It was started since.
+            self._obey()
+
+    def _obey(self) -> None:
+        process = self._process
+        if process is not None:
+            (process.pause if self._paused else process.go_on)()

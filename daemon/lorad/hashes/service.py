@@ -1,0 +1,267 @@
+"""The thread that has files hashed while nothing else is to be done, one at a time."""
+
+from __future__ import annotations
+
+import logging
+import sqlite3
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable
+from typing import NamedTuple
+
+from loracore.control import Hashing
+from loracore.errors import MissingPackage, StateError
+from lorad.catalog.identity import Identified
+from lorad.files import tick_of
+from lorad.hashes.backlog import Backlog, Counts, Wanted
+from lorad.hashes.process import HashingProcess
+from lorad.jobs.worker import Failed
+from lorad.pipeline.protocol import Identity
+
+_LOG = logging.getLogger(__name__)
+
+#: Processes that may die of a file, in all runs of the daemon; and other failures, in one run.
+DEATHS, _ATTEMPTS = 3, 3
+#: Seconds without a word after which the process is killed. A word comes with each MiB that it has read.
+_SILENCE = 60.0
+#: Seconds until files that could not be hashed just now are tried again, and until the state folder is.
+_AGAIN, _RETRY = 2.0, 10.0
+#: Seconds between two counts of all files, and how many times as long as a count takes.
+_COUNT, _COUNT_SHARE = 1.0, 50
+#: When so many processes died one after the other, whatever the files, the next one has to wait: from so many
+#: seconds on, twice as long each time.
+_IN_A_ROW, _FIRST_WAIT, _LONGEST_WAIT = 3, 4.0, 3600.0
+#: Seconds that the thread has to end.
+_PATIENCE = 2.0
+
+
+class Hashed(NamedTuple):
+    """What became of a file with this identity."""
+
+    file: int
+    identity: Identity
+    found: Identified
+
+
+class HashingService:
+    """Finds hashes; the core takes and keeps them. `complain` hears of files and processes that failed.
+
+    `wake` ends the core's waiting; both are called in a thread of ours.
+    """
+
+    def __init__(self, state_dir: str, complain: Callable[[str, bytes], None], wake: Callable[[], None]) -> None:
+        self._complain = complain
+        self._wake = wake
+        self._backlog = Backlog(state_dir)
+        self._process = HashingProcess(state_dir)
+        self._thread = threading.Thread(target=self._run, name="lorad-hashes", daemon=True)
+        self._changed = threading.Condition()
+        self._wanted = self._stopping = self._news = False
+        #: Whose work comes first: that of jobs, and of the core.
+        self._jobs_run, self._busy = False, True
+        #: The catalogue's generation; negative while there is no catalogue.
+        self._generation = -1
+        self._found: Hashed | None = None
+        self._hung = False
+        self._in_a_row = 0
+        self._attempts: Counter[int] = Counter()
+        self._counts = Counts()
+        self._present: Wanted | None = None
+        self._path = b""
+        self._trouble = ""
+
+    # For others
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def use(self, on_arrival: bool) -> None:
+        """Hash from now on, or no more. What could not be done before is tried again."""
+        with self._changed:
+            self._wanted, self._news, self._trouble = on_arrival, True, ""
+            self._in_a_row = 0
+            if not on_arrival:
+                self._process.kill()
+            self._changed.notify_all()
+
+    def give_way(self, jobs_run: bool) -> None:
+        """A job that somebody waits for begins, or has ended. From any thread."""
+        with self._changed:
+            self._jobs_run = jobs_run
+            self._see()
+
+    def look(self, generation: int, *, busy: bool) -> Hashed | None:
+        """Whether the core has other work; what was found, until it is `taken`. Never blocks."""
+        with self._changed:
+            if self._process.silent_seconds > _SILENCE:
+                self._hung = True
+                self._process.kill()
+            if (generation, busy) != (self._generation, self._busy):
+                self._news |= generation != self._generation
+                self._generation, self._busy = generation, busy
+                self._see()
+            return self._found
+
+    def taken(self) -> None:
+        """What was found is in the catalogue, or not wanted any more."""
+        with self._changed:
+            found, self._found = self._found, None
+            hashes, waiting, failed = self._counts
+            if found is not None and found.found.sha256 is not None:
+                self._counts = Counts(hashes + 1, waiting - 1, failed)
+            elif found is not None and found.found.error is not None:
+                self._counts = Counts(hashes, waiting - 1, failed + 1)
+            self._changed.notify_all()
+
+    @property
+    def present(self) -> tuple[int, Identity] | None:
+        """The file that is being hashed."""
+        wanted = self._present
+        return (wanted.file, wanted.identity) if wanted is not None else None
+
+    def let_go(self) -> None:
+        """The file that is being hashed is not there any more, or another one."""
+        self._process.kill()
+
+    @property
+    def state(self) -> Hashing:
+        """For `status`."""
+        if not self._wanted:
+            return Hashing(on_arrival=False)
+        hashed, waiting, failed = self._counts
+        return Hashing(True, hashed, waiting, failed, self._path, self._trouble)
+
+    def stop(self) -> None:
+        """End, and let what is being hashed go."""
+        with self._changed:
+            self._stopping = True
+            self._changed.notify_all()
+        self._process.kill()
+        if self._thread.is_alive():
+            self._thread.join(_PATIENCE)
+
+    # The thread
+
+    def _run(self) -> None:
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: self._stopping or self._wanted)
+                if self._stopping:
+                    break
+                self._news = False
+            wait = self._tried()
+            self._process.end()
+            with self._changed:
+                self._changed.wait_for(lambda: self._stopping or self._news, wait)
+        self._process.end()
+        self._backlog.close()
+
+    def _tried(self) -> float | None:
+        """Hash what can be hashed now; seconds until that is to be tried again without any news."""
+        try:
+            self._hash_all()
+        except sqlite3.Error as error:
+            self._backlog.close()
+            self._give_up(f"the catalogue cannot be read: {error}; tried again", _RETRY)
+        except StateError as error:
+            self._give_up(f"{error}; tried again", _RETRY)
+        except MissingPackage as error:
+            self._give_up(str(error))
+        except Exception as error:
+            _LOG.exception("hashing on arrival")
+            self._give_up(f"{type(error).__name__}: {error}")
+        given_up = sum(attempts >= _ATTEMPTS for attempts in self._attempts.values())
+        return _AGAIN if self._counts.waiting > given_up else None
+
+    def _hash_all(self) -> None:
+        """Hash all files that have no hashes and can be hashed now."""
+        self._backlog.begin()
+        count_at = 0.0
+        while self._may_go_on():
+            if (now := time.monotonic()) >= count_at:
+                self._counts = self._backlog.counts()
+                count_at = time.monotonic() + max(_COUNT, _COUNT_SHARE * (time.monotonic() - now))
+                self._wake()
+            wanted = self._backlog.next()
+            if wanted is None:
+                return
+            if wanted.paths and self._attempts[wanted.file] < _ATTEMPTS and not _is_young(wanted.identity):
+                self._hash(wanted)
+
+    def _hash(self, wanted: Wanted) -> None:
+        attempts = self._attempts[wanted.file]
+        self._path = path = wanted.paths[attempts % len(wanted.paths)]
+        self._present, self._hung = wanted, False
+        try:
+            result = self._process.hash(path, wanted.identity)
+        finally:
+            self._present, self._path = None, b""
+        if not isinstance(result, Failed):
+            self._in_a_row = 0
+            del self._attempts[wanted.file]
+            self._hand_over(Hashed(wanted.file, wanted.identity, Identified.of(result)))
+        elif result.code == "cancelled" and not self._hung:
+            # By ourselves.
+            self._process.end()
+        elif self._process.died:
+            self._process.end()
+            self._died(wanted, path, result)
+        elif result.code == "missing":
+            raise MissingPackage(result.text)
+        else:
+            self._attempts[wanted.file] += 1
+            if attempts + 1 == _ATTEMPTS:
+                self._complain(f"it is not hashed: {result.text}", path)
+
+    def _died(self, wanted: Wanted, path: bytes, result: Failed) -> None:
+        """Count it to the file, and wait where it may be nobody's but the process's own fault."""
+        deaths = wanted.deaths + 1
+        why = f"it was silent for {_SILENCE:.0f} s" if self._hung else result.text
+        error = None
+        if deaths >= DEATHS:
+            error = f"hashing it ended {deaths} processes; check the file, and touch it to have it tried again"
+        self._complain(error or f"hashing it failed, and is tried again: {why}", path)
+        self._hand_over(Hashed(wanted.file, wanted.identity, Identified(error=error, deaths=deaths)))
+        self._in_a_row += 1
+        if self._in_a_row >= _IN_A_ROW:
+            seconds = min(_LONGEST_WAIT, _FIRST_WAIT * 2 ** (self._in_a_row - _IN_A_ROW))
+            with self._changed:
+                self._trouble = f"{self._in_a_row} processes died in a row; the next one waits {seconds:.0f} s"
+                self._changed.wait_for(lambda: self._stopping or not self._trouble, seconds)
+                self._trouble = ""
+
+    def _hand_over(self, hashed: Hashed) -> None:
+        """Give it to the core, and wait until it was taken."""
+        with self._changed:
+            self._found = hashed
+            self._wake()
+            self._changed.wait_for(lambda: self._stopping or self._found is None)
+
+    def _give_up(self, trouble: str, seconds: float | None = None) -> None:
+        """For so long, or until the configuration is read again."""
+        self._process.end()
+        self._trouble = trouble
+        self._complain(f"files are not hashed on arrival: {trouble}", b"")
+        with self._changed:
+            self._changed.wait_for(lambda: self._stopping or not self._trouble, seconds)
+            self._trouble = ""
+
+    def _may_go_on(self) -> bool:
+        """Wait until there is nothing else to do; False when this is not wanted any more."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._stopping or not self._wanted or not self._gives_way)
+            return self._wanted and not self._stopping
+
+    @property
+    def _gives_way(self) -> bool:
+        return self._jobs_run or self._busy or self._generation < 0
+
+    def _see(self) -> None:
+        self._process.pause(self._gives_way)
+        self._changed.notify_all()
+
+
+def _is_young(identity: Identity) -> bool:
+    """Whether a write could follow that its times do not show. A time to come says nothing."""
+    return 0 <= time.time_ns() - identity.ctime_ns < tick_of(identity.ctime_ns)

@@ -1,0 +1,75 @@
+"""A catalogue of an earlier lorad becomes one of this version, with all that was learnt."""
+
+from __future__ import annotations
+
+import sqlite3
+from pathlib import Path
+
+from loracore.paths import CATALOGUE
+from lorad.catalog import Catalog, Identified, Row
+from lorad.catalog.schema import MIGRATIONS
+
+#: The tables of version 1, as lorad wrote them before it kept identity hashes.
+_VERSION_1 = """
+    CREATE TABLE meta (key TEXT PRIMARY KEY, value) WITHOUT ROWID;
+    CREATE TABLE layouts (
+        id INTEGER PRIMARY KEY, signature BLOB NOT NULL UNIQUE, encoded BLOB NOT NULL,
+        sequence BLOB, exhausted INTEGER NOT NULL DEFAULT 0
+    );
+    CREATE TABLE arrangements (id INTEGER PRIMARY KEY, signature BLOB NOT NULL UNIQUE, encoded BLOB NOT NULL);
+    CREATE TABLE files (
+        id INTEGER PRIMARY KEY,
+        dev INTEGER NOT NULL, ino INTEGER NOT NULL, size INTEGER NOT NULL,
+        mtime_ns INTEGER NOT NULL, ctime_ns INTEGER NOT NULL, read_ns INTEGER NOT NULL,
+        status TEXT NOT NULL, layout INTEGER, arrangement INTEGER, base INTEGER, format TEXT,
+        residue BLOB, signature BLOB, load_seconds REAL NOT NULL, error TEXT, deaths INTEGER NOT NULL,
+        passed_over INTEGER NOT NULL
+    );
+    CREATE TABLE names (path BLOB PRIMARY KEY, file INTEGER NOT NULL, active INTEGER NOT NULL) WITHOUT ROWID;
+    CREATE TABLE answers (
+        file INTEGER NOT NULL, number INTEGER NOT NULL, key BLOB NOT NULL, digests BLOB NOT NULL,
+        PRIMARY KEY (file, number)
+    );
+    PRAGMA user_version = 1;
+"""
+
+
+def tables(db: sqlite3.Connection) -> set[tuple[str, str]]:
+    return set(db.execute("SELECT type, name FROM sqlite_schema"))
+
+
+def test_version_1_keeps_what_it_has_and_takes_hashes(tmp_path: Path) -> None:
+    old = sqlite3.connect(tmp_path / CATALOGUE)
+    old.executescript(_VERSION_1)
+    row = Row(7, 1, 2, 10, 20, 30, 40, "unique", 3, None, 8, "safetensors", b"r", b"s", 0.5, None, 0, 0)
+    old.execute(f"INSERT INTO files VALUES ({', '.join('?' * len(row))})", row)
+    old.execute("INSERT INTO names VALUES (?, 7, 1)", (b"/a\xff",))
+    old.execute("INSERT INTO answers VALUES (7, 0, ?, ?)", (b"k", b"d" * 32))
+    old.execute("INSERT INTO meta VALUES ('generation', 5)")
+    old.commit()
+    old.close()
+    catalog = Catalog(str(tmp_path))
+    assert (catalog.generation, list(catalog.rows()), list(catalog.names())) == (5, [row], [(b"/a\xff", 7, 1)])
+    assert catalog.answers(7) == {0: b"d" * 32}
+    catalog.save_hashes(7, Identified(sha256=b"h" * 32))
+    catalog.close()
+    fresh = tmp_path / "fresh"
+    fresh.mkdir()
+    Catalog(str(fresh)).close()
+    with sqlite3.connect(tmp_path / CATALOGUE) as new, sqlite3.connect(fresh / CATALOGUE) as other:
+        assert tables(new) == tables(other)
+        assert new.execute("PRAGMA user_version").fetchone() == (len(MIGRATIONS),)
+        assert new.execute("SELECT file, sha256, deaths FROM hashes").fetchall() == [(7, b"h" * 32, 0)]
+    new.close()
+    other.close()
+
+
+def test_hashes_go_with_their_file(tmp_path: Path) -> None:
+    catalog = Catalog(str(tmp_path))
+    for file in (1, 2):
+        catalog.save_hashes(file, Identified(sha256=bytes([file]) * 32))
+    catalog.drop_files([1])
+    catalog.close()
+    with sqlite3.connect(tmp_path / CATALOGUE) as db:
+        assert db.execute("SELECT file FROM hashes").fetchall() == [(2,)]
+    db.close()

@@ -1,0 +1,164 @@
+"""Files are hashed in the background, whatever they do to the process that reads them (SPEC sections 6 and 11)."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+import tests
+from lorad.catalog import Identified
+from lorad.hashes import service
+from lorad.pipeline.protocol import Identity
+from tests.daemon.hashes.serving import Core
+
+_ROOT = str(Path(tests.__file__).parent.parent)
+
+
+@pytest.fixture(autouse=True)
+def sample_job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have this process and the workers find the job of the samples, and not wait as long as a daemon would."""
+    place = tmp_path / "site" / "lorad-9.dist-info"
+    place.mkdir(parents=True)
+    (place / "METADATA").write_text("Metadata-Version: 2.1\nName: lorad\nVersion: 9\n")
+    (place / "entry_points.txt").write_text("[lorad.jobs]\nhashes = tests.daemon.hashes.samples:JOB\n")
+    monkeypatch.syspath_prepend(str(place.parent))
+    before = os.environ.get("PYTHONPATH")
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(place.parent), _ROOT, *([before] if before else [])]))
+    monkeypatch.setattr(service, "_AGAIN", 0.05)
+    monkeypatch.setattr(service, "_FIRST_WAIT", 0.05)
+
+
+@pytest.fixture
+def core(tmp_path: Path) -> Iterator[Core]:
+    with Core(tmp_path / "state") as core:
+        yield core
+
+
+def sha256(core: Core) -> dict[int, bytes | None]:
+    return {hashed.file: hashed.found.sha256 for hashed in core.found}
+
+
+def test_the_newest_comes_first_and_all_in_one_process(core: Core, tmp_path: Path) -> None:
+    """Which is gone when there is no more to do."""
+    files = [core.add(tmp_path / f"{number}", b"%d" % number) for number in range(20)]
+    gone = core.add(tmp_path / "ignored", b"x", status="ignored")
+    seen = set()
+    core.until(lambda: seen.update(core.workers()) or len(core.found) == len(files))
+    assert [hashed.file for hashed in core.found] == files[::-1]
+    assert sha256(core) == {file: hashlib.sha256(b"%d" % number).digest() for number, file in enumerate(files)}, (
+        f"and not {gone}"
+    )
+    assert len({process.pid for process in seen}) == 1
+    core.until(lambda: not core.workers())
+
+
+def test_a_file_that_kills_the_process_is_given_up(core: Core, tmp_path: Path) -> None:
+    """After three deaths, for good; the others are hashed in between."""
+    files = [core.add(tmp_path / name, name.encode()) for name in ("one", "poison", "two")]
+    core.until(lambda: core.service.state.failed)
+    deaths = [hashed.found.deaths for hashed in core.found if hashed.file == files[1]]
+    assert deaths == [1, 2, 3]
+    assert {file for file, hash in sha256(core).items() if hash} == {files[0], files[2]}
+    assert "ended 3 processes" in core.complaints[-1]
+    core.until(lambda: not core.workers())
+    core.service.stop()
+    with Core(tmp_path / "state") as again:
+        again.until(lambda: again.service.state.hashed == 2)
+        assert (again.service.state.failed, again.service.state.waiting, again.found) == (1, 0, [])
+
+
+def test_deaths_are_counted_over_restarts(core: Core, tmp_path: Path) -> None:
+    file = core.add(tmp_path / "poison", b"x")
+    core.catalog.save_hashes(file, Identified(deaths=service.DEATHS - 1))
+    core.catalog.commit(new_generation=True)
+    core.until(lambda: core.found)
+    assert core.found[0].found.deaths == service.DEATHS
+    assert core.found[0].found.error
+
+
+def test_a_process_that_hangs_is_ended(core: Core, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(service, "_SILENCE", 0.6)
+    files = [core.add(tmp_path / name, b"x") for name in ("fine", "endless")]
+    core.until(lambda: core.service.state.failed and len(sha256(core)) == 2)
+    assert sha256(core) == {files[0]: hashlib.sha256(b"x").digest(), files[1]: None}
+    assert "silent" in core.complaints[0]
+
+
+def test_a_failure_is_tried_a_few_times_and_ends_nothing(core: Core, tmp_path: Path) -> None:
+    core.add(tmp_path / "sour", b"x")
+    fine = core.add(tmp_path / "fine", b"x")
+    core.until(lambda: core.complaints and core.found)
+    assert core.complaints == [f"it is not hashed: {tmp_path / 'sour'}: it is sour; get it again"]
+    assert list(sha256(core)) == [fine]
+    core.until(lambda: not core.workers())
+
+
+def test_a_file_that_is_another_one_now_has_no_hash(core: Core, tmp_path: Path) -> None:
+    """What is found belongs to the identity that the catalogue has, or is not found."""
+    core.busy = True
+    path = tmp_path / "file"
+    core.add(path, b"before")
+    path.write_bytes(b"after!")
+    core.busy = False
+    core.until(lambda: core.complaints)
+    assert "not the file that was asked for" in core.complaints[0]
+    assert core.found == []
+
+
+def test_a_file_that_may_be_written_to_unseen_waits() -> None:
+    """Until its file system's clock has gone on: else a second write might leave its times as they are."""
+    now = time.time_ns()
+    for ctime, young in (
+        (now, True),
+        (now // 10**9 * 10**9, True),
+        (now // 10**9 * 10**9 - 3 * 10**9, False),
+        (now - 10**8 | 1, False),
+        (now + 60 * 10**9, False),
+    ):
+        assert service._is_young(Identity(0, 0, 0, 0, ctime)) == young
+
+
+def test_without_the_toolkit_it_says_what_to_install(core: Core, tmp_path: Path) -> None:
+    """In one line, once; the next reading of the configuration tries again."""
+    core.add(tmp_path / "lacking", b"x")
+    core.until(lambda: core.service.state.trouble)
+    assert core.service.state.trouble == "hashes needs package_that_nobody_has: pip install 'lorad[toolkit]'"
+    assert len(core.complaints) == 1
+    core.service.use(True)
+    core.until(lambda: len(core.complaints) == 2)
+
+
+def test_it_stands_still_while_others_work(core: Core, tmp_path: Path) -> None:
+    """Jobs, and the core that reads or acts; and it goes on from there when they have ended."""
+    path = tmp_path / "held"
+    os.mkfifo(tmp_path / "held.fifo")
+    core.add(path, b"x")
+    core.until(core.workers)
+    (worker,) = core.workers()
+    for begin, end in (
+        (lambda: core.service.give_way(True), lambda: core.service.give_way(False)),
+        (lambda: setattr(core, "busy", True), lambda: setattr(core, "busy", False)),
+    ):
+        begin()
+        core.until(lambda: worker.status() == psutil.STATUS_STOPPED)
+        end()
+        core.until(lambda: worker.status() != psutil.STATUS_STOPPED)
+    (tmp_path / "held.fifo").write_bytes(b"go")
+    core.until(lambda: core.found)
+    assert core.found[0].found.sha256 == hashlib.sha256(b"x").digest()
+
+
+def test_switched_off_it_ends_at_once_and_counts_nothing(core: Core, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "held.fifo")
+    core.add(tmp_path / "held", b"x")
+    core.until(core.workers)
+    core.service.use(False)
+    core.until(lambda: not core.workers())
+    assert (core.found, core.complaints) == ([], [])
+    assert not core.service.state.on_arrival
