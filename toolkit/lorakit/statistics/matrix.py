@@ -21,8 +21,8 @@ Floats = NDArray[np.floating[Any]]
 PERCENTILES = (1, 5, 25, 50, 75, 95, 99)
 #: Entries of a block: with all that is made of it, it stays in a core's cache.
 _BLOCK = 1 << 17
-#: Rows and columns of a piece of a product. Of few long rows, BLAS would spend as long on arranging the right factor
-#: as on multiplying: 0.68 ns an entry instead of 0.31, of 5120 columns at rank 32.
+#: Rows and columns of a piece of a product. Of few long rows, BLAS would spend as long on arranging the right
+#: factor as on multiplying: 0.68 ns an entry instead of 0.31, of 5120 columns at rank 32.
 _PIECE = (512, 256)
 #: Of so many entries, percentiles are exact always: a single one may matter, wherever it lies.
 _FEW = 1 << 14
@@ -55,7 +55,7 @@ class Matrix(ABC):
         """All entries, some rows at a time. A block is overwritten by the next one: copy what you keep."""
 
     def pieces(self) -> Iterator[Floats]:
-        """All entries once, in pieces of whatever shape is quick, and the same each time; overwritten as blocks."""
+        """All entries once, in pieces of a shape that is quick, the same each time; overwritten as blocks are."""
         return self.blocks()
 
     @property

@@ -18,7 +18,7 @@ _KEPT = 1 << 20
 def exact_percentiles(
     found: Scan, pieces: Callable[[], Iterator[Floats]], percents: Sequence[int]
 ) -> dict[int, float]:
-    """As `np.percentile` of all entries sorted (method `linear`). `pieces` gives those that were found, bit by bit."""
+    """As `np.percentile` of all entries sorted (method `linear`). `pieces` gives what was found, bit by bit."""
     if found.counts is None or found.grid is None:
         return dict.fromkeys(percents, found.minimum)
     wanted = [percent / 100 * (found.size - 1) for percent in percents]
