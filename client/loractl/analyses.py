@@ -10,14 +10,14 @@ from loracore.jobs.spectrum import SpectrumResult
 from loracore.jobs.table import Cell, Table, from_rows
 
 _IMPORTANCE = (
-    "module", "rank", "dW.l2", "dW.std", "dW.linf", "dW.svd.spectral_norm", "dW.svd.energy_1",
-    "dW.svd.effective_rank", "dW.svd.stable_rank",
+    "module", "rank", "dW.l2", "dW.svd.effective_rank", "dW.svd.spectral_norm", "dW.std", "dW.linf",
+    "dW.svd.energy_1", "dW.svd.stable_rank",
 )  # fmt: skip
 SPECTRUM_COLUMNS = (
-    "module", "rank", "spectral_norm", "frobenius_norm", "effective_rank", "stable_rank",
-    "rank_90", "rank_95", "rank_99",
+    "module", "rank", "effective_rank", "rank_95", "spectral_norm", "frobenius_norm", "stable_rank",
+    "rank_90", "rank_99",
 )  # fmt: skip
-PCA_COLUMNS = ("layer", "n_components", "total_variance", "variance_1", "variance_2", "variance_3", "cumulative")
+PCA_COLUMNS = ("layer", "variance_1", "variance_2", "variance_3", "cumulative", "total_variance", "n_components")
 #: Singular values that have a column in exports that are tables.
 _VALUES = 16
 

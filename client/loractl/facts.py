@@ -60,7 +60,7 @@ def sections(found: MetadataResult, *, brief: bool = False) -> Iterator[Section]
 
 def _rows(name: str, value: Any, limit: int) -> Iterator[tuple[str, str]]:
     """Nothing for what is not known; a row for each warning and error."""
-    if name in _APART or value is None or value in ([], {}, ""):
+    if name in _APART or value is None or value in ([], {}, "") or (name == "different_tags" and not value):
         return
     if name in _LINES:
         yield from ((name[:-1], _shown(line, _LONG)) for line in value[:_ENTRIES])

@@ -19,6 +19,7 @@ from loracore.errors import MissingPackage
 from loracore.jobs.frame import GROUP
 from loracore.jobs.table import Table, from_rows
 from loractl import exports
+from loractl.tables import Column, fitting
 from tests.builders.architectures import sd15
 from tests.integration.scanning import loractl
 from tests.toolkit.loras import trained
@@ -98,6 +99,15 @@ def test_people_see_some_columns_and_the_blocks(lora: Path) -> None:
     assert "" in lines
     assert "of the importance" in ended.stderr
     assert len(told("spectrum", lora, "--top", 2, "--sort", "rank_95").stdout.splitlines()) == 2
+
+
+def test_a_narrow_terminal_leaves_columns_out_rather_than_cut_names_to_pieces() -> None:
+    """The first columns stay, and a name has half of the width; where there is room for all, all are there."""
+    columns = [Column("module", folds=True), *(Column(name, right=True) for name in ("rank", "l2", "energy_1"))]
+    rows = [["x" * 60, "32", "31.18", "0.25"]]
+    assert [fitting(columns, rows, width) for width in (10, 30, 44, 45, 200)] == [2, 3, 3, 4, 4]
+    assert [fitting(columns, [["short", "32", "31.18", "0.25"]], width) for width in (28, 29)] == [3, 4]
+    assert fitting(columns, [], 26) == 4
 
 
 def test_faults_are_named_on_standard_error(lora: Path) -> None:

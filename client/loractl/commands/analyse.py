@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+import sys
 from typing import TYPE_CHECKING
 
 import click
@@ -226,7 +228,13 @@ def _show(title: str, table: Table, names: Sequence[str], count: int) -> None:
         for place, (column, number) in enumerate(zip(chosen, numbers, strict=True))
     ]
     rows = [[brief(column.cells[index]) for column in chosen] for index in range(min(count, len(table)))]
-    tables.show_table(columns, rows, title=title)
+    fits = len(columns)
+    if sys.stdout.isatty():
+        fits = tables.fitting(columns, rows, shutil.get_terminal_size().columns)
+    tables.show_table(columns[:fits], [row[:fits] for row in rows], title=title)
+    if fits < len(columns):
+        left_out = ", ".join(column.name for column in columns[fits:])
+        click.echo(f"no room for {left_out}: a wider terminal shows more, --json and -o have all", err=True)
     if len(table) > count:
         click.echo(f"… and {len(table) - count:,} more; --top K shows more of them", err=True)
 
