@@ -152,8 +152,8 @@ def _along(axes: Axes, scans: Mapping[str, Scan], grid: Grid) -> None:
     axes.set_title("Where the entries lie, by place in the model (percentiles)")
     axes.set_ylabel("entry of ΔW")
     # The legend stands above the bands.
-    bottom, top = axes.get_ylim()
-    axes.set_ylim(bottom, top + 0.15 * (top - bottom))
+    low_end, high_end = axes.get_ylim()
+    axes.set_ylim(low_end, high_end + 0.15 * (high_end - low_end))
     axes.legend(loc="upper right", ncols=3, facecolor="white", frameon=True, framealpha=0.85, edgecolor="none")
 
 

@@ -53,7 +53,7 @@ def draw(parameters: PlotParameters, context: Context) -> Drawn:
     colours = colour_of([module.component for module in modules])
     _bands(left, modules, colours, _normalised)
     left.set_yscale("log")
-    left.set_ylim(bottom=max(_FLOOR, left.get_ylim()[0]), top=1.4)
+    left.set_ylim(bottom=min(0.1, max(_FLOOR, left.get_ylim()[0])), top=1.4)
     plain_logarithmic(left.yaxis)
     left.set_title("Singular values, the greatest as 1")
     _bands(right, modules, colours, _energies)
