@@ -23,7 +23,12 @@ _VALUES = 16
 
 
 def sorted_by(found: ImportanceResult, sort: str, top: int | None) -> ImportanceResult:
-    """With the modules in this order. Raises UsageError for a column that is not there."""
+    """With the modules in this order. Raises UsageError for a column that is not there.
+
+    Where every module was left out there is nothing to sort, and no column.
+    """
+    if not len(found.modules):
+        return found
     modules = found.modules.sorted(sort)
     return msgspec.structs.replace(found, modules=modules.head(top) if top else modules)
 
@@ -61,7 +66,7 @@ def spectrum_table(found: SpectrumResult, sort: str | None, top: int | None) -> 
         cells.update({f"s{place}": value for place, value in enumerate(values[:_VALUES], 1)})
         rows.append(cells)
     table = from_rows(rows)
-    if sort is not None:
+    if sort is not None and rows:
         table = table.sorted(sort)
     return table.head(top) if top else table
 

@@ -119,6 +119,30 @@ def test_faults_are_named_on_standard_error(lora: Path) -> None:
         assert "1 NaN" in told(command, lora).stderr
 
 
+def test_a_file_of_which_nothing_can_be_analysed_is_told_so_by_module(lora: Path) -> None:
+    """Every module is named with its reason; that there is no column to sort by is not the point."""
+    layers = load_file(lora)
+    save_file({name: np.full_like(values, np.nan) for name, values in layers.items() if "alpha" not in name}, lora)
+    downs = sum("lora_down" in name for name in layers)
+    for arguments in (("importance", lora), ("spectrum", lora, "--sort", "rank_95")):
+        ended = told(*arguments, "--json")
+        assert json.loads(ended.stdout)["modules"] == []
+        assert ended.stderr.count("NaN") == min(downs, 20)
+
+
+def test_what_cannot_be_written_names_the_file_that_was_asked_for(lora: Path, tmp_path: Path) -> None:
+    """In one line, and where it can be told before, before anything is computed; no temporary file is left."""
+    (tmp_path / "folder.json").mkdir()
+    places = [tmp_path / "none" / "x.json", tmp_path / "x.json" / "y.json", Path("/proc/x.json")]
+    for command in ("metadata", "importance", "spectrum", "pca"):
+        for place in places:
+            ended = told(command, lora, "-o", place, code=2)
+            assert str(place) in ended.stderr
+            assert len(ended.stderr.splitlines()) == 1
+    assert "folder" in told("plot", "rank", lora, "-o", tmp_path / "none" / "x.png", code=2).stderr
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.safetensors", "folder.json"]
+
+
 def test_pictures_are_written(lora: Path, tmp_path: Path) -> None:
     answer = json.loads(told("plot", "heatmap", lora, "-o", tmp_path / "x.svg", "--json").stdout)
     assert answer["bytes"] == (tmp_path / "x.svg").stat().st_size

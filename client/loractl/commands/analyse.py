@@ -186,9 +186,10 @@ def plot(run: RunJob, as_json: bool, kind: Any, files: tuple[str, ...], output: 
     from loracore.jobs.plain import plain  # noqa: PLC0415 - not for --help
     from loracore.jobs.plot import PlotParameters, PlotResult, format_of  # noqa: PLC0415
     from loracore.paths import shown  # noqa: PLC0415
-    from loracore.whole import write_whole  # noqa: PLC0415
+    from loracore.whole import check_place, write_whole  # noqa: PLC0415
     from loractl.jobs import absolute  # noqa: PLC0415
 
+    check_place(output)
     wanted = PlotParameters(kind, tuple(absolute(file) for file in files), format_of(output), threshold)
     found = run("plot", wanted, PlotResult, summary=f"{kind} {shown(files[0])}")
     write_whole(output, found.image)

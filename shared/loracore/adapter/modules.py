@@ -155,7 +155,9 @@ class Module:
 
         kernel = prod(self.shape[1:]) * (self.rank or 1) if "mid" in self.layers else 0
         if max(prod(self.shape), kernel) > MAX_ELEMENTS:
-            raise MalformedFile(f"module {self.name!r} has a ΔW of {list(self.shape)}", self._reader.shown)
+            raise MalformedFile(
+                f"module {self.name!r} has a ΔW of {list(self.shape)}, more than any model has", self._reader.shown
+            )
         try:
             with np.errstate(all="ignore"):
                 yield
