@@ -196,6 +196,7 @@ class Product(Matrix):
         outer, inner = self._scaled()
         dtype = outer.dtype.type
         for start in range(0, self.shape[0], rows):
+            self.workspace.go_on()
             part = outer[start : start + rows]
             yield np.matmul(part, inner, out=self.workspace.array("product", (part.shape[0], columns), dtype))
 
@@ -206,6 +207,7 @@ class Product(Matrix):
         for left in range(0, self.shape[1], width):
             columns = inner[:, left : left + width]
             for top in range(0, self.shape[0], height):
+                self.workspace.go_on()
                 rows = outer[top : top + height]
                 shape = (rows.shape[0], columns.shape[1])
                 yield np.matmul(rows, columns, out=self.workspace.array("product", shape, dtype))

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from threading import Event
 from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
+
+from loracore.jobs.frame import Cancelled
 
 Floats = NDArray[np.floating[Any]]
 Edge = TypeVar("Edge", float, NDArray[np.float64])
@@ -41,11 +44,17 @@ class Grid:
 
 
 class Workspace:
-    """Memory of one thread, used again for each block."""
+    """Memory of one thread, used again for each block. `stop`: once set, what the thread does is not wanted."""
 
-    def __init__(self) -> None:
+    def __init__(self, stop: Event | None = None) -> None:
+        self._stop = stop
         self._arrays: dict[str, NDArray[Any]] = {}
         self._ones: dict[tuple[int, type[np.generic]], NDArray[Any]] = {}
+
+    def go_on(self) -> None:
+        """Between blocks: raises Cancelled where nobody waits for the rest."""
+        if self._stop is not None and self._stop.is_set():
+            raise Cancelled("cancelled")
 
     def array(self, name: str, shape: tuple[int, int], dtype: type[np.generic]) -> NDArray[Any]:
         size = shape[0] * shape[1]
