@@ -53,6 +53,8 @@ def blocks_table(found: ImportanceResult) -> Table:
 
 def covering_line(found: ImportanceResult) -> str:
     count, total = len(found.covering), len(found.blocks)
+    if total and not count:
+        return "ΔW is zero in all of them: this LoRA is not trained, and changes nothing"
     return f"{count:,} of {total:,} blocks hold {found.covered:.1%} of the importance ({found.by})"
 
 

@@ -101,6 +101,21 @@ def test_people_see_some_columns_and_the_blocks(lora: Path) -> None:
     assert len(told("spectrum", lora, "--top", 2, "--sort", "rank_95").stdout.splitlines()) == 2
 
 
+def test_a_pipe_has_every_row(lora: Path) -> None:
+    """What a program reads is not cut to a screen's length."""
+    layers = lorakit.pca(lora)["pca_results"]
+    assert len(layers) > 40
+    assert len(told("pca", lora).stdout.splitlines()) == len(layers)
+    assert len(told("spectrum", lora).stdout.splitlines()) == len(lorakit.spectrum(lora)["modules"])
+
+
+def test_a_lora_that_changes_nothing_is_told_so(lora: Path) -> None:
+    """As training begins: every `lora_up` is zero."""
+    layers = load_file(lora)
+    save_file({name: np.zeros_like(one) if "lora_up" in name else one for name, one in layers.items()}, lora)
+    assert "not trained" in told("importance", lora).stderr
+
+
 def test_a_narrow_terminal_leaves_columns_out_rather_than_cut_names_to_pieces() -> None:
     """The first columns stay, and a name has half of the width; where there is room for all, all are there."""
     columns = [Column("module", folds=True), *(Column(name, right=True) for name in ("rank", "l2", "energy_1"))]

@@ -89,9 +89,9 @@ def importance(
     blocks = analyses.blocks_table(found)
     _give(output, as_json, [("Modules", found.modules), ("Blocks", blocks)], lambda: plain(found))
     if not as_json and output is None:
-        _show(f"Modules by {sort}; of ΔW:", found.modules, analyses.importance_columns(sort), top or _TOP)
+        _show(f"Modules by {sort}; of ΔW:", found.modules, analyses.importance_columns(sort), top)
         click.echo("")
-        _show("Blocks", blocks, blocks.names, 2 * _TOP)
+        _show("Blocks", blocks, blocks.names, None, 2 * _TOP)
         click.echo(analyses.covering_line(found), err=True)
     _tell(found.faults, found.warnings)
 
@@ -128,7 +128,7 @@ def spectrum(
     table = analyses.spectrum_table(found, sort, top)
     _give(output, as_json, [("Spectra", table)], lambda: plain(found))
     if not as_json and output is None:
-        _show("", table, analyses.SPECTRUM_COLUMNS, top or _TOP)
+        _show("", table, analyses.SPECTRUM_COLUMNS, top)
     _tell(found.faults, found.warnings)
 
 
@@ -157,7 +157,7 @@ def pca(run: RunJob, as_json: bool, file: str, output: str | None, top: int | No
     table = analyses.pca_table(found)
     _give(output, as_json, [("Principal components", table)], lambda: plain(found))
     if not as_json and output is None:
-        _show("", table, analyses.PCA_COLUMNS, top or _TOP)
+        _show("", table, analyses.PCA_COLUMNS, top)
     _tell(found.faults, found.warnings)
 
 
@@ -215,8 +215,8 @@ def _give(
         print(json.dumps(document()), flush=True)
 
 
-def _show(title: str, table: Table, names: Sequence[str], count: int) -> None:
-    """Some columns of the first rows."""
+def _show(title: str, table: Table, names: Sequence[str], top: int | None, count: int = _TOP) -> None:
+    """Some columns of the first `count` rows; where it is not a terminal, of `top` rows or all."""
     from loractl import tables  # noqa: PLC0415 - not for --help
     from loractl.exports import brief  # noqa: PLC0415
 
@@ -228,16 +228,18 @@ def _show(title: str, table: Table, names: Sequence[str], count: int) -> None:
         )
         for place, (column, number) in enumerate(zip(chosen, numbers, strict=True))
     ]
-    rows = [[brief(column.cells[index]) for column in chosen] for index in range(min(count, len(table)))]
+    looked_at = sys.stdout.isatty()
+    shown = min(len(table), top or (count if looked_at else len(table)))
+    rows = [[brief(column.cells[index]) for column in chosen] for index in range(shown)]
     fits = len(columns)
-    if sys.stdout.isatty():
+    if looked_at:
         fits = tables.fitting(columns, rows, shutil.get_terminal_size().columns)
     tables.show_table(columns[:fits], [row[:fits] for row in rows], title=title)
     if fits < len(columns):
         left_out = ", ".join(column.name for column in columns[fits:])
         click.echo(f"no room for {left_out}: a wider terminal shows more, --json and -o have all", err=True)
-    if len(table) > count:
-        click.echo(f"… and {len(table) - count:,} more; --top K shows more of them", err=True)
+    if len(table) > shown:
+        click.echo(f"… and {len(table) - shown:,} more; --top K shows more of them", err=True)
 
 
 def _tell(faults: Sequence[Fault], warnings: Sequence[str]) -> None:
