@@ -28,7 +28,9 @@ print(json.dumps({name: names[name] for name in sys.argv[2:]}))
 
 def _run(notebook: str, scratch: Path, *names: str) -> dict[str, Any]:
     """What variables of the notebook are in the end. A warning in it is an error."""
-    environment = {**os.environ, "MPLBACKEND": "agg", "TMPDIR": os.fspath(scratch), "PYTHONDONTWRITEBYTECODE": "1"}
+    settings = {"MPLBACKEND": "agg", "TMPDIR": os.fspath(scratch), "PYTHONDONTWRITEBYTECODE": "1"}
+    # On a busy machine, threads over such small matrices wait for each other most of the time.
+    environment = os.environ | settings | dict.fromkeys(("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS"), "1")
     # Without a window there is nothing to show, and pyplot says so.
     warnings = ["-W", "error", "-W", "ignore:FigureCanvasAgg is non-interactive:UserWarning"]
     done = subprocess.run(
