@@ -10,20 +10,25 @@ from loracore.jobs.spectrum import SpectrumResult
 from loracore.jobs.table import Cell, Table, from_rows
 
 _IMPORTANCE = (
-    "module", "rank", "dW.l2", "dW.std", "dW.linf", "dW.svd.spectral_norm", "dW.svd.energy_1",
-    "dW.svd.effective_rank", "dW.svd.stable_rank",
+    "module", "rank", "dW.l2", "dW.svd.effective_rank", "dW.svd.spectral_norm", "dW.std", "dW.linf",
+    "dW.svd.energy_1", "dW.svd.stable_rank",
 )  # fmt: skip
 SPECTRUM_COLUMNS = (
-    "module", "rank", "spectral_norm", "frobenius_norm", "effective_rank", "stable_rank",
-    "rank_90", "rank_95", "rank_99",
+    "module", "rank", "effective_rank", "rank_95", "spectral_norm", "frobenius_norm", "stable_rank",
+    "rank_90", "rank_99",
 )  # fmt: skip
-PCA_COLUMNS = ("layer", "n_components", "total_variance", "variance_1", "variance_2", "variance_3", "cumulative")
+PCA_COLUMNS = ("layer", "variance_1", "variance_2", "variance_3", "cumulative", "total_variance", "n_components")
 #: Singular values that have a column in exports that are tables.
 _VALUES = 16
 
 
 def sorted_by(found: ImportanceResult, sort: str, top: int | None) -> ImportanceResult:
-    """With the modules in this order. Raises UsageError for a column that is not there."""
+    """With the modules in this order. Raises UsageError for a column that is not there.
+
+    Where every module was left out there is nothing to sort, and no column.
+    """
+    if not len(found.modules):
+        return found
     modules = found.modules.sorted(sort)
     return msgspec.structs.replace(found, modules=modules.head(top) if top else modules)
 
@@ -48,6 +53,8 @@ def blocks_table(found: ImportanceResult) -> Table:
 
 def covering_line(found: ImportanceResult) -> str:
     count, total = len(found.covering), len(found.blocks)
+    if total and not count:
+        return "ΔW is zero in all of them: this LoRA is not trained, and changes nothing"
     return f"{count:,} of {total:,} blocks hold {found.covered:.1%} of the importance ({found.by})"
 
 
@@ -61,7 +68,7 @@ def spectrum_table(found: SpectrumResult, sort: str | None, top: int | None) -> 
         cells.update({f"s{place}": value for place, value in enumerate(values[:_VALUES], 1)})
         rows.append(cells)
     table = from_rows(rows)
-    if sort is not None:
+    if sort is not None and rows:
         table = table.sorted(sort)
     return table.head(top) if top else table
 

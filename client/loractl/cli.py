@@ -72,8 +72,8 @@ class _Commands(click.Group):
 def cli() -> None:
     """Look after a library of LoRA files: find those that hold the same weights.
 
-    `scan` works by itself. The others ask a running daemon (`lorad --watch DIR`), which is found by --socket,
-    LORAD_SOCKET, or in the runtime folders.
+    `scan`, and all from `hashes` to `plot`, work by themselves. The others ask a running daemon
+    (`lorad --watch DIR`), which is found by --socket, LORAD_SOCKET, or in the runtime folders.
 
     \b
     Exit: 0 done; 1 `scan` done but some files failed, or `audit` or `doctor` found something;

@@ -12,7 +12,7 @@ from typing import Any
 from loracore.errors import MissingPackage, UsageError
 from loracore.jobs.table import Cell, Table
 from loracore.paths import shown
-from loracore.whole import write_whole
+from loracore.whole import check_place, write_whole
 
 SUFFIXES = (".json", ".csv", ".parquet", ".txt", ".md")
 #: Characters of JSON that somebody may look at.
@@ -26,9 +26,7 @@ def check_output(output: str) -> None:
         raise UsageError(f"{shown(output)}: tables are written as {', '.join(SUFFIXES)}, by the suffix")
     if _suffix(output) == ".parquet":
         _parquet()
-    folder = os.path.dirname(os.path.abspath(output))
-    if not os.path.isdir(folder):
-        raise UsageError(f"{shown(output)}: there is no folder {shown(folder)}; make it first")
+    check_place(output)
 
 
 def export(output: str, tables: Sequence[tuple[str, Table]], document: Callable[[], Any]) -> None:

@@ -34,15 +34,18 @@ _LINES = frozenset({"warnings", "errors"})
 _MARKDOWN = str.maketrans({char: f"\\{char}" for char in "\\`*_[]<>|#"})
 
 
-def check_suffix(output: str) -> None:
+def check_output(output: str) -> None:
     """Raises UsageError before anything is read."""
+    from loracore.whole import check_place  # noqa: PLC0415 - what is only shown does not wait for it
+
     if _suffix(output) not in _WRITERS:
         raise UsageError(f"{shown(output)}: metadata are written as {', '.join(_WRITERS)}, by the suffix")
+    check_place(output)
 
 
 def export(found: MetadataResult, output: str) -> None:
     """Write all of it to `output`, in the form that its suffix says; the file is there whole or not at all."""
-    from loracore.whole import write_whole  # noqa: PLC0415 - what is only shown does not wait for it
+    from loracore.whole import write_whole  # noqa: PLC0415
 
     write_whole(output, _WRITERS[_suffix(output)](found).encode("utf-8", "backslashreplace"))
 
@@ -60,7 +63,7 @@ def sections(found: MetadataResult, *, brief: bool = False) -> Iterator[Section]
 
 def _rows(name: str, value: Any, limit: int) -> Iterator[tuple[str, str]]:
     """Nothing for what is not known; a row for each warning and error."""
-    if name in _APART or value is None or value in ([], {}, ""):
+    if name in _APART or value is None or value in ([], {}, "") or (name == "different_tags" and not value):
         return
     if name in _LINES:
         yield from ((name[:-1], _shown(line, _LONG)) for line in value[:_ENTRIES])

@@ -10,6 +10,8 @@ from collections.abc import Iterable, Sequence
 from itertools import islice
 from typing import NamedTuple
 
+#: Between columns.
+_GAP = 2
 #: Rows of one table on a terminal; nobody reads more, and a pipe or --json has them all.
 _ROWS = 500
 
@@ -38,6 +40,21 @@ def show_table(columns: Sequence[Column], rows: Iterable[Row], *, title: str = "
         _show_rich(columns, rows, title)
     else:
         print_plain(columns, rows)
+
+
+def fitting(columns: Sequence[Column], rows: Sequence[Row], width: int) -> int:
+    """How many columns stand side by side on so wide a terminal, the first ones before the others; at least two.
+
+    A long text that folds may be cut down to half of the width, and no further: who reads a column of fragments?
+    """
+    room = width
+    for place, column in enumerate(columns):
+        needed = max([len(column.name), *(len(row[place]) for row in rows)])
+        room -= min(needed, max(len(column.name), width // 2)) if column.folds else needed
+        if room < 0 and place > 1:
+            return place
+        room -= _GAP
+    return len(columns)
 
 
 def print_plain(columns: Sequence[Column], rows: Iterable[Row]) -> None:

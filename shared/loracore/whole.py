@@ -6,13 +6,35 @@ import contextlib
 import os
 import tempfile
 
+from loracore.errors import UsageError
+from loracore.paths import shown
+
+
+def check_place(path: str) -> None:
+    """Whether a file can be made there, asked before what shall be in it is computed. Raises UsageError."""
+    folder = os.path.dirname(os.path.abspath(path))
+    if not os.path.isdir(folder):
+        raise UsageError(f"{shown(path)}: there is no folder {shown(folder)}; make it first")
+    if os.path.isdir(path):
+        raise UsageError(f"{shown(path)}: it is a folder; give a file's name")
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise UsageError(f"{shown(path)}: you may not write into {shown(folder)}; take another folder")
+
 
 def write_whole(path: str | bytes | os.PathLike[str], data: bytes) -> None:
     """Write a file under a temporary name beside `path`, then give it its name; one of that name is replaced.
 
-    Its mode is what the umask leaves. Raises OSError.
+    Its mode is what the umask leaves. Raises OSError, which names `path`.
     """
     name = os.fsdecode(path)
+    try:
+        _write(name, data)
+    except OSError as error:
+        error.filename, error.filename2 = name, None
+        raise
+
+
+def _write(name: str, data: bytes) -> None:
     handle, temporary = tempfile.mkstemp(prefix=".lorad-", dir=os.path.dirname(os.path.abspath(name)))
     try:
         with os.fdopen(handle, "wb") as file:

@@ -19,6 +19,7 @@ from loracore.errors import MissingPackage
 from loracore.jobs.frame import GROUP
 from loracore.jobs.table import Table, from_rows
 from loractl import exports
+from loractl.tables import Column, fitting
 from tests.builders.architectures import sd15
 from tests.integration.scanning import loractl
 from tests.toolkit.loras import trained
@@ -100,6 +101,30 @@ def test_people_see_some_columns_and_the_blocks(lora: Path) -> None:
     assert len(told("spectrum", lora, "--top", 2, "--sort", "rank_95").stdout.splitlines()) == 2
 
 
+def test_a_pipe_has_every_row(lora: Path) -> None:
+    """What a program reads is not cut to a screen's length."""
+    layers = lorakit.pca(lora)["pca_results"]
+    assert len(layers) > 40
+    assert len(told("pca", lora).stdout.splitlines()) == len(layers)
+    assert len(told("spectrum", lora).stdout.splitlines()) == len(lorakit.spectrum(lora)["modules"])
+
+
+def test_a_lora_that_changes_nothing_is_told_so(lora: Path) -> None:
+    """As training begins: every `lora_up` is zero."""
+    layers = load_file(lora)
+    save_file({name: np.zeros_like(one) if "lora_up" in name else one for name, one in layers.items()}, lora)
+    assert "not trained" in told("importance", lora).stderr
+
+
+def test_a_narrow_terminal_leaves_columns_out_rather_than_cut_names_to_pieces() -> None:
+    """The first columns stay, and a name has half of the width; where there is room for all, all are there."""
+    columns = [Column("module", folds=True), *(Column(name, right=True) for name in ("rank", "l2", "energy_1"))]
+    rows = [["x" * 60, "32", "31.18", "0.25"]]
+    assert [fitting(columns, rows, width) for width in (10, 30, 44, 45, 200)] == [2, 3, 3, 4, 4]
+    assert [fitting(columns, [["short", "32", "31.18", "0.25"]], width) for width in (28, 29)] == [3, 4]
+    assert fitting(columns, [], 26) == 4
+
+
 def test_faults_are_named_on_standard_error(lora: Path) -> None:
     layers = load_file(lora)
     up = next(name for name in layers if name.endswith("lora_up.weight"))
@@ -107,6 +132,30 @@ def test_faults_are_named_on_standard_error(lora: Path) -> None:
     save_file(layers, lora)
     for command in ("importance", "spectrum", "pca"):
         assert "1 NaN" in told(command, lora).stderr
+
+
+def test_a_file_of_which_nothing_can_be_analysed_is_told_so_by_module(lora: Path) -> None:
+    """Every module is named with its reason; that there is no column to sort by is not the point."""
+    layers = load_file(lora)
+    save_file({name: np.full_like(values, np.nan) for name, values in layers.items() if "alpha" not in name}, lora)
+    downs = sum("lora_down" in name for name in layers)
+    for arguments in (("importance", lora), ("spectrum", lora, "--sort", "rank_95")):
+        ended = told(*arguments, "--json")
+        assert json.loads(ended.stdout)["modules"] == []
+        assert ended.stderr.count("NaN") == min(downs, 20)
+
+
+def test_what_cannot_be_written_names_the_file_that_was_asked_for(lora: Path, tmp_path: Path) -> None:
+    """In one line, and where it can be told before, before anything is computed; no temporary file is left."""
+    (tmp_path / "folder.json").mkdir()
+    places = [tmp_path / "none" / "x.json", tmp_path / "x.json" / "y.json", Path("/proc/x.json")]
+    for command in ("metadata", "importance", "spectrum", "pca"):
+        for place in places:
+            ended = told(command, lora, "-o", place, code=2)
+            assert str(place) in ended.stderr
+            assert len(ended.stderr.splitlines()) == 1
+    assert "folder" in told("plot", "rank", lora, "-o", tmp_path / "none" / "x.png", code=2).stderr
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.safetensors", "folder.json"]
 
 
 def test_pictures_are_written(lora: Path, tmp_path: Path) -> None:

@@ -290,6 +290,14 @@ HOSTILE: dict[str, str] = {
 }
 
 
+@pytest.mark.parametrize("text", ["[" * 100_000, "[" * 50 + "]" * 50, '{"a":' * 5000 + "1" + "}" * 5000])
+def test_json_that_is_nested_too_deeply_is_named(tmp_path: Path, text: str) -> None:
+    """Whatever bracket it begins with: its key stands in a warning, and it is kept as text."""
+    path = write_safetensors(str(tmp_path / "a.safetensors"), TINY, metadata={"ss_datasets": text})
+    warnings = lorakit.metadata(path)["validation_info"]["warnings"]
+    assert any("ss_datasets" in warning and "nested too deeply" in warning for warning in warnings)
+
+
 @pytest.mark.parametrize("case", HOSTILE)
 def test_hostile_values_end_in_a_warning_or_as_text(tmp_path: Path, case: str) -> None:
     """Under every key that is read, at once; the shapes are analysed all the same, in bounded time."""

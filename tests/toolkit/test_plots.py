@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import io
 import re
 import sys
+from importlib import import_module
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import pytest
+from matplotlib.collections import PathCollection
 from safetensors.numpy import load_file, save_file
 
 import lorakit
 from loracore.errors import FileError, MissingPackage, UsageError
 from loracore.jobs.frame import Alone
 from loracore.jobs.plot import KINDS, Kind, PlotParameters
+from lorakit.plots.drawing import style
 from lorakit.plots.job import JOB
 from tests.builders import real
 from tests.builders.architectures import Architecture, flux, llm, sd15, sdxl
@@ -54,6 +59,30 @@ def test_comparison_tells_how_alike_files_are(tmp_path: Path) -> None:
     assert "cosine 1.000 over" in text
     assert re.search(r"1·3: cosine -?0\.[01]", text)
     assert "no modules in common" in drawn("comparison", first, foreign).decode()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("architecture", [sdxl, flux])
+def test_a_big_models_picture_is_legible(tmp_path: Path, kind: Kind, architecture: Architecture) -> None:
+    """With 700 modules, no two numbers or names along an axis run into each other, and no point is cut in half."""
+    path = trained(tmp_path / "a.safetensors", architecture(4, width=64))
+    module = import_module(f"lorakit.plots.{kind}")
+    with style():
+        figure = module.draw(PlotParameters(kind, (path,) * (2 if kind == "comparison" else 1)), Alone(2)).figure
+        figure.savefig(io.BytesIO(), format="png", dpi=130)
+        for axes in figure.axes:
+            for axis in (axes.xaxis, axes.yaxis):
+                labels = [label for label in axis.get_ticklabels() if label.get_text() and label.get_visible()]
+                boxes = [label.get_window_extent() for label in labels]
+                inside = [box for box in boxes if axes.bbox.padded(5).overlaps(box.padded(5))]
+                for one, other in pairwise(sorted(inside, key=lambda box: (box.x0, box.y0))):
+                    assert not one.overlaps(other), [label.get_text() for label in labels]
+            for points in axes.collections:
+                if isinstance(points, PathCollection):
+                    low, high = axes.get_ylim()
+                    heights = np.asarray(points.get_offsets())[:, 1]
+                    assert low <= heights.min()
+                    assert heights.max() < low + 0.985 * (high - low)
 
 
 def test_the_same_file_gives_the_same_picture(tmp_path: Path) -> None:

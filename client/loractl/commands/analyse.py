@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+import sys
 from typing import TYPE_CHECKING
 
 import click
@@ -87,9 +89,9 @@ def importance(
     blocks = analyses.blocks_table(found)
     _give(output, as_json, [("Modules", found.modules), ("Blocks", blocks)], lambda: plain(found))
     if not as_json and output is None:
-        _show(f"Modules by {sort}; of ΔW:", found.modules, analyses.importance_columns(sort), top or _TOP)
+        _show(f"Modules by {sort}; of ΔW:", found.modules, analyses.importance_columns(sort), top)
         click.echo("")
-        _show("Blocks", blocks, blocks.names, 2 * _TOP)
+        _show("Blocks", blocks, blocks.names, None, 2 * _TOP)
         click.echo(analyses.covering_line(found), err=True)
     _tell(found.faults, found.warnings)
 
@@ -126,7 +128,7 @@ def spectrum(
     table = analyses.spectrum_table(found, sort, top)
     _give(output, as_json, [("Spectra", table)], lambda: plain(found))
     if not as_json and output is None:
-        _show("", table, analyses.SPECTRUM_COLUMNS, top or _TOP)
+        _show("", table, analyses.SPECTRUM_COLUMNS, top)
     _tell(found.faults, found.warnings)
 
 
@@ -155,7 +157,7 @@ def pca(run: RunJob, as_json: bool, file: str, output: str | None, top: int | No
     table = analyses.pca_table(found)
     _give(output, as_json, [("Principal components", table)], lambda: plain(found))
     if not as_json and output is None:
-        _show("", table, analyses.PCA_COLUMNS, top or _TOP)
+        _show("", table, analyses.PCA_COLUMNS, top)
     _tell(found.faults, found.warnings)
 
 
@@ -184,9 +186,10 @@ def plot(run: RunJob, as_json: bool, kind: Any, files: tuple[str, ...], output: 
     from loracore.jobs.plain import plain  # noqa: PLC0415 - not for --help
     from loracore.jobs.plot import PlotParameters, PlotResult, format_of  # noqa: PLC0415
     from loracore.paths import shown  # noqa: PLC0415
-    from loracore.whole import write_whole  # noqa: PLC0415
+    from loracore.whole import check_place, write_whole  # noqa: PLC0415
     from loractl.jobs import absolute  # noqa: PLC0415
 
+    check_place(output)
     wanted = PlotParameters(kind, tuple(absolute(file) for file in files), format_of(output), threshold)
     found = run("plot", wanted, PlotResult, summary=f"{kind} {shown(files[0])}")
     write_whole(output, found.image)
@@ -212,8 +215,8 @@ def _give(
         print(json.dumps(document()), flush=True)
 
 
-def _show(title: str, table: Table, names: Sequence[str], count: int) -> None:
-    """Some columns of the first rows."""
+def _show(title: str, table: Table, names: Sequence[str], top: int | None, count: int = _TOP) -> None:
+    """Some columns of the first `count` rows; where it is not a terminal, of `top` rows or all."""
     from loractl import tables  # noqa: PLC0415 - not for --help
     from loractl.exports import brief  # noqa: PLC0415
 
@@ -225,10 +228,18 @@ def _show(title: str, table: Table, names: Sequence[str], count: int) -> None:
         )
         for place, (column, number) in enumerate(zip(chosen, numbers, strict=True))
     ]
-    rows = [[brief(column.cells[index]) for column in chosen] for index in range(min(count, len(table)))]
-    tables.show_table(columns, rows, title=title)
-    if len(table) > count:
-        click.echo(f"… and {len(table) - count:,} more; --top K shows more of them", err=True)
+    looked_at = sys.stdout.isatty()
+    shown = min(len(table), top or (count if looked_at else len(table)))
+    rows = [[brief(column.cells[index]) for column in chosen] for index in range(shown)]
+    fits = len(columns)
+    if looked_at:
+        fits = tables.fitting(columns, rows, shutil.get_terminal_size().columns)
+    tables.show_table(columns[:fits], [row[:fits] for row in rows], title=title)
+    if fits < len(columns):
+        left_out = ", ".join(column.name for column in columns[fits:])
+        click.echo(f"no room for {left_out}: a wider terminal shows more, --json and -o have all", err=True)
+    if len(table) > shown:
+        click.echo(f"… and {len(table) - shown:,} more; --top K shows more of them", err=True)
 
 
 def _tell(faults: Sequence[Fault], warnings: Sequence[str]) -> None:

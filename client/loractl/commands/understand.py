@@ -63,7 +63,7 @@ def metadata(run: RunJob, as_json: bool, file: str, output: str | None) -> None:
     from loractl.jobs import absolute  # noqa: PLC0415
 
     if output is not None:
-        facts.check_suffix(output)
+        facts.check_output(output)
     found = run("metadata", MetadataParameters(absolute(file)), MetadataResult, summary=shown(file))
     if output is not None:
         facts.export(found, output)

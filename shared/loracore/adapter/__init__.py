@@ -2,7 +2,7 @@
 
 Every naming convention and algorithm of the field ends in the same thing, an `Adapter` of `Module`s. Reading one
 costs its header and the small tensors (alpha); factors and ΔW are read on demand, a module at a time. numpy is
-needed, torch never. Where bytes lie is `tensorfile`'s matter; what is done with ΔW is the toolkit's.
+needed for values alone, torch never. Where bytes lie is `tensorfile`'s matter; what is done with ΔW the toolkit's.
 """
 
 from __future__ import annotations

@@ -9,8 +9,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
-
 from loracore.adapter.algorithms import UNSCALED, Form, Misfit, form_of, scale_of
 from loracore.adapter.families import Named, block_of, family_of, order_key
 from loracore.adapter.grouping import Group, group
@@ -202,7 +200,7 @@ class _Reading:
             self.problems.warn(found.stem, text, "alpha of several numbers")
             return None
         try:
-            return float(self.reader.read(layer.name, np.float64).reshape(()))
+            return self.reader.number(layer.name)
         except FileError as error:
             self.problems.warn(found.stem, f"alpha cannot be read: {error.reason}", "alpha cannot be read")
             return None

@@ -10,8 +10,8 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from loracore.adapter.algorithms import Read
-from loracore.adapter.reading import Array
+from loracore.adapter.formulas import Read
+from loracore.adapter.values import Array
 from loracore.tensorfile import Layer
 
 

@@ -1,4 +1,7 @@
-"""One adapted module: its names, its factors, and ΔW on demand."""
+"""One adapted module: its names, its factors, and ΔW on demand.
+
+numpy, and the formulas, are loaded with the first value that is asked for: names and shapes come without.
+"""
 
 from __future__ import annotations
 
@@ -6,15 +9,17 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from math import prod
+from typing import TYPE_CHECKING
 
-import numpy as np
-from numpy.typing import DTypeLike
-
-from loracore.adapter import applying
-from loracore.adapter.algorithms import Form, difference, low_rank
-from loracore.adapter.reading import Array, TensorReader
+from loracore.adapter.algorithms import Form
+from loracore.adapter.reading import TensorReader
 from loracore.errors import MalformedFile, NeedsBase
 from loracore.tensorfile import Layer
+
+if TYPE_CHECKING:
+    from numpy.typing import DTypeLike
+
+    from loracore.adapter.values import Array
 
 #: More elements than any weight has: ΔW would need 16 GiB in float32.
 MAX_ELEMENTS = 1 << 32
@@ -48,20 +53,22 @@ class Module:
     convention: str
     _reader: TensorReader = field(repr=False)
 
-    def tensor(self, role: str, dtype: DTypeLike = np.float32) -> Array:
+    def tensor(self, role: str, dtype: DTypeLike = "float32") -> Array:
         """The tensor of a role, unscaled. Raises KeyError where there is none, FileError as the reader does."""
         return self._reader.read(self.layers[role].name, dtype)
 
-    def pair(self, dtype: DTypeLike = np.float32) -> tuple[Array, Array, float] | None:
+    def pair(self, dtype: DTypeLike = "float32") -> tuple[Array, Array, float] | None:
         """(B, A, s) with ΔW.reshape(d, -1) = s · B·A; B is d×r and A is r×k; None where there is no such form.
 
         A `mid` is contracted into A. Of DoRA it is the direction before normalisation.
         """
+        from loracore.adapter.formulas import low_rank  # noqa: PLC0415 - loads numpy
+
         with self._computing():
             pair = low_rank(self.layers, lambda role: self.tensor(role, dtype), self.transposed)
         return None if pair is None else (*pair, self.scale)
 
-    def delta(self, dtype: DTypeLike = np.float32) -> Array:
+    def delta(self, dtype: DTypeLike = "float32") -> Array:
         """ΔW, scaled, in `shape`; of DoRA the direction's part (`needs_base` is true then).
 
         Raises:
@@ -83,8 +90,8 @@ class Module:
         Raises:
             MalformedFile: `base` does not have the shape that the module was made for.
         """
-        if base.dtype != np.float64:
-            base = base.astype(np.float32, copy=False)
+        if base.dtype != "float64":
+            base = base.astype("float32", copy=False)
         if not self._fits(base.shape):
             raise MalformedFile(
                 f"module {self.name!r} is made for a weight of {list(self.shape)}, not of {list(base.shape)}",
@@ -95,6 +102,8 @@ class Module:
             return self._applied(base, strength)
 
     def _applied(self, base: Array, strength: float) -> Array:
+        from loracore.adapter import applying  # noqa: PLC0415 - loads numpy
+
         def read(role: str) -> Array:
             return self.tensor(role, base.dtype)
 
@@ -114,10 +123,11 @@ class Module:
             return applying.decomposed(base + delta, self.layers, read, strength, transposed)
         return base + strength * delta
 
-    def bias_delta(self, dtype: DTypeLike = np.float32) -> Array | None:
+    def bias_delta(self, dtype: DTypeLike = "float32") -> Array | None:
         """What is added to the module's bias (`diff_b`, `b_norm`, PEFT's `lora_bias`), scaled; or None."""
         if "up_bias" in self.layers:
-            scaled: Array = self.tensor("up_bias", dtype) * np.asarray(self.scale, dtype)
+            bias = self.tensor("up_bias", dtype)
+            scaled: Array = bias * bias.dtype.type(self.scale)
             return scaled
         for role in ("diff_b", "b_norm"):
             if role in self.layers and len(self.layers) > 1:
@@ -125,11 +135,13 @@ class Module:
         return None
 
     def _difference(self, dtype: DTypeLike) -> Array | None:
+        from loracore.adapter.formulas import difference  # noqa: PLC0415 - loads numpy
+
         form = Form(self.algorithm, self.rank, self.shape, self.needs_base)
         with self._computing():
             delta = difference(form, self.layers, lambda role: self.tensor(role, dtype), self.transposed)
             if delta is not None and self.scale != 1:
-                np.multiply(delta, np.asarray(self.scale, dtype), out=delta)
+                delta *= delta.dtype.type(self.scale)
         return delta
 
     @contextmanager
@@ -139,9 +151,13 @@ class Module:
         Raises:
             MalformedFile: small factors ask for a ΔW that no model has.
         """
+        import numpy as np  # noqa: PLC0415 - see above
+
         kernel = prod(self.shape[1:]) * (self.rank or 1) if "mid" in self.layers else 0
         if max(prod(self.shape), kernel) > MAX_ELEMENTS:
-            raise MalformedFile(f"module {self.name!r} has a ΔW of {list(self.shape)}", self._reader.shown)
+            raise MalformedFile(
+                f"module {self.name!r} has a ΔW of {list(self.shape)}, more than any model has", self._reader.shown
+            )
         try:
             with np.errstate(all="ignore"):
                 yield

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from loracore.adapter import read_adapter
-from loracore.adapter.reading import upcast
+from loracore.adapter.values import upcast
 from loracore.errors import FileError, MalformedFile
 from loracore.tensorfile import Layer
 from tests.builders.architectures import sd15
@@ -49,6 +52,31 @@ def test_dtypes_without_plain_values_are_refused_by_name(dtype: str) -> None:
     """The error names the layer and its dtype."""
     with pytest.raises(MalformedFile, match=f"layer 'x' is {dtype}"):
         upcast(Layer("x", dtype, (8,)), bytes(64), np.dtype(np.float32))
+
+
+@pytest.mark.parametrize(
+    "dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.int64, torch.int32, torch.uint8,
+              torch.float8_e4m3fn],
+)  # fmt: skip
+@pytest.mark.parametrize("shape", [(), (1,), (1, 1)])
+def test_an_alpha_is_read_whatever_its_dtype(tmp_path: Path, dtype: torch.dtype, shape: tuple[int, ...]) -> None:
+    """The number is exact, and of one element whatever its dimensions."""
+    path = os.fspath(tmp_path / "a.safetensors")
+    layers = {"lora_unet_x.lora_down.weight": randn(4, 8), "lora_unet_x.lora_up.weight": randn(8, 4)}
+    save_file(layers | {"lora_unet_x.alpha": torch.full(shape, 3, dtype=dtype)}, path)
+    with read_adapter(path) as adapter:
+        assert [(module.alpha, module.scale) for module in adapter.modules] == [(3.0, 0.75)]
+
+
+def test_what_stands_in_the_header_is_told_without_numpy(tmp_path: Path) -> None:
+    """Names, shapes, ranks and alphas are read before numpy is loaded, which takes longer than they do."""
+    path = os.fspath(tmp_path / "a.safetensors")
+    write_safetensors(path, random_weights(sd15(4, width=16, every=12), 1, alpha=2.0))
+    program = (
+        "import sys; from loracore.adapter import read_adapter; adapter = read_adapter(sys.argv[1]);"
+        "assert {module.alpha for module in adapter.modules} == {2.0}; assert 'numpy' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", program, path], check=True)
 
 
 def test_every_container_gives_the_same_adapter(tmp_path: Path) -> None:

@@ -39,17 +39,19 @@ def survey(
 ) -> Survey[R]:
     """Do `work` on each item, the heaviest first. Each of the context's threads has a workspace of its own.
 
-    Raises what `work` raises, but for Unfit and FileError, which become faults, and Cancelled.
+    Raises what `work` raises, but for Unfit and FileError, which become faults, and Cancelled. Then, and at
+    Ctrl-C, what is being worked on is given up between two blocks.
     """
     found: dict[int, R] = {}
     faults: dict[int, str] = {}
     local = threading.local()
+    stop = threading.Event()
     done, total = 0.0, sum(map(weight, items))
     order = sorted(range(len(items)), key=lambda index: -weight(items[index]))
 
     def one(index: int) -> R:
         if not hasattr(local, "workspace"):
-            local.workspace = Workspace()
+            local.workspace = Workspace(stop)
         return work(items[index], local.workspace)
 
     with one_blas_thread(), ThreadPoolExecutor(max(1, context.threads)) as pool:
@@ -66,6 +68,7 @@ def survey(
                     faults[index] = error.reason
                 context.progress(done, total, name(items[index]))
         except BaseException:
+            stop.set()
             pool.shutdown(cancel_futures=True)
             raise
     result = Survey[R]()

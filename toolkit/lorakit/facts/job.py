@@ -43,7 +43,7 @@ def run(parameters: MetadataParameters, context: Context) -> MetadataResult:
     Raises:
         FileError: the file cannot be read at all; the error names it.
     """
-    from loracore.adapter import read_adapter  # noqa: PLC0415 - it loads numpy
+    from loracore.adapter import read_adapter  # noqa: PLC0415 - not for the JOB alone
 
     context.progress(0, 1)
     with read_adapter(os.fsdecode(parameters.path)) as adapter:

@@ -109,8 +109,8 @@ class Statements:
                 try:
                     return cleaned_json(json.loads(text, parse_constant=lambda _: None))
                 except (ValueError, RecursionError) as error:
-                    # Much that begins so is no JSON: a text in brackets, a list as Python prints it.
-                    if start == "{":
+                    # Much that begins with a bracket is no JSON: a text, a list as Python prints it.
+                    if start == "{" or not isinstance(error, json.JSONDecodeError):
                         why = "nested too deeply" if isinstance(error, RecursionError) else str(error)
                         self.notes.append(f"{shortened(key)} holds JSON that cannot be read: {why}")
         if len(text) > _MAX_TEXT:

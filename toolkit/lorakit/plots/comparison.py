@@ -13,7 +13,16 @@ from loracore.jobs.plot import PlotParameters
 from loracore.jobs.spectrum import SpectrumParameters, SpectrumResult
 from lorakit.analysis import spectrum
 from lorakit.analysis.likeness import Likeness, likeness, overall
-from lorakit.plots.drawing import COLOURS, Drawn, begin, mark_places, name_of, places_of
+from lorakit.plots.drawing import (
+    COLOURS,
+    Drawn,
+    begin,
+    from_zero,
+    mark_places,
+    name_of,
+    places_of,
+    plain_logarithmic,
+)
 
 
 def draw(parameters: PlotParameters, context: Context) -> Drawn:
@@ -59,7 +68,7 @@ def _norms(axes: Axes, found: Sequence[SpectrumResult], names: Sequence[str], or
             squares[place] += module.frobenius_norm**2
         values = [squares[place] ** 0.5 if place in squares else np.nan for place in order]
         axes.plot(values, color=colour, marker="o", markersize=3.5, linewidth=1.1, label=name)
-    axes.set_ylim(bottom=0)
+    from_zero(axes, above=0.15)
     axes.set_xlim(-0.7, len(order) - 0.3)
     axes.grid(axis="x", visible=False)
     mark_places(axes, order)
@@ -125,6 +134,8 @@ def _against(axes: Axes, found: Sequence[SpectrumResult], names: Sequence[str]) 
         low, high = min(seen) / 1.3, max(seen) * 1.3
         axes.plot([low, high], [low, high], color="#222222", linewidth=0.8, zorder=0)
         axes.set(xscale="log", yscale="log", xlim=(low, high), ylim=(low, high))
+        plain_logarithmic(axes.xaxis)
+        plain_logarithmic(axes.yaxis)
     axes.set_title("‖ΔW‖ of each module in common; on the line: equally strong")
     axes.set_xlabel("in file 1")
     axes.set_ylabel("in file 2" if len(found) == 2 else "in the others")

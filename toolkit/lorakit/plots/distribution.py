@@ -52,7 +52,7 @@ def draw(parameters: PlotParameters, context: Context) -> Drawn:
             matrix = matrices(module, bounds, workspace)["dW"]
             if share < 1:
                 matrix = matrix.drawn(max(1, round(share * matrix.shape[0])))
-            return scan(matrix.blocks(), grid, workspace)
+            return scan(matrix.pieces(), grid, workspace)
 
         modules = [module for module in file.modules if file.label(module) in first.results]
         found = survey(modules, name=file.label, weight=weight, work=entries, context=context)
@@ -60,10 +60,11 @@ def draw(parameters: PlotParameters, context: Context) -> Drawn:
         family, faults, warnings = file.adapter.family, file.faults, file.warnings
     scans = found.results
     total = _joined(list(scans.values()), grid)
+    quarter, three_quarters = total.percentiles((25, 75)).values()
     facts = [
         f"{family}, {len(scans):,} modules, {size / 1e6:,.1f} million entries of ΔW",
         f"mean {mean:.2e}, std {grid.std:.3e}",
-        f"half of all within {max(abs(total.percentile(25)), abs(total.percentile(75))):.2e}",
+        f"half of all within {max(abs(quarter), abs(three_quarters)):.2e}",
         f"from 1 in {1 / share:.0f} rows" if share < 1 else f"{total.minimum:.3g} to {total.maximum:.3g}",
     ]
     figure = begin(parameters.paths[0], facts, (14, 8.2))
@@ -130,9 +131,10 @@ def _along(axes: Axes, scans: Mapping[str, Scan], grid: Grid) -> None:
         _joined([scans[label] for label, place in zip(labels, places, strict=True) if place == one], grid)
         for one in order
     ]
+    found = [one.percentiles([percent for band in _BANDS for percent in band]) for one in joined]
     columns = np.arange(len(order) + 1) - 0.5
     for (low, high), alpha in zip(_BANDS, (0.25, 0.45, 0.9), strict=True):
-        bottom, top = (_steps([one.percentile(percent) for one in joined]) for percent in (low, high))
+        bottom, top = (_steps([one[percent] for one in found]) for percent in (low, high))
         axes.fill_between(
             columns,
             bottom,
@@ -149,6 +151,9 @@ def _along(axes: Axes, scans: Mapping[str, Scan], grid: Grid) -> None:
     mark_places(axes, order)
     axes.set_title("Where the entries lie, by place in the model (percentiles)")
     axes.set_ylabel("entry of ΔW")
+    # The legend stands above the bands.
+    low_end, high_end = axes.get_ylim()
+    axes.set_ylim(low_end, high_end + 0.15 * (high_end - low_end))
     axes.legend(loc="upper right", ncols=3, facecolor="white", frameon=True, framealpha=0.85, edgecolor="none")
 
 

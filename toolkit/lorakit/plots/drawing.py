@@ -12,7 +12,9 @@ from typing import Any, NamedTuple, cast
 import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from loracore.jobs.faults import Fault
 from loracore.jobs.plot import Format
@@ -140,6 +142,18 @@ def kinds_and_places(names: Sequence[str]) -> tuple[list[str], list[str], list[t
     row = {kind: index for index, kind in enumerate(rows)}
     column = {place: index for index, place in enumerate(columns)}
     return rows, columns, [(row[kind], column[place]) for kind, place in zip(kinds, places, strict=True)]
+
+
+def plain_logarithmic(axis: Axis) -> None:
+    """Ticks of a logarithmic axis as numbers, 1, 2 and 5 of each decade where there are few of them."""
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.set_minor_formatter(NullFormatter())
+
+
+def from_zero(axes: Axes, *, above: float = 0.06) -> None:
+    """From 0 to more than the greatest value, so that no point is cut at the edge."""
+    axes.set_ylim(0, axes.get_ylim()[1] * (1 + above))
 
 
 def mark_places(axes: Axes, places: Sequence[str], *, room: int = 165) -> None:

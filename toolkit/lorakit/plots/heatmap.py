@@ -9,13 +9,21 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import LogNorm
 from matplotlib.image import AxesImage
-from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from loracore.jobs.frame import Context
 from loracore.jobs.plot import PlotParameters
 from loracore.jobs.spectrum import ModuleSpectrum, SpectrumParameters
 from lorakit.analysis import spectrum
-from lorakit.plots.drawing import MAP, Drawn, begin, component, kinds_and_places, mark_places, place_and_kind
+from lorakit.plots.drawing import (
+    MAP,
+    Drawn,
+    begin,
+    component,
+    kinds_and_places,
+    mark_places,
+    place_and_kind,
+    plain_logarithmic,
+)
 
 #: Decades of the colour scale: what is smaller has its darkest end.
 _DECADES = 2.5
@@ -50,9 +58,7 @@ def draw(parameters: PlotParameters, context: Context) -> Drawn:
         image, ax=list(axes), fraction=0.025, pad=0.01, extend="min" if low == high / 10**_DECADES else "neither"
     )
     bar.set_label("‖ΔW‖, logarithmic")
-    bar.ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    bar.ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    bar.ax.yaxis.set_minor_formatter(NullFormatter())
+    plain_logarithmic(bar.ax.yaxis)
     return Drawn(figure, found.faults, found.warnings)
 
 

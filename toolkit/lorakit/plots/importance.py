@@ -99,7 +99,7 @@ def _profile(axes: Axes, modules: Sequence[ModuleSpectrum], total: float, chosen
     axes.grid(axis="x", visible=False)
     axes.set_xlim(-0.6, len(squares) - 0.4)
     axes.yaxis.set_major_formatter(FuncFormatter(_percent))
-    mark_places(axes, list(squares), room=125)
+    mark_places(axes, list(squares), room=75)
 
 
 def _percent(share: float, _: object) -> str:

@@ -14,7 +14,7 @@ from loracore.jobs.frame import Context
 from loracore.jobs.plot import PlotParameters
 from lorakit.analysis import pca
 from lorakit.analysis.matrices import opened
-from lorakit.plots.drawing import GREY, Drawn, begin, colour_of, mark_places, places_of
+from lorakit.plots.drawing import GREY, Drawn, begin, colour_of, from_zero, mark_places, places_of
 
 #: Components that are drawn.
 _MOST = 128
@@ -113,7 +113,7 @@ def _along(
             linewidth=0,
             label=role,
         )
-    axes.set_ylim(bottom=0)
+    from_zero(axes)
     axes.set_xlim(-0.7, len(order) - 0.3)
     axes.grid(axis="x", visible=False)
     mark_places(axes, order)

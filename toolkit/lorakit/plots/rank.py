@@ -14,7 +14,18 @@ from loracore.jobs.frame import Context
 from loracore.jobs.plot import PlotParameters
 from loracore.jobs.spectrum import ModuleSpectrum, SpectrumParameters
 from lorakit.analysis import spectrum
-from lorakit.plots.drawing import COLOURS, GREY, Drawn, begin, colour_of, component, mark_places, places_of
+from lorakit.plots.drawing import (
+    COLOURS,
+    GREY,
+    Drawn,
+    begin,
+    colour_of,
+    component,
+    from_zero,
+    mark_places,
+    places_of,
+    plain_logarithmic,
+)
 from lorakit.statistics.spectra import cumulative_energy
 
 #: Singular values that are drawn; of dense modules there are thousands.
@@ -42,7 +53,8 @@ def draw(parameters: PlotParameters, context: Context) -> Drawn:
     colours = colour_of([module.component for module in modules])
     _bands(left, modules, colours, _normalised)
     left.set_yscale("log")
-    left.set_ylim(bottom=max(_FLOOR, left.get_ylim()[0]), top=1.4)
+    left.set_ylim(bottom=min(0.1, max(_FLOOR, left.get_ylim()[0])), top=1.4)
+    plain_logarithmic(left.yaxis)
     left.set_title("Singular values, the greatest as 1")
     _bands(right, modules, colours, _energies)
     right.set_ylim(0, 1.03)
@@ -120,7 +132,7 @@ def _along(axes: Axes, modules: Sequence[ModuleSpectrum], colours: dict[str, str
     )
     stated = np.array([np.nan if module.rank is None else float(module.rank) for module in modules])
     axes.step(columns, stated, where="mid", color=GREY, linestyle=":", linewidth=1.6, label="rank in the file")
-    axes.set_ylim(bottom=0)
+    from_zero(axes)
     axes.set_xlim(-1, len(modules))
     axes.grid(axis="x", visible=False)
     mark_places(axes, places)

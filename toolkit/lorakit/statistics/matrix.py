@@ -21,6 +21,9 @@ Floats = NDArray[np.floating[Any]]
 PERCENTILES = (1, 5, 25, 50, 75, 95, 99)
 #: Entries of a block: with all that is made of it, it stays in a core's cache.
 _BLOCK = 1 << 17
+#: Rows and columns of a piece of a product. Of few long rows, BLAS would spend as long on arranging the right
+#: factor as on multiplying: 0.68 ns an entry instead of 0.31, of 5120 columns at rank 32.
+_PIECE = (512, 256)
 #: Of so many entries, percentiles are exact always: a single one may matter, wherever it lies.
 _FEW = 1 << 14
 
@@ -50,6 +53,10 @@ class Matrix(ABC):
     @abstractmethod
     def blocks(self) -> Iterator[Floats]:
         """All entries, some rows at a time. A block is overwritten by the next one: copy what you keep."""
+
+    def pieces(self) -> Iterator[Floats]:
+        """All entries once, in pieces of a shape that is quick, the same each time; overwritten as blocks are."""
+        return self.blocks()
 
     @property
     @abstractmethod
@@ -102,7 +109,7 @@ class Matrix(ABC):
         return self._scan(grid)
 
     def _scan(self, grid: Grid | None) -> Scan:
-        return scan(self.blocks(), grid, self.workspace)
+        return scan(self.pieces(), grid, self.workspace)
 
     @cached_property
     def percentiles(self) -> dict[int, float] | None:
@@ -110,8 +117,8 @@ class Matrix(ABC):
         if not self.bounds.percentiles:
             return None
         if self.bounds.exact or self.size <= _FEW:
-            return exact_percentiles(self.scan, self.blocks, PERCENTILES)
-        return {percent: self.scan.percentile(percent) for percent in PERCENTILES}
+            return exact_percentiles(self.scan, self.pieces, PERCENTILES)
+        return self.scan.percentiles(PERCENTILES)
 
 
 class Entries(Matrix):
@@ -125,6 +132,9 @@ class Entries(Matrix):
     def entries(self) -> Doubles:
         """All entries in double precision; as large as the file's, or twice and four times so."""
         return self._entries.astype(np.float64, copy=False)
+
+    def entries_as(self, dtype: type[np.floating[Any]]) -> Floats:
+        return self._entries.astype(dtype, copy=False)
 
     def blocks(self) -> Iterator[Floats]:
         rows = _rows(self.shape[1])
@@ -186,8 +196,21 @@ class Product(Matrix):
         outer, inner = self._scaled()
         dtype = outer.dtype.type
         for start in range(0, self.shape[0], rows):
+            self.workspace.go_on()
             part = outer[start : start + rows]
             yield np.matmul(part, inner, out=self.workspace.array("product", (part.shape[0], columns), dtype))
+
+    def pieces(self) -> Iterator[Floats]:
+        outer, inner = self._scaled()
+        dtype = outer.dtype.type
+        height, width = _PIECE
+        for left in range(0, self.shape[1], width):
+            columns = inner[:, left : left + width]
+            for top in range(0, self.shape[0], height):
+                self.workspace.go_on()
+                rows = outer[top : top + height]
+                shape = (rows.shape[0], columns.shape[1])
+                yield np.matmul(rows, columns, out=self.workspace.array("product", shape, dtype))
 
     def _scan(self, grid: Grid | None) -> Scan:
         device = self.bounds.device
@@ -198,7 +221,7 @@ class Product(Matrix):
         # Entries of this size have no room in single precision.
         dtype = self.bounds.dtype if self.frobenius < 1e38 else np.float64
         outer = (self._outer.entries * self._scale).astype(dtype, copy=False)
-        return outer, self._inner.entries.astype(dtype, copy=False)
+        return outer, self._inner.entries_as(dtype)
 
     @cached_property
     def sum(self) -> float:

@@ -16,16 +16,16 @@ _KEPT = 1 << 20
 
 
 def exact_percentiles(
-    found: Scan, blocks: Callable[[], Iterator[Floats]], percents: Sequence[int]
+    found: Scan, pieces: Callable[[], Iterator[Floats]], percents: Sequence[int]
 ) -> dict[int, float]:
-    """As `np.percentile` of all entries sorted (method `linear`)."""
+    """As `np.percentile` of all entries sorted (method `linear`). `pieces` gives what was found, bit by bit."""
     if found.counts is None or found.grid is None:
         return dict.fromkeys(percents, found.minimum)
     wanted = [percent / 100 * (found.size - 1) for percent in percents]
     ranks = sorted({int(rank) + step for rank in wanted for step in (0, 1) if int(rank) + step < found.size})
     ends = np.cumsum(found.counts)
     bins = np.searchsorted(ends, ranks, side="right")
-    values, counts = _gather(found, blocks, np.unique(bins))
+    values, counts = _gather(found, pieces, np.unique(bins))
     # Of the kept entries, how many lie before each; and of all entries, how many lie in bins that were not kept.
     kept = np.zeros(BINS, bool)
     kept[bins] = True
@@ -44,7 +44,7 @@ def exact_percentiles(
 
 
 def _gather(
-    found: Scan, blocks: Callable[[], Iterator[Floats]], bins: NDArray[np.intp]
+    found: Scan, pieces: Callable[[], Iterator[Floats]], bins: NDArray[np.intp]
 ) -> tuple[Floats, NDArray[np.int64]]:
     """The different entries in `bins`, sorted, and how often each is there."""
     assert found.grid is not None
@@ -54,8 +54,8 @@ def _gather(
     parts: list[Floats] = []
     weights: list[NDArray[np.int64]] = []
     waiting = 0
-    for block in blocks():
-        chosen = block[kept[places(block, found.grid, workspace)]]
+    for piece in pieces():
+        chosen = piece[kept[places(piece, found.grid, workspace)]]
         parts.append(chosen)
         weights.append(np.ones(chosen.size, np.int64))
         waiting += chosen.size

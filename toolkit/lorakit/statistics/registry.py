@@ -64,7 +64,7 @@ def evaluate(part: str, matrix: Matrix) -> Iterator[tuple[str, Value]]:
     for one in list(_statistics.values()):
         if part in one.parts:
             value = one.function(matrix)
-            if isinstance(value, Mapping):
+            if type(value) is dict or isinstance(value, Mapping):
                 yield from ((f"{part}.{key}", _plain(each)) for key, each in value.items())
             else:
                 yield f"{part}.{one.name}", _plain(value)
@@ -72,6 +72,9 @@ def evaluate(part: str, matrix: Matrix) -> Iterator[tuple[str, Value]]:
 
 def _plain(value: Value) -> Value:
     """A number of Python's; None for one that is not finite, which no export could hold."""
+    # Nearly all are: asking a type is three times quicker than `isinstance`, and there are 130 columns a module.
+    if type(value) is float:
+        return value if math.isfinite(value) else None
     if value is None or isinstance(value, int):
         return value
     if isinstance(value, np.integer):
