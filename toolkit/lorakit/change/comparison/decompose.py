@@ -1,8 +1,8 @@
 """Leading singular values and vectors of a matrix that is read in pieces of rows.
 
-A randomized block Krylov space (Musco and Musco, NeurIPS 2015): each pass is Q ← orth(Xᵀ(X·Q)), which needs each row
-once, and the Q of all passes are the basis. Then X·Q = U·S·Wᵀ by its Gram matrix in double precision, and
-X ≈ U·S·(Q·W)ᵀ. What it captures is never more than the optimum (Eckart and Young), so that ‖X‖² - Σσ² is the error.
+A randomized block Krylov space (Musco and Musco, NeurIPS 2015): each pass is Q ← orth(Xᵀ(X·Q)), which needs each
+row once, and the Q of all passes are the basis. Then X·Q = U·S·Wᵀ by its Gram matrix in double precision, and
+X ≈ U·S·(Q·W)ᵀ. What it captures is never more than the optimum (Eckart and Young).
 """
 
 from __future__ import annotations
@@ -71,6 +71,16 @@ def decompose(
         basis = orthonormal(_squared(rows, basis))
         space.append(basis)
     return _projected(rows, orthonormal(np.concatenate(space, axis=1)), rank, exact=False)
+
+
+def residual(rows: Rows, outer: Singles, inner: Singles) -> float:
+    """‖X - BA‖², formed piece by piece."""
+    total, first = 0.0, 0
+    for piece in rows.pieces():
+        left = piece - outer[first : first + len(piece)] @ inner
+        total += float(np.vdot(left, left))
+        first += len(piece)
+    return total
 
 
 def _eigenvectors(matrix: Singles, width: int) -> Singles:

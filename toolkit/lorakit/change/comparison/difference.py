@@ -31,7 +31,7 @@ class Block(NamedTuple):
     base: NDArray[np.uint8]
     finetuned: NDArray[np.uint8]
     start: int
-    count: int
+    entries: int
 
 
 @dataclass
@@ -106,9 +106,14 @@ class Buffers:
 
 
 def measure(
-    pair: Pair, models: tuple[Weights, Weights], span: tuple[int, int], threshold: float,
-    engines: list[Engine], buffers: Buffers,
-) -> Part:  # fmt: skip
+    pair: Pair,
+    models: tuple[Weights, Weights],
+    span: tuple[int, int],
+    *,
+    threshold: float,
+    engines: list[Engine],
+    buffers: Buffers,
+) -> Part:
     """The sums over the entries from `span[0]` to `span[1]`, by each engine. Raises Unfit and FileError."""
     part = Part([Sums() for _ in engines], [0.0 for _ in engines])
     comparable = pair.base.dtype == pair.finetuned.dtype
@@ -142,24 +147,24 @@ def finish(pair: Pair, models: tuple[Weights, Weights], parts: list[Part], buffe
 def by_numpy(pair: Pair, block: Block, threshold: float, buffers: Buffers) -> Sums:
     """Raises Unfit where an entry is not finite."""
     kind = float_type(pair.base.dtype, pair.finetuned.dtype)
-    base, finetuned, difference = buffers.floats(block.count, kind)
+    base, finetuned, difference = buffers.floats(block.entries, kind)
     widen(pair.base.dtype, block.base, base, buffers.spare)
     widen(pair.finetuned.dtype, block.finetuned, finetuned, buffers.spare)
     with np.errstate(all="ignore"):
         np.subtract(finetuned, base, out=difference)
-        sums = Sums(block.count, squares=float(difference @ difference), base_squares=float(base @ base))
+        sums = Sums(block.entries, squares=float(difference @ difference), base_squares=float(base @ base))
         if not np.isfinite(sums.squares) or not np.isfinite(sums.base_squares):
             check_finite(base, finetuned)
             # Finite, but their squares are too large for float32.
             base, finetuned = base.astype(np.float64), finetuned.astype(np.float64)
             difference = finetuned - base
-            sums = Sums(block.count, squares=float(difference @ difference), base_squares=float(base @ base))
+            sums = Sums(block.entries, squares=float(difference @ difference), base_squares=float(base @ base))
         sums.floor = _floor(pair, finetuned)
         np.abs(difference, out=difference)
         sums.largest = float(difference.max())
         # A product with ones is a sum, four times as fast as numpy's.
-        sums.absolute = float(difference @ _ones(difference.dtype)[: block.count])
-        mask = buffers.mask[: block.count]
+        sums.absolute = float(difference @ _ones(difference.dtype)[: block.entries])
+        mask = buffers.mask[: block.entries]
         sums.changed = int(np.count_nonzero(np.greater(difference, threshold, out=mask)))
     return sums
 
@@ -178,11 +183,11 @@ def differences(
     """Write fine-tuned - base of the entries of `span` into `out`, which has as many."""
     kind = float_type(pair.base.dtype, pair.finetuned.dtype)
     for block in _blocks(pair, models, span, buffers):
-        base, finetuned, _ = buffers.floats(block.count, kind)
+        base, finetuned, _ = buffers.floats(block.entries, kind)
         widen(pair.base.dtype, block.base, base, buffers.spare)
         widen(pair.finetuned.dtype, block.finetuned, finetuned, buffers.spare)
         at = block.start - span[0]
-        np.subtract(finetuned, base, out=out[at : at + block.count], casting="unsafe")
+        np.subtract(finetuned, base, out=out[at : at + block.entries], casting="unsafe")
 
 
 def _blocks(
@@ -207,7 +212,7 @@ def _equal(first: NDArray[np.uint8], second: NDArray[np.uint8], mask: NDArray[np
 
 
 def _note(equal: list[tuple[int, int]], block: Block) -> None:
-    stop = block.start + block.count
+    stop = block.start + block.entries
     if equal and equal[-1][1] == block.start:
         equal[-1] = (equal[-1][0], stop)
     else:

@@ -97,7 +97,10 @@ def _names(base: Iterable[str], finetuned: Iterable[str]) -> tuple[dict[str, str
             ({wrapper + name: name for name in theirs if wrapper + name in ours}, "lacks"),
         ):
             if len(found) > 2 * len(best):
-                best, told = found, f"the fine-tuned model {how} {wrapper!r} before its layers' names; they are paired without"
+                best, told = (
+                    found,
+                    f"the fine-tuned model {how} {wrapper!r} before its layers' names; they are paired without",
+                )
     return best, told
 
 
@@ -110,4 +113,5 @@ def _check(one: Pair, base: Weights, finetuned: Weights) -> None:
 
 
 def _shapes(one: Pair) -> str:
-    return f"its shapes differ: {list(one.base.shape)} in the base, {list(one.finetuned.shape)} in the fine-tuned model"
+    base, finetuned = list(one.base.shape), list(one.finetuned.shape)
+    return f"its shapes differ: {base} in the base, {finetuned} in the fine-tuned model"

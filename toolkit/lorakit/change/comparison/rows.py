@@ -25,7 +25,9 @@ _PIECE = 1 << 23
 class Rows:
     """A matrix in float32. `pieces` gives all of its rows once, in order; a piece is valid until the next one."""
 
-    def __init__(self, shape: tuple[int, int], pieces: Callable[[], Iterator[Singles]], whole: Singles | None) -> None:
+    def __init__(
+        self, shape: tuple[int, int], pieces: Callable[[], Iterator[Singles]], whole: Singles | None
+    ) -> None:
         self.shape = shape
         self.pieces = pieces
         #: All of it, where it is in memory.

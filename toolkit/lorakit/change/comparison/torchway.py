@@ -10,6 +10,7 @@ from loracore.errors import MissingPackage
 from lorakit.analysis.survey import Unfit
 from lorakit.change.comparison.difference import Block, Engine, Sums
 from lorakit.change.comparison.pairs import Pair
+from lorakit.change.comparison.widening import MANTISSA
 
 _TORCH = {
     "F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16", "I64": "int64", "I32": "int32",
@@ -37,15 +38,25 @@ def engine() -> Engine:
                 if not bool(torch.isfinite(values).all()):
                     raise Unfit(f"it holds {'NaN' if bool(values.isnan().any()) else 'Inf'} in the {model}")
         return Sums(
-            entries=block.count,
+            entries=block.entries,
             changed=int((difference > threshold).sum()),
             absolute=float(difference.sum(dtype=torch.float64)),
             largest=float(difference.max()),
             squares=float(difference.double().square().sum()),
             base_squares=float(base.double().square().sum()),
+            floor=_floor(torch, pair, finetuned),
         )
 
     return sums
+
+
+def _floor(torch: Any, pair: Pair, finetuned: Any) -> float:
+    """As that of `difference`: Σ ulp² / 12 of the coarser dtype."""
+    bits = [MANTISSA[tensor.dtype] for tensor in (pair.base, pair.finetuned) if tensor.dtype in MANTISSA]
+    if not bits or finetuned.dtype != torch.float32:
+        return 0.0
+    exponents = torch.frexp(finetuned)[1][finetuned != 0].double() - 1
+    return float(torch.exp2(2 * exponents).sum()) * 4.0 ** -min(bits) / 12
 
 
 def _tensor(torch: Any, raw: NDArray[Any], dtype: str) -> Any:

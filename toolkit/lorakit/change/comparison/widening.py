@@ -30,7 +30,7 @@ _INFINITE = 0x7C00
 
 def check(dtype: str) -> None:
     """Raises Unfit for a dtype whose entries have no values to compare."""
-    if dtype != "F16" and dtype != "BF16" and dtype not in _PLAIN and dtype not in _EIGHT_BITS:
+    if dtype not in {"F16", "BF16"} and dtype not in _PLAIN and dtype not in _EIGHT_BITS:
         raise Unfit(f"it is {dtype}, which cannot be compared; convert it to float16 or float32 first")
 
 

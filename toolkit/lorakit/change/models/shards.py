@@ -1,7 +1,8 @@
 """Which files a model consists of: one file, a Transformers folder (sharded or not), or a diffusers folder.
 
-A folder's index (`*.safetensors.index.json`, `*.bin.index.json`, as `save_pretrained(max_shard_size=…)` writes it)
-has the word; without one, all weight files of the folder count. A diffusers folder has a folder for each component.
+A folder's index (`*.safetensors.index.json`, `*.bin.index.json`, as `save_pretrained(max_shard_size=…)` writes
+it) has the word; without one, all weight files of the folder count. A diffusers folder has a folder for each
+component.
 """
 
 from __future__ import annotations
@@ -104,7 +105,9 @@ def _by_index(folder: bytes, index: bytes, files: Sequence[bytes], component: st
     for layer, file in _read(place).weight_map.items():
         name = os.fsencode(file)
         if os.path.basename(name) != name or name in {b"", b".", b".."} or b"\\" in name or b"\0" in name:
-            raise MalformedFile(f"it leads to {file[:80]!r}, out of its folder; it may only name files there", shown)
+            raise MalformedFile(
+                f"it leads to {file[:80]!r}, out of its folder; it may only name files there", shown
+            )
         if not has_reader(name):
             raise MalformedFile(f"it leads to {file[:80]!r}, which is no weight file; download it again", shown)
         expected.setdefault(name, set()).add(layer)
@@ -115,10 +118,15 @@ def _by_index(folder: bytes, index: bytes, files: Sequence[bytes], component: st
         more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
         raise FileError(f"shard {os.fsdecode(missing[0])}{more} is not there; download it again", shown)
     suffix = os.path.splitext(min(expected))[1]
-    strays = [name for name in files if name.endswith(suffix) and name not in expected and not name.startswith(_BESIDE)]
-    warnings = tuple(f"{os.fsdecode(os.path.join(folder, name))}: not in the index, so left out" for name in strays)
+    strays = [
+        name for name in files if name.endswith(suffix) and name not in expected and not name.startswith(_BESIDE)
+    ]
+    warnings = tuple(
+        f"{os.fsdecode(os.path.join(folder, name))}: not in the index, so left out" for name in strays
+    )
     shards = [
-        Shard(os.path.join(folder, name), component, frozenset(layers)) for name, layers in sorted(expected.items())
+        Shard(os.path.join(folder, name), component, frozenset(layers))
+        for name, layers in sorted(expected.items())
     ]
     return Found(tuple(shards), warnings)
 

@@ -157,7 +157,9 @@ class Weights:
                 )
             self.tensors[name] = Tensor(name, layer, file, index)
         for name in sorted((shard.expected or frozenset()) - names):
-            self.faults.append(Fault(prefix + name, f"the index has it in {shown(os.path.basename(shard.path))}, which has not"))
+            self.faults.append(
+                Fault(prefix + name, f"the index has it in {shown(os.path.basename(shard.path))}, which has not")
+            )
 
     def _start(self, tensor: Tensor) -> int:
         file = self._files[tensor.file]
