@@ -33,13 +33,13 @@ class CompareParameters(msgspec.Struct, frozen=True):
 
 
 class Model(msgspec.Struct, frozen=True):
-    """A model that was read. `bytes`: of its layers."""
+    """A model that was read. `size`: bytes of its layers."""
 
     path: bytes
     files: int
     layers: int
     parameters: int
-    bytes: int
+    size: int
     dtypes: dict[str, int]
 
 

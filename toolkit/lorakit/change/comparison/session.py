@@ -122,7 +122,7 @@ def model(weights: Weights) -> Model:
         files=len(weights.identities),
         layers=len(tensors),
         parameters=sum(prod(tensor.shape) for tensor in tensors),
-        bytes=weights.nbytes,
+        size=weights.nbytes,
         dtypes=dict(Counter(tensor.dtype for tensor in tensors)),
     )
 

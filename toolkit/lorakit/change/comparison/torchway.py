@@ -40,10 +40,10 @@ def engine() -> Engine:
         return Sums(
             entries=block.entries,
             changed=int((difference > threshold).sum()),
-            absolute=float(difference.sum(dtype=torch.float64)),
+            absolute=float(difference.sum()),
             largest=float(difference.max()),
-            squares=float(difference.double().square().sum()),
-            base_squares=float(base.double().square().sum()),
+            squares=float(difference.dot(difference)),
+            base_squares=float(base.dot(base)),
             floor=_floor(torch, pair, finetuned),
         )
 
