@@ -44,6 +44,7 @@ _quality = click.option(
 @click.argument("finetuned", type=click.Path())
 def compare(
     run: RunJob,
+    *,
     as_json: bool,
     base: str,
     finetuned: str,
@@ -100,6 +101,7 @@ def compare(
 @click.argument("finetuned", type=click.Path())
 def extract(
     run: RunJob,
+    *,
     as_json: bool,
     base: str,
     finetuned: str,
