@@ -18,6 +18,8 @@ from lorakit.change.comparison.difference import Engine
 from lorakit.change.comparison.records import Record
 from lorakit.change.comparison.session import Session, Walked
 from lorakit.change.comparison.walk import Wish
+from lorakit.change.device import array_module
+from lorakit.output.rounding import DTYPES
 
 _TOP = 20
 #: Beyond rounding of single precision.
@@ -27,23 +29,24 @@ _LAST = "comparison_report.txt"
 
 def run(parameters: CompareParameters, context: Context) -> CompareResult:
     """Raises FileError, UsageError, and MissingPackage where an engine is not installed."""
-    wish = _wish(parameters)
     question = {
         "operation": "compare", "threshold": parameters.threshold, "engine": parameters.engine,
         "lora_analysis": parameters.lora_analysis, "lora_rank": parameters.lora_rank,
-        "quality": parameters.quality,
+        "quality": parameters.quality, "dtype": parameters.writing.dtype,
     }  # fmt: skip
+    engines = _engines(parameters)
     with session.opened(parameters.base, parameters.finetuned, parameters.writing, question) as opened:
         if parameters.writing.check:
             return _result(parameters, opened, None)
-        with session.walked(opened, wish, context) as found:
+        with session.walked(opened, _wish(parameters, opened, engines), context) as found:
             return _written(parameters, opened, found)
 
 
 JOB = Job("compare", CompareParameters, CompareResult, run)
 
 
-def _wish(parameters: CompareParameters) -> Wish:
+def _engines(parameters: CompareParameters) -> dict[str, Engine | None]:
+    """What computes, the one whose numbers count first; None for numpy. Raises UsageError and MissingPackage."""
     if not (isfinite(parameters.threshold) and parameters.threshold >= 0):
         raise UsageError(f"threshold {parameters.threshold}: give 0 or more")
     if parameters.lora_rank is not None:
@@ -53,7 +56,19 @@ def _wish(parameters: CompareParameters) -> Wish:
         engines["numpy"] = None
     if parameters.engine != "numpy":
         engines["torch"] = torchway.engine()
-    return Wish(parameters.threshold, engines, parameters.lora_analysis, parameters.lora_rank, parameters.quality)
+    return engines
+
+
+def _wish(parameters: CompareParameters, opened: Session, engines: dict[str, Engine | None]) -> Wish:
+    return Wish(
+        threshold=parameters.threshold,
+        engines=engines,
+        spectra=parameters.lora_analysis,
+        rank=parameters.lora_rank,
+        quality=parameters.quality,
+        stored=DTYPES[session.stored(opened)],
+        arrays=array_module(parameters.writing.device),
+    )
 
 
 def _written(parameters: CompareParameters, opened: Session, found: Walked) -> CompareResult:

@@ -10,16 +10,27 @@ from loracore.paths import shown
 from lorakit.change.comparison import documents, session
 from lorakit.change.comparison.session import Session, Walked
 from lorakit.change.comparison.walk import Wish
+from lorakit.change.device import array_module
+from lorakit.output.rounding import DTYPES
 
 
 def run(parameters: ExtractParameters, context: Context) -> ExtractResult:
     """Raises FileError, and UsageError also where there is nothing to extract."""
     session.check_rank(parameters.rank)
-    question = {"operation": "extract", "rank": parameters.rank, "quality": parameters.quality}
+    question = {
+        "operation": "extract", "rank": parameters.rank, "quality": parameters.quality,
+        "dtype": parameters.writing.dtype,
+    }  # fmt: skip
     with session.opened(parameters.base, parameters.finetuned, parameters.writing, question) as opened:
         if parameters.writing.check:
             return _result(parameters, opened, None)
-        wish = Wish(spectra=False, rank=parameters.rank, quality=parameters.quality)
+        wish = Wish(
+            spectra=False,
+            rank=parameters.rank,
+            quality=parameters.quality,
+            stored=DTYPES[session.stored(opened)],
+            arrays=array_module(parameters.writing.device),
+        )
         with session.walked(opened, wish, context) as found:
             if not any(record.factors for record in found.records.values()):
                 found.journal.remove()

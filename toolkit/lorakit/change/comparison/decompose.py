@@ -8,12 +8,13 @@ X ≈ U·S·(Q·W)ᵀ. What it captures is never more than the optimum (Eckart a
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from lorakit.change.comparison.rows import Rows, Singles
+from lorakit.change.device import on_host
 
 Doubles = NDArray[np.float64]
 Quality = Literal["fast", "exact"]
@@ -53,88 +54,103 @@ class Decomposition:
 
 
 def decompose(
-    rows: Rows, rank: int, *, quality: Quality = "fast", passes: int = PASSES, seed: int = 0
+    matrix: Rows, rank: int, *, quality: Quality = "fast", passes: int = PASSES, seed: int = 0, arrays: Any = np
 ) -> Decomposition:
-    """The first `rank` singular values, or as many as there are, and more of lesser precision."""
-    side = min(rows.shape)
+    """The first `rank` singular values, or as many as there are, and more of lesser precision.
+
+    `arrays`: what computes, numpy or cupy. Raises LinAlgError where the values are too large to be squared.
+    """
+    algebra = _Algebra(matrix.on(arrays), rank, arrays)
+    side = min(matrix.shape)
     width = min(side, rank + max(_MORE, int(_PART * rank)))
     small = width * passes >= side
-    if rows.whole is not None and (small or (quality == "exact" and side <= EXACT_SIDE)):
-        basis = _eigenvectors(rows.whole, width)
-        # One pass more takes the Gram matrix's own rounding away.
-        return _projected(rows, orthonormal(_squared(rows, basis)), rank, exact=True)
-    basis = np.random.default_rng(seed).standard_normal((rows.shape[1], width), np.float32)
-    if quality == "exact":
-        return _converged(rows, basis, rank)
-    space = []
-    for _ in range(passes):
-        basis = orthonormal(_squared(rows, basis))
-        space.append(basis)
-    return _projected(rows, orthonormal(np.concatenate(space, axis=1)), rank, exact=False)
+    if matrix.whole is not None and (small or (quality == "exact" and side <= EXACT_SIDE)):
+        return algebra.by_gram(width)
+    start = np.random.default_rng(seed).standard_normal((matrix.shape[1], width), np.float32)
+    basis = arrays.asarray(start)
+    return algebra.converged(basis) if quality == "exact" else algebra.krylov(basis, passes)
 
 
-def residual(rows: Rows, outer: Singles, inner: Singles) -> float:
+def residual(matrix: Rows, outer: Singles, inner: Singles) -> float:
     """‖X - BA‖², formed piece by piece."""
     total, first = 0.0, 0
-    for piece in rows.pieces():
+    for piece in matrix.pieces():
         left = piece - outer[first : first + len(piece)] @ inner
         total += float(np.vdot(left, left))
         first += len(piece)
     return total
 
 
-def _eigenvectors(matrix: Singles, width: int) -> Singles:
-    """An orthonormal basis of the leading right singular vectors, from the smaller Gram matrix."""
-    if matrix.shape[1] <= matrix.shape[0]:
-        vectors = np.linalg.eigh(matrix.T @ matrix)[1]
-        return np.ascontiguousarray(vectors[:, : -width - 1 : -1])
-    vectors = np.linalg.eigh(matrix @ matrix.T)[1]
-    return orthonormal(matrix.T @ np.ascontiguousarray(vectors[:, : -width - 1 : -1]))
+class _Algebra:
+    """Ways to the leading singular vectors of one matrix, by numpy's names in the module `arrays`."""
 
+    def __init__(self, matrix: Rows, rank: int, arrays: Any) -> None:
+        self._matrix = matrix
+        self._rank = rank
+        self._arrays = arrays
 
-def _converged(rows: Rows, basis: Singles, rank: int) -> Decomposition:
-    energy, held = sum(float(np.vdot(piece, piece)) for piece in rows.pieces()), 0.0
-    for _ in range(_MOST_PASSES):
-        basis = orthonormal(_squared(rows, basis))
-        found = _projected(rows, basis, rank, exact=True)
-        now = float(found.values[:rank] @ found.values[:rank])
-        if now - held <= _ENOUGH * max(energy - now, _ROUNDING * energy):
-            return found
-        held = now
-    return _projected(rows, basis, rank, exact=False)
+    def by_gram(self, width: int) -> Decomposition:
+        """By the eigenvectors of the smaller Gram matrix; one pass more takes that one's own rounding away."""
+        whole = self._matrix.whole
+        assert whole is not None
+        tall = whole.shape[1] <= whole.shape[0]
+        vectors = self._arrays.linalg.eigh(whole.T @ whole if tall else whole @ whole.T)[1]
+        basis = self._arrays.ascontiguousarray(vectors[:, : -width - 1 : -1])
+        if not tall:
+            basis = self._orthonormal(whole.T @ basis)
+        return self._projected(self._orthonormal(self._squared(basis)), exact=True)
 
+    def krylov(self, basis: Any, passes: int) -> Decomposition:
+        space = []
+        for _ in range(passes):
+            basis = self._orthonormal(self._squared(basis))
+            space.append(basis)
+        return self._projected(self._orthonormal(self._arrays.concatenate(space, axis=1)), exact=False)
 
-def _squared(rows: Rows, basis: Singles) -> Singles:
-    """Xᵀ(X·Q)."""
-    total = np.zeros_like(basis)
-    for piece in rows.pieces():
-        total += piece.T @ (piece @ basis)
-    return total
+    def converged(self, basis: Any) -> Decomposition:
+        """By passes until they add nothing more."""
+        energy, held = sum(float((piece * piece).sum()) for piece in self._matrix.pieces()), 0.0
+        for _ in range(_MOST_PASSES):
+            basis = self._orthonormal(self._squared(basis))
+            found = self._projected(basis, exact=True)
+            now = float(found.values[: self._rank] @ found.values[: self._rank])
+            if now - held <= _ENOUGH * max(energy - now, _ROUNDING * energy):
+                return found
+            held = now
+        return self._projected(basis, exact=False)
 
+    def _squared(self, basis: Any) -> Any:
+        """Xᵀ(X·Q)."""
+        total = self._arrays.zeros_like(basis)
+        for piece in self._matrix.pieces():
+            total += piece.T @ (piece @ basis)
+        return total
 
-def _projected(rows: Rows, basis: Singles, rank: int, *, exact: bool) -> Decomposition:
-    image = np.concatenate([piece @ basis for piece in rows.pieces()])
-    double = image.astype(np.float64)
-    squares, vectors = np.linalg.eigh(double.T @ double)
-    squares, vectors = np.maximum(squares[::-1], 0), vectors[:, ::-1]
-    values = np.sqrt(squares)
-    kept = int(np.count_nonzero(values > _ROUNDING * values[0])) if values[0] > 0 else 0
-    count = min(rank, kept)
-    turn = vectors[:, :count]
-    left = (double @ (turn / values[:count])).astype(np.float32)
-    right = (basis @ turn.astype(np.float32)).T
-    return Decomposition(values[:kept], left, np.ascontiguousarray(right), exact)
+    def _orthonormal(self, matrix: Any) -> Any:
+        """An orthonormal basis of the columns, by their Gram matrix in double precision, twice.
 
+        Six times as fast as Householder's QR for tall matrices; columns that depend on the others become zero.
+        """
+        arrays = self._arrays
+        double = matrix.astype(np.float64)
+        for _ in range(2):
+            squares, vectors = arrays.linalg.eigh(double.T @ double)
+            known = squares > squares[-1] * 1e-15
+            scale = arrays.where(known, 1 / arrays.sqrt(arrays.where(known, squares, 1)), 0)
+            double = double @ (vectors * scale)
+        return double.astype(np.float32)
 
-def orthonormal(matrix: Singles) -> Singles:
-    """An orthonormal basis of the columns, by their Gram matrix in double precision, twice.
-
-    Six times as fast as Householder's QR for tall matrices; columns that depend on the others become zero.
-    """
-    double = matrix.astype(np.float64)
-    for _ in range(2):
-        squares, vectors = np.linalg.eigh(double.T @ double)
-        known = squares > squares[-1] * 1e-15
-        scale = np.where(known, 1 / np.sqrt(np.where(known, squares, 1)), 0)
-        double = double @ (vectors * scale)
-    return double.astype(np.float32)
+    def _projected(self, basis: Any, *, exact: bool) -> Decomposition:
+        arrays = self._arrays
+        double = arrays.concatenate([piece @ basis for piece in self._matrix.pieces()]).astype(np.float64)
+        squares, vectors = arrays.linalg.eigh(double.T @ double)
+        vectors = vectors[:, ::-1]
+        values = np.sqrt(np.maximum(on_host(squares)[::-1], 0))
+        kept = int(np.count_nonzero(values > _ROUNDING * values[0])) if values[0] > 0 else 0
+        count = min(self._rank, kept)
+        turn = vectors[:, :count]
+        left = double @ (turn / arrays.asarray(values[:count]))
+        right = (basis @ turn.astype(np.float32)).T
+        return Decomposition(
+            values[:kept], on_host(left).astype(np.float32), np.ascontiguousarray(on_host(right)), exact
+        )

@@ -10,7 +10,8 @@ from lorakit.change.comparison.verdict import Spectrum
 class FactorPlace(msgspec.Struct, frozen=True):
     """Where a layer's factors lie in the journal's data: B and A in float32, one behind the other.
 
-    `error`: ‖X - BA‖ / ‖X‖. `energy`: share of ‖X‖² that they capture. `exact`: no others of this rank are better.
+    `error`: ‖X - BA‖ / ‖X‖, B and A as stored. `energy`: share of ‖X‖² that they capture.
+    `exact`: no others of this rank are better.
     """
 
     offset: int

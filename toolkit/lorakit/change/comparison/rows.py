@@ -33,6 +33,15 @@ class Rows:
         #: All of it, where it is in memory.
         self.whole = whole
 
+    def on(self, arrays: Any) -> Rows:
+        """The same with arrays of this module, numpy or cupy: what is in memory is copied to the GPU once."""
+        if arrays is np:
+            return self
+        if self.whole is not None:
+            whole = arrays.asarray(self.whole)
+            return Rows(self.shape, lambda: iter([whole]), whole)
+        return Rows(self.shape, lambda: map(arrays.asarray, self.pieces()), None)
+
 
 def of_array(matrix: NDArray[Any]) -> Rows:
     """A matrix that is in memory."""

@@ -11,9 +11,11 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field
 from math import isfinite
 from time import perf_counter
+from typing import Any
 from zlib import crc32
 
 import msgspec
+import numpy as np
 
 from loracore.errors import ChangedFile, FileError
 from loracore.jobs.frame import Context
@@ -26,6 +28,7 @@ from lorakit.change.comparison.pairs import Pair
 from lorakit.change.comparison.records import FactorPlace, Record
 from lorakit.change.comparison.verdict import KNOWN, Spectrum
 from lorakit.change.models.weights import Weights
+from lorakit.output.rounding import as_stored
 
 #: Bytes of differences that are in memory at once, for all threads.
 ROOM = 768 << 20
@@ -38,13 +41,19 @@ _AGREE = ("absolute", "largest", "squares", "changed")
 
 @dataclass(frozen=True)
 class Wish:
-    """What is to be found out. `engines`: by name, the first one's numbers count. `rank`: of factors, or None."""
+    """What is to be found out.
+
+    `engines`: by name; the first one's numbers count. `rank`: of factors, or None. `stored`: the dtype that these
+    will have, which they are rounded to. `arrays`: numpy, or cupy, for decompositions.
+    """
 
     threshold: float = 1e-6
     engines: Mapping[str, Engine | None] = field(default_factory=lambda: {"numpy": None})
     spectra: bool = True
     rank: int | None = None
     quality: Quality = "fast"
+    stored: str = "F32"
+    arrays: Any = np
 
 
 def walk(
@@ -162,7 +171,13 @@ class _Walk:
         reason = modules.unfit(pair)
         if reason:
             return msgspec.structs.replace(record, left_out=reason), None
-        began = perf_counter()
+        try:
+            return self._spectral(pair, record, sums, buffers)
+        except np.linalg.LinAlgError:
+            return msgspec.structs.replace(record, left_out="its values are too large to be decomposed"), None
+
+    def _spectral(self, pair: Pair, record: Record, sums: Sums, buffers: Buffers) -> tuple[Record, Factors | None]:
+        wish, began = self._wish, perf_counter()
         known = KNOWN if wish.spectra else 0
         with rows.opened(pair, self._models, self._room, buffers) as matrix:
             found = decompose(
@@ -171,8 +186,9 @@ class _Walk:
                 quality=wish.quality if wish.rank is not None else "fast",
                 passes=PASSES if wish.rank is not None else _FEW_PASSES,
                 seed=crc32(pair.name.encode("utf-8", "surrogatepass")),
+                arrays=wish.arrays,
             )
-            place, factors = self._factored(matrix, found, sums)
+            place, factors = self._factored(pair.name, matrix, found, sums)
         shape = rows.matrix_shape(pair.shape)
         values = tuple(float(value) for value in found.values[:KNOWN])
         record = msgspec.structs.replace(
@@ -184,12 +200,12 @@ class _Walk:
         return record, factors
 
     def _factored(
-        self, matrix: rows.Rows, found: Decomposition, sums: Sums
+        self, name: str, matrix: rows.Rows, found: Decomposition, sums: Sums
     ) -> tuple[FactorPlace | None, Factors | None]:
         if self._wish.rank is None:
             return None, None
         rank = min(self._wish.rank, *matrix.shape)
-        factors = Factors(*found.factors(rank))
+        factors = Factors(*(as_stored(values, self._wish.stored, name) for values in found.factors(rank)))
         left = residual(matrix, factors.outer, factors.inner)
         share = min(1.0, left / sums.squares)
         return FactorPlace(0, rank, share**0.5, 1 - share, found.exact), factors

@@ -8,7 +8,8 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter, PercentFormatter
+from matplotlib.layout_engine import ConstrainedLayoutEngine
+from matplotlib.ticker import FuncFormatter, MaxNLocator, PercentFormatter
 
 from loracore.paths import shown
 from lorakit.change.comparison.modules import stem
@@ -27,7 +28,7 @@ def overview(folder: Folder, path: bytes) -> dict[str, Figure]:
     """All in one picture."""
     panels = [name for name, there in _panels(folder).items() if there]
     heights = [_height(folder, name) for name in panels]
-    figure = begin(path, _facts(folder), (14, sum(heights) + 1.2))
+    figure = _begin(folder, path, sum(heights))
     axes = figure.subplots(len(panels), 1, squeeze=False, height_ratios=heights)[:, 0]
     for one, name in zip(axes, panels, strict=True):
         _DRAW[name](folder, one)
@@ -39,10 +40,19 @@ def separate(folder: Folder, path: bytes) -> dict[str, Figure]:
     found = {}
     for name, there in _panels(folder).items():
         if there:
-            figure = begin(path, _facts(folder), (14, _height(folder, name) + 1.2))
+            figure = _begin(folder, path, _height(folder, name))
             _DRAW[name](folder, figure.subplots())
             found[name] = figure
     return found
+
+
+def _begin(folder: Folder, path: bytes, height: float) -> Figure:
+    figure = begin(path, _facts(folder), (14, height + 1.2))
+    engine = figure.get_layout_engine()
+    assert isinstance(engine, ConstrainedLayoutEngine)
+    # Long names beside bars keep a margin.
+    engine.set(rect=(0.012, 0, 0.976, 1))
+    return figure
 
 
 def _panels(folder: Folder) -> dict[str, bool]:
@@ -69,7 +79,7 @@ def _facts(folder: Folder) -> list[str]:
     base = folder.architecture.base.path or extracted.base_model
     finetuned = folder.architecture.finetuned.path or extracted.finetuned_model
     if base:
-        facts.append(f"{_short(base)} and {_short(finetuned)}")
+        facts.append(f"{_short(base, 40)} and {_short(finetuned, 40)}")
     if differences.all_differences:
         facts.append(
             f"{len(differences.modified_layers):,} of {len(differences.all_differences):,} layers modified"
@@ -115,8 +125,9 @@ def _map(folder: Folder, axes: Axes) -> None:
     figure = axes.get_figure()
     assert isinstance(figure, Figure)
     bar = figure.colorbar(image, ax=axes, fraction=0.025, pad=0.01)
+    bar.set_ticks(list(np.geomspace(colours.vmin or low, high, 4)))
     bar.ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.2g}"))
-    bar.ax.yaxis.set_minor_formatter(NullFormatter())
+    bar.ax.minorticks_off()
 
 
 def _most_modified(folder: Folder, axes: Axes) -> None:
@@ -134,7 +145,7 @@ def _most_modified(folder: Folder, axes: Axes) -> None:
         f"The {len(names)} most modified layers: ‖fine-tuned - base‖ / ‖base‖" if names else "Nothing changed"
     )
     if folder.analysis.layers:
-        _legend(axes, [_colour(one) for one in folder.analysis.layers.values()])
+        _legend(axes, colours)
 
 
 def _ranks(folder: Folder, axes: Axes) -> None:
@@ -151,7 +162,8 @@ def _ranks(folder: Folder, axes: Axes) -> None:
     if suggested:
         axes.axvline(suggested, color=GREY, linestyle="--", linewidth=1)
         axes.annotate(
-            f"suggested {suggested}", (suggested, 0.03), xycoords=("data", "axes fraction"), xytext=(4, 0),
+            f"suggested {suggested}", (suggested, 0.03), xycoords=("data", "axes fraction"),
+            xytext=(4 if suggested < ranks[-1] else -4, 0), ha="left" if suggested < ranks[-1] else "right",
             textcoords="offset points", fontsize=9, color=GREY,
         )  # fmt: skip
     axes.set_xscale("log", base=2)
@@ -160,7 +172,7 @@ def _ranks(folder: Folder, axes: Axes) -> None:
     axes.yaxis.set_major_formatter(PercentFormatter(1))
     axes.set_xlabel("rank")
     axes.set_title("Share of the difference that a rank holds: median, and 5 to 95 % of the matrices")
-    axes.legend(loc="lower right")
+    axes.legend(loc="center right")
 
 
 def _extraction(folder: Folder, axes: Axes) -> None:
@@ -189,7 +201,7 @@ def _colour(one: Spectral | None) -> str:
 
 
 def _legend(axes: Axes, colours: Sequence[str]) -> None:
-    words = {_LORA: "looks like a LoRA", _FULL: "does not", _ROUNDING: "rounding alone, or not a matrix"}
+    words = {_LORA: "looks like a LoRA", _FULL: "does not", _ROUNDING: "rounding alone, or not analysed"}
     handles = [
         axes.barh([0], [0], color=colour, label=word) for colour, word in words.items() if colour in colours
     ]
