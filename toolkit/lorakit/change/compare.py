@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from math import isfinite
+from typing import get_args
 
 import msgspec
 
 from loracore.errors import UsageError
 from loracore.jobs.compare import CompareParameters, CompareResult, Extraction, LayerDifference
+from loracore.jobs.compare import Engine as EngineName
 from loracore.jobs.faults import Fault
 from loracore.jobs.frame import Context, Job
 from loracore.paths import shown
@@ -51,6 +53,9 @@ def _engines(parameters: CompareParameters) -> dict[str, Engine | None]:
         raise UsageError(f"threshold {parameters.threshold}: give 0 or more")
     if parameters.lora_rank is not None:
         session.check_rank(parameters.lora_rank)
+    if parameters.engine not in get_args(EngineName):
+        raise UsageError(f"there is no engine {parameters.engine!r}; there are {', '.join(get_args(EngineName))}")
+    session.check_quality(parameters.quality)
     engines: dict[str, Engine | None] = {}
     if parameters.engine != "torch":
         engines["numpy"] = None

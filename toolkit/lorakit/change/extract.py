@@ -17,6 +17,7 @@ from lorakit.output.rounding import DTYPES
 def run(parameters: ExtractParameters, context: Context) -> ExtractResult:
     """Raises FileError, and UsageError also where there is nothing to extract."""
     session.check_rank(parameters.rank)
+    session.check_quality(parameters.quality)
     question = {
         "operation": "extract", "rank": parameters.rank, "quality": parameters.quality,
         "dtype": parameters.writing.dtype,
@@ -33,7 +34,7 @@ def run(parameters: ExtractParameters, context: Context) -> ExtractResult:
         )
         with session.walked(opened, wish, context) as found:
             if not any(record.factors for record in found.records.values()):
-                found.journal.remove()
+                found.give_up()
                 raise UsageError(
                     f"{shown(parameters.finetuned)}: no matrix of it differs from {shown(parameters.base)}, "
                     "so there is nothing to extract"

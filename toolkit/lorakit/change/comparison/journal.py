@@ -45,6 +45,7 @@ class Journal:
 
     def __init__(self, folder: bytes, key: Key) -> None:
         """Go on with the journal in `folder`, if it is for `key`; else begin it anew. Raises FileError."""
+        self.folder = folder
         self._path, self._data_path = os.path.join(folder, NAME), os.path.join(folder, DATA)
         self._lock = threading.Lock()
         line = msgspec.json.encode(key) + b"\n"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -9,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from math import prod
 from time import perf_counter
-from typing import Any
+from typing import Any, get_args
 
 from loracore.errors import UsageError
 from loracore.jobs.change import Stored, Writing
@@ -48,6 +49,12 @@ class Walked:
     journal: Journal
     resumed: int
     seconds: float
+
+    def give_up(self) -> None:
+        """Nothing will be written: leave no folder behind that was not there before."""
+        self.journal.remove()
+        with contextlib.suppress(OSError):
+            os.rmdir(self.journal.folder)
 
 
 @contextmanager
@@ -91,6 +98,12 @@ def check_rank(rank: int) -> None:
     """Raises UsageError."""
     if not 1 <= rank <= _MAX_RANK:
         raise UsageError(f"rank {rank}: give 1 to {_MAX_RANK}")
+
+
+def check_quality(quality: str) -> None:
+    """Raises UsageError."""
+    if quality not in get_args(Quality):
+        raise UsageError(f"there is no quality {quality!r}; there are {', '.join(get_args(Quality))}")
 
 
 def extraction(

@@ -158,7 +158,7 @@ class Weights:
             self.tensors[name] = Tensor(name, layer, file, index)
         for name in sorted((shard.expected or frozenset()) - names):
             self.faults.append(
-                Fault(prefix + name, f"the index has it in {shown(os.path.basename(shard.path))}, which has not")
+                Fault(prefix + name, f"the index has it in {shown(os.path.basename(shard.path))}, which lacks it")
             )
 
     def _start(self, tensor: Tensor) -> int:
