@@ -62,13 +62,18 @@ def decompose(
     """
     algebra = _Algebra(matrix.on(arrays), rank, arrays)
     side = min(matrix.shape)
-    width = min(side, rank + max(_MORE, int(_PART * rank)))
-    small = width * passes >= side
+    width = min(side, columns(rank, 1))
+    small = columns(rank, passes) >= side
     if matrix.whole is not None and (small or (quality == "exact" and side <= EXACT_SIDE)):
         return algebra.by_gram(width)
     start = np.random.default_rng(seed).standard_normal((matrix.shape[1], width), np.float32)
     basis = arrays.asarray(start)
     return algebra.converged(basis) if quality == "exact" else algebra.krylov(basis, passes)
+
+
+def columns(rank: int, passes: int) -> int:
+    """How many columns the bases of all passes have."""
+    return passes * (rank + max(_MORE, int(_PART * rank)))
 
 
 def residual(matrix: Rows, outer: Singles, inner: Singles) -> float:
@@ -112,10 +117,10 @@ class _Algebra:
         energy, held = sum(float((piece * piece).sum()) for piece in self._matrix.pieces()), 0.0
         for _ in range(_MOST_PASSES):
             basis = self._orthonormal(self._squared(basis))
-            found = self._projected(basis, exact=True)
-            now = float(found.values[: self._rank] @ found.values[: self._rank])
+            squares = self._arrays.linalg.eigh(self._gram(basis))[0]
+            now = float(squares[::-1][: self._rank].sum())
             if now - held <= _ENOUGH * max(energy - now, _ROUNDING * energy):
-                return found
+                return self._projected(basis, exact=True)
             held = now
         return self._projected(basis, exact=False)
 
@@ -140,17 +145,22 @@ class _Algebra:
             double = double @ (vectors * scale)
         return double.astype(np.float32)
 
+    def _gram(self, basis: Any) -> Any:
+        """(X·Q)ᵀ(X·Q), in double precision."""
+        total = self._arrays.zeros((basis.shape[1], basis.shape[1]), np.float64)
+        for piece in self._matrix.pieces():
+            image = (piece @ basis).astype(np.float64)
+            total += image.T @ image
+        return total
+
     def _projected(self, basis: Any, *, exact: bool) -> Decomposition:
+        """X·Q is not kept, which may have as many rows as there are words: what is wanted of it is formed anew."""
         arrays = self._arrays
-        double = arrays.concatenate([piece @ basis for piece in self._matrix.pieces()]).astype(np.float64)
-        squares, vectors = arrays.linalg.eigh(double.T @ double)
-        vectors = vectors[:, ::-1]
+        squares, vectors = arrays.linalg.eigh(self._gram(basis))
         values = np.sqrt(np.maximum(on_host(squares)[::-1], 0))
         kept = int(np.count_nonzero(values > _ROUNDING * values[0])) if values[0] > 0 else 0
         count = min(self._rank, kept)
-        turn = vectors[:, :count]
-        left = double @ (turn / arrays.asarray(values[:count]))
-        right = (basis @ turn.astype(np.float32)).T
-        return Decomposition(
-            values[:kept], on_host(left).astype(np.float32), np.ascontiguousarray(on_host(right)), exact
-        )
+        turn = (basis.astype(np.float64) @ vectors[:, ::-1][:, :count]).astype(np.float32)
+        scaled = turn / arrays.asarray(values[:count], np.float32)
+        left = np.concatenate([on_host(piece @ scaled) for piece in self._matrix.pieces()])
+        return Decomposition(values[:kept], left, np.ascontiguousarray(on_host(turn).T), exact)

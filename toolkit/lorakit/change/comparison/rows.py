@@ -81,19 +81,25 @@ class Room:
 
 
 @contextmanager
-def opened(pair: Pair, models: tuple[Weights, Weights], room: Room, buffers: Buffers) -> Iterator[Rows]:
-    """The difference of a layer: in memory if a third of the room holds it. Raises FileError while it is read."""
+def opened(
+    pair: Pair, models: tuple[Weights, Weights], room: Room, buffers: Buffers, width: int
+) -> Iterator[Rows]:
+    """The difference of a layer: in memory if a quarter of the room holds it. Raises FileError while it is read.
+
+    `width`: columns of the bases that a decomposition makes, which need room too.
+    """
     shape = matrix_shape(pair.shape)
     rows, columns = shape
-    if 4 * rows * columns <= room.size // 3:
-        # Half as much again for what a decomposition makes of it.
-        with room.take(6 * rows * columns):
+    # A basis is in single and in double precision at once, and so is what becomes of it.
+    bases = 24 * (rows + columns) * min(width, *shape)
+    if 4 * rows * columns <= room.size // 4:
+        with room.take(4 * rows * columns + bases):
             whole = np.empty(rows * columns, np.float32)
             differences(pair, models, (0, whole.size), whole, buffers)
             yield of_array(whole.reshape(shape))
         return
     step = max(1, _PIECE // columns)
-    with room.take(4 * step * columns):
+    with room.take(4 * step * columns + bases):
         piece = np.empty(step * columns, np.float32)
 
         def pieces() -> Iterator[Singles]:

@@ -21,7 +21,7 @@ from loracore.errors import ChangedFile, FileError
 from loracore.jobs.frame import Context
 from lorakit.analysis.survey import Unfit, one_blas_thread
 from lorakit.change.comparison import modules, rows
-from lorakit.change.comparison.decompose import PASSES, Decomposition, Quality, decompose, residual
+from lorakit.change.comparison.decompose import PASSES, Decomposition, Quality, columns, decompose, residual
 from lorakit.change.comparison.difference import BLOCK, Buffers, Engine, Part, Sums, by_numpy, finish, measure
 from lorakit.change.comparison.journal import Factors, Journal
 from lorakit.change.comparison.pairs import Pair
@@ -30,8 +30,8 @@ from lorakit.change.comparison.verdict import KNOWN, Spectrum
 from lorakit.change.models.weights import Weights
 from lorakit.output.rounding import as_stored
 
-#: Bytes of differences that are in memory at once, for all threads.
-ROOM = 768 << 20
+#: Bytes that all threads' decompositions take at once.
+ROOM = 1280 << 20
 #: Entries of a part: enough that taking it costs nothing.
 _PART = 128 * BLOCK
 #: For energies alone, fewer passes do.
@@ -179,12 +179,14 @@ class _Walk:
     def _spectral(self, pair: Pair, record: Record, sums: Sums, buffers: Buffers) -> tuple[Record, Factors | None]:
         wish, began = self._wish, perf_counter()
         known = KNOWN if wish.spectra else 0
-        with rows.opened(pair, self._models, self._room, buffers) as matrix:
+        rank = max(wish.rank or 0, known)
+        passes = PASSES if wish.rank is not None else _FEW_PASSES
+        with rows.opened(pair, self._models, self._room, buffers, columns(rank, passes)) as matrix:
             found = decompose(
                 matrix,
-                max(wish.rank or 0, known),
+                rank,
                 quality=wish.quality if wish.rank is not None else "fast",
-                passes=PASSES if wish.rank is not None else _FEW_PASSES,
+                passes=passes,
                 seed=crc32(pair.name.encode("utf-8", "surrogatepass")),
                 arrays=wish.arrays,
             )
