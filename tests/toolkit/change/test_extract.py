@@ -167,6 +167,34 @@ def test_a_diffusers_unet_becomes_a_kohya_file(tmp_path: Path) -> None:
         assert np.linalg.norm(delta - change) < 1e-4 * np.linalg.norm(change)
 
 
+def test_an_original_checkpoint_becomes_a_kohya_file(tmp_path: Path) -> None:
+    """One file with UNet, text encoder and autoencoder: kohya's names of both, and the rest is named."""
+    shapes: dict[str, tuple[int, ...]] = {
+        "model.diffusion_model.input_blocks.1.1.transformer_blocks.0.attn1.to_q.weight": (32, 32),
+        "model.diffusion_model.input_blocks.2.0.in_layers.2.weight": (32, 16, 3, 3),
+        "cond_stage_model.transformer.text_model.encoder.layers.0.self_attn.q_proj.weight": (32, 32),
+        "cond_stage_model.transformer.text_model.embeddings.token_embedding.weight": (40, 32),
+        "first_stage_model.decoder.conv_in.weight": (16, 4, 3, 3),
+    }
+    rng = np.random.default_rng(0)
+    layers = {name: rng.standard_normal(shape).astype(np.float16) for name, shape in shapes.items()}
+    save_file(layers, tmp_path / "base.safetensors")
+    save_file({name: layer * np.float16(1.5) for name, layer in layers.items()}, tmp_path / "tuned.safetensors")
+    found = lorakit.extract(
+        tmp_path / "base.safetensors", tmp_path / "tuned.safetensors", tmp_path / "out", rank=4
+    )
+    with read_adapter(str(tmp_path / "out" / "extracted_lora_weights.safetensors")) as adapter:
+        assert {module.key for module in adapter.modules} == {
+            "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn1_to_q",
+            "lora_unet_down_blocks_0_resnets_1_conv1",
+            "lora_te_text_model_encoder_layers_0_self_attn_q_proj",
+        }
+        assert {module.alpha for module in adapter.modules} == {4}
+    reasons = {fault["module"].split(".")[0]: fault["reason"] for fault in found["extraction"]["faults"]}
+    assert "autoencoder" in reasons["first_stage_model"]
+    assert "embedding" in reasons["cond_stage_model"]
+
+
 def test_equal_models_and_wrong_wishes_are_refused(tmp_path: Path) -> None:
     """One line, and nothing is left in the folder."""
     base, tuned = tmp_path / "base.safetensors", tmp_path / "tuned.safetensors"

@@ -10,6 +10,7 @@ import msgspec
 from loracore.errors import FileError, MalformedFile
 from loracore.paths import shown
 from loracore.tensorfile import open_regular
+from lorakit.change.models import shards
 from lorakit.change.models.weights import Weights
 
 _NAMES = (
@@ -51,9 +52,16 @@ def compare(base: Weights, finetuned: Weights) -> dict[str, Any]:
 
 def model_type(model: Weights) -> str:
     """What Transformers calls the architecture; nothing where the model does not say."""
-    found = _read(model, "config.json")
-    kind = "" if isinstance(found, str) else found.get("model_type", "")
-    return kind if isinstance(kind, str) else ""
+    return setting(model, "model_type")
+
+
+def setting(model: Weights, key: str) -> str:
+    """A text of `config.json`, in the model's folder or beside its only file; or nothing."""
+    folder = model.path if os.path.isdir(model.path) else os.path.dirname(model.path)
+    alone = os.path.isdir(model.path) or os.path.basename(model.path) in shards.ALONE
+    found = _load(os.path.join(folder, b"config.json")) if alone else ""
+    value = "" if isinstance(found, str) else found.get(key, "")
+    return value if isinstance(value, str) else ""
 
 
 def _files(model: Weights) -> list[str]:
@@ -66,8 +74,11 @@ def _files(model: Weights) -> list[str]:
 
 def _read(model: Weights, name: str) -> dict[str, Any] | str:
     """The settings, flat; or why there are none."""
-    path = os.path.join(model.path, os.fsencode(name))
-    if not os.path.isdir(model.path) or not os.path.isfile(path):
+    return _load(os.path.join(model.path, os.fsencode(name))) if os.path.isdir(model.path) else "missing"
+
+
+def _load(path: bytes) -> dict[str, Any] | str:
+    if not os.path.isfile(path):
         return "missing"
     try:
         with open_regular(os.path.realpath(path)) as source:

@@ -70,8 +70,8 @@ def write(
     *, rank: int, dtype: Stored, quality: str,
 ) -> Written:  # fmt: skip
     """Write the factors and what is to be known of them into `folder`. Raises FileError and UsageError."""
-    listed, convention = _modules(models[0], records)
-    faults = _faults(records)
+    listed, convention, nameless = _modules(models[0], records)
+    faults = (*_faults(records), *nameless)
     target = os.path.join(folder, WEIGHTS)
     metadata = stamp(
         "extract", (), output=target,
@@ -97,20 +97,32 @@ def write(
     )
 
 
-def _modules(base: Weights, records: Mapping[str, Record]) -> tuple[list[Module], str]:
+def _modules(base: Weights, records: Mapping[str, Record]) -> tuple[list[Module], str, list[Fault]]:
+    """What is written, by names of which convention; and what has no name there."""
     factored = [record for record in records.values() if record.factors is not None and not _is_rounding(record)]
-    kind = configs.model_type(base)
     named = {record.name: _canonical(modules.stem(record.name)) for record in factored}
-    diffusion = not kind and any(
-        component in _KOHYA or component == "transformer" for component, _ in named.values()
-    )
-    if not diffusion:
-        return [_peft(record, transposed=kind in _TRANSPOSED) for record in factored], "peft"
-    family = "sdxl" if any("add_embedding" in name for name in base.tensors) or any(
-        component == "te2" for component, _ in named.values()
-    ) else "unknown"  # fmt: skip
-    convention = "kohya" if all(component in _KOHYA for component, _ in named.values()) else "diffusers"
-    return [_diffusion(record, *named[record.name], convention, family) for record in factored], convention
+    parts = {component for component, _ in named.values()}
+    if not _is_diffusion(base, parts):
+        turned = configs.model_type(base) in _TRANSPOSED
+        return [_peft(record, transposed=turned) for record in factored], "peft", []
+    convention = "kohya" if parts & _KOHYA else "diffusers"
+    large = "te2" in parts or any("add_embedding" in name or "label_emb" in name for name in base.tensors)
+    family = "sdxl" if large else "unknown"
+    listed, faults = [], []
+    for record in factored:
+        try:
+            listed.append(_diffusion(record, *named[record.name], convention, family))
+        except keys.Nameless as error:
+            faults.append(Fault(record.name, f"changed, but {error}"))
+    return listed, convention, faults
+
+
+def _is_diffusion(base: Weights, parts: set[str]) -> bool:
+    """A UNet or a text encoder by its names, or a transformer where diffusers' configuration says so."""
+    if configs.setting(base, "model_type"):
+        return False
+    by_diffusers = bool(configs.setting(base, "_class_name")) or "transformer" in base.components
+    return bool(parts & _KOHYA) or ("transformer" in parts and by_diffusers)
 
 
 def _canonical(name: str) -> tuple[str, str]:

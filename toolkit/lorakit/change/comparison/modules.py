@@ -7,6 +7,8 @@ from lorakit.change.comparison.pairs import Pair
 _WEIGHT = ".weight"
 #: Last parts of embeddings' names in Transformers, CLIP, BERT, T5, GPT-2 and ChatGLM.
 _EMBEDDINGS = frozenset({"wte", "wpe", "shared", "word_embeddings", "embed_tokens", "embed_positions", "embed_in"})
+#: Where an image's latents are made, which LoRAs leave alone: in a checkpoint, and in a diffusers folder.
+_AUTOENCODER = ("first_stage_model.", "vae.")
 
 
 def stem(name: str) -> str:
@@ -30,6 +32,8 @@ def kind_of(name: str, shape: tuple[int, ...]) -> str:
 
 def unfit(pair: Pair) -> str:
     """Why a LoRA does not adapt this layer; nothing if it does."""
+    if pair.name.startswith(_AUTOENCODER):
+        return "autoencoder: no factors are made of it"
     kind = kind_of(pair.name, pair.shape)
     if kind in {"linear", "conv"}:
         return "" if min(pair.shape[0], pair.entries // pair.shape[0]) > 1 else "a single row or column"

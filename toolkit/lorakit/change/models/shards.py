@@ -18,7 +18,7 @@ from loracore.tensorfile import has_reader, open_regular
 
 _INDEX = b".index.json"
 #: Weight files that stand for a model by themselves, in the order in which libraries look for them.
-_ALONE = (
+ALONE = (
     b"model.safetensors", b"diffusion_pytorch_model.safetensors",
     b"pytorch_model.bin", b"diffusion_pytorch_model.bin",
 )  # fmt: skip
@@ -82,7 +82,7 @@ def _of_folder(folder: bytes, component: str) -> Found | None:
         index = _index_of(files, kind)
         if index is not None:
             return _by_index(folder, index, files, component)
-    for name in _ALONE:
+    for name in ALONE:
         if name in files:
             return Found((Shard(os.path.join(folder, name), component),), ())
     for suffixes in _SUFFIXES:
