@@ -195,6 +195,19 @@ def test_a_merged_lora_is_recognised(tmp_path: Path, dtype: str) -> None:
     assert "lora_analysis.json" not in os.listdir(tmp_path / "without")
 
 
+def test_numbers_too_large_to_be_squared_are_compared(tmp_path: Path) -> None:
+    """In single precision they would be infinite; only their spectrum is left out, which is said."""
+    base = torch.randn(200, 200) * 1e30
+    save_torch({"a.weight": base}, tmp_path / "base.safetensors")
+    save_torch({"a.weight": -base}, tmp_path / "tuned.safetensors")
+    lorakit.compare(tmp_path / "base.safetensors", tmp_path / "tuned.safetensors", tmp_path / "out")
+    row = document(tmp_path / "out", "weight_differences.json")["all_differences"]["a.weight"]
+    assert row["relative_diff"] == pytest.approx(2)
+    assert row["max_abs_diff"] == pytest.approx(2 * base.abs().max().item())
+    found = document(tmp_path / "out", "lora_analysis.json")
+    assert "too large" in found["other_changes"]["a.weight"]
+
+
 def test_rounding_alone_is_named(tmp_path: Path) -> None:
     """Entries of bfloat16 that moved by one place, here and there."""
     torch.manual_seed(3)

@@ -76,6 +76,17 @@ def columns(rank: int, passes: int) -> int:
     return passes * (rank + max(_MORE, int(_PART * rank)))
 
 
+def scratch(shape: tuple[int, int], rank: int, passes: int, quality: Quality) -> int:
+    """Bytes that `decompose` takes beside the matrix, about."""
+    side = min(shape)
+    width = min(side, columns(rank, passes))
+    # A basis is in single and in double precision at once, and so is what becomes of it.
+    bases = 24 * sum(shape) * width
+    # LAPACK's eigenvectors: the square, a copy, and twice as much to work in, in single precision.
+    by_gram = width == side or (quality == "exact" and side <= EXACT_SIDE)
+    return bases + 16 * side**2 if by_gram else bases
+
+
 def residual(matrix: Rows, outer: Singles, inner: Singles) -> float:
     """‖X - BA‖², formed piece by piece."""
     total, first = 0.0, 0
@@ -157,7 +168,10 @@ class _Algebra:
         """X·Q is not kept, which may have as many rows as there are words: what is wanted of it is formed anew."""
         arrays = self._arrays
         squares, vectors = arrays.linalg.eigh(self._gram(basis))
-        values = np.sqrt(np.maximum(on_host(squares)[::-1], 0))
+        values = np.sqrt(np.maximum(on_host(squares)[::-1], 0.0))
+        if not np.isfinite(values).all():
+            # LAPACK does not always say so.
+            raise np.linalg.LinAlgError("the Gram matrix is not finite")
         kept = int(np.count_nonzero(values > _ROUNDING * values[0])) if values[0] > 0 else 0
         count = min(self._rank, kept)
         turn = (basis.astype(np.float64) @ vectors[:, ::-1][:, :count]).astype(np.float32)

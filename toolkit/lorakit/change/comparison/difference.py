@@ -184,6 +184,7 @@ def check_finite(base: Floats, finetuned: Floats) -> None:
             raise Unfit(f"it holds {what} in the {model}")
 
 
+@np.errstate(all="ignore")
 def differences(
     pair: Pair, models: tuple[Weights, Weights], span: tuple[int, int], out: Floats, buffers: Buffers
 ) -> None:

@@ -82,24 +82,22 @@ class Room:
 
 @contextmanager
 def opened(
-    pair: Pair, models: tuple[Weights, Weights], room: Room, buffers: Buffers, width: int
+    pair: Pair, models: tuple[Weights, Weights], room: Room, buffers: Buffers, scratch: int
 ) -> Iterator[Rows]:
     """The difference of a layer: in memory if a quarter of the room holds it. Raises FileError while it is read.
 
-    `width`: columns of the bases that a decomposition makes, which need room too.
+    `scratch`: bytes of what is made of it, which need room too.
     """
     shape = matrix_shape(pair.shape)
     rows, columns = shape
-    # A basis is in single and in double precision at once, and so is what becomes of it.
-    bases = 24 * (rows + columns) * min(width, *shape)
     if 4 * rows * columns <= room.size // 4:
-        with room.take(4 * rows * columns + bases):
+        with room.take(4 * rows * columns + scratch):
             whole = np.empty(rows * columns, np.float32)
             differences(pair, models, (0, whole.size), whole, buffers)
             yield of_array(whole.reshape(shape))
         return
     step = max(1, _PIECE // columns)
-    with room.take(4 * step * columns + bases):
+    with room.take(4 * step * columns + scratch):
         piece = np.empty(step * columns, np.float32)
 
         def pieces() -> Iterator[Singles]:

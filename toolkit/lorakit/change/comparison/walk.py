@@ -21,7 +21,7 @@ from loracore.errors import ChangedFile, FileError
 from loracore.jobs.frame import Context
 from lorakit.analysis.survey import Unfit, one_blas_thread
 from lorakit.change.comparison import modules, rows
-from lorakit.change.comparison.decompose import PASSES, Decomposition, Quality, columns, decompose, residual
+from lorakit.change.comparison.decompose import PASSES, Decomposition, Quality, decompose, residual, scratch
 from lorakit.change.comparison.difference import BLOCK, Buffers, Engine, Part, Sums, by_numpy, finish, measure
 from lorakit.change.comparison.journal import Factors, Journal
 from lorakit.change.comparison.pairs import Pair
@@ -172,7 +172,8 @@ class _Walk:
         if reason:
             return msgspec.structs.replace(record, left_out=reason), None
         try:
-            return self._spectral(pair, record, sums, buffers)
+            with np.errstate(all="ignore"):
+                return self._spectral(pair, record, sums, buffers)
         except np.linalg.LinAlgError:
             return msgspec.structs.replace(record, left_out="its values are too large to be decomposed"), None
 
@@ -181,17 +182,19 @@ class _Walk:
         known = KNOWN if wish.spectra else 0
         rank = max(wish.rank or 0, known)
         passes = PASSES if wish.rank is not None else _FEW_PASSES
-        with rows.opened(pair, self._models, self._room, buffers, columns(rank, passes)) as matrix:
+        shape = rows.matrix_shape(pair.shape)
+        quality = wish.quality if wish.rank is not None else "fast"
+        needs = scratch(shape, rank, passes, quality)
+        with rows.opened(pair, self._models, self._room, buffers, needs) as matrix:
             found = decompose(
                 matrix,
                 rank,
-                quality=wish.quality if wish.rank is not None else "fast",
+                quality=quality,
                 passes=passes,
                 seed=crc32(pair.name.encode("utf-8", "surrogatepass")),
                 arrays=wish.arrays,
             )
             place, factors = self._factored(pair.name, matrix, found, sums)
-        shape = rows.matrix_shape(pair.shape)
         values = tuple(float(value) for value in found.values[:KNOWN])
         record = msgspec.structs.replace(
             record,

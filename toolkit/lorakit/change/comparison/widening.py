@@ -39,8 +39,12 @@ def float_type(*dtypes: str) -> type[np.floating[Any]]:
     return np.float64 if _WIDE.intersection(dtypes) else np.float32
 
 
+@np.errstate(invalid="ignore")
 def widen(dtype: str, raw: NDArray[np.uint8], out: NDArray[np.floating[Any]], spare: NDArray[np.uint32]) -> None:
-    """Write the entries whose bytes are `raw` into `out`, of as many entries. `spare` has room for as many."""
+    """Write the entries whose bytes are `raw` into `out`, of as many entries. `spare` has room for as many.
+
+    A NaN that signals stays NaN and is not warned of: whoever sums says it.
+    """
     if dtype == "BF16" and out.dtype == np.float32:
         # bfloat16 is the upper half of a float32.
         bits = out.view(np.uint32)
