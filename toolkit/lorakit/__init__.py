@@ -8,9 +8,9 @@ from __future__ import annotations
 import os
 from typing import Any
 
-from lorakit.api import importance, pca, plot, spectrum
+from lorakit.api import compare, extract, importance, pca, plot, report, spectrum
 
-__all__ = ["hashes", "importance", "metadata", "pca", "plot", "spectrum"]
+__all__ = ["compare", "extract", "hashes", "importance", "metadata", "pca", "plot", "report", "spectrum"]
 
 Path = str | bytes | os.PathLike[str]
 

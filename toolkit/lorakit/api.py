@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from loracore.jobs.change import Writing
     from loracore.jobs.plot import Kind
 
 Path = str | bytes | os.PathLike[str]
@@ -115,6 +116,61 @@ def plot(kind: Kind, paths: Path | Sequence[Path], output: Path, *, threshold: f
     wanted = format_of(os.fsdecode(output))
     parameters = PlotParameters(kind, tuple(map(os.fsencode, listed)), wanted, threshold)
     write_whole(output, run(parameters, _alone()).image)
+
+
+def compare(base: Path, finetuned: Path, output: Path, *, force: bool = False, **options: Any) -> dict[str, Any]:
+    """Compare two models into the folder `output`, by the fields of `CompareResult`.
+
+    `options` are those of `CompareParameters`, and `check`, `dtype` and `device` of `Writing`. Raises FileError,
+    UsageError and MissingPackage.
+    """
+    from loracore.jobs.compare import CompareParameters  # noqa: PLC0415
+    from loracore.jobs.plain import plain  # noqa: PLC0415
+    from lorakit.change.compare import run  # noqa: PLC0415
+
+    writing = _writing(output, force, options)
+    parameters = CompareParameters(_absolute(base), _absolute(finetuned), writing, **options)
+    found: dict[str, Any] = plain(run(parameters, _alone()))
+    return found
+
+
+def extract(
+    base: Path, finetuned: Path, output: Path, *, rank: int, force: bool = False, **options: Any
+) -> dict[str, Any]:
+    """The difference of two models as a LoRA in the folder `output`, by the fields of `ExtractResult`.
+
+    `options`: `quality`, and `check`, `dtype` and `device` of `Writing`. Raises FileError and UsageError.
+    """
+    from loracore.jobs.extract import ExtractParameters  # noqa: PLC0415
+    from loracore.jobs.plain import plain  # noqa: PLC0415
+    from lorakit.change.extract import run  # noqa: PLC0415
+
+    writing = _writing(output, force, options)
+    parameters = ExtractParameters(_absolute(base), _absolute(finetuned), rank, writing, **options)
+    found: dict[str, Any] = plain(run(parameters, _alone()))
+    return found
+
+
+def report(path: Path) -> dict[str, Any]:
+    """What a folder says that `compare` or `extract` wrote, by the fields of `ReportResult`. Raises FileError."""
+    from loracore.jobs.plain import plain  # noqa: PLC0415
+    from loracore.jobs.report import ReportParameters  # noqa: PLC0415
+    from lorakit.change.report import run  # noqa: PLC0415
+
+    found: dict[str, Any] = plain(run(ReportParameters(os.fsencode(path)), _alone()))
+    return {name: value for name, value in found.items() if name != "pictures"}
+
+
+def _writing(output: Path, force: bool, options: dict[str, Any]) -> Writing:
+    """How to write; what is meant for it is taken out of `options`."""
+    from loracore.jobs.change import Writing  # noqa: PLC0415
+
+    taken = {name: options.pop(name) for name in ("check", "dtype", "device") if name in options}
+    return Writing(_absolute(output), force=force, **taken)
+
+
+def _absolute(path: Path) -> bytes:
+    return os.path.abspath(os.fsencode(path))
 
 
 def _alone() -> Alone:

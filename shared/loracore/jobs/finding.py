@@ -15,7 +15,7 @@ from loracore.jobs.frame import GROUP, Context, Job
 #: The jobs of lorad itself, by the extra that brings what they need.
 _EXTRAS = {
     **dict.fromkeys(("hashes", "metadata", "importance", "spectrum", "pca", "plot"), "toolkit"),
-    **dict.fromkeys(("resize", "merge", "convert", "compare", "extract", "bake"), "toolkit"),
+    **dict.fromkeys(("resize", "merge", "convert", "compare", "extract", "report", "bake"), "toolkit"),
     **dict.fromkeys(("train", "generate"), "train"),
 }
 _OURS = "lorad"

@@ -36,6 +36,16 @@ def stored(values: NDArray[Any], dtype: str, layer: str) -> bytes | memoryview:
     return rounded.reshape(-1).view(np.uint8).data
 
 
+def as_stored(values: NDArray[Any], dtype: str, layer: str) -> NDArray[np.float32]:
+    """The values that a layer will have when it is read again. Raises as `stored`."""
+    data = np.frombuffer(stored(values, dtype, layer), np.uint8)
+    kinds = {"F32": "<f4", "F16": "<f2", "BF16": "<u2"}
+    found = data.view(kinds[dtype]).reshape(values.shape)
+    if dtype == "BF16":
+        return (found.astype(np.uint32) << 16).view(np.float32)
+    return found.astype(np.float32)
+
+
 def _bfloat16(single: NDArray[np.float32]) -> NDArray[np.uint16]:
     """The upper half of each float32, to nearest, ties to even. Not a number stays none."""
     bits = single.view(np.uint32)

@@ -1,0 +1,1 @@
+"""A finished comparison: its files read back, and drawn. Nothing here reads a model."""
