@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from loracore.adapter.reading import eight_bit_values
+from loracore.adapter.values import eight_bit_values
 from lorakit.analysis.survey import Unfit
 
 _PLAIN = {
