@@ -35,6 +35,7 @@ _COMMANDS = {
     "spectrum": "analyse",
     "pca": "analyse",
     "plot": "analyse",
+    "resize": "resize",
     "jobs": "jobs",
     "cancel": "jobs",
     "events": "events",

@@ -1,4 +1,4 @@
-"""The analyses as plain functions, in this process: no daemon, no client.
+"""The jobs as plain functions, in this process: no daemon, no client.
 
 import lorakit
 
@@ -9,7 +9,7 @@ print(found["covering"], max(found["modules"], key=lambda row: row["dW.l2"])["mo
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypedDict
 
 from loracore.errors import UsageError
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from loracore.jobs.change import Changed
     from loracore.jobs.plot import Kind
 
 Path = str | bytes | os.PathLike[str]
@@ -115,6 +116,48 @@ def plot(kind: Kind, paths: Path | Sequence[Path], output: Path, *, threshold: f
     wanted = format_of(os.fsdecode(output))
     parameters = PlotParameters(kind, tuple(map(os.fsencode, listed)), wanted, threshold)
     write_whole(output, run(parameters, _alone()).image)
+
+
+def resize(
+    path: Path,
+    output: Path,
+    *,
+    rank_per_block: Mapping[str, int] | Path | None = None,
+    budget: int | str | None = None,
+    **options: Any,
+) -> dict[str, Any]:
+    """Write a LoRA of other ranks into `output`; what became of it, by the fields of `Changed`.
+
+    `rank_per_block`: ranks by pattern, or the JSON or TOML file with them; `budget`: bytes, or "20MB". Other
+    `options` are those of `ResizeParameters` and `Writing`. Raises FileError, UsageError and MissingPackage.
+    """
+    from loracore.jobs.resize import ResizeParameters, parse_size, read_block_ranks  # noqa: PLC0415
+    from lorakit.change.resize import run  # noqa: PLC0415
+
+    if rank_per_block is not None:
+        if isinstance(rank_per_block, str | bytes | os.PathLike):
+            rank_per_block = read_block_ranks(rank_per_block)
+        options["block_ranks"] = dict(rank_per_block)
+    if budget is not None:
+        options["budget"] = parse_size(budget) if isinstance(budget, str) else budget
+    return _changed(run, ResizeParameters, output, options, path=os.fsencode(path))
+
+
+def _changed(
+    run: Callable[[Any, Alone], Changed],
+    parameters: Callable[..., Any],
+    output: Path,
+    options: dict[str, Any],
+    **inputs: Any,
+) -> dict[str, Any]:
+    """Do a job that writes; `options` are those of its parameters and of `Writing`. Raises as the job does."""
+    from loracore.jobs.change import Writing  # noqa: PLC0415
+    from loracore.jobs.plain import plain  # noqa: PLC0415
+
+    where = {name: options.pop(name) for name in ("force", "check", "dtype", "device") if name in options}
+    writing = Writing(os.path.abspath(os.fsencode(output)), **where)
+    found: dict[str, Any] = plain(run(parameters(writing=writing, **inputs, **options), _alone()))
+    return found
 
 
 def _alone() -> Alone:
