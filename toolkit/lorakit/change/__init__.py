@@ -1,4 +1,5 @@
-"""The jobs that change LoRAs: how modules are read as factors, what is made of them, and which layers that gives.
+"""Changing LoRAs: what SPEC section 8 lists. Results are written by `lorakit.output`.
 
-How a file comes to be, whole or not at all, is `lorakit.output`'s matter.
+Each command is a file named after it with its job; what several need (names in each convention, PEFT's folders)
+has a file of its own.
 """

@@ -16,6 +16,8 @@ from numpy.typing import NDArray
 
 from loracore.adapter import Module, NeedsBase
 from loracore.errors import MalformedFile
+from lorakit.analysis.matrices import finite, flat
+from lorakit.analysis.survey import Unfit
 from lorakit.change.decomposition import Decomposition
 from lorakit.statistics.spectra import Doubles
 
@@ -97,6 +99,20 @@ def decomposed(module: Module, xp: Any = np) -> Decomposed:
         return _Kronecker(first * module.scale, Decomposition(xp.asarray(outer), xp.asarray(inner), xp))
     found = factors(module)
     return Decomposition(xp.asarray(found.outer), xp.asarray(found.inner), xp)
+
+
+def energy(module: Module) -> float:
+    """‖ΔW‖²; 0 where it cannot be told without the base weight. Raises MalformedFile for NaN, and FileError."""
+    if has_factors(module):
+        return factors(module).squares
+    try:
+        delta = flat(module.delta(np.float64))
+        finite(f"module {module.name!r}", delta)
+    except NeedsBase:
+        return 0.0
+    except Unfit as error:
+        raise MalformedFile(f"{error}; take a checkpoint from before that") from error
+    return float(np.square(delta).sum())
 
 
 class _Kronecker:

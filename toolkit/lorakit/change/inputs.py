@@ -8,15 +8,12 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from typing import TypeVar
 
-import numpy as np
-
-from loracore.adapter import Adapter, Module, NeedsBase
+from loracore.adapter import Adapter, Module
 from loracore.errors import FileError, LoraError, MalformedFile
 from loracore.jobs.change import Changed, Input, Writing
 from loracore.jobs.frame import Context
-from lorakit.analysis.matrices import Opened, finite, flat, weight
-from lorakit.analysis.survey import Unfit, survey
-from lorakit.change.factors import factors, has_factors
+from lorakit.analysis.matrices import Opened, weight
+from lorakit.analysis.survey import survey
 from lorakit.output.rounding import NAMES
 
 R = TypeVar("R")
@@ -52,20 +49,6 @@ def each(
     except _Stopped as stopped:
         raise stopped.error from stopped
     return {labels[name]: result for name, result in found.results.items()}
-
-
-def energy(module: Module) -> float:
-    """‖ΔW‖²; 0 where it cannot be told without the base weight. Raises MalformedFile for NaN, and FileError."""
-    if has_factors(module):
-        return factors(module).squares
-    try:
-        delta = flat(module.delta(np.float64))
-        finite(f"module {module.name!r}", delta)
-    except NeedsBase:
-        return 0.0
-    except Unfit as error:
-        raise MalformedFile(f"{error}; take a checkpoint from before that") from error
-    return float(np.square(delta).sum())
 
 
 def described(path: bytes, adapter: Adapter, *, hashed: bool) -> Input:

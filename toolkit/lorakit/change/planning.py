@@ -12,8 +12,8 @@ from loracore.jobs.frame import Context
 from loracore.jobs.resize import ResizeParameters
 from lorakit.analysis.matrices import Opened
 from lorakit.change.decomposition import residual
-from lorakit.change.factors import decomposed, greatest_rank, has_factors
-from lorakit.change.inputs import each, energy
+from lorakit.change.factors import decomposed, energy, greatest_rank, has_factors
+from lorakit.change.inputs import each
 from lorakit.change.ranks import Claim, Rule, by_block, by_budget, rule_of
 from lorakit.change.relayout import Relayout
 from lorakit.statistics.shares import covering

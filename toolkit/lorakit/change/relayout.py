@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from functools import cached_property
 
@@ -12,7 +13,7 @@ from lorakit.change import carrying
 from lorakit.change.carrying import Carried
 from lorakit.change.places import Place, place
 from lorakit.output import safetensors
-from lorakit.output.containers import container_of
+from lorakit.output.containers import CHECKPOINTS
 
 #: What a record of torch's zip container costs beside its bytes: headers, alignment, its place in the pickle.
 _RECORD = 640
@@ -25,7 +26,7 @@ class Relayout:
 
     def __init__(self, file: Opened, ranks: Mapping[Module, int | None], parameters: ResizeParameters) -> None:
         self.ranks = ranks
-        self._path = parameters.writing.path
+        self._path = os.fsdecode(parameters.writing.path)
         self._given = file.adapter.metadata
         dtype = parameters.writing.dtype
         self._method = parameters.method
@@ -71,7 +72,7 @@ class Relayout:
 
     def size(self) -> int:
         """Bytes that the file has at most."""
-        if container_of(self._path) == "safetensors":
+        if not self._path.lower().endswith(CHECKPOINTS):
             found = safetensors.size_of(self.layers, self._given) + _MARGIN_OF_LAYER * len(self.layers)
         else:
             found = sum(layer.nbytes + len(layer.name) * 3 + _RECORD for layer in self.layers)

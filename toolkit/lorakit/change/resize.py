@@ -3,24 +3,25 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from math import prod
 from typing import Any
 
 from loracore.adapter import Module
+from loracore.errors import UsageError
 from loracore.jobs.change import Changed, Output
 from loracore.jobs.frame import Context, Job
 from loracore.jobs.resize import ResizeParameters
 from lorakit.analysis.matrices import Opened, opened
 from lorakit.change import carrying
 from lorakit.change.decomposition import residual
+from lorakit.change.destination import Destination, configured
 from lorakit.change.device import array_module, on_host
-from lorakit.change.factors import decomposed, factors
-from lorakit.change.inputs import checked, counted, described, each, energy
+from lorakit.change.factors import decomposed, energy, factors
+from lorakit.change.inputs import checked, counted, described, each
 from lorakit.change.planning import Plan, plan
 from lorakit.change.relayout import Relayout
-from lorakit.output import safetensors
-from lorakit.output.containers import Writer, container_of, writing
-from lorakit.output.draft import refuse_existing
+from lorakit.output.containers import Writer
 from lorakit.output.rounding import NAMES
 from lorakit.output.stamp import stamp
 
@@ -35,23 +36,23 @@ JOB = Job("resize", ResizeParameters, Changed, run)
 
 def _resize(parameters: ResizeParameters, context: Context) -> Changed:
     given = parameters.writing
-    container_of(given.path)
     xp = array_module(given.device)
     with opened(parameters.path) as file:
         inputs = (parameters.path, os.fsencode(file.adapter.path))
-        refuse_existing(given.path, force=given.force, inputs=inputs)
+        destination = Destination(given.path, file.adapter.convention, force=given.force, inputs=inputs)
         found = plan(file, parameters, context)
-        result = _Result(file, parameters, found)
+        result = _Result(file, parameters, found, destination)
         return result.told() if given.check else result.written(context, xp)
 
 
 class _Result:
     """The file that a plan makes."""
 
-    def __init__(self, file: Opened, parameters: ResizeParameters, found: Plan) -> None:
+    def __init__(self, file: Opened, parameters: ResizeParameters, found: Plan, destination: Destination) -> None:
         self._file = file
         self._parameters = parameters
         self._plan = found
+        self._destination = destination
         self._layout = Relayout(file, found.ranks, parameters)
         self._input = described(parameters.path, file.adapter, hashed=not parameters.writing.check)
         self._metadata = stamp(
@@ -66,14 +67,17 @@ class _Result:
 
     def told(self) -> Changed:
         """What would be written."""
-        safe = container_of(self._parameters.writing.path) == "safetensors"
-        size = safetensors.size_of(self._layout.layers, self._metadata) if safe else None
+        size = self._destination.size(self._layout.layers, self._metadata)
         return self._changed(size, self._plan.error, written=False)
 
     def written(self, context: Context, xp: Any) -> Changed:
         """Write it. Raises FileError and UsageError."""
-        given = self._parameters.writing
-        with writing(given.path, self._layout.layers, self._metadata, force=given.force) as writer:
+        config = {}
+        if self._destination.is_folder:
+            _refuse_others(self._layout.carried)
+            pairs = [(module.key, rank) for module, rank in self._layout.left.items() if rank is not None]
+            config = configured(self._file.adapter.config, pairs)
+        with self._destination.writing(self._layout.layers, self._metadata, config) as writer:
             for one in self._layout.loose:
                 one.give(self._file.adapter, writer)
             told = each(self._file, self._file.modules, lambda module: self._make(module, writer, xp), context)
@@ -81,7 +85,7 @@ class _Result:
         lost = sum(one for one, _ in told.values())
         whole = sum(one for _, one in told.values())
         error = (lost / whole) ** 0.5 if whole else 0.0
-        return self._changed(os.stat(given.path).st_size, error, written=True)
+        return self._changed(self._destination.written_size(), error, written=True)
 
     def _make(self, module: Module, writer: Writer, xp: Any) -> tuple[float, float]:
         """Write a module's layers; what of ‖ΔW‖² is lost, and all of it."""
@@ -111,7 +115,7 @@ class _Result:
         dtypes = {NAMES.get(layer.dtype, layer.dtype) for layer in layers if prod(layer.shape) > 1}
         output = Output(
             path=self._parameters.writing.path,
-            container=container_of(self._parameters.writing.path),
+            container=self._destination.container,
             layers=len(layers),
             modules=len(left),
             ranks=counted(left.values()),
@@ -127,6 +131,17 @@ class _Result:
             error=error,
             warnings=(*self._file.warnings, *self._plan.warnings),
             ranks={self._file.label(module): rank for module, rank in left.items() if rank is not None},
+        )
+
+
+def _refuse_others(kept: Iterable[Module]) -> None:
+    """Raises UsageError for modules that one configuration cannot tell of together with LoRA."""
+    others = [module for module in kept if module.algorithm in {"loha", "lokr", "oft", "ia3"}]
+    if others:
+        first = others[0]
+        raise UsageError(
+            f"module {first.name!r} stays {first.algorithm}, which a folder of LoRA cannot hold; "
+            "give -o a name such as x.safetensors"
         )
 
 

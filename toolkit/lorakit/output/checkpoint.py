@@ -59,5 +59,5 @@ class Writer:
         except (OSError, RuntimeError) as error:
             # torch tells a full disk as a RuntimeError of its own.
             cause = error if isinstance(error, OSError) else OSError(str(error).splitlines()[0])
-            raise cannot(self._draft.path, cause) from error
+            raise cannot(self._draft.shown, cause) from error
         self._draft.finish()

@@ -57,9 +57,10 @@ def cannot(path: bytes, error: OSError) -> FileError:
 class Draft:
     """The file that will be `path`. Leaving the context without `finish` leaves nothing behind."""
 
-    def __init__(self, path: bytes, *, force: bool = False) -> None:
-        """Raises UsageError where something is there already, FileError where nothing can be written."""
+    def __init__(self, path: bytes, *, force: bool = False, shown: bytes | None = None) -> None:
+        """`shown` is how errors call it. Raises UsageError where something is there already, FileError."""
         self.path = os.path.abspath(path)
+        self.shown = shown or self.path
         self._force = force
         refuse_existing(self.path, force=force)
         folder = os.path.dirname(self.path)
@@ -67,12 +68,12 @@ class Draft:
         try:
             self._folder = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         except OSError as error:
-            raise cannot(self.path, error) from error
+            raise cannot(self.shown, error) from error
         try:
             self.fd = self._open()
         except OSError as error:
             os.close(self._folder)
-            raise cannot(self.path, error) from error
+            raise cannot(self.shown, error) from error
 
     def _open(self) -> int:
         flags = os.O_RDWR | os.O_CLOEXEC
@@ -103,7 +104,7 @@ class Draft:
         except OSError as error:
             # A file system may not know how to reserve; then writing tells.
             if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL):
-                raise cannot(self.path, error) from error
+                raise cannot(self.shown, error) from error
 
     def write(self, data: bytes | memoryview, offset: int) -> None:
         """Raises FileError."""
@@ -113,7 +114,7 @@ class Draft:
                 count = os.pwrite(self.fd, view, offset)
                 view, offset = view[count:], offset + count
         except OSError as error:
-            raise cannot(self.path, error) from error
+            raise cannot(self.shown, error) from error
 
     def finish(self) -> None:
         """Make it durable, and give it its name.
@@ -128,10 +129,10 @@ class Draft:
                 self._rename(self._temporary)
             os.fsync(self._folder)
         except FileExistsError as error:
-            name = os.fsdecode(self.path)
+            name = os.fsdecode(self.shown)
             raise UsageError(f"{name}: it came to be there meanwhile; give another -o") from error
         except OSError as error:
-            raise cannot(self.path, error) from error
+            raise cannot(self.shown, error) from error
 
     def _link(self) -> None:
         ours, name = b"/proc/self/fd/%d" % self.fd, os.path.basename(self.path)
