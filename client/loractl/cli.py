@@ -36,6 +36,7 @@ _COMMANDS = {
     "pca": "analyse",
     "plot": "analyse",
     "resize": "resize",
+    "merge": "merge",
     "jobs": "jobs",
     "cancel": "jobs",
     "events": "events",

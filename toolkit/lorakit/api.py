@@ -143,6 +143,21 @@ def resize(
     return _changed(run, ResizeParameters, output, options, path=os.fsencode(path))
 
 
+def merge(paths: Sequence[Path], output: Path, **options: Any) -> dict[str, Any]:
+    """Write several LoRAs as one into `output`; what became of it, by the fields of `Changed`.
+
+    `options` are those of `MergeParameters` (`weights`, `rank`, `method` …) and `Writing`. Raises FileError,
+    UsageError and MissingPackage.
+    """
+    from loracore.jobs.merge import METHODS, MergeParameters  # noqa: PLC0415
+    from lorakit.change.merge import run  # noqa: PLC0415
+
+    if options.get("method", METHODS[0]) not in METHODS:
+        raise UsageError(f"there is no method {options['method']!r}; there are {', '.join(METHODS)}")
+    listed = {name: tuple(options.pop(name)) for name in ("weights", "include", "exclude") if name in options}
+    return _changed(run, MergeParameters, output, options, paths=tuple(map(os.fsencode, paths)), **listed)
+
+
 def _changed(
     run: Callable[[Any, Alone], Changed],
     parameters: Callable[..., Any],

@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import os
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import TypeVar
 
 from loracore.adapter import Adapter, Module
@@ -17,6 +18,20 @@ from lorakit.analysis.survey import survey
 from lorakit.output.rounding import NAMES
 
 R = TypeVar("R")
+T = TypeVar("T")
+
+
+class Stage:
+    """The context of a part of a job: from `start` to `end` of all that it does."""
+
+    def __init__(self, context: Context, start: float, end: float) -> None:
+        self.threads = context.threads
+        self._context = context
+        self._start = start
+        self._share = end - start
+
+    def progress(self, done: float, total: float, what: str = "") -> None:
+        self._context.progress(self._start + self._share * (done / total if total else 1.0), 1.0, what)
 
 
 class _Stopped(Exception):
@@ -34,21 +49,46 @@ def each(
 
     Raises what `work` raises; an error of a module names the file.
     """
-    labels = {file.label(module): module for module in modules}
 
-    def one(module: Module, _: object) -> R:
-        try:
+    def named(module: Module) -> R:
+        with naming(file.adapter.path):
             return work(module)
-        except MalformedFile as error:
-            raise _Stopped(MalformedFile(error.reason, error.path or file.adapter.path)) from error
+
+    labels = {file.label(module): module for module in modules}
+    found = through(modules, name=file.label, weight=weight, work=named, context=context)
+    return {labels[name]: result for name, result in found.items()}
+
+
+def through(
+    items: Sequence[T],
+    *,
+    name: Callable[[T], str],
+    weight: Callable[[T], float],
+    work: Callable[[T], R],
+    context: Context,
+) -> dict[str, R]:
+    """What `work` makes of each item, by name, on the context's threads. The first error ends it."""
+
+    def one(item: T, _: object) -> R:
+        try:
+            return work(item)
         except FileError as error:
             raise _Stopped(error) from error
 
     try:
-        found = survey(modules, name=file.label, weight=weight, work=one, context=context)
+        return survey(items, name=name, weight=weight, work=one, context=context).results
     except _Stopped as stopped:
         raise stopped.error from stopped
-    return {labels[name]: result for name, result in found.results.items()}
+
+
+@contextmanager
+def naming(path: str) -> Iterator[None]:
+    """An error in a file's weights names the file."""
+    try:
+        yield
+    except MalformedFile as error:
+        error.path = error.path or path
+        raise
 
 
 def described(path: bytes, adapter: Adapter, *, hashed: bool) -> Input:

@@ -12,14 +12,9 @@ from numpy.typing import NDArray
 
 from loracore.adapter import LayerRef, Module
 from loracore.jobs.change import Stored
+from lorakit.change.keys import suffix_of
 from lorakit.output.rounding import DTYPES, NAMES
 
-#: What follows a module's key, for B, A and alpha; alpha is None where a convention has none.
-SUFFIXES: dict[str, tuple[str, str, str | None]] = {
-    "kohya": (".lora_up.weight", ".lora_down.weight", ".alpha"),
-    "peft": (".lora_B.weight", ".lora_A.weight", None),
-    "diffusers": (".lora_B.weight", ".lora_A.weight", None),
-}
 #: Dtypes that are not written, and what takes their place: the narrowest that loses no more than it must.
 _INSTEAD = {"F64": "F32", "BF16": "BF16", "F16": "F16", "F32": "F32"}
 #: Convolutions with a kernel of 3 × 3 in Stable Diffusion's UNets, by the end of their canonical names.
@@ -65,9 +60,8 @@ def place(module: Module, rank: int, alpha: float, *, dtype: Stored | None, fami
             _alpha(module, alpha, kind), crossed=True,
         )  # fmt: skip
     if "up" not in layers:
-        return new_place(
-            module.key, module.convention, kernel_shape(module, family), rank=rank, alpha=alpha, dtype=kind
-        )
+        convention, shape = naming_of(module.convention), kernel_shape(module, family)
+        return new_place(module.key, convention, module.component, shape, rank=rank, alpha=alpha, dtype=kind)
     up, down = layers["up"], layers["down"]
     kernel = layers["mid"].shape[2:] if "mid" in layers else down.shape[2:]
     return Place(
@@ -78,15 +72,23 @@ def place(module: Module, rank: int, alpha: float, *, dtype: Stored | None, fami
     )
 
 
-def new_place(key: str, convention: str, shape: tuple[int, ...], *, rank: int, alpha: float, dtype: str) -> Place:
-    """Where factors of ΔW of this shape go under a key that a convention gave the module."""
-    up, down, last = SUFFIXES.get(convention, SUFFIXES["kohya"])
+def new_place(
+    stem: str, convention: str, component: str, shape: tuple[int, ...], *, rank: int, alpha: float, dtype: str
+) -> Place:
+    """Where factors of ΔW of this shape go under the stem that a convention has for the module."""
+    up, down = (stem + suffix_of(convention, role, component) for role in ("up", "down"))
     ones = (1,) * (len(shape) - 2)
+    named = convention == "kohya"
     return Place(
-        LayerRef(key + up, dtype, (shape[0], rank, *ones)),
-        LayerRef(key + down, dtype, (rank, *shape[1:])),
-        None if last is None else LayerRef(key + last, alpha_dtype(alpha, dtype), ()),
+        LayerRef(up, dtype, (shape[0], rank, *ones)),
+        LayerRef(down, dtype, (rank, *shape[1:])),
+        LayerRef(stem + suffix_of(convention, "alpha"), alpha_dtype(alpha, dtype), ()) if named else None,
     )
+
+
+def naming_of(convention: str) -> str:
+    """The convention that names what a file of this one has no names for yet."""
+    return convention if convention in {"peft", "diffusers"} else "kohya"
 
 
 def kernel_shape(module: Module, family: str) -> tuple[int, ...]:
