@@ -45,8 +45,16 @@ def read(member: Member) -> Factors:
 
 def concatenated(parts: Sequence[Factors], weights: Sequence[float]) -> Factors:
     """The weighted sum, of the sum of their ranks."""
-    outer = np.hstack([part.outer * weight for part, weight in zip(parts, weights, strict=True)])
-    return Factors(outer, np.vstack([part.inner for part in parts]))
+    rank = sum(part.rank for part in parts)
+    outer = np.empty((len(parts[0].outer), rank))
+    inner = np.empty((rank, parts[0].inner.shape[1]))
+    start = 0
+    for part, weight in zip(parts, weights, strict=True):
+        end = start + part.rank
+        np.multiply(part.outer, weight, out=outer[:, start:end])
+        inner[start:end] = part.inner
+        start = end
+    return Factors(outer, inner)
 
 
 def exact(group: Group) -> Factors:

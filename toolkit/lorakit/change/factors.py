@@ -83,7 +83,8 @@ def factors(module: Module) -> Factors:
         found = _other(module)
     else:
         outer, inner, scale = pair
-        found = Factors(outer * scale if scale != 1 else outer, inner)
+        # Both were read for this, so nobody else has them.
+        found = Factors(np.multiply(outer, scale, out=outer) if scale != 1 else outer, inner)
     if not (_is_finite(found.outer) and _is_finite(found.inner)):
         raise MalformedFile(_named(module))
     return found
