@@ -10,9 +10,11 @@ from lorakit.change.decomposition import Decomposition, residual
 from lorakit.change.sketching import nearest
 from tests.toolkit.change.files import cut
 
+Pair = tuple[np.ndarray, np.ndarray]
+
 
 @st.composite
-def factors(draw: st.DrawFn) -> tuple[np.ndarray, np.ndarray]:
+def factors(draw: st.DrawFn) -> Pair:
     """B and A: any shapes, ranks above the sides too, falling or not, deficient, zero."""
     rows, columns, rank = (draw(st.integers(1, 40)) for _ in range(3))
     rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
@@ -26,8 +28,8 @@ def factors(draw: st.DrawFn) -> tuple[np.ndarray, np.ndarray]:
 
 
 @given(factors(), st.data())
-def test_truncation_is_the_nearest_of_its_rank(pair: tuple[np.ndarray, np.ndarray], data: st.DataObject) -> None:
-    """What is lost is what a dense SVD would lose, to a billionth of the whole, and both factors weigh the same."""
+def test_truncation_is_the_nearest(pair: Pair, data: st.DataObject) -> None:
+    """What is lost is what a dense SVD would lose, to a billionth of the whole; both factors weigh the same."""
     outer, inner = pair
     delta = outer @ inner
     most = min(*delta.shape, outer.shape[1])

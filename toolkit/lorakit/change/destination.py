@@ -13,7 +13,7 @@ from loracore.errors import UsageError
 from lorakit.change import peftfolder
 from lorakit.change.peftfolder import KIND, Scaled
 from lorakit.output import safetensors
-from lorakit.output.containers import Writer, container_of, writing
+from lorakit.output.containers import CHECKPOINTS, SAFETENSORS, Writer, container_of, writing
 from lorakit.output.draft import refuse_existing
 from lorakit.output.folder import refuse_folder
 
@@ -34,10 +34,10 @@ class Destination:
             refuse_existing(path, force=force, inputs=inputs)
             return
         if convention != "peft":
-            name = os.fsdecode(path)
+            known = ", ".join((SAFETENSORS, *CHECKPOINTS))
             raise UsageError(
-                f"{name}: a folder is for PEFT's names, and these are {convention}'s; "
-                "give -o a name such as x.safetensors"
+                f"{os.fsdecode(path)}: give -o a suffix of {known}; a folder is for PEFT's names, "
+                f"and these are {convention}'s"
             )
         refuse_folder(path, force=force, kind=KIND, inputs=inputs)
 

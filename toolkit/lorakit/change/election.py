@@ -2,7 +2,8 @@
 
 TIES (Yadav et al., NeurIPS 2023): of each ΔW the entries of greatest magnitude are kept, the sign of their
 weighted sum is elected, and the mean is taken over those that agree. DARE (Yu et al., ICML 2024): entries are
-dropped at random and the others divided by the density. Weights and means as in peft, `utils/merge_utils.py`.
+dropped at random and the others divided by the density. An input votes with its weight, as in mergekit
+(`merge_methods/generalized_task_arithmetic.py`); the mean is peft's (`utils/merge_utils.py`), over how many agree.
 Every ΔW is formed twice, so that two sums are in memory and not all inputs.
 """
 

@@ -57,7 +57,7 @@ def place(module: Module, rank: int, alpha: float, *, dtype: Stored | None, fami
         up, down = layers["embedding_up"], layers["embedding_down"]
         return Place(
             LayerRef(up.name, kind, (up.shape[0], rank)), LayerRef(down.name, kind, (rank, down.shape[1])),
-            _alpha(module, alpha, kind), crossed=True,
+            _alpha(module, alpha, dtype, kind), crossed=True,
         )  # fmt: skip
     if "up" not in layers:
         convention, shape = naming_of(module.convention), kernel_shape(module, family)
@@ -67,7 +67,7 @@ def place(module: Module, rank: int, alpha: float, *, dtype: Stored | None, fami
     return Place(
         LayerRef(up.name, kind, (up.shape[0], rank, *(1,) * (len(up.shape) - 2))),
         LayerRef(down.name, kind, (rank, down.shape[1], *kernel)),
-        _alpha(module, alpha, kind),
+        _alpha(module, alpha, dtype, kind),
         crossed=module.transposed,
     )
 
@@ -121,9 +121,9 @@ def alpha_dtype(alpha: float, dtype: str) -> str:
     return "F32"
 
 
-def _alpha(module: Module, alpha: float, dtype: str) -> LayerRef | None:
+def _alpha(module: Module, alpha: float, dtype: Stored | None, usual: str) -> LayerRef | None:
     layer = module.layers.get("alpha")
     if layer is None:
         return None
-    own = layer.dtype if layer.dtype in NAMES else dtype
+    own = layer.dtype if dtype is None and layer.dtype in NAMES else usual
     return LayerRef(layer.name, alpha_dtype(alpha, own), layer.shape)

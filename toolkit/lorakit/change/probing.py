@@ -32,7 +32,7 @@ def vanishes(group: Group, *, summed: bool) -> bool:
             outer, inner, scale = pair
             with np.errstate(all="ignore"):
                 shown = (outer @ (inner @ drawn)).astype(np.float64) * scale
-        if pair is None or not np.isfinite(shown.sum()):
+        if pair is None or not np.isfinite(shown).all():
             with naming(member.file.path):
                 found = read(member)
             shown = found.outer @ (found.inner @ drawn)
