@@ -13,7 +13,8 @@ from loracore.adapter import Adapter, Module
 from loracore.errors import UsageError
 from loracore.paths import shown
 from lorakit.analysis.matrices import Opened
-from lorakit.change.factors import has_factors
+from lorakit.change.factors import Factors, factors, has_factors
+from lorakit.change.inputs import naming
 
 #: Layers of a module that are added to its bias; all others beside the factors have no sum.
 BIASES = frozenset({"up_bias", "diff_b", "b_norm"})
@@ -36,6 +37,18 @@ class Group:
 
     label: str
     members: tuple[Member, ...]
+
+    @property
+    def weights(self) -> list[float]:
+        return [member.weight for member in self.members]
+
+    def parts(self) -> list[Factors]:
+        """The members' factors, without weights. Raises MalformedFile that names file and layer, and FileError."""
+        found = []
+        for member in self.members:
+            with naming(member.file.path):
+                found.append(factors(member.module))
+        return found
 
     @property
     def first(self) -> Module:

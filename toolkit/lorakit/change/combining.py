@@ -12,11 +12,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from lorakit.change.alignment import Group, Member
 from lorakit.change.decomposition import Decomposition, residual
 from lorakit.change.device import on_host
-from lorakit.change.factors import Factors, factors
-from lorakit.change.inputs import naming
+from lorakit.change.factors import Factors
 from lorakit.statistics.spectra import Doubles
 
 
@@ -37,12 +35,6 @@ class Combined(NamedTuple):
         return self._replace(outer=outer, inner=np.pad(self.inner, ((0, more), (0, 0))))
 
 
-def read(member: Member) -> Factors:
-    """A member's factors, without its weight. Raises MalformedFile that names file and layer, and FileError."""
-    with naming(member.file.path):
-        return factors(member.module)
-
-
 def concatenated(parts: Sequence[Factors], weights: Sequence[float]) -> Factors:
     """The weighted sum, of the sum of their ranks."""
     rank = sum(part.rank for part in parts)
@@ -57,35 +49,31 @@ def concatenated(parts: Sequence[Factors], weights: Sequence[float]) -> Factors:
     return Factors(outer, inner)
 
 
-def exact(group: Group) -> Factors:
+def exact(parts: Sequence[Factors], weights: Sequence[float]) -> Factors:
     """The sum itself; A stays as it is but for powers of two, which lose nothing."""
     outers, inners = [], []
-    for member in group.members:
-        part = read(member)
-        outer = part.outer * member.weight
+    for part, weight in zip(parts, weights, strict=True):
+        outer = part.outer * weight
         shift = _shift(outer, part.inner)
         outers.append(np.ldexp(outer, -shift))
         inners.append(np.ldexp(part.inner, shift))
     return Factors(np.hstack(outers), np.vstack(inners))
 
 
-def nearest(group: Group, rank: int, xp: Any) -> Combined:
+def nearest(parts: Sequence[Factors], weights: Sequence[float], rank: int, xp: Any) -> Combined:
     """The matrix of this rank that is nearest to the sum."""
-    parts = [read(member) for member in group.members]
-    whole = concatenated(parts, [member.weight for member in group.members])
+    whole = concatenated(parts, weights)
     found = Decomposition(xp.asarray(whole.outer), xp.asarray(whole.inner), xp)
     outer, inner = map(on_host, found.truncated(rank))
     return Combined(outer, inner, residual(found.values, rank), residual(found.values, 0))
 
 
-def principal(group: Group, rank: int, xp: Any) -> Combined:
+def principal(parts: Sequence[Factors], weights: Sequence[float], rank: int, xp: Any) -> Combined:
     """The sum projected onto the principal components of all wᵢΔWᵢ: the left singular vectors of [w₁ΔW₁ … wₙΔWₙ].
 
     Columns are the samples, not centred, since no change is the zero of ΔW. Unlike the SVD of the sum, directions
     in which the inputs cancel count by what they weigh in each.
     """
-    parts = [read(member) for member in group.members]
-    weights = [member.weight for member in group.members]
     whole = concatenated(parts, weights)
     left, right = _side_by_side(parts, weights)
     aside = Decomposition(xp.asarray(left), xp.asarray(right), xp)

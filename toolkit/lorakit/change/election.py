@@ -10,31 +10,28 @@ Every ΔW is formed twice, so that two sums are in memory and not all inputs.
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from lorakit.change.alignment import Group
-from lorakit.change.combining import read
+from lorakit.change.factors import Factors
 
 Floats = NDArray[Any]
 #: Takes out of a matrix, in place, what is not kept; the number is that of the input.
 Thinning = Callable[[Floats, int], Floats]
 
 
-def merged(group: Group, method: str, density: float, seed: int) -> NDArray[np.float32]:
-    """ΔW by `ties`, `dare_ties` or `dare_linear`, in float32. Raises MalformedFile and FileError."""
-    thin = trimming(density) if method == "ties" else dropping(density, seed, group.label)
+def merged(parts: Sequence[Factors], weights: Sequence[float], thin: Thinning, *, elects: bool) -> Floats:
+    """ΔW in float32: the sum of what `thin` leaves, or the mean of what is elected of it."""
 
-    def parts() -> Iterator[Floats]:
-        for number, member in enumerate(group.members):
-            found = read(member)
-            delta = found.outer.astype(np.float32) @ found.inner.astype(np.float32)
-            yield np.multiply(thin(delta, number), np.float32(member.weight), out=delta)
+    def deltas() -> Iterator[Floats]:
+        for number, (part, weight) in enumerate(zip(parts, weights, strict=True)):
+            delta = part.outer.astype(np.float32) @ part.inner.astype(np.float32)
+            yield np.multiply(thin(delta, number), np.float32(weight), out=delta)
 
-    return total(parts()) if method == "dare_linear" else elected(parts)
+    return elected(deltas) if elects else total(deltas())
 
 
 def trimming(density: float) -> Thinning:

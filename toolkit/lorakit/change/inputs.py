@@ -21,19 +21,6 @@ R = TypeVar("R")
 T = TypeVar("T")
 
 
-class Stage:
-    """The context of a part of a job: from `start` to `end` of all that it does."""
-
-    def __init__(self, context: Context, start: float, end: float) -> None:
-        self.threads = context.threads
-        self._context = context
-        self._start = start
-        self._share = end - start
-
-    def progress(self, done: float, total: float, what: str = "") -> None:
-        self._context.progress(self._start + self._share * (done / total if total else 1.0), 1.0, what)
-
-
 class _Stopped(Exception):
     """Carries an error through a survey, which would leave its module out."""
 

@@ -6,10 +6,11 @@ the form of factors: nothing as large as ΔW is formed.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
-from lorakit.change.alignment import Group
-from lorakit.change.combining import Combined, read
+from lorakit.change.combining import Combined
 from lorakit.change.decomposition import Decomposition, residual
 from lorakit.change.election import elected, trimming
 from lorakit.change.factors import Factors
@@ -19,17 +20,17 @@ from lorakit.statistics.spectra import Doubles
 _FLOOR = 1e-6
 
 
-def merged(group: Group, rank: int, density: float) -> Combined:
-    """To a rank. Raises MalformedFile and FileError."""
-    common, parts = aligned([read(member) for member in group.members])
+def merged(parts: Sequence[Factors], weights: Sequence[float], rank: int, density: float) -> Combined:
+    """To a rank, with this share of the entries of each Vᵢ."""
+    common, rights = aligned(parts)
     thin = trimming(density)
-    weighted = [thin(part, 0) * member.weight for part, member in zip(parts, group.members, strict=True)]
+    weighted = [thin(right, 0) * weight for right, weight in zip(rights, weights, strict=True)]
     found = Decomposition(common, elected(lambda: [part.copy() for part in weighted]))
     outer, inner = found.truncated(rank)
     return Combined(outer, inner, residual(found.values, rank), residual(found.values, 0))
 
 
-def aligned(parts: list[Factors]) -> tuple[Doubles, list[Doubles]]:
+def aligned(parts: Sequence[Factors]) -> tuple[Doubles, list[Doubles]]:
     """U·S, and V₁ᵀ … Vₙᵀ."""
     outers, uppers, rights = [], [], []
     for part in parts:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from typing import Any
+from typing import Any, TypeVar
 
 from msgspec.structs import replace
 
@@ -24,10 +24,11 @@ from lorakit.change.assembly import Assembly
 from lorakit.change.combining import Combined
 from lorakit.change.destination import Destination, configured
 from lorakit.change.device import array_module, on_host
-from lorakit.change.inputs import Stage, checked, counted, described, through
+from lorakit.change.factors import Factors
+from lorakit.change.inputs import checked, counted, described, through
 from lorakit.change.probing import NEAR_ZERO, vanishes
 from lorakit.change.sums import summed
-from lorakit.change.weighing import DENSE, own_rank, ranks_of, weights_of
+from lorakit.change.weighing import DENSE, ranks_of, weights_of
 from lorakit.output.containers import Writer
 from lorakit.output.rounding import NAMES
 from lorakit.output.stamp import stamp
@@ -35,8 +36,8 @@ from lorakit.output.stamp import stamp
 #: Methods whose ΔW is a sum, in which parts can cancel.
 _SUMS = frozenset({"linear", "svd", "pca"})
 _NAMED = 5
-#: What share of the time the first look at all modules takes.
-_LOOK = 0.2
+
+R = TypeVar("R")
 
 
 def run(parameters: MergeParameters, context: Context) -> Changed:
@@ -57,11 +58,26 @@ def _merge(parameters: MergeParameters, context: Context) -> Changed:
         destination = Destination(given.path, files[0].adapter.convention, force=given.force, inputs=read)
         groups = aligned(files, weights, include=parameters.include, exclude=parameters.exclude)
         ranks = ranks_of(groups, parameters)
-        empty = _empty(groups, parameters, Stage(context, 0, _LOOK))
-        left = [group for group in groups if group.label not in empty]
-        result = _Result(files, left, ranks, parameters)
-        found = result.changed(Stage(context, _LOOK, 1), destination, xp)
-        return replace(found, warnings=(*found.warnings, *_dropped(empty)))
+        empty = _looked_for(groups, parameters, context) if given.check else frozenset()
+        while True:
+            left = [group for group in groups if group.label not in empty]
+            if not left:
+                raise UsageError("nothing is left: the weights cancel, or all of ΔW is zero; give other --weights")
+            try:
+                found = _Result(files, left, ranks, parameters).changed(context, destination, xp)
+            except _Vanished as error:
+                # A file's layout stands before its layers: it begins anew without these.
+                empty = error.labels
+            else:
+                return replace(found, warnings=(*found.warnings, *_dropped(sorted(empty))))
+
+
+class _Vanished(Exception):
+    """Modules of which nothing is left by merging; they are not to be in the result."""
+
+    def __init__(self, labels: frozenset[str]) -> None:
+        super().__init__(f"{len(labels)} modules")
+        self.labels = labels
 
 
 class _Result:
@@ -132,7 +148,8 @@ class _Result:
             return tuple(pool.map(one, zip(self._parameters.paths, self._files, strict=True)))
 
     def _write(self, writer: Writer, context: Context, xp: Any) -> float | None:
-        """‖ΔW - ΔW'‖ / ‖ΔW‖; None where nothing is lost but by rounding."""
+        """‖ΔW - ΔW'‖ / ‖ΔW‖; None where nothing is lost but by rounding. Raises _Vanished."""
+        vanished: set[str] = set()
 
         def work(group: Group) -> tuple[float, float]:
             for one in self._assembly.sums.get(group.label, ()):
@@ -140,57 +157,60 @@ class _Result:
             where = self._assembly.places.get(group.label)
             if where is None:
                 return 0.0, 0.0
-            rank = self._assembly.ranks[group.label]
-            found = merged(group, rank, self._parameters, xp).padded(rank)
+            parts, rank = group.parts(), self._assembly.ranks[group.label]
+            if vanishes(parts, group.weights, summed=self._parameters.method in _SUMS):
+                vanished.add(group.label)
+            if vanished:
+                return 0.0, 0.0
+            found = merged(group, parts, rank, self._parameters, xp).padded(rank)
             for name, values in where.laid(found.outer, found.inner, float(rank)).items():
                 writer.give(name, values)
             return found.lost, found.whole
 
-        told = through(
-            self._groups,
-            name=lambda group: group.label,
-            weight=lambda group: group.size,
-            work=work,
-            context=context,
-        )
+        told = _through(self._groups, work, context)
+        if vanished:
+            raise _Vanished(frozenset(vanished))
         whole = sum(one for _, one in told.values())
         return float((sum(one for one, _ in told.values()) / whole) ** 0.5) if whole else None
 
 
-def merged(group: Group, rank: int, parameters: MergeParameters, xp: Any) -> Combined:
-    """ΔW of a group by the method that is asked for, to this rank. Raises MalformedFile and FileError."""
-    method = parameters.method
+def merged(group: Group, parts: list[Factors], rank: int, parameters: MergeParameters, xp: Any) -> Combined:
+    """ΔW of a group by the method that is asked for, to this rank."""
+    method, density, weights = parameters.method, parameters.density, group.weights
     if method in DENSE:
-        delta = election.merged(group, method, parameters.density, parameters.seed)
+        trims = method == "ties"
+        thin = election.trimming(density) if trims else election.dropping(density, parameters.seed, group.label)
+        delta = election.merged(parts, weights, thin, elects=method != "dare_linear")
         found = sketching.nearest(xp.asarray(delta), rank, xp)
         return found._replace(outer=on_host(found.outer), inner=on_host(found.inner))
     if method == "knots":
-        return knots.merged(group, rank, parameters.density)
+        return knots.merged(parts, weights, rank, density)
     if method == "pca":
-        return combining.principal(group, rank, xp)
-    ranks = [own_rank(member.module) for member in group.members]
-    if method == "linear" and None not in ranks and rank == sum(found for found in ranks if found is not None):
-        exact = combining.exact(group)
+        return combining.principal(parts, weights, rank, xp)
+    if method == "linear" and rank == sum(part.rank for part in parts):
+        exact = combining.exact(parts, weights)
         whole = exact.squares if parameters.rank is not None else 0.0
         return Combined(exact.outer, exact.inner, 0.0, whole)
-    return combining.nearest(group, rank, xp)
+    return combining.nearest(parts, weights, rank, xp)
 
 
-def _empty(groups: Sequence[Group], parameters: MergeParameters, context: Context) -> list[str]:
-    """Labels of modules of which nothing is left. Raises UsageError where that is so of all."""
+def _looked_for(groups: Sequence[Group], parameters: MergeParameters, context: Context) -> frozenset[str]:
+    """Labels of modules of which nothing is left, without merging them."""
     added = parameters.method in _SUMS
     matrices = [group for group in groups if group.is_matrix]
-    found = through(
-        matrices,
+    found = _through(matrices, lambda group: vanishes(group.parts(), group.weights, summed=added), context)
+    return frozenset(label for label, nothing in found.items() if nothing)
+
+
+def _through(groups: Sequence[Group], work: Callable[[Group], R], context: Context) -> dict[str, R]:
+    """What `work` makes of each group, by its label."""
+    return through(
+        groups,
         name=lambda group: group.label,
         weight=lambda group: group.size,
-        work=lambda group: vanishes(group, summed=added),
+        work=work,
         context=context,
     )
-    empty = [label for label, nothing in found.items() if nothing]
-    if empty and len(empty) == len(groups):
-        raise UsageError("nothing is left: the weights cancel, or all of ΔW is zero; give other --weights")
-    return empty
 
 
 def _dropped(empty: Sequence[str]) -> tuple[str, ...]:
