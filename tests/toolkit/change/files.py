@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from safetensors.numpy import save_file
+from safetensors.numpy import load_file, save_file
 
 from loracore.adapter import read_adapter
+from tests.builders import real
 
 Doubles = NDArray[np.float64]
 #: Names that kohya gives modules of SD1.5, in three blocks.
@@ -52,6 +54,18 @@ def kohya(
     if alpha is not None:
         layers |= {f"{name}.alpha": np.array(alpha, dtype) for name in (*names, conv, tucker)}
     save_file({name: np.array(values, order="C") for name, values in layers.items()}, path, metadata)
+    return path
+
+
+def by_lycoris(folder: Path, algorithm: str) -> Path:
+    """A file by LyCORIS's own writer, with weights that matter; training starts at ΔW = 0."""
+    (path,) = [Path(name) for name in real.by_lycoris(str(folder)) if algorithm in os.path.basename(name)]
+    rng = np.random.default_rng(0)
+    layers = load_file(path)
+    for name, values in layers.items():
+        if not name.endswith(".alpha"):
+            layers[name] = rng.standard_normal(values.shape).astype(np.float16)
+    save_file(layers, path)
     return path
 
 

@@ -14,7 +14,7 @@ import lorakit
 from loracore.adapter import read_adapter
 from loracore.errors import FileError, UsageError
 from tests.builders import real
-from tests.toolkit.change.files import NAMES, cut, deltas, distance, kohya
+from tests.toolkit.change.files import NAMES, by_lycoris, cut, deltas, distance, kohya
 
 
 @pytest.fixture
@@ -145,13 +145,7 @@ def test_truncate_and_pad_leave_factors_as_they_are(lora: Path, tmp_path: Path) 
 @pytest.mark.parametrize("algorithm", real.LYCORIS_ALGORITHMS)
 def test_lycoris_files_become_lora(tmp_path: Path, algorithm: str) -> None:
     """LoCon, LoHa and LoKr by LyCORIS's own writer, convolutions too: the nearest ΔW, as float32 LoRA."""
-    (path,) = [Path(name) for name in real.by_lycoris(str(tmp_path)) if algorithm in name]
-    layers = load_file(path)
-    rng = np.random.default_rng(0)
-    for name, values in layers.items():
-        if not name.endswith(".alpha"):
-            layers[name] = rng.standard_normal(values.shape).astype(np.float16)
-    save_file(layers, path)
+    path = by_lycoris(tmp_path, algorithm)
     found = lorakit.resize(path, tmp_path / "out.safetensors", rank=1, dtype="float32")
     before, after = deltas(path), deltas(tmp_path / "out.safetensors")
     nearest = {name: cut(delta, 1) for name, delta in before.items()}

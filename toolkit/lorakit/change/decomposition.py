@@ -8,11 +8,13 @@ than `_FLOOR` are found by QR of both factors and the SVD of the r × r core, wh
 
 from __future__ import annotations
 
+from contextlib import suppress
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 
+from lorakit.change.device import on_host
 from lorakit.statistics.spectra import Doubles
 
 #: Of the largest singular value: above it, a direction by Gram matrices is wrong by less than 1e-7.
@@ -47,7 +49,7 @@ class Decomposition:
     def values(self) -> Doubles:
         """Singular values, the largest first; what lies below 1e-8 of it is rounding."""
         weights = self._core[2]
-        found: Doubles = np.sqrt(weights.get() if hasattr(weights, "get") else weights)
+        found: Doubles = np.sqrt(on_host(weights))
         return found
 
     def truncated(self, rank: int) -> tuple[Any, Any]:
@@ -73,13 +75,10 @@ class Decomposition:
 
 def _half(gram: Any, xp: Any) -> Any:
     """L with L·Lᵀ = the matrix: by Cholesky, or by eigenvectors where it is singular."""
-    try:
-        half = xp.linalg.cholesky(gram)
-        # CuPy gives NaN where numpy raises.
-        if bool(xp.isfinite(half[-1, -1])):
-            return half
-    except np.linalg.LinAlgError:
-        pass
+    # CuPy's does not say that it failed.
+    if xp is np:
+        with suppress(np.linalg.LinAlgError):
+            return np.linalg.cholesky(gram)
     weights, vectors = xp.linalg.eigh(gram)
     return vectors * xp.sqrt(xp.maximum(weights, 0))
 

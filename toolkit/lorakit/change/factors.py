@@ -71,9 +71,24 @@ def has_factors(module: Module) -> bool:
 
 def greatest_rank(module: Module) -> int:
     """No decomposition of the module has more singular values than this."""
-    sides = min(module.shape[0], math.prod(module.shape[1:]))
-    own = module.rank if "up" in module.layers or "embedding_up" in module.layers else None
-    return sides if own is None else min(sides, own)
+    most = min(module.shape[0], math.prod(module.shape[1:]))
+    match module.algorithm:
+        case "loha":
+            own = _bound(module, "hada_w1", "hada_t1") * _bound(module, "hada_w2", "hada_t2")
+        case "lokr":
+            own = _bound(module, "lokr_w1", "lokr_t1") * _bound(module, "lokr_w2", "lokr_t2")
+        case _:
+            own = module.rank or most
+    return min(most, own)
+
+
+def _bound(module: Module, role: str, core: str) -> int:
+    """The greatest rank that a part of a LoHa or LoKr can have, by its shapes."""
+    if role in module.layers:
+        shape = module.layers[role].shape
+        return min(shape[0], math.prod(shape[1:]))
+    a, b = (module.layers[f"{role}_{part}"].shape for part in "ab")
+    return min(a) if core in module.layers else min(*a, math.prod(b[1:]))
 
 
 def factors(module: Module) -> Factors:
@@ -92,12 +107,12 @@ def factors(module: Module) -> Factors:
 
 def decomposed(module: Module, xp: Any = np) -> Decomposed:
     """The decomposition of ΔW, by arrays of `xp`. Raises as `factors` does."""
-    if module.algorithm == "lokr" and "lokr_w2" in module.layers:
+    if module.algorithm == "lokr":
         first, second = _kronecker(module)
-        if not (_is_finite(first) and _is_finite(second)):
+        if not all(map(_is_finite, (first, *second))):
             raise MalformedFile(_named(module))
-        outer, inner = _whole(second)
-        return _Kronecker(first * module.scale, Decomposition(xp.asarray(outer), xp.asarray(inner), xp))
+        inside = Decomposition(xp.asarray(second.outer), xp.asarray(second.inner), xp)
+        return _Kronecker(first * module.scale, inside)
     found = factors(module)
     return Decomposition(xp.asarray(found.outer), xp.asarray(found.inner), xp)
 
@@ -142,6 +157,7 @@ class _Kronecker:
         outer, inner = self._second.truncated(int(theirs.max()) + 1)
         xp = self._second.module
         left, right = xp.asarray(self._left[:, ours]), xp.asarray(self._right[ours])
+        theirs = xp.asarray(theirs)
         # Column n of the product is kron(left[:, n], outer[:, theirs[n]]).
         up = (left[:, None, :] * outer[:, theirs][None, :, :]).reshape(-1, len(ours))
         down = (right[:, :, None] * inner[theirs][:, None, :]).reshape(len(ours), -1)
@@ -149,14 +165,20 @@ class _Kronecker:
 
 
 def _other(module: Module) -> Factors:
+    """Of an algorithm that is no product itself."""
     sides = min(module.shape[0], math.prod(module.shape[1:]))
     if module.algorithm == "loha":
-        first, second = _half(module, "1"), _half(module, "2")
-        if first.rank * second.rank <= sides:
-            outer = first.outer[:, :, None] * second.outer[:, None, :]
-            inner = first.inner[:, None, :] * second.inner[None, :, :]
-            product = Factors(outer.reshape(len(outer), -1), inner.reshape(-1, inner.shape[2]))
-            return Factors(product.outer * module.scale, product.inner)
+        one, other = _half(module, "hada_w1", "hada_t1"), _half(module, "hada_w2", "hada_t2")
+        if one.rank * other.rank <= sides:
+            outer = one.outer[:, :, None] * other.outer[:, None, :]
+            inner = one.inner[:, None, :] * other.inner[None, :, :]
+            return Factors(outer.reshape(len(outer), -1) * module.scale, inner.reshape(-1, inner.shape[2]))
+    if module.algorithm == "lokr":
+        first, second = _kronecker(module)
+        if first.shape[1] * second.rank <= sides:
+            outer = np.kron(first, second.outer).astype(np.float64, copy=False)
+            inner = np.kron(np.eye(first.shape[1]), second.inner).astype(np.float64, copy=False)
+            return Factors(outer * module.scale, inner)
     try:
         return _whole(module.delta(np.float64))
     except NeedsBase as error:
@@ -170,24 +192,25 @@ def _whole(delta: Doubles) -> Factors:
     return Factors(np.eye(rows), flat) if rows <= columns else Factors(flat, np.eye(columns))
 
 
-def _half(module: Module, number: str) -> Factors:
-    """w_a·w_b of a LoHa; with LyCORIS's Tucker core: Σ core[i,j,…]·a[i,p]·b[j,q]."""
-    a, b = (module.tensor(f"hada_w{number}_{part}", np.float64) for part in "ab")
-    if f"hada_t{number}" not in module.layers:
+def _half(module: Module, role: str, core: str) -> Factors:
+    """a·b of LyCORIS's algorithms; with a Tucker core: Σ core[i,j,…]·a[i,p]·b[j,q]."""
+    a, b = (module.tensor(f"{role}_{part}", np.float64) for part in "ab")
+    if core not in module.layers:
         return Factors(a, b.reshape(len(b), -1))
-    core = module.tensor(f"hada_t{number}", np.float64)
-    inner = np.moveaxis(np.tensordot(core, b, axes=(1, 0)), -1, 1)
+    inner = np.moveaxis(np.tensordot(module.tensor(core, np.float64), b, axes=(1, 0)), -1, 1)
     return Factors(a.T, inner.reshape(len(inner), -1))
 
 
-def _kronecker(module: Module) -> tuple[Doubles, Doubles]:
-    """w1 and w2 of a LoKr whose w2 is whole, as matrices."""
+def _kronecker(module: Module) -> tuple[Doubles, Factors]:
+    """w1, and w2 as a product, of a LoKr; kernels lie flat behind w2's columns."""
     if "lokr_w1" in module.layers:
         first = module.tensor("lokr_w1", np.float64)
     else:
-        first = module.tensor("lokr_w1_a", np.float64) @ module.tensor("lokr_w1_b", np.float64)
-    second = module.tensor("lokr_w2", np.float64)
-    return first.reshape(len(first), -1), second.reshape(len(second), -1)
+        part = _half(module, "lokr_w1", "lokr_t1")
+        first = part.outer @ part.inner
+    if "lokr_w2" in module.layers:
+        return first.reshape(len(first), -1), _whole(module.tensor("lokr_w2", np.float64))
+    return first.reshape(len(first), -1), _half(module, "lokr_w2", "lokr_t2")
 
 
 def _is_finite(values: Doubles) -> bool:

@@ -51,7 +51,8 @@ JOB = Job("merge", MergeParameters, Changed, run)
 def _merge(parameters: MergeParameters, context: Context) -> Changed:
     given = parameters.writing
     weights = weights_of(parameters)
-    xp = array_module(given.device)
+    # Factors are too small to be worth the way to a GPU; whole matrices are not.
+    xp = array_module("cpu" if given.device == "auto" and parameters.method not in DENSE else given.device)
     with ExitStack() as stack:
         files = [stack.enter_context(opened(path)) for path in parameters.paths]
         read = (*parameters.paths, *(os.fsencode(file.adapter.path) for file in files))

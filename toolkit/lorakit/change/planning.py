@@ -175,6 +175,9 @@ def _warnings(kept: list[Module], ranks: Mapping[Module, int | None]) -> list[st
         found.append(
             f"{len(modules):,} modules ({algorithm}) have no rank to change and stay as they are: {names}"
         )
+    made = sum(bool(rank) and module.algorithm in {"loha", "lokr"} for module, rank in ranks.items())
+    if made:
+        found.append(f"{made:,} modules are LoHa or LoKr: they become LoRA")
     decomposed_weights = sum(bool(rank) and module.algorithm == "dora" for module, rank in ranks.items())
     if decomposed_weights:
         found.append(

@@ -36,7 +36,8 @@ JOB = Job("resize", ResizeParameters, Changed, run)
 
 def _resize(parameters: ResizeParameters, context: Context) -> Changed:
     given = parameters.writing
-    xp = array_module(given.device)
+    # Factors are too small to be worth the way to a GPU.
+    xp = array_module("cpu" if given.device == "auto" else given.device)
     with opened(parameters.path) as file:
         inputs = (parameters.path, os.fsencode(file.adapter.path))
         destination = Destination(given.path, file.adapter.convention, force=given.force, inputs=inputs)
