@@ -16,10 +16,16 @@ from loracore.errors import FileError, UsageError
 from tests.builders import real
 from tests.toolkit.change.files import NAMES, by_lycoris, cut, deltas, distance, kohya
 
+METADATA = {
+    "ss_output_name": "before",
+    "ss_tag_frequency": "{}",
+    "ss_network_args": '{"conv_dim": "8", "dropout": "0.1"}',
+}
+
 
 @pytest.fixture
 def lora(tmp_path: Path) -> Path:
-    return kohya(tmp_path / "lora.safetensors", metadata={"ss_output_name": "before", "ss_tag_frequency": "{}"})
+    return kohya(tmp_path / "lora.safetensors", metadata=METADATA)
 
 
 def ranks_of(path: Path) -> dict[str, int | None]:
@@ -48,6 +54,7 @@ def test_svd_is_the_nearest_delta_of_its_rank(lora: Path, tmp_path: Path) -> Non
         metadata = file.metadata()
     assert metadata["ss_network_dim"] == metadata["ss_network_alpha"] == "3"
     assert metadata["ss_tag_frequency"] == "{}"
+    assert json.loads(metadata["ss_network_args"]) == {"dropout": "0.1"}
     assert json.loads(metadata["lorad.parameters"]) == {"method": "svd", "rank": 3}
     assert json.loads(metadata["lorad.inputs"])[0]["sha256"] == lorakit.hashes(lora)["sha256"]
 

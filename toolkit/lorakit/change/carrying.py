@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
@@ -23,6 +24,8 @@ FACTORS = frozenset({
 })  # fmt: skip
 #: The role of each algorithm that takes a scale; the first that a module has.
 _SCALED = ("up", "embedding_up", "hada_w1_a", "lokr_w1", "lokr_w1_a")
+#: kohya's arguments of a network; these are ranks and alphas of its convolutions.
+_ARGUMENTS, _RANKS = "ss_network_args", frozenset({"conv_dim", "conv_alpha"})
 _FLOATS = frozenset({"F64", *DTYPES.values(), "F8_E4M3", "F8_E5M2", "F8_E4M3FNUZ", "F8_E5M2FNUZ"})
 
 
@@ -75,8 +78,15 @@ def carried(layer: LayerRef, dtype: Stored | None, factor: float = 1.0) -> Carri
 
 
 def metadata(adapter: Adapter) -> Mapping[str, str]:
-    """What the input says of itself, without scales that are folded into the factors now."""
-    return {key: value for key, value in adapter.metadata.items() if key != DIFFUSERS_METADATA}
+    """What the input says of itself, without scales and ranks that are no longer true."""
+    kept = {key: value for key, value in adapter.metadata.items() if key != DIFFUSERS_METADATA}
+    try:
+        arguments = json.loads(kept.get(_ARGUMENTS, ""))
+    except (ValueError, RecursionError):
+        return kept
+    if isinstance(arguments, dict) and not _RANKS.isdisjoint(arguments):
+        kept[_ARGUMENTS] = json.dumps({key: value for key, value in arguments.items() if key not in _RANKS})
+    return kept
 
 
 def _stated_elsewhere(module: Module) -> bool:

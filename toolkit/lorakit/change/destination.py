@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -49,7 +50,11 @@ class Destination:
     def writing(
         self, layers: Sequence[LayerRef], metadata: Mapping[str, str], config: Mapping[str, Any]
     ) -> Iterator[Writer]:
-        """A writer; nothing is left unless its `finish` was called. Raises FileError and MissingPackage."""
+        """A writer; nothing is left unless its `finish` was called.
+
+        Raises UsageError where two layers would have one name, FileError, and MissingPackage.
+        """
+        _refuse_twice(layers)
         if self.is_folder:
             with peftfolder.writing_adapter(self.path, layers, metadata, config, force=self._force) as writer:
                 yield writer
@@ -64,6 +69,12 @@ class Destination:
     def written_size(self) -> int:
         """Bytes of the weights' file, once it is there."""
         return os.stat(os.path.join(self.path, peftfolder.WEIGHTS) if self.is_folder else self.path).st_size
+
+
+def _refuse_twice(layers: Sequence[LayerRef]) -> None:
+    for name, count in Counter(layer.name for layer in layers).items():
+        if count > 1:
+            raise UsageError(f"layer {name[:200]!r} would be there {count} times: two modules have one name")
 
 
 def configured(given: Mapping[str, Any], modules: Iterable[tuple[str, int]]) -> dict[str, Any]:
