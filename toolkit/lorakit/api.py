@@ -112,9 +112,8 @@ def plot(kind: Kind, paths: Path | Sequence[Path], output: Path, *, threshold: f
 
     if kind not in KINDS:
         raise UsageError(f"there is no plot {kind!r}; there are {', '.join(KINDS)}")
-    listed = [paths] if isinstance(paths, str | bytes | os.PathLike) else list(paths)
     wanted = format_of(os.fsdecode(output))
-    parameters = PlotParameters(kind, tuple(map(os.fsencode, listed)), wanted, threshold)
+    parameters = PlotParameters(kind, tuple(map(os.fsencode, _listed(paths))), wanted, threshold)
     write_whole(output, run(parameters, _alone()).image)
 
 
@@ -143,7 +142,7 @@ def resize(
     return _changed(run, ResizeParameters, output, options, path=os.fsencode(path))
 
 
-def merge(paths: Sequence[Path], output: Path, **options: Any) -> dict[str, Any]:
+def merge(paths: Path | Sequence[Path], output: Path, **options: Any) -> dict[str, Any]:
     """Write several LoRAs as one into `output`; what became of it, by the fields of `Changed`.
 
     `options` are those of `MergeParameters` (`weights`, `rank`, `method` …) and `Writing`. Raises FileError,
@@ -154,8 +153,8 @@ def merge(paths: Sequence[Path], output: Path, **options: Any) -> dict[str, Any]
 
     if options.get("method", METHODS[0]) not in METHODS:
         raise UsageError(f"there is no method {options['method']!r}; there are {', '.join(METHODS)}")
-    listed = {name: tuple(options.pop(name)) for name in ("weights", "include", "exclude") if name in options}
-    return _changed(run, MergeParameters, output, options, paths=tuple(map(os.fsencode, paths)), **listed)
+    lists = {name: tuple(options.pop(name)) for name in ("weights", "include", "exclude") if name in options}
+    return _changed(run, MergeParameters, output, options, paths=tuple(map(os.fsencode, _listed(paths))), **lists)
 
 
 def _changed(
@@ -173,6 +172,10 @@ def _changed(
     writing = Writing(os.path.abspath(os.fsencode(output)), **where)
     found: dict[str, Any] = plain(run(parameters(writing=writing, **inputs, **options), _alone()))
     return found
+
+
+def _listed(paths: Path | Sequence[Path]) -> Sequence[Path]:
+    return [paths] if isinstance(paths, str | bytes | os.PathLike) else list(paths)
 
 
 def _alone() -> Alone:

@@ -333,6 +333,20 @@ def test_what_does_not_go_together_is_refused_by_name(loras: list[Path], tmp_pat
     assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]
 
 
+def test_small_factors_of_a_huge_module_are_no_trap(tmp_path: Path) -> None:
+    """What would form all of ΔW says so; what works by factors merges it."""
+    layers = {
+        "lora_unet_x.lora_up.weight": np.ones((20000, 1)),
+        "lora_unet_x.lora_down.weight": np.ones((1, 20000)),
+    }
+    path = tmp_path / "huge.safetensors"
+    save_file({name: values.astype(np.float32) for name, values in layers.items()}, path)
+    for method in ("ties", "dare_linear"):
+        with pytest.raises(UsageError, match="too large"):
+            lorakit.merge([path, path], tmp_path / "out.safetensors", method=method)
+    assert lorakit.merge([path, path], tmp_path / "out.safetensors", method="svd")["error"] < 1e-6
+
+
 def test_a_check_tells_what_would_be_written(loras: list[Path], tmp_path: Path) -> None:
     told = lorakit.merge(loras, tmp_path / "out.safetensors", rank=4, check=True)
     assert not (tmp_path / "out.safetensors").exists()

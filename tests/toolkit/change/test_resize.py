@@ -161,6 +161,34 @@ def test_lycoris_files_become_lora(tmp_path: Path, algorithm: str) -> None:
     assert all(".lora_" in name or name.endswith(".alpha") for name in load_file(tmp_path / "out.safetensors"))
 
 
+def test_diffusers_files_keep_their_names(tmp_path: Path) -> None:
+    """As diffusers writes them; a scale that only metadata state goes into the factors."""
+    for path in real.by_diffusers(str(tmp_path)):
+        out = tmp_path / f"out{Path(path).suffix}"
+        lorakit.resize(path, out, rank=2, dtype="float32")
+        assert distance(deltas(out), {name: cut(delta, 2) for name, delta in deltas(path).items()}) < 1e-6
+        with read_adapter(path) as before, read_adapter(str(out)) as after:
+            assert before.layers.keys() == after.layers.keys()
+            assert after.convention == "diffusers"
+    names = ("unet.down_blocks.0.attentions.0.proj_in", "unet.down_blocks.0.attentions.0.proj_out")
+    rng = np.random.default_rng(0)
+    layers = {
+        f"{name}.lora_{role}.weight": rng.standard_normal(shape).astype(np.float32)
+        for name in names
+        for role, shape in (("A", (4, 16)), ("B", (16, 4)))
+    }
+    stated = {"lora_adapter_metadata": json.dumps({"unet.r": 4, "unet.lora_alpha": 12})}
+    save_file(layers, tmp_path / "scaled.safetensors", stated)
+    wanted = {
+        name: 3 * layers[f"unet.{name}.lora_B.weight"].astype(float) @ layers[f"unet.{name}.lora_A.weight"]
+        for name in ("down_blocks.0.attentions.0.proj_in", "down_blocks.0.attentions.0.proj_out")
+    }
+    for rank in (4, 2):
+        lorakit.resize(tmp_path / "scaled.safetensors", tmp_path / f"{rank}.safetensors", rank=rank)
+        nearest = {name: cut(delta, rank) for name, delta in wanted.items()}
+        assert distance(deltas(tmp_path / f"{rank}.safetensors"), nearest) < 1e-6
+
+
 def test_other_layers_stay(lora: Path, tmp_path: Path) -> None:
     """Norms, biases, OFT and keys that nobody knows, byte for byte, and they are told of."""
     layers = load_file(lora)

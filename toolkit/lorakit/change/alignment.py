@@ -13,7 +13,7 @@ from loracore.adapter import Adapter, Module
 from loracore.errors import UsageError
 from loracore.paths import shown
 from lorakit.analysis.matrices import Opened
-from lorakit.change.factors import Factors, factors, has_factors
+from lorakit.change.factors import MAX_FORMED, Factors, factors, has_factors
 from lorakit.change.inputs import naming
 
 #: Layers of a module that are added to its bias; all others beside the factors have no sum.
@@ -63,6 +63,14 @@ class Group:
     def is_matrix(self) -> bool:
         """Whether ΔW is merged by its factors; else its layers are differences."""
         return has_factors(self.first)
+
+    def check_formed(self) -> None:
+        """Raises UsageError where ΔW is too large to be formed as a whole."""
+        if math.prod(self.shape) > MAX_FORMED:
+            raise UsageError(
+                f"module {self.label[:200]!r} has a ΔW of {_dimensions(self.first)}, too large for this method; "
+                "take --method svd, or --exclude it"
+            )
 
     @property
     def size(self) -> float:

@@ -21,6 +21,9 @@ from lorakit.analysis.survey import Unfit
 from lorakit.change.decomposition import Decomposition
 from lorakit.statistics.spectra import Doubles
 
+#: Entries of ΔW that are formed at most; a file of some factors can promise any number.
+MAX_FORMED = 1 << 28
+
 
 class Factors(NamedTuple):
     """B (d × r) and A (r × k) in float64: ΔW = B·A, scale included."""
@@ -179,6 +182,10 @@ def _other(module: Module) -> Factors:
             outer = np.kron(first, second.outer).astype(np.float64, copy=False)
             inner = np.kron(np.eye(first.shape[1]), second.inner).astype(np.float64, copy=False)
             return Factors(outer * module.scale, inner)
+    if math.prod(module.shape) > MAX_FORMED:
+        raise MalformedFile(
+            f"module {module.name[:200]!r} has a ΔW of {list(module.shape)}, too large to be formed"
+        )
     try:
         return _whole(module.delta(np.float64))
     except NeedsBase as error:

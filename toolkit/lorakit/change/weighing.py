@@ -50,6 +50,8 @@ def ranks_of(groups: Sequence[Group], parameters: MergeParameters) -> dict[str, 
     wanted = None if exact else parameters.rank or max(ranks)
     found = {}
     for group in matrices:
+        if parameters.method in DENSE:
+            group.check_formed()
         most = min(group.shape)
         own = [own_rank(member.module) for member in group.members]
         total = sum(rank for rank in own if rank is not None)
