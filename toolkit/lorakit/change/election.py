@@ -40,10 +40,9 @@ def trimming(density: float) -> Thinning:
     def thin(values: Floats, _: int) -> Floats:
         count = int(density * values.size)
         if count < values.size:
-            magnitudes = np.abs(values).ravel()
-            place = values.size - count
-            limit = np.partition(magnitudes, place)[place] if count else np.inf
-            values[np.abs(values) < limit] = 0
+            magnitudes, place = np.abs(values), values.size - count
+            limit = np.partition(magnitudes, place, axis=None)[place] if count else np.inf
+            values *= magnitudes >= limit
         return values
 
     return thin
