@@ -27,7 +27,7 @@ from lorakit.change.device import array_module, on_host
 from lorakit.change.factors import Factors
 from lorakit.change.inputs import checked, counted, described, through
 from lorakit.change.probing import NEAR_ZERO, vanishes
-from lorakit.change.sums import summed
+from lorakit.change.sums import roles, summed
 from lorakit.change.weighing import DENSE, ranks_of, weights_of
 from lorakit.output.containers import Writer
 from lorakit.output.rounding import NAMES
@@ -68,7 +68,7 @@ def _merge(parameters: MergeParameters, context: Context) -> Changed:
                 found = _Result(files, left, ranks, parameters).changed(context, destination, xp)
             except _Vanished as error:
                 # A file's layout stands before its layers: it begins anew without these.
-                empty = error.labels
+                empty |= error.labels
             else:
                 return replace(found, warnings=(*found.warnings, *_dropped(sorted(empty))))
 
@@ -159,7 +159,7 @@ class _Result:
             if where is None:
                 return 0.0, 0.0
             parts, rank = group.parts(), self._assembly.ranks[group.label]
-            if vanishes(parts, group.weights, summed=self._parameters.method in _SUMS):
+            if _is_dropped(group, parts, self._parameters):
                 vanished.add(group.label)
             if vanished:
                 return 0.0, 0.0
@@ -197,10 +197,14 @@ def merged(group: Group, parts: list[Factors], rank: int, parameters: MergeParam
 
 def _looked_for(groups: Sequence[Group], parameters: MergeParameters, context: Context) -> frozenset[str]:
     """Labels of modules of which nothing is left, without merging them."""
-    added = parameters.method in _SUMS
     matrices = [group for group in groups if group.is_matrix]
-    found = _through(matrices, lambda group: vanishes(group.parts(), group.weights, summed=added), context)
+    found = _through(matrices, lambda group: _is_dropped(group, group.parts(), parameters), context)
     return frozenset(label for label, nothing in found.items() if nothing)
+
+
+def _is_dropped(group: Group, parts: list[Factors], parameters: MergeParameters) -> bool:
+    """Whether nothing is left of a module, its biases included."""
+    return vanishes(parts, group.weights, summed=parameters.method in _SUMS) and not roles(group)
 
 
 def _through(groups: Sequence[Group], work: Callable[[Group], R], context: Context) -> dict[str, R]:
