@@ -35,6 +35,8 @@ _COMMANDS = {
     "spectrum": "analyse",
     "pca": "analyse",
     "plot": "analyse",
+    "convert": "convert",
+    "bake": "bake",
     "jobs": "jobs",
     "cancel": "jobs",
     "events": "events",

@@ -8,9 +8,9 @@ from __future__ import annotations
 import os
 from typing import Any
 
-from lorakit.api import importance, pca, plot, spectrum
+from lorakit.api import bake, convert, importance, pca, plot, spectrum
 
-__all__ = ["hashes", "importance", "metadata", "pca", "plot", "spectrum"]
+__all__ = ["bake", "convert", "hashes", "importance", "metadata", "pca", "plot", "spectrum"]
 
 Path = str | bytes | os.PathLike[str]
 

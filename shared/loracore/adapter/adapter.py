@@ -18,8 +18,9 @@ from loracore.adapter.modules import Module
 from loracore.adapter.naming import PEFT_PREFIX, convention_of_file
 from loracore.adapter.peft import PeftConfig, diffusers_configs
 from loracore.adapter.problems import Problem, Problems
-from loracore.adapter.reading import TensorReader
+from loracore.adapter.reading import Array, TensorReader
 from loracore.errors import FileError, UnknownFormat
+from loracore.tensorfile import Layer
 from loracore.tensorfile.peft import CONFIG, read_config, weight_file
 
 #: Roles that make no module by themselves.
@@ -45,6 +46,19 @@ class Adapter:
 
     def __exit__(self, *error: object) -> None:
         self.close()
+
+    @property
+    def layers(self) -> Mapping[str, Layer]:
+        """All layers by name, those of no module too."""
+        return self._reader.layers
+
+    def stored(self, name: str) -> bytes:
+        """A layer's bytes as they are stored: little-endian, in C order. Raises FileError."""
+        return self._reader.stored(name)
+
+    def values(self, name: str) -> Array:
+        """A layer's values in float32, in its shape. Raises FileError."""
+        return self._reader.read(name)
 
     def close(self) -> None:
         """Close the file. Names and shapes remain; reading values raises FileError."""

@@ -66,11 +66,20 @@ class TensorReader:
         Raises:
             FileError: it is closed, the file ends before the layer, or its dtype has no values (F4, complex).
         """
+        layer = self.layers[name]
+        data = self.stored(name)
+        try:
+            return upcast(layer, data, np.dtype(dtype))
+        except FileError as error:
+            error.path = self.shown
+            raise
+
+    def stored(self, name: str) -> bytes:
+        """The layer's bytes: little-endian, in C order. Raises FileError as `read` does."""
         if self._closed:
             raise FileError("closed; read the adapter again", self.shown)
-        layer = self.layers[name]
         try:
-            return upcast(layer, self._bytes(layer), np.dtype(dtype))
+            return self._bytes(self.layers[name])
         except FileError as error:
             error.path = self.shown
             raise

@@ -40,7 +40,7 @@ _FACTORS = {
     role: f".{role}"
     for role in (
         "hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b", "hada_t1", "hada_t2",
-        "lokr_w1", "lokr_w1_a", "lokr_w1_b", "lokr_w2", "lokr_w2_a", "lokr_w2_b", "lokr_t2",
+        "lokr_w1", "lokr_w1_a", "lokr_w1_b", "lokr_w2", "lokr_w2_a", "lokr_w2_b", "lokr_t1", "lokr_t2",
     )
 }  # fmt: skip
 _PEFT = {
@@ -71,7 +71,9 @@ def key_of(convention: str, component: str, name: str, family: str) -> str:
     if convention == "kohya":
         return _kohya(component, name, family)
     if convention == "peft":
-        return PEFT_PREFIX + model_name(component, name, family)
+        own = model_name(component, name, family)
+        # A text encoder without a projection has lost this part of its names in transformers 5.
+        return PEFT_PREFIX + (bare(component, own) if component == "te1" and family != "sd3" else own)
     if convention == "diffusers":
         part = part_of(component, name, family)
         if part is None:
@@ -115,6 +117,14 @@ def model_name(component: str, name: str, family: str) -> str:
     if len(names) > 1:
         raise Nameless(f"{name!r} is {len(names)} modules in diffusers: {', '.join(names)}")
     return names[0]
+
+
+def bare(component: str, name: str) -> str:
+    """The name by which PEFT's patterns find a module in every version of its model.
+
+    transformers 5 has dropped `text_model` from the names in CLIP's text model.
+    """
+    return name.removeprefix(f"{component}.").removeprefix("text_model.") if component.startswith("te") else name
 
 
 def _kohya(component: str, name: str, family: str) -> str:

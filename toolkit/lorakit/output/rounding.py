@@ -8,21 +8,33 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from loracore.adapter.reading import eight_bit_values
 from loracore.errors import UsageError
 from loracore.jobs.change import Stored
 
 #: safetensors' names of what is written.
 DTYPES: dict[Stored, str] = {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}
 NAMES: dict[str, Stored] = {name: stored for stored, name in DTYPES.items()}
+#: Eight-bit floats that base models have.
+EIGHT_BITS = frozenset({"F8_E4M3", "F8_E5M2"})
+#: All dtypes that values can be rounded to.
+FLOATS = frozenset({"F64", *NAMES, *EIGHT_BITS})
 
 
 def stored(values: NDArray[Any], dtype: str, layer: str) -> bytes | memoryview:
-    """The bytes of `values` as F32, F16 or BF16, little-endian, in C order.
+    """The bytes of `values` as F64, F32, F16, BF16 or one of eight bits, little-endian, in C order.
 
     Raises UsageError where a finite value becomes infinite, and where one is not finite.
     """
+    rounded: NDArray[Any]
+    back: NDArray[Any]
     single = np.ascontiguousarray(values, np.float32)
-    if dtype == "F32":
+    if dtype == "F64":
+        rounded = back = np.ascontiguousarray(values, "<f8")
+    elif dtype in EIGHT_BITS:
+        rounded = _eight_bits(single, dtype)
+        back = eight_bit_values(dtype)[rounded]
+    elif dtype == "F32":
         rounded, back = single.astype("<f4", copy=False), single
     elif dtype == "F16":
         with np.errstate(over="ignore"):
@@ -47,6 +59,25 @@ def _bfloat16(single: NDArray[np.float32]) -> NDArray[np.uint16]:
     return halves
 
 
+def _eight_bits(single: NDArray[np.float32], dtype: str) -> NDArray[np.uint8]:
+    """The code of the nearest value, ties to the even code; what lies beyond the last is no finite value."""
+    values = eight_bit_values(dtype)[:0x80].astype(np.float64)
+    last = int(np.flatnonzero(np.isfinite(values))[-1])
+    # Half a step beyond the last: from there on a value would be rounded to the next, if there were one.
+    step = values[last] - values[last - 1]
+    between = np.append((values[:last] + values[1 : last + 1]) / 2, values[last] + step / 2)
+    size = np.abs(single)
+    with np.errstate(invalid="ignore"):
+        codes = np.searchsorted(between, size.ravel()).reshape(size.shape)
+        on_tie = (codes <= last) & (size == between[np.minimum(codes, last)])
+    codes += on_tie & (codes & 1 == 1)
+    found = codes.astype(np.uint8)
+    # What comes behind the last is infinite in one format and not a number in the other.
+    found[codes > last] = 0x7C if dtype == "F8_E5M2" else 0x7F
+    found[np.isnan(single)] = 0x7F
+    return found | np.where(np.signbit(single), np.uint8(0x80), np.uint8(0))
+
+
 def _is_finite(values: NDArray[Any]) -> bool:
     # A sum is finite where all are; only then need each be looked at.
     with np.errstate(all="ignore"):
@@ -57,6 +88,5 @@ def _refuse(single: NDArray[np.float32], dtype: str, layer: str) -> None:
     if not _is_finite(single):
         raise UsageError(f"layer {layer[:200]!r} would hold NaN or Inf; nothing was written")
     largest = float(np.abs(single).max()) if single.size else math.nan
-    raise UsageError(
-        f"layer {layer[:200]!r} holds {largest:.3g}, more than {NAMES[dtype]} can; take --dtype float32"
-    )
+    what = f"layer {layer[:200]!r} holds {largest:.3g}, more than {NAMES.get(dtype, dtype)} can"
+    raise UsageError(f"{what}; take --dtype float32" if dtype in NAMES else what)
