@@ -11,6 +11,8 @@ from loracore.jobs.faults import Fault
 #: What stored weights are rounded to. None in parameters: as in the first input.
 Stored = Literal["float32", "float16", "bfloat16"]
 Device = Literal["auto", "cpu", "cuda"]
+#: A field of `Output` is called as the type.
+_Path = bytes
 
 
 class Writing(msgspec.Struct, frozen=True):
@@ -45,7 +47,7 @@ class Input(msgspec.Struct, frozen=True):
 class Output(msgspec.Struct, frozen=True):
     """What was written, or would be: `bytes` is the file's size, None where only writing it would tell."""
 
-    path: bytes
+    path: _Path
     container: str
     layers: int
     modules: int

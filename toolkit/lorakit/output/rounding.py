@@ -26,9 +26,11 @@ def stored(values: NDArray[Any], dtype: str, layer: str) -> bytes | memoryview:
 
     Raises UsageError where a finite value becomes infinite, and where one is not finite.
     """
+    single: NDArray[Any]
     rounded: NDArray[Any]
     back: NDArray[Any]
-    single = np.ascontiguousarray(values, np.float32)
+    with np.errstate(over="ignore"):
+        single = np.ascontiguousarray(values, np.float64 if dtype == "F64" else np.float32)
     if dtype == "F64":
         rounded = back = np.ascontiguousarray(values, "<f8")
     elif dtype in EIGHT_BITS:
@@ -44,7 +46,7 @@ def stored(values: NDArray[Any], dtype: str, layer: str) -> bytes | memoryview:
         rounded = _bfloat16(single)
         back = (rounded.astype(np.uint32) << 16).view(np.float32)
     if not _is_finite(back):
-        _refuse(single, dtype, layer)
+        _refuse(np.asarray(values), dtype, layer)
     return rounded.reshape(-1).view(np.uint8).data
 
 
@@ -84,9 +86,9 @@ def _is_finite(values: NDArray[Any]) -> bool:
         return bool(np.isfinite(values.sum(dtype=np.float64))) or bool(np.isfinite(values).all())
 
 
-def _refuse(single: NDArray[np.float32], dtype: str, layer: str) -> None:
-    if not _is_finite(single):
+def _refuse(values: NDArray[Any], dtype: str, layer: str) -> None:
+    if not _is_finite(values):
         raise UsageError(f"layer {layer[:200]!r} would hold NaN or Inf; nothing was written")
-    largest = float(np.abs(single).max()) if single.size else math.nan
+    largest = float(np.abs(values).max()) if values.size else math.nan
     what = f"layer {layer[:200]!r} holds {largest:.3g}, more than {NAMES.get(dtype, dtype)} can"
     raise UsageError(f"{what}; take --dtype float32" if dtype in NAMES else what)

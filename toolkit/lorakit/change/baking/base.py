@@ -87,6 +87,9 @@ def opened_base(path: bytes) -> Iterator[Base]:
             name = os.path.relpath(shard.path, path) if is_folder else b""
             own = layers.setdefault(shard.component, {})
             for layer in reader.layers.values():
+                if layer.name in own:
+                    other = files[own[layer.name].file].reader.shown
+                    raise UsageError(f"{reader.shown}: {os.path.basename(other)} has the same layers; remove one")
                 own[layer.name] = Place(len(files), layer)
             files.append(WeightFile(reader, name, shard.component, os.fstat(reader.source.fd)))
         yield Base(path, is_folder, tuple(files), layers, config, found.warnings)
