@@ -7,12 +7,10 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import msgspec
-from numpy.typing import NDArray
 
 from loracore.errors import MalformedFile
 from loracore.tensorfile import Container, Layer, Source
 from lorakit.output.draft import Draft, cannot
-from lorakit.output.rounding import stored
 
 #: Bytes that are copied at once, so that progress is told and a job can be cancelled.
 _PIECE = 32 << 20
@@ -33,11 +31,10 @@ class EditedFile:
         self.size = self._base + container.layout.nbytes
         draft.reserve(self.size)
 
-    def give(self, name: str, values: NDArray[Any]) -> None:
-        """Write a layer. Raises UsageError where its dtype cannot hold the values, FileError."""
-        layer = self._layers[name]
-        assert values.shape == layer.shape, (name, values.shape, layer.shape)
-        self._draft.write(stored(values, layer.dtype, name), self._base + self._offsets[name])
+    def give_bytes(self, name: str, data: bytes | memoryview, start: int = 0) -> None:
+        """Write a layer's bytes, or some of them from `start` on. Raises FileError."""
+        assert start + len(data) <= self._layers[name].nbytes, (name, start, len(data))
+        self._draft.write(data, self._base + self._offsets[name] + start)
 
     def ranges(self, but: Iterable[str]) -> list[tuple[int, int]]:
         """(start, bytes) of all that is to be copied, behind the header: neighbours together, in pieces."""

@@ -19,6 +19,11 @@ NAMES: dict[str, Stored] = {name: stored for stored, name in DTYPES.items()}
 EIGHT_BITS = frozenset({"F8_E4M3", "F8_E5M2"})
 #: All dtypes that values can be rounded to.
 FLOATS = frozenset({"F64", *NAMES, *EIGHT_BITS})
+#: The largest finite value of each.
+_LARGEST = {
+    "F64": float(np.finfo(np.float64).max), "F32": float(np.finfo(np.float32).max), "F16": 65504.0,
+    "BF16": float.fromhex("0x1.fep127"), "F8_E4M3": 448.0, "F8_E5M2": 57344.0,
+}  # fmt: skip
 
 
 def stored(values: NDArray[Any], dtype: str, layer: str) -> bytes | memoryview:
@@ -27,25 +32,19 @@ def stored(values: NDArray[Any], dtype: str, layer: str) -> bytes | memoryview:
     Raises UsageError where a finite value becomes infinite, and where one is not finite.
     """
     single: NDArray[Any]
-    rounded: NDArray[Any]
-    back: NDArray[Any]
     with np.errstate(over="ignore"):
         single = np.ascontiguousarray(values, np.float64 if dtype == "F64" else np.float32)
-    if dtype == "F64":
-        rounded = back = np.ascontiguousarray(values, "<f8")
+    rounded: NDArray[Any]
+    if dtype in {"F64", "F32"}:
+        rounded = single.astype("<f8" if dtype == "F64" else "<f4", copy=False)
     elif dtype in EIGHT_BITS:
         rounded = _eight_bits(single, dtype)
-        back = eight_bit_values(dtype)[rounded]
-    elif dtype == "F32":
-        rounded, back = single.astype("<f4", copy=False), single
     elif dtype == "F16":
         with np.errstate(over="ignore"):
             rounded = single.astype("<f2")
-        back = rounded
     else:
         rounded = _bfloat16(single)
-        back = (rounded.astype(np.uint32) << 16).view(np.float32)
-    if not _is_finite(back):
+    if not _lies_within(single, _LARGEST[dtype]) and not _is_finite(rounded, dtype):
         _refuse(np.asarray(values), dtype, layer)
     return rounded.reshape(-1).view(np.uint8).data
 
@@ -80,14 +79,22 @@ def _eight_bits(single: NDArray[np.float32], dtype: str) -> NDArray[np.uint8]:
     return found | np.where(np.signbit(single), np.uint8(0x80), np.uint8(0))
 
 
-def _is_finite(values: NDArray[Any]) -> bool:
-    # A sum is finite where all are; only then need each be looked at.
-    with np.errstate(all="ignore"):
-        return bool(np.isfinite(values.sum(dtype=np.float64))) or bool(np.isfinite(values).all())
+def _lies_within(single: NDArray[Any], largest: float) -> bool:
+    """Not where one is no number."""
+    return not single.size or bool(single.max() <= largest and single.min() >= -largest)
+
+
+def _is_finite(rounded: NDArray[Any], dtype: str) -> bool:
+    """Values beyond the largest may still be rounded to it."""
+    if dtype == "BF16":
+        rounded = (rounded.astype(np.uint32) << 16).view(np.float32)
+    elif dtype in EIGHT_BITS:
+        rounded = eight_bit_values(dtype)[rounded]
+    return bool(np.isfinite(rounded).all())
 
 
 def _refuse(values: NDArray[Any], dtype: str, layer: str) -> None:
-    if not _is_finite(values):
+    if not np.isfinite(values).all():
         raise UsageError(f"layer {layer[:200]!r} would hold NaN or Inf; nothing was written")
     largest = float(np.abs(values).max()) if values.size else math.nan
     what = f"layer {layer[:200]!r} holds {largest:.3g}, more than {NAMES.get(dtype, dtype)} can"

@@ -7,6 +7,9 @@ import os
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from typing import Any
+
+from numpy.typing import NDArray
 
 from loracore.errors import FileError, UsageError
 from loracore.jobs.bake import BakeParameters
@@ -17,7 +20,7 @@ from loracore.jobs.frame import Context, Job
 from loracore.paths import shown
 from lorakit.analysis.survey import one_blas_thread
 from lorakit.change.baking.base import Base, files_beside, opened_base
-from lorakit.change.baking.merging import merged
+from lorakit.change.baking.merging import merge_group
 from lorakit.change.baking.output import Output, refuse_output, writing_model
 from lorakit.change.baking.plan import Change, Group, Lora, changes_of, grouped, opened_loras
 from lorakit.change.inputs import checked, described
@@ -147,13 +150,12 @@ class _Progress:
 
 
 def _merging(group: Group, base: Base, output: Output) -> Callable[[], int]:
+    def give(component: str, name: str, start: int, values: NDArray[Any]) -> None:
+        output.files[base.layers[component][name].file].give(name, start, values)
+
     def merge() -> int:
-        size = 0
-        for (component, name), values in merged(group, base).items():
-            place = base.layers[component][name]
-            output.files[place.file].give(name, values)
-            size += place.layer.nbytes
-        return size
+        merge_group(group, base, give)
+        return sum(base.layers[component][name].layer.nbytes for component, name in group.layers)
 
     return merge
 

@@ -15,11 +15,13 @@ import msgspec
 from numpy.typing import NDArray
 
 from loracore.errors import FileError, UsageError
+from loracore.tensorfile import Layer
 from lorakit.change.baking.base import Base, WeightFile, files_beside
 from lorakit.output.containers import container_of
 from lorakit.output.draft import Draft, refuse_existing
 from lorakit.output.edited import EditedFile, copied_file
 from lorakit.output.folder import FolderDraft, refuse_folder
+from lorakit.output.rounding import stored
 from lorakit.output.safetensors import Writer
 from lorakit.output.stamp import STALE
 
@@ -35,11 +37,18 @@ Told = Callable[[int], object]
 
 @dataclass(frozen=True)
 class OutputFile:
-    """A weight file in the making. `give` writes a layer that changed; the steps of `rest` copy the others."""
+    """A weight file in the making. The steps of `rest` copy the layers that do not change."""
 
-    give: Callable[[str, NDArray[Any]], None]
+    layers: Mapping[str, Layer]
+    give_bytes: Callable[[str, bytes | memoryview, int], None]
     rest: Sequence[Callable[[], int]]
     finish: Callable[[], None]
+
+    def give(self, name: str, start: int, values: NDArray[Any]) -> None:
+        """Write rows of a layer that changed, from row `start` on. Raises UsageError and FileError."""
+        layer = self.layers[name]
+        row = layer.nbytes // layer.shape[0] if layer.shape else 0
+        self.give_bytes(name, stored(values, layer.dtype, name), start * row)
 
 
 @dataclass(frozen=True)
@@ -109,10 +118,12 @@ def _file(file: WeightFile, draft: Draft, changed: frozenset[str], stamped: Mapp
     metadata |= {"format": reader.container.metadata.get("format", "pt"), **stamped}
     if reader.container.format == "safetensors":
         edited = EditedFile(draft, reader.source, reader.container, metadata)
-        return OutputFile(edited.give, [_range(edited, *each) for each in edited.ranges(changed)], edited.finish)
+        rest = [_range(edited, *each) for each in edited.ranges(changed)]
+        return OutputFile(reader.layers, edited.give_bytes, rest, edited.finish)
     writer = Writer(draft, list(reader.layers.values()), {"format": "pt", **stamped})
     left = [name for name in reader.layers if name not in changed]
-    return OutputFile(writer.give, [_layer(file, writer, name) for name in left], writer.finish)
+    rest = [_layer(file, writer, name) for name in left]
+    return OutputFile(reader.layers, writer.give_bytes, rest, writer.finish)
 
 
 def _range(edited: EditedFile, start: int, size: int) -> Callable[[], int]:
