@@ -71,7 +71,12 @@ def _measured(folder: str, blocks: int, runs: int) -> Table:
             least[name] = min(least.get(name, found), found)
     shutil.rmtree(output, ignore_errors=True)
     table = Table(
-        "", "seconds", "GB/s of the model", "peak memory beyond imports, MB", title=f"{size / 1e9:.2f} GB"
+        "",
+        "seconds",
+        "CPU seconds",
+        "GB/s of the model",
+        "peak memory beyond imports, MB",
+        title=f"{size / 1e9:.2f} GB",
     )
     for name, (seconds, memory) in least.items():
         what = "copy, with fsync" if name == "copy" else f"bake, {name}"

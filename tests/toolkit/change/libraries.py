@@ -40,7 +40,6 @@ def unet(family: str = "sd15") -> UNet2DConditionModel:
         attention_head_dim=4,
         cross_attention_dim=CONTEXT[family],
         use_linear_projection=family == "sdxl",
-        transformer_layers_per_block=2 if family == "sdxl" else 1,
     )
 
 

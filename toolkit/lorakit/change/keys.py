@@ -29,6 +29,8 @@ _ORIGINAL = re.compile(
     r"(double|single|joint|double_stream|single_stream)_blocks\.|blocks\.\d+\.(self_attn|cross_attn)\."
     r"|layers\.\d+\.(attention\.(qkv|out)|feed_forward)\b|(final_layer|img_in|txt_in|time_in|vector_in)\b"
 )
+#: Underscored stems whose real names are not known keep their stem (`loracore.adapter.names`).
+_UNKNOWN = re.compile(r"(lora_(unet|te\d?|transformer|prior_unet|prior_te)|lycoris)_[^.]+$")
 #: Suffix behind a stem for each role; a convention that lacks a role has no name for it.
 _KOHYA = {
     "down": ".lora_down.weight", "up": ".lora_up.weight", "mid": ".lora_mid.weight", "alpha": ".alpha",
@@ -105,6 +107,8 @@ def part_of(component: str, name: str, family: str) -> str | None:
 
 def model_name(component: str, name: str, family: str) -> str:
     """The module's name in the model of diffusers or transformers. Raises Nameless."""
+    if _UNKNOWN.match(name):
+        raise Nameless(f"{name!r}: no model that is known here has a module of this name")
     if component.startswith("te"):
         return name.removeprefix(f"{component}.")
     if component != "transformer":
@@ -128,6 +132,9 @@ def bare(component: str, name: str) -> str:
 
 
 def _kohya(component: str, name: str, family: str) -> str:
+    if _UNKNOWN.match(name):
+        # A stem of this convention that no table of real names knows.
+        return name
     match component:
         case "unet":
             original = originals.original_unet(name, family) if family == "sdxl" else None

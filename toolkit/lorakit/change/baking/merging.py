@@ -52,7 +52,8 @@ def merge_group(group: Group, base: Base, give: Give) -> None:
 
 
 def _only_adds(change: Change) -> bool:
-    return change.module.algorithm in {"lora", "locon"} and not change.bias
+    module = change.module
+    return module.algorithm in {"lora", "locon"} and not change.bias and "weight" not in module.layers
 
 
 def _dtype(place: Place) -> type[np.floating[Any]]:
@@ -107,6 +108,10 @@ def _whole(group: Group, base: Base) -> _Layers:
         values[component, name] = base.files[place.file].reader.read(name, _dtype(place))
     for change in group.changes:
         whole = _taken(change.rows, values)
+        if change.module.algorithm in {"lora", "dora"} and "weight" in change.module.layers:
+            # PEFT saves an embedding with its factors, and adds these to what it saved.
+            saved = change.module.tensor("weight", whole.dtype).reshape(whole.shape)
+            whole = whole + change.strength * (saved - whole)
         _put(change.rows, values, change.module.applied(whole, change.strength).reshape(whole.shape))
         if change.bias:
             bias = _taken(change.bias, values)

@@ -22,7 +22,8 @@ from lorakit.change import keys
 from lorakit.change.conversion.arrangement import arranged
 from lorakit.change.conversion.kronecker import loha_config, lokr_config
 from lorakit.change.conversion.parts import Located, Part, located
-from lorakit.change.conversion.tensors import Recast, Tensor, recast
+from lorakit.change.conversion.recasting import recast
+from lorakit.change.conversion.tensors import Recast, Tensor
 from lorakit.change.keys import Nameless
 from lorakit.change.peftfolder import Scaled, lora_config, patterns
 from lorakit.output.rounding import DTYPES, NAMES
@@ -100,8 +101,8 @@ def recasted(
         return [], faults
     if to == "diffusers":
         return [_diffusers(made, dtype)], faults
-    base = next((str(name) for part in parts if (name := part.adapter.config.get("base_model_name_or_path"))), "")
-    return [_peft(found, part if len(made) > 1 else "", base, dtype) for part, found in made.items()], faults
+    like = parts[0].adapter.config if len(parts) == 1 else {}
+    return [_peft(found, part if len(made) > 1 else "", like, dtype) for part, found in made.items()], faults
 
 
 def family_of_all(parts: Sequence[Part], modules: Sequence[Located]) -> str:
@@ -164,7 +165,10 @@ def _diffusers(made: Mapping[str, Sequence[tuple[str, Recast]]], dtype: Stored |
     return _contents(tensors, [each for found in made.values() for each in found], metadata=metadata)
 
 
-def _peft(found: Sequence[tuple[str, Recast]], part: str, base: str, dtype: Stored | None) -> Contents:
+def _peft(
+    found: Sequence[tuple[str, Recast]], part: str, like: Mapping[str, Any], dtype: Stored | None
+) -> Contents:
+    base = str(like.get("base_model_name_or_path") or "")
     tensors: dict[Layer, Tensor] = {}
     for stem, each in found:
         tensors |= _layers("peft", stem, each, dtype)
@@ -176,6 +180,7 @@ def _peft(found: Sequence[tuple[str, Recast]], part: str, base: str, dtype: Stor
             config = lokr_config(modules, names, base)
         case _:
             config = lora_config(map(_scaled, modules), base=base, **_flags(found))
+    config |= {key: like[key] for key in ("task_type", "revision") if key in like}
     return _contents(tensors, found, folder=part.encode(), config=config)
 
 
