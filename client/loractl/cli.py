@@ -37,6 +37,8 @@ _COMMANDS = {
     "plot": "analyse",
     "resize": "resize",
     "merge": "merge",
+    "convert": "convert",
+    "bake": "bake",
     "jobs": "jobs",
     "cancel": "jobs",
     "events": "events",

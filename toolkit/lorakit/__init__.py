@@ -8,9 +8,9 @@ from __future__ import annotations
 import os
 from typing import Any
 
-from lorakit.api import importance, merge, pca, plot, resize, spectrum
+from lorakit.api import bake, convert, importance, merge, pca, plot, resize, spectrum
 
-__all__ = ["hashes", "importance", "merge", "metadata", "pca", "plot", "resize", "spectrum"]
+__all__ = ["bake", "convert", "hashes", "importance", "merge", "metadata", "pca", "plot", "resize", "spectrum"]
 
 Path = str | bytes | os.PathLike[str]
 

@@ -1,4 +1,4 @@
-"""The jobs as plain functions, in this process: no daemon, no client.
+"""The analyses and changes as plain functions, in this process: no daemon, no client.
 
 import lorakit
 
@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from loracore.jobs.change import Changed
+    from loracore.jobs.change import Changed, Stored
+    from loracore.jobs.convert import Convention
     from loracore.jobs.plot import Kind
 
 Path = str | bytes | os.PathLike[str]
@@ -176,6 +177,60 @@ def _changed(
 
 def _listed(paths: Path | Sequence[Path]) -> Sequence[Path]:
     return [paths] if isinstance(paths, str | bytes | os.PathLike) else list(paths)
+
+
+def convert(
+    path: Path,
+    output: Path,
+    *,
+    to: Convention | None = None,
+    dtype: Stored | None = None,
+    fold: bool = False,
+    leave_out: bool = False,
+    force: bool = False,
+    check: bool = False,
+) -> dict[str, Any]:
+    """Write a LoRA under another convention's names, in another dtype or container, by the fields of `Changed`.
+
+    Raises FileError, UsageError and MissingPackage; for a check, the last two are in `errors`.
+    """
+    from loracore.jobs.change import Writing  # noqa: PLC0415
+    from loracore.jobs.convert import ConvertParameters  # noqa: PLC0415
+    from loracore.jobs.plain import plain  # noqa: PLC0415
+    from lorakit.change.conversion.job import run  # noqa: PLC0415
+
+    writing = Writing(os.fsencode(output), force=force, check=check, dtype=dtype)
+    wanted = ConvertParameters(os.fsencode(path), writing, to, fold, leave_out)
+    found: dict[str, Any] = plain(run(wanted, _alone()))
+    return found
+
+
+def bake(
+    paths: Path | Sequence[Path],
+    base: Path,
+    output: Path,
+    *,
+    weights: Sequence[float] | None = None,
+    leave_out: bool = False,
+    force: bool = False,
+    check: bool = False,
+) -> dict[str, Any]:
+    """Merge LoRAs into a base model, which stays as it is, by the fields of `Changed`.
+
+    `weights`: how much of each LoRA, 1 by default. Raises FileError, UsageError and MissingPackage.
+    """
+    from loracore.jobs.bake import BakeParameters  # noqa: PLC0415
+    from loracore.jobs.change import Writing  # noqa: PLC0415
+    from loracore.jobs.plain import plain  # noqa: PLC0415
+    from lorakit.change.baking.job import run  # noqa: PLC0415
+
+    listed = [paths] if isinstance(paths, str | bytes | os.PathLike) else list(paths)
+    writing = Writing(os.fsencode(output), force=force, check=check)
+    wanted = BakeParameters(
+        tuple(map(os.fsencode, listed)), os.fsencode(base), writing, tuple(weights or ()), leave_out
+    )
+    found: dict[str, Any] = plain(run(wanted, _alone()))
+    return found
 
 
 def _alone() -> Alone:

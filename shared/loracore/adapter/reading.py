@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from loracore.errors import FileError, MalformedFile
-from loracore.tensorfile import Layer, open_regular, read_container
+from loracore.tensorfile import DTYPE_BITS, Layer, open_regular, read_container
 from loracore.tensorfile.strided import gather
 from loracore.tensorfile.ziprecords import record_start
 
@@ -74,6 +74,25 @@ class TensorReader:
             error.path = self.shown
             raise
 
+    def read_rows(self, name: str, start: int, stop: int, dtype: DTypeLike = np.float32) -> Array:
+        """Rows `start` to `stop` of the layer's values: no more is read, where they lie in C order.
+
+        Raises FileError as `read` does.
+        """
+        layer = self.layers[name]
+        index = self._index[name]
+        if index in self.container.arrangement.strided or DTYPE_BITS[layer.dtype] % 8:
+            return self.read(name, dtype)[start:stop]
+        if self._closed:
+            raise FileError("closed; read the adapter again", self.shown)
+        size = layer.nbytes // max(1, layer.shape[0])
+        part = Layer(name, layer.dtype, (stop - start, *layer.shape[1:]))
+        try:
+            return upcast(part, self.source.read(self._start(index) + start * size, part.nbytes), np.dtype(dtype))
+        except FileError as error:
+            error.path = self.shown
+            raise
+
     def stored(self, name: str) -> bytes:
         """The layer's bytes: little-endian, in C order. Raises FileError as `read` does."""
         if self._closed:
@@ -86,13 +105,17 @@ class TensorReader:
 
     def _bytes(self, layer: Layer) -> bytes:
         index = self._index[layer.name]
-        places = self.container.arrangement
-        base = record_start(self.source, places.records[index]) if places.records else self.container.base
-        start = base + places.offsets[index]
-        strides = places.strided.get(index)
+        start = self._start(index)
+        strides = self.container.arrangement.strided.get(index)
         if strides is None or not layer.nbytes:
             return self.source.read(start, layer.nbytes)
         return b"".join(gather(self.source, start, layer, strides, _PIECE))
+
+    def _start(self, index: int) -> int:
+        """Where the layer's bytes begin in the file."""
+        places = self.container.arrangement
+        base = record_start(self.source, places.records[index]) if places.records else self.container.base
+        return base + places.offsets[index]
 
 
 def upcast(layer: Layer, data: bytes, dtype: np.dtype[Any]) -> Array:
