@@ -8,9 +8,24 @@ from __future__ import annotations
 import os
 from typing import Any
 
-from lorakit.api import compare, extract, importance, pca, plot, report, spectrum
+from lorakit.api import (
+    bake,
+    compare,
+    convert,
+    extract,
+    importance,
+    merge,
+    pca,
+    plot,
+    report,
+    resize,
+    spectrum,
+)
 
-__all__ = ["compare", "extract", "hashes", "importance", "metadata", "pca", "plot", "report", "spectrum"]
+__all__ = [
+    "bake", "compare", "convert", "extract", "hashes", "importance", "merge", "metadata", "pca", "plot", "report",
+    "resize", "spectrum",
+]  # fmt: skip
 
 Path = str | bytes | os.PathLike[str]
 

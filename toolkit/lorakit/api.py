@@ -1,4 +1,4 @@
-"""The analyses as plain functions, in this process: no daemon, no client.
+"""The analyses and changes as plain functions, in this process: no daemon, no client.
 
 import lorakit
 
@@ -9,8 +9,10 @@ print(found["covering"], max(found["modules"], key=lambda row: row["dW.l2"])["mo
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypedDict
+
+import msgspec
 
 from loracore.errors import UsageError
 from loracore.jobs.frame import Alone
@@ -19,7 +21,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from loracore.jobs.change import Writing
+    from loracore.jobs.convert import Convention
     from loracore.jobs.plot import Kind
 
 Path = str | bytes | os.PathLike[str]
@@ -112,43 +114,98 @@ def plot(kind: Kind, paths: Path | Sequence[Path], output: Path, *, threshold: f
 
     if kind not in KINDS:
         raise UsageError(f"there is no plot {kind!r}; there are {', '.join(KINDS)}")
-    listed = [paths] if isinstance(paths, str | bytes | os.PathLike) else list(paths)
     wanted = format_of(os.fsdecode(output))
-    parameters = PlotParameters(kind, tuple(map(os.fsencode, listed)), wanted, threshold)
+    parameters = PlotParameters(kind, _listed(paths), wanted, threshold)
     write_whole(output, run(parameters, _alone()).image)
 
 
-def compare(base: Path, finetuned: Path, output: Path, *, force: bool = False, **options: Any) -> dict[str, Any]:
-    """Compare two models into the folder `output`, by the fields of `CompareResult`.
+def resize(
+    path: Path,
+    output: Path,
+    *,
+    rank_per_block: Mapping[str, int] | Path | None = None,
+    budget: int | str | None = None,
+    **options: Any,
+) -> dict[str, Any]:
+    """Write a LoRA of other ranks into `output`; what became of it, by the fields of `Changed`.
 
-    `options` are those of `CompareParameters`, and `check`, `dtype` and `device` of `Writing`. Raises FileError,
+    `rank_per_block`: ranks by pattern, or the JSON or TOML file with them; `budget`: bytes, or "20MB". Other
+    `options` are those of `ResizeParameters` and `Writing`. Raises FileError, UsageError and MissingPackage.
+    """
+    from loracore.jobs.resize import ResizeParameters, parse_size, read_block_ranks  # noqa: PLC0415
+    from lorakit.change.resize import run  # noqa: PLC0415
+
+    if rank_per_block is not None:
+        if isinstance(rank_per_block, str | bytes | os.PathLike):
+            rank_per_block = read_block_ranks(rank_per_block)
+        options["block_ranks"] = dict(rank_per_block)
+    if budget is not None:
+        options["budget"] = parse_size(budget) if isinstance(budget, str) else budget
+    return _written(run, ResizeParameters, output, options, path=_absolute(path))
+
+
+def merge(paths: Path | Sequence[Path], output: Path, **options: Any) -> dict[str, Any]:
+    """Write several LoRAs as one into `output`; what became of it, by the fields of `Changed`.
+
+    `options` are those of `MergeParameters` (`weights`, `rank`, `method` …) and `Writing`. Raises FileError,
     UsageError and MissingPackage.
     """
+    from loracore.jobs.merge import METHODS, MergeParameters  # noqa: PLC0415
+    from lorakit.change.merge import run  # noqa: PLC0415
+
+    if options.get("method", METHODS[0]) not in METHODS:
+        raise UsageError(f"there is no method {options['method']!r}; there are {', '.join(METHODS)}")
+    lists = {name: tuple(options.pop(name)) for name in ("weights", "include", "exclude") if name in options}
+    return _written(run, MergeParameters, output, options, paths=_listed(paths), **lists)
+
+
+def convert(path: Path, output: Path, *, to: Convention | None = None, **options: Any) -> dict[str, Any]:
+    """Write a LoRA under another convention's names, in another dtype or container, by the fields of `Changed`.
+
+    `options` are those of `ConvertParameters` (`fold`, `leave_out`) and `Writing`. Raises FileError, UsageError
+    and MissingPackage; for a check, the last two are in `errors`.
+    """
+    from loracore.jobs.convert import ConvertParameters  # noqa: PLC0415
+    from lorakit.change.conversion.job import run  # noqa: PLC0415
+
+    return _written(run, ConvertParameters, output, options, path=_absolute(path), to=to)
+
+
+def bake(paths: Path | Sequence[Path], base: Path, output: Path, **options: Any) -> dict[str, Any]:
+    """Merge LoRAs into a base model, which stays as it is, by the fields of `Changed`.
+
+    `options` are those of `BakeParameters` (`weights`: how much of each LoRA, 1 by default) and `Writing`. Raises
+    FileError, UsageError and MissingPackage.
+    """
+    from loracore.jobs.bake import BakeParameters  # noqa: PLC0415
+    from lorakit.change.baking.job import run  # noqa: PLC0415
+
+    options["weights"] = tuple(options.get("weights") or ())
+    return _written(run, BakeParameters, output, options, paths=_listed(paths), base=_absolute(base))
+
+
+def compare(base: Path, finetuned: Path, output: Path, **options: Any) -> dict[str, Any]:
+    """Compare two models into the folder `output`, by the fields of `CompareResult`.
+
+    `options` are those of `CompareParameters` and `Writing`. Raises FileError, UsageError and MissingPackage.
+    """
     from loracore.jobs.compare import CompareParameters  # noqa: PLC0415
-    from loracore.jobs.plain import plain  # noqa: PLC0415
     from lorakit.change.compare import run  # noqa: PLC0415
 
-    writing = _writing(output, force, options)
-    parameters = CompareParameters(_absolute(base), _absolute(finetuned), writing, **options)
-    found: dict[str, Any] = plain(run(parameters, _alone()))
-    return found
+    models = {"base": _absolute(base), "finetuned": _absolute(finetuned)}
+    return _written(run, CompareParameters, output, options, **models)
 
 
-def extract(
-    base: Path, finetuned: Path, output: Path, *, rank: int, force: bool = False, **options: Any
-) -> dict[str, Any]:
+def extract(base: Path, finetuned: Path, output: Path, *, rank: int, **options: Any) -> dict[str, Any]:
     """The difference of two models as a LoRA in the folder `output`, by the fields of `ExtractResult`.
 
-    `options`: `quality`, and `check`, `dtype` and `device` of `Writing`. Raises FileError and UsageError.
+    `options`: `quality`, and those of `Writing`. Raises FileError and UsageError.
     """
     from loracore.jobs.extract import ExtractParameters  # noqa: PLC0415
-    from loracore.jobs.plain import plain  # noqa: PLC0415
     from lorakit.change.extract import run  # noqa: PLC0415
 
-    writing = _writing(output, force, options)
-    parameters = ExtractParameters(_absolute(base), _absolute(finetuned), rank, writing, **options)
-    found: dict[str, Any] = plain(run(parameters, _alone()))
-    return found
+    models = {"base": _absolute(base), "finetuned": _absolute(finetuned)}
+    return _written(run, ExtractParameters, output, options, rank=rank, **models)
 
 
 def report(path: Path) -> dict[str, Any]:
@@ -161,12 +218,30 @@ def report(path: Path) -> dict[str, Any]:
     return {name: value for name, value in found.items() if name != "pictures"}
 
 
-def _writing(output: Path, force: bool, options: dict[str, Any]) -> Writing:
-    """How to write; what is meant for it is taken out of `options`."""
+def _written(
+    run: Callable[[Any, Alone], msgspec.Struct],
+    parameters: type[msgspec.Struct],
+    output: Path,
+    options: dict[str, Any],
+    **inputs: Any,
+) -> dict[str, Any]:
+    """Do a job that writes; `options` are those of its parameters and of `Writing`. Raises as the job does."""
     from loracore.jobs.change import Writing  # noqa: PLC0415
+    from loracore.jobs.plain import plain  # noqa: PLC0415
 
-    taken = {name: options.pop(name) for name in ("check", "dtype", "device") if name in options}
-    return Writing(_absolute(output), force=force, **taken)
+    where = {name: options.pop(name) for name in ("force", "check", "dtype", "device") if name in options}
+    wanted = parameters(writing=Writing(_absolute(output), **where), **inputs, **options)
+    try:
+        # As they would come from a client: who is mistaken in a value learns it before the work.
+        wanted = msgspec.msgpack.decode(msgspec.msgpack.encode(wanted), type=parameters)
+    except (msgspec.MsgspecError, TypeError) as error:
+        raise UsageError(f"wrong parameters: {error}") from error
+    found: dict[str, Any] = plain(run(wanted, _alone()))
+    return found
+
+
+def _listed(paths: Path | Sequence[Path]) -> tuple[bytes, ...]:
+    return tuple(map(_absolute, [paths] if isinstance(paths, str | bytes | os.PathLike) else paths))
 
 
 def _absolute(path: Path) -> bytes:

@@ -7,7 +7,7 @@ import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from loracore.adapter.algorithms import UNSCALED, Form, Misfit, form_of, scale_of
 from loracore.adapter.families import Named, block_of, family_of, order_key
@@ -18,7 +18,11 @@ from loracore.adapter.peft import PeftConfig, diffusers_configs
 from loracore.adapter.problems import Problem, Problems
 from loracore.adapter.reading import TensorReader
 from loracore.errors import FileError, UnknownFormat
+from loracore.tensorfile import Layer
 from loracore.tensorfile.peft import CONFIG, read_config, weight_file
+
+if TYPE_CHECKING:
+    from loracore.adapter.values import Array
 
 #: Roles that make no module by themselves.
 _BESIDE = frozenset({"alpha", "reshape_weight", "magnitude", "dora_scale", "rescale", "up_bias"})
@@ -43,6 +47,19 @@ class Adapter:
 
     def __exit__(self, *error: object) -> None:
         self.close()
+
+    @property
+    def layers(self) -> Mapping[str, Layer]:
+        """All layers by name, those of no module too."""
+        return self._reader.layers
+
+    def stored(self, name: str) -> bytes:
+        """A layer's bytes as they are stored: little-endian, in C order. Raises FileError."""
+        return self._reader.stored(name)
+
+    def values(self, name: str) -> Array:
+        """A layer's values in float32, in its shape. Raises FileError."""
+        return self._reader.read(name)
 
     def close(self) -> None:
         """Close the file. Names and shapes remain; reading values raises FileError."""

@@ -57,6 +57,10 @@ class Module:
         """The tensor of a role, unscaled. Raises KeyError where there is none, FileError as the reader does."""
         return self._reader.read(self.layers[role].name, dtype)
 
+    def stored(self, role: str) -> bytes:
+        """The bytes of a role's tensor: little-endian, in C order. Raises KeyError and FileError as `tensor`."""
+        return self._reader.stored(self.layers[role].name)
+
     def pair(self, dtype: DTypeLike = "float32") -> tuple[Array, Array, float] | None:
         """(B, A, s) with ΔW.reshape(d, -1) = s · B·A; B is d×r and A is r×k; None where there is no such form.
 
@@ -92,7 +96,7 @@ class Module:
         """
         if base.dtype != "float64":
             base = base.astype("float32", copy=False)
-        if not self._fits(base.shape):
+        if not self.fits(base.shape):
             raise MalformedFile(
                 f"module {self.name!r} is made for a weight of {list(self.shape)}, not of {list(base.shape)}",
                 self._reader.shown,
@@ -166,8 +170,11 @@ class Module:
                 f"module {self.name!r} has blocks that are no rotation", self._reader.shown
             ) from error
 
-    def _fits(self, shape: tuple[int, ...]) -> bool:
-        """OFT and IA3 know one dimension, and kernels may be flat on one of the two sides."""
+    def fits(self, shape: tuple[int, ...]) -> bool:
+        """Whether the module can be applied to a weight of this shape.
+
+        OFT and IA3 know one dimension, and kernels may be flat on one of the two sides.
+        """
         if self.algorithm == "oft":
             return shape[:1] == self.shape
         if self.algorithm == "ia3":

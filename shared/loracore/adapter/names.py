@@ -95,15 +95,21 @@ def dotted(names: Iterable[str], component: str) -> dict[str, str]:
     return found
 
 
+#: Wan's, whose first part a UNet has too.
+_WANS = re.compile(r"time_embedding\.\d")
+
+
 def canonical(component: str, name: str) -> tuple[str, str]:
     """Component and canonical name of a dotted name: UNets get diffusers' names, text encoders one beginning."""
     name = name.replace(".processor.", ".")
     if name.endswith("_lora"):
         name = _processor(name[: -len("_lora")], component)
     if component in {"unet", "transformer"}:
-        if name.split(".", 1)[0] in UNET_HEADS:
+        head = name.split(".", 1)[0]
+        if head in UNET_HEADS and not _WANS.match(name):
             return "unet", _from_original(name)
-        return "llm" if component == "unet" and _LANGUAGE.search(name) else "transformer", name
+        language = component == "unet" and head not in _TRANSFORMER_HEADS and _LANGUAGE.search(name)
+        return "llm" if language else "transformer", name
     if component.startswith("te"):
         return component, f"{component}.{'text_model.' if name.startswith('encoder.layers.') else ''}{name}"
     return component, name

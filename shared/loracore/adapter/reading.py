@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 import struct
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from math import prod
 from typing import TYPE_CHECKING
 
 from loracore.errors import FileError
-from loracore.tensorfile import Layer, open_regular, read_container
+from loracore.tensorfile import DTYPE_BITS, Layer, open_regular, read_container
 from loracore.tensorfile.strided import gather
 from loracore.tensorfile.ziprecords import record_start
 
@@ -60,12 +61,28 @@ class TensorReader:
         """
         from loracore.adapter.values import upcast  # noqa: PLC0415 - loads numpy
 
-        layer, data = self._read(name)
-        try:
-            return upcast(layer, data, dtype)
-        except FileError as error:
-            error.path = self.shown
-            raise
+        with self._telling():
+            return upcast(self.layers[name], self._bytes(name), dtype)
+
+    def read_rows(self, name: str, start: int, stop: int, dtype: DTypeLike = "float32") -> Array:
+        """Rows `start` to `stop` of the layer's values: no more is read, where they lie in C order.
+
+        Raises FileError as `read` does.
+        """
+        from loracore.adapter.values import upcast  # noqa: PLC0415 - loads numpy
+
+        layer, index = self.layers[name], self._index[name]
+        if index in self.container.arrangement.strided or DTYPE_BITS[layer.dtype] % 8:
+            return self.read(name, dtype)[start:stop]
+        size = layer.nbytes // max(1, layer.shape[0])
+        part = Layer(name, layer.dtype, (stop - start, *layer.shape[1:]))
+        with self._telling():
+            return upcast(part, self.source.read(self._start(index) + start * size, part.nbytes), dtype)
+
+    def stored(self, name: str) -> bytes:
+        """The layer's bytes: little-endian, in C order. Raises FileError as `read` does."""
+        with self._telling():
+            return self._bytes(name)
 
     def number(self, name: str) -> float:
         """The value of a layer that has one element. Raises FileError as `read` does."""
@@ -74,27 +91,32 @@ class TensorReader:
         kind = self.layers[name].dtype
         if kind == "BF16":
             # bfloat16 is the upper half of a float32.
-            return float(struct.unpack("<f", b"\0\0" + self._read(name)[1])[0])
+            return float(struct.unpack("<f", b"\0\0" + self.stored(name))[0])
         if kind in _NUMBERS:
-            return float(struct.unpack(_NUMBERS[kind], self._read(name)[1])[0])
+            return float(struct.unpack(_NUMBERS[kind], self.stored(name))[0])
         return float(self.read(name, "float64").reshape(()))
 
-    def _read(self, name: str) -> tuple[Layer, bytes]:
+    @contextmanager
+    def _telling(self) -> Iterator[None]:
+        """Reading, while the file is open; errors name it."""
         if self._closed:
             raise FileError("closed; read the adapter again", self.shown)
-        layer = self.layers[name]
         try:
-            return layer, self._bytes(layer)
+            yield
         except FileError as error:
             error.path = self.shown
             raise
 
-    def _bytes(self, layer: Layer) -> bytes:
-        index = self._index[layer.name]
-        places = self.container.arrangement
-        base = record_start(self.source, places.records[index]) if places.records else self.container.base
-        start = base + places.offsets[index]
-        strides = places.strided.get(index)
+    def _bytes(self, name: str) -> bytes:
+        layer, index = self.layers[name], self._index[name]
+        start = self._start(index)
+        strides = self.container.arrangement.strided.get(index)
         if strides is None or not layer.nbytes:
             return self.source.read(start, layer.nbytes)
         return b"".join(gather(self.source, start, layer, strides, _PIECE))
+
+    def _start(self, index: int) -> int:
+        """Where the layer's bytes begin in the file."""
+        places = self.container.arrangement
+        base = record_start(self.source, places.records[index]) if places.records else self.container.base
+        return base + places.offsets[index]

@@ -11,6 +11,8 @@ from loracore.jobs.faults import Fault
 #: What stored weights are rounded to. None in parameters: as in the first input.
 Stored = Literal["float32", "float16", "bfloat16"]
 Device = Literal["auto", "cpu", "cuda"]
+#: A field of `Output` is called as the type.
+_Path = bytes
 
 
 class Writing(msgspec.Struct, frozen=True):
@@ -45,7 +47,7 @@ class Input(msgspec.Struct, frozen=True):
 class Output(msgspec.Struct, frozen=True):
     """What was written, or would be: `bytes` is the file's size, None where only writing it would tell."""
 
-    path: bytes
+    path: _Path
     container: str
     layers: int
     modules: int
@@ -59,7 +61,7 @@ class Changed(msgspec.Struct, frozen=True):
 
     `written`: the files are there; False for a check. `is_valid`: it can be done, or was; `errors` say why not.
     `faults`: modules that are left out, and why. `error`: ‖ΔW - ΔW'‖ / ‖ΔW‖ over all modules, where the result is
-    an approximation.
+    an approximation. `ranks`: of each module that is written, by name, where ranks were chosen.
     """
 
     operation: str
@@ -71,3 +73,4 @@ class Changed(msgspec.Struct, frozen=True):
     faults: tuple[Fault, ...] = ()
     warnings: tuple[str, ...] = ()
     errors: tuple[str, ...] = ()
+    ranks: dict[str, int] = {}

@@ -29,6 +29,8 @@ _ORIGINAL = re.compile(
     r"(double|single|joint|double_stream|single_stream)_blocks\.|blocks\.\d+\.(self_attn|cross_attn)\."
     r"|layers\.\d+\.(attention\.(qkv|out)|feed_forward)\b|(final_layer|img_in|txt_in|time_in|vector_in)\b"
 )
+#: Underscored stems whose real names are not known keep their stem (`loracore.adapter.names`).
+_UNKNOWN = re.compile(r"(lora_(unet|te\d?|transformer|prior_unet|prior_te)|lycoris)_[^.]+$")
 #: Suffix behind a stem for each role; a convention that lacks a role has no name for it.
 _KOHYA = {
     "down": ".lora_down.weight", "up": ".lora_up.weight", "mid": ".lora_mid.weight", "alpha": ".alpha",
@@ -40,7 +42,7 @@ _FACTORS = {
     role: f".{role}"
     for role in (
         "hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b", "hada_t1", "hada_t2",
-        "lokr_w1", "lokr_w1_a", "lokr_w1_b", "lokr_w2", "lokr_w2_a", "lokr_w2_b", "lokr_t2",
+        "lokr_w1", "lokr_w1_a", "lokr_w1_b", "lokr_w2", "lokr_w2_a", "lokr_w2_b", "lokr_t1", "lokr_t2",
     )
 }  # fmt: skip
 _PEFT = {
@@ -71,7 +73,9 @@ def key_of(convention: str, component: str, name: str, family: str) -> str:
     if convention == "kohya":
         return _kohya(component, name, family)
     if convention == "peft":
-        return PEFT_PREFIX + model_name(component, name, family)
+        own = model_name(component, name, family)
+        # A text encoder without a projection has lost this part of its names in transformers 5.
+        return PEFT_PREFIX + (bare(component, own) if component == "te1" and family != "sd3" else own)
     if convention == "diffusers":
         part = part_of(component, name, family)
         if part is None:
@@ -103,6 +107,8 @@ def part_of(component: str, name: str, family: str) -> str | None:
 
 def model_name(component: str, name: str, family: str) -> str:
     """The module's name in the model of diffusers or transformers. Raises Nameless."""
+    if _UNKNOWN.match(name):
+        raise Nameless(f"{name!r}: no model that is known here has a module of this name")
     if component.startswith("te"):
         return name.removeprefix(f"{component}.")
     if component != "transformer":
@@ -117,7 +123,18 @@ def model_name(component: str, name: str, family: str) -> str:
     return names[0]
 
 
+def bare(component: str, name: str) -> str:
+    """The name by which PEFT's patterns find a module in every version of its model.
+
+    transformers 5 has dropped `text_model` from the names in CLIP's text model.
+    """
+    return name.removeprefix(f"{component}.").removeprefix("text_model.") if component.startswith("te") else name
+
+
 def _kohya(component: str, name: str, family: str) -> str:
+    if _UNKNOWN.match(name):
+        # A stem of this convention that no table of real names knows.
+        return name
     match component:
         case "unet":
             original = originals.original_unet(name, family) if family == "sdxl" else None

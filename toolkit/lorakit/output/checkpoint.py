@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -18,6 +19,8 @@ _TORCH = {
     "I64": "int64", "I32": "int32", "I16": "int16", "I8": "int8", "U8": "uint8", "BOOL": "bool",
     "F8_E4M3": "float8_e4m3fn", "F8_E5M2": "float8_e5m2",
 }  # fmt: skip
+#: Bytes below which a disk is full: torch writes in smaller pieces.
+_FULL = 1 << 16
 
 
 class Writer:
@@ -36,6 +39,8 @@ class Writer:
             layer.name: torch.empty(layer.shape, dtype=getattr(torch, _TORCH[layer.dtype])) for layer in layers
         }
         self._missing = set(self._layers)
+        # The container needs some more, but a disk that cannot hold the weights is told of before the work.
+        draft.reserve(sum(layer.nbytes for layer in layers))
 
     def give(self, name: str, values: NDArray[Any]) -> None:
         """Keep a layer. Raises UsageError where its dtype cannot hold the values."""
@@ -57,7 +62,14 @@ class Writer:
             with os.fdopen(os.dup(self._draft.fd), "wb") as file:
                 self._torch.save(dict(sorted(self._values.items())), file)
         except (OSError, RuntimeError) as error:
-            # torch tells a full disk as a RuntimeError of its own.
-            cause = error if isinstance(error, OSError) else OSError(str(error).splitlines()[0])
-            raise cannot(self._draft.shown, cause) from error
+            raise cannot(self._draft.shown, self._cause(error)) from error
         self._draft.finish()
+
+    def _cause(self, error: OSError | RuntimeError) -> OSError:
+        """Torch tells a full disk as a RuntimeError of its own, which says nothing of disks."""
+        if isinstance(error, OSError):
+            return error
+        disk = os.fstatvfs(self._draft.fd)
+        if disk.f_bavail * disk.f_frsize < _FULL:
+            return OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return OSError(str(error).splitlines()[0])

@@ -8,31 +8,44 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from loracore.adapter.values import eight_bit_values
 from loracore.errors import UsageError
 from loracore.jobs.change import Stored
 
 #: safetensors' names of what is written.
 DTYPES: dict[Stored, str] = {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}
 NAMES: dict[str, Stored] = {name: stored for stored, name in DTYPES.items()}
+#: Eight-bit floats that base models have.
+EIGHT_BITS = frozenset({"F8_E4M3", "F8_E5M2"})
+#: All dtypes that values can be rounded to.
+FLOATS = frozenset({"F64", *NAMES, *EIGHT_BITS})
+#: The largest finite value of each.
+_LARGEST = {
+    "F64": float(np.finfo(np.float64).max), "F32": float(np.finfo(np.float32).max), "F16": 65504.0,
+    "BF16": float.fromhex("0x1.fep127"), "F8_E4M3": 448.0, "F8_E5M2": 57344.0,
+}  # fmt: skip
 
 
 def stored(values: NDArray[Any], dtype: str, layer: str) -> bytes | memoryview:
-    """The bytes of `values` as F32, F16 or BF16, little-endian, in C order.
+    """The bytes of `values` as F64, F32, F16, BF16 or one of eight bits, little-endian, in C order.
 
     Raises UsageError where a finite value becomes infinite, and where one is not finite.
     """
-    single = np.ascontiguousarray(values, np.float32)
-    if dtype == "F32":
-        rounded, back = single.astype("<f4", copy=False), single
+    single: NDArray[Any]
+    with np.errstate(over="ignore"):
+        single = np.ascontiguousarray(values, np.float64 if dtype == "F64" else np.float32)
+    rounded: NDArray[Any]
+    if dtype in {"F64", "F32"}:
+        rounded = single.astype("<f8" if dtype == "F64" else "<f4", copy=False)
+    elif dtype in EIGHT_BITS:
+        rounded = _eight_bits(single, dtype)
     elif dtype == "F16":
         with np.errstate(over="ignore"):
             rounded = single.astype("<f2")
-        back = rounded
     else:
         rounded = _bfloat16(single)
-        back = (rounded.astype(np.uint32) << 16).view(np.float32)
-    if not _is_finite(back):
-        _refuse(single, dtype, layer)
+    if not _lies_within(single, _LARGEST[dtype]) and not _is_finite(rounded, dtype):
+        _refuse(np.asarray(values), dtype, layer)
     return rounded.reshape(-1).view(np.uint8).data
 
 
@@ -57,16 +70,42 @@ def _bfloat16(single: NDArray[np.float32]) -> NDArray[np.uint16]:
     return halves
 
 
-def _is_finite(values: NDArray[Any]) -> bool:
-    # A sum is finite where all are; only then need each be looked at.
-    with np.errstate(all="ignore"):
-        return bool(np.isfinite(values.sum(dtype=np.float64))) or bool(np.isfinite(values).all())
+def _eight_bits(single: NDArray[np.float32], dtype: str) -> NDArray[np.uint8]:
+    """The code of the nearest value, ties to the even code; what lies beyond the last is no finite value."""
+    values = eight_bit_values(dtype)[:0x80].astype(np.float64)
+    last = int(np.flatnonzero(np.isfinite(values))[-1])
+    # Half a step beyond the last: from there on a value would be rounded to the next, if there were one.
+    step = values[last] - values[last - 1]
+    between = np.append((values[:last] + values[1 : last + 1]) / 2, values[last] + step / 2)
+    size = np.abs(single)
+    with np.errstate(invalid="ignore"):
+        codes = np.searchsorted(between, size.ravel()).reshape(size.shape)
+        on_tie = (codes <= last) & (size == between[np.minimum(codes, last)])
+    codes += on_tie & (codes & 1 == 1)
+    found = codes.astype(np.uint8)
+    # What comes behind the last is infinite in one format and not a number in the other.
+    found[codes > last] = 0x7C if dtype == "F8_E5M2" else 0x7F
+    found[np.isnan(single)] = 0x7F
+    return found | np.where(np.signbit(single), np.uint8(0x80), np.uint8(0))
 
 
-def _refuse(single: NDArray[np.float32], dtype: str, layer: str) -> None:
-    if not _is_finite(single):
+def _lies_within(single: NDArray[Any], largest: float) -> bool:
+    """Not where one is no number."""
+    return not single.size or bool(single.max() <= largest and single.min() >= -largest)
+
+
+def _is_finite(rounded: NDArray[Any], dtype: str) -> bool:
+    """Values beyond the largest may still be rounded to it."""
+    if dtype == "BF16":
+        rounded = (rounded.astype(np.uint32) << 16).view(np.float32)
+    elif dtype in EIGHT_BITS:
+        rounded = eight_bit_values(dtype)[rounded]
+    return bool(np.isfinite(rounded).all())
+
+
+def _refuse(values: NDArray[Any], dtype: str, layer: str) -> None:
+    if not np.isfinite(values).all():
         raise UsageError(f"layer {layer[:200]!r} would hold NaN or Inf; nothing was written")
-    largest = float(np.abs(single).max()) if single.size else math.nan
-    raise UsageError(
-        f"layer {layer[:200]!r} holds {largest:.3g}, more than {NAMES[dtype]} can; take --dtype float32"
-    )
+    largest = float(np.abs(values).max()) if values.size else math.nan
+    what = f"layer {layer[:200]!r} holds {largest:.3g}, more than {NAMES.get(dtype, dtype)} can"
+    raise UsageError(f"{what}; take --dtype float32" if dtype in NAMES else what)

@@ -32,7 +32,7 @@ class Writer:
     def __init__(self, draft: Draft, layers: Sequence[Layer], metadata: Mapping[str, str]) -> None:
         """Lay the file out. Raises FileError where the disk has no room for it."""
         self._draft = draft
-        self._metadata = {**metadata, _MODEL_HASH: _NO_HASH, _SPEC_HASH: f"0x{_NO_HASH}"}
+        self._metadata = _hashed(metadata, _NO_HASH)
         self._layers = ordered(layers)
         self._offsets: dict[str, int] = {}
         end = 0
@@ -40,7 +40,7 @@ class Writer:
             self._offsets[layer.name] = end
             end += layer.nbytes
         self._by_name = {layer.name: layer for layer in self._layers}
-        self._base = len(self._header())
+        self._base = len(_header(self._layers, self._metadata))
         self._missing = set(self._offsets)
         self.size = self._base + end
         draft.reserve(self.size)
@@ -61,20 +61,8 @@ class Writer:
     def finish(self) -> None:
         """Put the header in front, with the hash of what follows it, and give the file its name."""
         assert not self._missing, sorted(self._missing)[:5]
-        found = self._hash()
-        self._metadata |= {_MODEL_HASH: found, _SPEC_HASH: f"0x{found}"}
-        self._draft.write(self._header(), 0)
+        self._draft.write(_header(self._layers, _hashed(self._metadata, self._hash())), 0)
         self._draft.finish()
-
-    def _header(self) -> bytes:
-        entries: dict[str, Any] = {"__metadata__": self._metadata}
-        for layer in self._layers:
-            start = self._offsets[layer.name]
-            place = [start, start + layer.nbytes]
-            entries[layer.name] = {"dtype": layer.dtype, "shape": list(layer.shape), "data_offsets": place}
-        text = msgspec.json.encode(entries)
-        text += b" " * (-len(text) % 8)
-        return len(text).to_bytes(_LENGTH, "little") + text
 
     def _hash(self) -> str:
         digest, place = sha256(), self._base
@@ -83,6 +71,29 @@ class Writer:
             digest.update(data)
             place += len(data)
         return digest.hexdigest()
+
+
+def size_of(layers: Sequence[Layer], metadata: Mapping[str, str]) -> int:
+    """Bytes of the file that a `Writer` of these makes."""
+    header = _header(ordered(layers), _hashed(metadata, _NO_HASH))
+    return len(header) + sum(layer.nbytes for layer in layers)
+
+
+def _hashed(metadata: Mapping[str, str], digest: str) -> dict[str, str]:
+    return {**metadata, _MODEL_HASH: digest, _SPEC_HASH: f"0x{digest}"}
+
+
+def _header(layers: Sequence[Layer], metadata: Mapping[str, str]) -> bytes:
+    """What stands before the bytes of the layers, which lie in this order."""
+    entries: dict[str, Any] = {"__metadata__": metadata}
+    start = 0
+    for layer in layers:
+        place = [start, start + layer.nbytes]
+        entries[layer.name] = {"dtype": layer.dtype, "shape": list(layer.shape), "data_offsets": place}
+        start += layer.nbytes
+    text = msgspec.json.encode(entries)
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(_LENGTH, "little") + text
 
 
 def ordered(layers: Sequence[Layer]) -> list[Layer]:

@@ -13,7 +13,7 @@ from loracore.jobs.change import Input
 from loracore.paths import shown
 
 #: What speaks of the bytes of the file that it was, and would be wrong of the one that is made.
-_STALE = frozenset({
+STALE = frozenset({
     "sshs_model_hash", "sshs_legacy_hash", "modelspec.hash_sha256", "modelspec.date", "modelspec.merged_from",
     "modelspec.thumbnail", "format",
 })  # fmt: skip
@@ -40,7 +40,7 @@ def stamp(
     `carried`: what the first input says of itself; what was true of its bytes alone is dropped. `ranks` and
     `alphas` are those of the modules that are written; "Dynamic" is kohya's word for several.
     """
-    kept = {key: value for key, value in (carried or {}).items() if key not in _STALE}
+    kept = {key: value for key, value in (carried or {}).items() if key not in STALE}
     family = inputs[0].family if inputs else ""
     title = os.path.splitext(os.path.basename(output))[0]
     made = {

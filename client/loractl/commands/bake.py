@@ -1,0 +1,49 @@
+"""`loractl bake`: LoRAs merged into a base model."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from loractl.commands.changing import changes, tell
+from loractl.commands.options import RunJob
+
+
+@click.command(short_help="Merge LoRAs into a base model.")
+@changes(folder=True)
+@click.option("--base", type=click.Path(), metavar="MODEL", required=True,
+              help="A Transformers or diffusers folder, or a model in one file.")  # fmt: skip
+@click.option("--weights", metavar="W,W…", help="How much of each LoRA. [default: 1 each]")
+@click.option("--leave-out", is_flag=True, help="Go on without modules that the base lacks, and name them.")
+@click.argument("files", type=click.Path(), nargs=-1, required=True, metavar="LORA...")
+def bake(
+    run: RunJob,
+    as_json: bool,
+    files: tuple[str, ...],
+    output: str,
+    force: bool,
+    check: bool,
+    base: str,
+    weights: str | None,
+    leave_out: bool,
+    **options: Any,
+) -> None:
+    """Write MODEL with each LORA merged into it, a layer at a time: any size fits.
+
+    The result is what MODEL is: a folder with its files, or one file (-o FILE.safetensors). Layers that no LoRA
+    touches are copied as they are; all keep their dtype.
+    """
+    from loracore.errors import UsageError  # noqa: PLC0415 - not for --help
+    from loracore.jobs.bake import BakeParameters  # noqa: PLC0415
+    from loracore.jobs.change import Changed, Writing  # noqa: PLC0415
+    from loracore.paths import shown  # noqa: PLC0415
+    from loractl.jobs import absolute  # noqa: PLC0415
+
+    try:
+        listed = tuple(float(each) for each in weights.split(",")) if weights else ()
+    except ValueError as error:
+        raise UsageError(f"--weights {weights}: give numbers with commas between, as in 0.7,0.3") from error
+    writing = Writing(absolute(output), force, check, options["dtype"], options["device"])
+    wanted = BakeParameters(tuple(map(absolute, files)), absolute(base), writing, listed, leave_out)
+    tell(run("bake", wanted, Changed, summary=f"{shown(files[0])} into {shown(base)}"), as_json=as_json)

@@ -1,0 +1,75 @@
+"""What the job `resize` takes and gives: a LoRA of other ranks (SPEC section 8)."""
+
+from __future__ import annotations
+
+import os
+import re
+import tomllib
+from typing import Literal
+
+import msgspec
+
+from loracore.errors import FileError, UsageError
+from loracore.jobs.change import Writing
+from loracore.paths import shown
+
+#: `svd` is the best approximation of ΔW; `truncate` and `pad` cut off and add rows and columns of the factors.
+Method = Literal["svd", "truncate", "pad"]
+#: No table of ranks that a person wrote is larger.
+_MAX_BYTES = 1 << 20
+_UNITS = {"": 1, "B": 1, "K": 10**3, "M": 10**6, "G": 10**9, "Ki": 1 << 10, "Mi": 1 << 20, "Gi": 1 << 30}
+
+
+class ResizeParameters(msgspec.Struct, frozen=True):
+    """`path`: a file, or a PEFT adapter folder.
+
+    `rank`: of every module, or the most that a rule may choose. `block_ranks`: of the blocks whose names match a
+    pattern (`*` and `?`), by the first that does; 0 leaves the block out. `prune`: blocks outside the smallest set
+    that holds this share of ‖ΔW‖² are left out. `budget`: bytes of the file. Of the rules at most one is given:
+    `sv_ratio` keeps singular values above the first over this; `sv_fro` the least rank that holds this share of
+    ‖ΔW‖; `sv_cumulative` that of the sum of singular values; `sv_knee` up to where they lie farthest below a
+    straight line.
+    """
+
+    path: bytes
+    writing: Writing
+    rank: int | None = None
+    method: Method = "svd"
+    block_ranks: dict[str, int] = {}
+    prune: float | None = None
+    budget: int | None = None
+    sv_ratio: float | None = None
+    sv_fro: float | None = None
+    sv_cumulative: float | None = None
+    sv_knee: bool = False
+
+
+def read_block_ranks(path: str | bytes | os.PathLike[str]) -> dict[str, int]:
+    """A table of ranks by pattern, JSON or TOML as the name ends. Raises FileError and UsageError."""
+    name = shown(os.fsencode(path))
+    try:
+        with open(path, "rb") as file:
+            text = file.read(_MAX_BYTES + 1)
+    except OSError as error:
+        raise FileError(f"it cannot be read: {(error.strerror or str(error)).lower()}", name) from error
+    if len(text) > _MAX_BYTES:
+        raise UsageError(f'{name}: too large for a table of ranks; give {{"pattern": rank}}')
+    try:
+        if name.lower().endswith(".toml"):
+            found = tomllib.loads(text.decode())
+            ranks = msgspec.convert(found, dict[str, int])
+        else:
+            ranks = msgspec.json.decode(text, type=dict[str, int])
+    except (ValueError, RecursionError, msgspec.MsgspecError) as error:
+        wanted = 'JSON such as {"down_blocks.*": 8}, or TOML such as "down_blocks.*" = 8'
+        raise UsageError(f"{name}: {str(error).splitlines()[0]}; it takes {wanted}") from error
+    return ranks
+
+
+def parse_size(text: str) -> int:
+    """Bytes of `20MB`, `1.5 GiB`, `800k`. Raises UsageError."""
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kKMG]?i?)[bB]?\s*", text)
+    unit = match[2].replace("k", "K") if match else "?"
+    if match is None or unit not in _UNITS:
+        raise UsageError(f"{text[:40]!r} is no size; give one such as 20MB or 1.5GiB")
+    return int(float(match[1]) * _UNITS[unit])

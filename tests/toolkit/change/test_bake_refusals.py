@@ -1,0 +1,205 @@
+"""What `bake` refuses, in one line, and what is left when it ends half way: nothing."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from peft import LoraConfig
+from safetensors.torch import load_file, save_file
+from transformers import (
+    LlamaConfig,
+    LlamaForCausalLM,
+)
+
+import lorakit
+from loracore.errors import FileError, UsageError
+from tests.toolkit.change.baking import CONFIGS, bake, gpt2, llama, saved, tuned
+from tests.toolkit.change.libraries import save
+
+
+def refused(word: str, lora: Path, base: Path, output: Path, **options: Any) -> None:
+    with pytest.raises((UsageError, FileError), match=word) as error:
+        lorakit.bake(lora, base, output, **options)
+    assert "\n" not in str(error.value)
+    assert not output.exists() or options.get("force") or "there" in word
+    assert not [name for name in os.listdir(output.parent) if name.startswith(".lorad")]
+
+
+def test_modules_that_the_base_lacks_are_named(tmp_path: Path) -> None:
+    """How many, and the first of them; told otherwise, the others are merged."""
+    small = LlamaConfig(
+        vocab_size=64, hidden_size=16, intermediate_size=32, num_hidden_layers=2, num_attention_heads=2,
+        num_key_value_heads=1, attention_bias=True,
+    )  # fmt: skip
+    base = saved(LlamaForCausalLM(small), tmp_path / "base")
+    tuned(llama(), CONFIGS["lora"], tmp_path / "adapter")
+    refused(
+        r"3 of its 9 modules .*layers\.2.*no such module.*--leave-out",
+        tmp_path / "adapter",
+        base,
+        tmp_path / "out",
+    )
+    checked = lorakit.bake(tmp_path / "adapter", base, tmp_path / "out", check=True)
+    assert not checked["is_valid"]
+    found = bake(tmp_path / "adapter", base, tmp_path / "out", leave_out=True)
+    assert len(found["faults"]) == 3
+    assert found["outputs"][0]["modules"] == 6
+
+
+def test_another_width_is_refused_by_shape(tmp_path: Path) -> None:
+    wide = LlamaConfig(
+        vocab_size=64, hidden_size=32, intermediate_size=32, num_hidden_layers=3, num_attention_heads=2,
+        num_key_value_heads=1,
+    )  # fmt: skip
+    base = saved(LlamaForCausalLM(wide), tmp_path / "base")
+    tuned(llama(), CONFIGS["lora"], tmp_path / "adapter")
+    refused(
+        r"made for a weight of \[16, 16\], the base's is \[32, 32\]", tmp_path / "adapter", base, tmp_path / "out"
+    )
+
+
+def test_tied_embeddings_are_not_changed_for_one_of_two_uses(tmp_path: Path) -> None:
+    """What has one weight for embeddings and output would change in both; the rest can be merged."""
+    base = saved(llama(tied=True), tmp_path / "base")
+    tuned(llama(), CONFIGS["embedding"], tmp_path / "adapter")
+    refused("one weight for", tmp_path / "adapter", base, tmp_path / "out")
+    assert len(bake(tmp_path / "adapter", base, tmp_path / "out", leave_out=True)["faults"]) == 2
+    config = LoraConfig(r=2, target_modules=["wte"])
+    tuned(gpt2(), config, tmp_path / "wte")
+    refused("one weight for", tmp_path / "wte", saved(gpt2(), tmp_path / "gpt2"), tmp_path / "out2")
+
+
+def test_quantised_bases_are_refused(tmp_path: Path) -> None:
+    base = saved(llama(), tmp_path / "base")
+    tuned(llama(), CONFIGS["lora"], tmp_path / "adapter")
+    config = json.loads((base / "config.json").read_text())
+    (base / "config.json").write_text(json.dumps(config | {"quantization_config": {"quant_method": "gptq"}}))
+    refused("quantised .gptq.", tmp_path / "adapter", base, tmp_path / "out")
+    (base / "config.json").write_text(json.dumps(config))
+    weights = load_file(base / "model.safetensors")
+    name = "model.layers.0.self_attn.q_proj.weight"
+    save_file(weights | {name: weights[name].to(torch.int8)}, base / "model.safetensors")
+    refused("is I8: quantised", tmp_path / "adapter", base, tmp_path / "out")
+    save_file(
+        weights | {name: weights[name].to(torch.float8_e4m3fn), f"{name}_scale": torch.ones(1)},
+        base / "model.safetensors",
+    )
+    refused("quantised with a scale", tmp_path / "adapter", base, tmp_path / "out")
+
+
+def test_no_output_that_would_lose_something(tmp_path: Path) -> None:
+    """Not the base, nor in it, nor a file's place, nor a folder that is no model; not the LoRA."""
+    base = saved(llama(), tmp_path / "base")
+    tuned(llama(), CONFIGS["lora"], tmp_path / "adapter")
+    (tmp_path / "home").mkdir()
+    (tmp_path / "home" / "letter.txt").write_text("mine")
+    shutil.copy(base / "model.safetensors", tmp_path / "one.safetensors")
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    one = tmp_path / "one.safetensors"
+    for word, given, output, force in (
+        ("it is read for this", base, base, True), ("it is read for this", base, tmp_path / "adapter", True),
+        ("inside of the base", base, base / "out", False), ("it is there already", base, tmp_path / "home", False),
+        ("without config.json", base, tmp_path / "home", True),
+        ("give -o a folder", base, tmp_path / "x.safetensors", False),
+        ("one file; give -o a name", one, tmp_path / "x", False),
+        ("one file; give -o a name", one, tmp_path / "x.pt", False),
+        ("it is read for this", one, one, True),
+    ):  # fmt: skip
+        with pytest.raises(UsageError, match=word):
+            lorakit.bake(tmp_path / "adapter", given, output, force=force)
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+
+
+def test_weights_that_would_be_old_stay_behind(tmp_path: Path) -> None:
+    """Other forms of the same weights, and an adapter that would be applied once more; they are told of."""
+    base = saved(llama(), tmp_path / "base")
+    for name in ("pytorch_model.bin", "model.onnx", "adapter_config.json", "flax_model.msgpack"):
+        (base / name).write_bytes(b"old")
+    tuned(llama(), CONFIGS["lora"], tmp_path / "adapter")
+    found = bake(tmp_path / "adapter", base, tmp_path / "out")
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {
+        "config.json", "generation_config.json", "model.safetensors", "tokenizer.json",
+    }  # fmt: skip
+    assert any("pytorch_model.bin" in warning for warning in found["warnings"])
+    # Once more over it, when told so.
+    bake(tmp_path / "adapter", base, tmp_path / "out", force=True)
+    assert not [name for name in os.listdir(tmp_path) if name.startswith(".lorad")]
+
+
+KILLED = """
+import sys
+from loracore.jobs.bake import BakeParameters
+from loracore.jobs.change import Writing
+from loracore.jobs.frame import Alone
+from lorakit.change.baking.job import run
+def told(done, total, what):
+    if done > total / 2:
+        print("half", flush=True)
+        sys.stdin.read()
+
+lora, base, output = (each.encode() for each in sys.argv[1:])
+run(BakeParameters((lora,), base, Writing(output)), Alone(2, told))
+"""
+
+
+@pytest.mark.parametrize("single", [False, True])
+def test_killed_half_way_there_is_no_model(single: bool, tmp_path: Path) -> None:
+    """Nothing under the name; a hidden folder at most, without any weights."""
+    base = saved(llama(), tmp_path / "base", max_shard_size="8KB")
+    output = tmp_path / "out"
+    if single:
+        base, output = save(tmp_path / "base.safetensors", llama().state_dict()), tmp_path / "out.safetensors"
+    tuned(llama(), CONFIGS["lora"], tmp_path / "adapter")
+    before = set(os.listdir(tmp_path))
+    command = [sys.executable, "-c", KILLED, *map(os.fspath, (tmp_path / "adapter", base, output))]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"half\n"
+        process.send_signal(signal.SIGKILL)
+    left = set(os.listdir(tmp_path)) - before
+    assert all(name.startswith(".lorad-") for name in left)
+    assert len(left) == (0 if single else 1)
+    assert not list(tmp_path.glob(".lorad-*/**/*.safetensors"))
+
+
+def test_cancelled_there_is_nothing(tmp_path: Path) -> None:
+    """Whoever is told how far it is may end it."""
+    from loracore.jobs.bake import BakeParameters
+    from loracore.jobs.change import Writing
+    from loracore.jobs.frame import Alone, Cancelled
+    from lorakit.change.baking.job import run
+
+    base = saved(llama(), tmp_path / "base", max_shard_size="8KB")
+    tuned(llama(), CONFIGS["lora"], tmp_path / "adapter")
+    before = sorted(os.listdir(tmp_path))
+
+    def told(done: float, total: float, what: str) -> None:
+        if done > total / 2:
+            raise Cancelled("no more")
+
+    wanted = BakeParameters(
+        (os.fsencode(tmp_path / "adapter"),), os.fsencode(base), Writing(os.fsencode(tmp_path / "out"))
+    )
+    with pytest.raises(Cancelled):
+        run(wanted, Alone(2, told))
+    assert sorted(os.listdir(tmp_path)) == before
+
+
+def test_a_layer_that_is_no_number_is_named_and_nothing_is_written(tmp_path: Path) -> None:
+    base = saved(llama(), tmp_path / "base")
+    tuned(llama(), CONFIGS["lora"], tmp_path / "adapter")
+    place = tmp_path / "adapter" / "adapter_model.safetensors"
+    weights = load_file(place)
+    name = next(name for name in weights if "lora_A" in name)
+    weights[name][0, 0] = float("nan")
+    save_file(weights, place, metadata={"format": "pt"})
+    refused("would hold NaN or Inf", tmp_path / "adapter", base, tmp_path / "out")

@@ -1,0 +1,117 @@
+"""What a job that changes LoRAs says of those it read, and how it goes through their modules."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import TypeVar
+
+from loracore.adapter import Adapter, Module
+from loracore.errors import FileError, LoraError, MalformedFile
+from loracore.jobs.change import Changed, Input, Writing
+from loracore.jobs.frame import Context
+from lorakit.analysis.matrices import Opened, weight
+from lorakit.analysis.survey import survey
+from lorakit.output.rounding import NAMES
+
+R = TypeVar("R")
+T = TypeVar("T")
+
+
+class _Stopped(Exception):
+    """Carries an error through a survey, which would leave its module out."""
+
+    def __init__(self, error: FileError) -> None:
+        super().__init__(str(error))
+        self.error = error
+
+
+def each(
+    file: Opened, modules: Sequence[Module], work: Callable[[Module], R], context: Context
+) -> dict[Module, R]:
+    """Do `work` on each module, on the context's threads. The first error ends it.
+
+    Raises what `work` raises; an error of a module names the file.
+    """
+
+    def named(module: Module) -> R:
+        with naming(file.adapter.path):
+            return work(module)
+
+    labels = {file.label(module): module for module in modules}
+    found = through(modules, name=file.label, weight=weight, work=named, context=context)
+    return {labels[name]: result for name, result in found.items()}
+
+
+def through(
+    items: Sequence[T],
+    *,
+    name: Callable[[T], str],
+    weight: Callable[[T], float],
+    work: Callable[[T], R],
+    context: Context,
+) -> dict[str, R]:
+    """What `work` makes of each item, by name, on the context's threads. The first error ends it."""
+
+    def one(item: T, _: object) -> R:
+        try:
+            return work(item)
+        except FileError as error:
+            raise _Stopped(error) from error
+
+    try:
+        return survey(items, name=name, weight=weight, work=one, context=context).results
+    except _Stopped as stopped:
+        raise stopped.error from stopped
+
+
+@contextmanager
+def naming(path: str) -> Iterator[None]:
+    """An error in a file's weights names the file."""
+    try:
+        yield
+    except MalformedFile as error:
+        error.path = error.path or path
+        raise
+
+
+def described(path: bytes, adapter: Adapter, *, hashed: bool) -> Input:
+    """What was read; with its SHA-256, which takes a read of it. Raises FileError."""
+    return Input(
+        path=path,
+        family=adapter.family,
+        convention=adapter.convention,
+        modules=len(adapter.modules),
+        ranks=counted(module.rank for module in adapter.modules),
+        dtypes=tuple(sorted({NAMES.get(layer.dtype, layer.dtype) for layer in adapter.layers.values()})),
+        sha256=_sha256(adapter.path) if hashed else "",
+    )
+
+
+def counted(ranks: Iterable[int | None]) -> dict[str, int]:
+    """How many modules have each rank, as results tell it."""
+    found = Counter(ranks)
+    numbers = sorted(rank for rank in found if rank is not None)
+    without = {"none": found[None]} if None in found else {}
+    return {str(rank): found[rank] for rank in numbers} | without
+
+
+def checked(operation: str, writing: Writing, work: Callable[[], Changed]) -> Changed:
+    """What `work` gives; for a check, an error is a part of the answer. Raises LoraError otherwise."""
+    if not writing.check:
+        return work()
+    try:
+        return work()
+    except LoraError as error:
+        return Changed(operation, False, False, (), (), errors=(str(error),))
+
+
+def _sha256(path: str) -> str:
+    try:
+        with open(os.fsencode(path), "rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise FileError(f"it cannot be read: {(error.strerror or str(error)).lower()}", path) from error
