@@ -162,11 +162,16 @@ class Desk:
             except (Refused, StateError) as error:
                 broken = error if isinstance(error, StateError) else None
                 outcomes.append(self._done_before(step) or self._refused(step, error))
+                kept_now = error.kept_now if isinstance(error, Refused) else None
             else:
                 outcomes.append(self._taken(result))
-                if result.kept_now is not None and result.kept_now != order.kept.identity:
-                    self._relinked(order.kept.identity, result.kept_now)
-                _note(step, result, ours)
+                kept_now = result.kept_now
+                _note_gone(step, ours)
+            if kept_now is not None:
+                before = ours.get((kept_now.dev, kept_now.ino)) or Identity(*step.keeper[1:6])
+                ours[kept_now.dev, kept_now.ino] = kept_now
+                if kept_now != before:
+                    self._relinked(before, kept_now)
             pace.next(step.gone.size)
         self.left = 0
         return outcomes
@@ -371,10 +376,8 @@ def _order(step: Step, roots: Sequence[bytes], sidecars: str, ours: Mapping[tupl
     )
 
 
-def _note(step: Step, result: Result, ours: dict[tuple[int, int], Identity]) -> None:
-    """A link more or less changes the ctime of an inode, and nothing else of it."""
-    if result.kept_now is not None:
-        ours[step.keeper.dev, step.keeper.ino] = result.kept_now
+def _note_gone(step: Step, ours: dict[tuple[int, int], Identity]) -> None:
+    """A link less changes the ctime of an inode, and nothing else of it."""
     for path in step.gone.paths if step.path != step.gone.paths[-1] else ():
         with suppress(OSError):
             now = Identity.of(os.lstat(path))
