@@ -86,7 +86,7 @@ class Automatic:
         """The inodes that would go, or that are newcomers, and that stand where they do by an undo."""
         copies = {step.gone[1:3]: step.gone for step in steps}
         copies |= {step.keeper[1:3]: step.keeper for step in steps if not due.isdisjoint(step.keeper.paths)}
-        return {inode for inode, copy in copies.items() if self._desk.undone_by_hand(copy)}
+        return {inode for inode, copy in copies.items() if self._desk.past.was_put_back(copy)}
 
     def _sort(self, due: Sequence[bytes], plan: Plan, steps: Sequence[Step], outcomes: Sequence[Outcome]) -> None:
         """Which of them are through, and when to look at the others again."""
