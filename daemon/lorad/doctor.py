@@ -8,12 +8,16 @@ import importlib.util
 import os
 import resource
 import shutil
+import sqlite3
 import struct
 import tempfile
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 
 from loracore.control import Examined, Finding, Hashing, Root
+from loracore.errors import StateError
 from loracore.paths import CATALOGUE, shown
+from lorad.dedupe.journal import Journal
 from lorad.dedupe.policy import Policy
 from lorad.dedupe.sharing import SHARING
 from lorad.watch.mounts import Mount, MountTable, find, is_remote
@@ -45,7 +49,7 @@ def examine(
     for root in roots:
         findings += _root(root)
     findings += _policy(state_dir, [root.path for root in roots], policy)
-    findings += [*_state(state_dir), _sockets(runtime_dir), _gpu(), _limits()]
+    findings += [*_state(state_dir), *_journal(state_dir), _sockets(runtime_dir), _gpu(), _limits()]
     if hashing is not None and hashing.on_arrival:
         findings.append(_hashes(hashing))
     return Examined(findings)
@@ -169,6 +173,25 @@ def _state(state_dir: str) -> Iterator[Finding]:
         yield Finding(name, level, f"only {free >> 20} MiB are free", "make room, or give another state_dir")
     else:
         yield Finding(name, "ok", f"{kind}, {free >> 30} GiB free, blocks {_can_share(state_dir)} be shared")
+
+
+def _journal(state_dir: str) -> Iterator[Finding]:
+    """Whether what was done to files can be undone; nothing where nothing was ever done."""
+    if not Journal.was_made(state_dir):
+        return
+    try:
+        with closing(Journal(state_dir, writing=False)) as journal:
+            waiting = journal.unfinished()
+            done = journal.savings().actions
+    except (StateError, sqlite3.Error) as error:
+        reason, _, remedy = str(error).partition("; ")
+        yield Finding("journal", "problem", reason, remedy or "put a backup of it in its place")
+        return
+    if waiting:
+        remedy = "see history, and the daemon's log for what they wait for"
+        yield Finding("journal", "warning", f"actions that are not at their end: {len(waiting)}", remedy)
+    else:
+        yield Finding("journal", "ok", f"actions that can be undone: {done:,}")
 
 
 def _can_share(folder: str) -> str:

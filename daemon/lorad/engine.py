@@ -197,6 +197,14 @@ class Engine:
         self._feed()
         self._recorder.record(settled=self.settled)
 
+    def was_duplicate_as(self, path: bytes) -> Sequence[bytes]:
+        """The names that the file of this name had as a duplicate, until it was renamed or its ctime changed.
+
+        To be asked while it is told of as a duplicate. Empty for one whose content or inode is new.
+        """
+        file = self.files.by_path.get(path)
+        return file.before if file is not None else ()
+
     def save(self) -> None:
         """Commit what was learnt so far."""
         self._recorder.save()
@@ -292,6 +300,8 @@ class Engine:
             others = (self.files.by_id.get(twin) for twin in twins[:_TOLD] if twin != file.id)
             named = [other.names[0] for other in others if other is not None and other.names]
             self._tell(DuplicateFound(file.names[0], named))
+        if status is Status.DUPLICATE:
+            file.before = ()
 
     def _weight_signature(self, layout: int, key: bytes, file: int) -> bytes:
         """That of a file every layer of which is digested; equal for all that answered alike."""

@@ -8,6 +8,7 @@ file system's clock, unseen; it is read again in the next run.
 from __future__ import annotations
 
 import os
+import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 
@@ -19,6 +20,8 @@ from lorad.pipeline.protocol import Identity
 _TICK = 20_000_000
 #: The tick of file systems that count whole (FAT: even) seconds.
 _COARSE_TICK = 2_000_000_000
+#: Seconds for which a duplicate that has no name any more may come back under another one.
+_AWAY = 60.0
 _STATUS = {status.value: status for status in Status}
 
 
@@ -26,8 +29,8 @@ class File:
     """One inode in one state, and what is known of it."""
 
     __slots__ = (
-        "arrangement", "base", "deaths", "error", "format", "id", "identity", "layout", "names", "passed_over",
-        "read_ns", "residue", "seconds", "signature", "status",
+        "arrangement", "base", "before", "deaths", "error", "format", "id", "identity", "layout", "names",
+        "passed_over", "read_ns", "residue", "seconds", "signature", "status",
     )  # fmt: skip
 
     def __init__(self, number: int, identity: Identity) -> None:
@@ -47,6 +50,9 @@ class File:
         self.deaths = 0
         #: One name that is never opened: its kind already says that it is not to be read.
         self.passed_over = False
+        #: Names that this inode, of the same size and mtime, had when it was a duplicate: until its twin went, or
+        #: its ctime or name changed and it had to be read anew. Empty once it is a duplicate again.
+        self.before: tuple[bytes, ...] = ()
 
     @classmethod
     def from_row(cls, row: Row) -> File:
@@ -87,6 +93,8 @@ class Files:
         self.by_id: dict[int, File] = {}
         self.by_path: dict[bytes, File] = {}
         self._by_inode: dict[tuple[int, int], File] = {}
+        #: Duplicates whose records were dropped of late: by inode, their size, mtime, names, and when that was.
+        self._left: dict[tuple[int, int], tuple[int, int, tuple[bytes, ...], float]] = {}
         #: How many names and folders lie in each folder that has any.
         self._folders: Counter[bytes] = Counter()
         self._next = 1
@@ -138,6 +146,9 @@ class Files:
         """A new record, for an inode to be read."""
         file = self._new(identity)
         self._by_inode[identity.dev, identity.ino] = file
+        size, mtime_ns, names, when = self._left.pop((identity.dev, identity.ino), (0, 0, (), 0.0))
+        if (size, mtime_ns) == (identity.size, identity.mtime_ns) and time.monotonic() - when < _AWAY:
+            file.before = names
         return file
 
     def pass_over(self, identity: Identity, status: Status, reason: str) -> File:
@@ -157,6 +168,9 @@ class Files:
 
     def set_status(self, file: File, status: Status) -> None:
         self._count(file, -1)
+        if file.status is Status.DUPLICATE is not status:
+            # Its twin may have gone to be read anew, and it may be next.
+            file.before += tuple(file.names)
         file.status = status
         self._count(file, 1)
         self.changed(file)
@@ -177,6 +191,8 @@ class Files:
         file = self.by_path.pop(path)
         self._place(path, -1)
         file.names.remove(path)
+        if file.status is Status.DUPLICATE:
+            file.before += (path,)
         self._new_names.pop(path, None)
         self._dropped_names.append(path)
         return file
@@ -221,6 +237,18 @@ class Files:
             del self._by_inode[file.identity.dev, file.identity.ino]
         self._dirty.pop(file.id, None)
         self._dropped_files.append(file.id)
+        if file.before:
+            self._remember(file)
+
+    def _remember(self, file: File) -> None:
+        """It was a duplicate before: should it come back under another name or ctime, that is no news."""
+        now = time.monotonic()
+        while self._left and now - next(iter(self._left.values()))[3] >= _AWAY:
+            del self._left[next(iter(self._left))]
+        identity = file.identity
+        # At the end, so that the oldest stands first.
+        self._left.pop((identity.dev, identity.ino), None)
+        self._left[identity.dev, identity.ino] = identity.size, identity.mtime_ns, file.before, now
 
     def changed(self, file: File) -> None:
         """The record differs from the catalogue's."""

@@ -9,6 +9,7 @@ import pytest
 
 from loracore.control import Finding, Root
 from lorad import doctor
+from lorad.dedupe.journal import Journal
 from lorad.dedupe.policy import Policy
 from lorad.doctor import examine
 from lorad.watch.mounts import Mount
@@ -34,6 +35,21 @@ def test_probes_leave_nothing_behind(library: Library, tmp_path: Path) -> None:
     before = sorted(os.listdir(library.state))
     findings(library, tmp_path)
     assert sorted(os.listdir(library.state)) == before
+
+
+def test_a_journal_that_cannot_be_read_is_a_problem(library: Library, tmp_path: Path) -> None:
+    """Nothing can be undone without it, which is to be known before it is needed."""
+    journal = Journal(str(library.state))
+    journal.close()
+    assert findings(library, tmp_path)["journal"].level == "ok"
+    Path(journal.path).write_bytes(b"no database" * 1000)
+    damaged = findings(library, tmp_path)["journal"]
+    os.unlink(journal.path)
+    gone = findings(library, tmp_path)["journal"]
+    assert [damaged.level, gone.level] == ["problem", "problem"]
+    assert "damaged" in damaged.text
+    assert "missing" in gone.text
+    assert "backup" in damaged.remedy
 
 
 def test_a_folder_that_is_not_there_is_a_problem(library: Library, tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from typing import Any
 import psutil
 import pytest
 
-from loracore.control import ActionRefused, ActionTaken
+from loracore.control import ActionRefused, ActionTaken, DuplicateFound
 from loractl import Client
 from tests.builders import architectures
 from tests.builders.weights import Layers, random_weights
@@ -165,6 +165,69 @@ def test_what_came_while_no_daemon_ran_is_a_newcomer_too(root: Path, tmp_path: P
             assert told.path == os.fsencode(root / "overnight.safetensors")
         assert not (root / "overnight.safetensors").exists()
         assert (root / "1 copy.safetensors").exists()
+
+
+def handle(root: Path) -> None:
+    """What people do with files that they have had for long; the bytes stay."""
+    for path in root.glob("*.safetensors"):
+        path.chmod(0o600)
+    os.link(root / "1.safetensors", root / "1 again.safetensors")
+    (root / "2 copy.safetensors").rename(root / "2 copy, renamed.safetensors")
+
+
+@pytest.mark.parametrize("running", [True, False], ids=["while it runs", "while it does not"])
+def test_to_rename_an_old_duplicate_makes_it_no_newcomer(root: Path, tmp_path: Path, running: bool) -> None:
+    """Nor does another mode, owner or hard link: who runs chmod -R over a grown library loses nothing of it."""
+    library(root)
+    daemon = daemon_with(tmp_path, root, "delete")
+    daemon.start()
+    daemon.settle()
+    if running:
+        handle(root)
+        daemon.settle()
+    daemon.stop()
+    if not running:
+        handle(root)
+    with daemon, daemon.client() as client, client.events(["action"]) as events:
+        daemon.settle()
+        for seed in (1, 2):
+            shutil.copyfile(root / f"{seed}.safetensors", root / f"{seed} new.safetensors")
+        paths = {event.event.path for _, event in zip(range(2), events, strict=False)}
+    assert paths == {os.fsencode(root / f"{seed} new.safetensors") for seed in (1, 2)}
+    assert len(list(root.glob("*.safetensors"))) == 7
+
+
+def test_a_newcomer_that_is_renamed_while_it_waits_is_acted_on(root: Path, tmp_path: Path) -> None:
+    """Who moves a download to its place within `min_age` has not made an old file of it."""
+    library(root)
+    with daemon_with(tmp_path, root, "delete", min_age=3.0) as daemon, daemon.client() as client:
+        daemon.settle()
+        with client.events(["duplicate", "action"]) as events:
+            shutil.copyfile(root / "1.safetensors", root / "download.safetensors")
+            assert isinstance(next(iter(events)).event, DuplicateFound)
+            (root / "download.safetensors").rename(root / "in place.safetensors")
+            told = next(event.event for event in events if isinstance(event.event, ActionTaken))
+    assert told.path == os.fsencode(root / "in place.safetensors")
+
+
+def test_what_was_undone_is_no_reason_to_act_on_others(root: Path, tmp_path: Path) -> None:
+    """Also where the rules would rather keep it than the file that had been kept for it."""
+    for seed in (1, 2):
+        write_safetensors(str(root / f"{seed}.safetensors"), weights(seed))
+    with daemon_with(tmp_path, root, "delete", keep=["oldest"]) as daemon, daemon.client() as client:
+        daemon.settle()
+        with client.events(["action"]) as events:
+            shutil.copyfile(root / "1.safetensors", root / "one.safetensors")
+            first = next(iter(events)).event
+            assert isinstance(first, ActionTaken)
+            os.utime(root / "1.safetensors")
+            daemon.settle()
+            assert client.undo([first.id]).done == 1
+            daemon.settle()
+            shutil.copyfile(root / "2.safetensors", root / "two.safetensors")
+            told = next(iter(events)).event
+    assert told.path == os.fsencode(root / "two.safetensors")
+    assert {path.name for path in root.iterdir()} == {"1.safetensors", "2.safetensors", "one.safetensors"}
 
 
 def test_an_undone_action_is_not_done_again(root: Path, tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from lorad.dedupe import quarantine, recipe, reflink, removal, replace, sidecars
 from lorad.dedupe.attributes import Attributes
 from lorad.dedupe.compare import Layers, digest, same_bytes, same_layers
 from lorad.dedupe.extents import shared_bytes
-from lorad.dedupe.guard import Held, hold
+from lorad.dedupe.guard import Held, hold, same
 from lorad.dedupe.journal import Entry, Journal
 from lorad.dedupe.orders import Order, Progress, Refused, Result, Unsettled, check, silent
 from lorad.dedupe.reach import Folder, Reached, reach
@@ -98,8 +98,10 @@ class Actor:
             self._site.at("leased")
             try:
                 return self._apply(order, kept, gone, _watchful(kept, gone, progress))
-            except OSError as error:
-                raise _refused(gone.path, error) from error
+            except (Refused, OSError) as error:
+                refusal = _refused(gone.path, error)
+                refusal.kept_now = _now(kept)
+                raise refusal from error
             except sqlite3.Error as error:
                 raise self._journal_error(error) from error
 
@@ -298,6 +300,12 @@ def _watchful(kept: Held, gone: Held, progress: Progress) -> Progress:
         progress(done, total)
 
     return told
+
+
+def _now(kept: Held) -> Identity | None:
+    """What the kept file is by our own doing; None where it is as before, or somebody else may have changed it."""
+    before, now = Identity.of(kept.before), Identity.of(os.fstat(kept.fd))
+    return now if now != before and same(now, before, renamed=True) and not kept.visited else None
 
 
 def _refused(path: bytes, error: Exception) -> Refused:

@@ -46,6 +46,11 @@ class Automatic:
             with self._lock:
                 self._newcomers.add(path)
 
+    def waits_for(self, names: Collection[bytes]) -> bool:
+        """Whether one of these is a newcomer that is not settled yet."""
+        with self._lock:
+            return any(name in self._newcomers for name in names)
+
     def look(self) -> None:
         """See to those that are due, once the catalogue has them."""
         with self._lock:
@@ -67,14 +72,21 @@ class Automatic:
         try:
             # While a file of a set is read again, another one would be kept than is to be.
             unread = {row.kept for row in plan.skipped if row.reason == UNREAD}
-            wanted = {step.gone[1:3]: step.gone for step in plan.steps if step.kept not in unread}
-            ours = {inode for inode, copy in wanted.items() if not self._desk.undone_by_hand(copy)}
-            steps = [step for step in plan.steps if step.gone[1:3] in ours]
+            wanted = [step for step in plan.steps if step.kept not in unread]
+            names = frozenset(due)
+            back = self._put_back(names, wanted)
+            steps = [step for step in wanted if _is_due(step, names, back)]
             self._sort(due, plan, steps, self._desk.carry_out(steps, watched=False))
         except Exception as error:
             self._failed(f"newcomers cannot be acted on: {error}")
             self._later(due)
             raise
+
+    def _put_back(self, due: frozenset[bytes], steps: Sequence[Step]) -> set[tuple[int, int]]:
+        """The inodes that would go, or that are newcomers, and that stand where they do by an undo."""
+        copies = {step.gone[1:3]: step.gone for step in steps}
+        copies |= {step.keeper[1:3]: step.keeper for step in steps if not due.isdisjoint(step.keeper.paths)}
+        return {inode for inode, copy in copies.items() if self._desk.past.was_put_back(copy)}
 
     def _sort(self, due: Sequence[bytes], plan: Plan, steps: Sequence[Step], outcomes: Sequence[Outcome]) -> None:
         """Which of them are through, and when to look at the others again."""
@@ -87,7 +99,9 @@ class Automatic:
         waiting = {row.kept for row in plan.skipped if row.reason == UNREAD}
         unread = [path for path in due if skipped.get(path) == UNREAD or kept_by.get(path) in waiting]
         young = [path for path in due if skipped.get(path) == YOUNG]
-        again = vain.intersection(due)
+        # What is no duplicate at the moment may be read anew, as its mode was changed.
+        seen = kept_by.keys() | skipped.keys() | {row.kept for row in plan.skipped}
+        again = vain.intersection(due) | set(due).difference(seen)
         now = time.monotonic()
         ripe = now + max(0.0, ((plan.due_ns or 0) - time.time_ns()) / 1e9)
         with self._lock:
@@ -101,3 +115,10 @@ class Automatic:
         with self._lock:
             self._newcomers.refused(due, time.monotonic())
             self._busy = False
+
+
+def _is_due(step: Step, due: frozenset[bytes], back: Collection[tuple[int, int]]) -> bool:
+    """Whether a newcomer is reason for the step; one that was put back is none, nor does it go."""
+    return step.gone[1:3] not in back and any(
+        copy[1:3] not in back and not due.isdisjoint(copy.paths) for copy in (step.gone, step.keeper)
+    )

@@ -46,11 +46,14 @@ class Deputy:
                 self._deaths = 0
                 if isinstance(word, Came):
                     return word.result
-                if isinstance(word, Failed) and word.unsettled:
+                if not isinstance(word, Failed):
+                    raise StateError("the worker speaks nonsense")
+                refusal = Unsettled(word.text) if word.unsettled else Refused(word.text)
+                refusal.kept_now = word.kept_now
+                if word.unsettled:
                     # Only a new one repairs.
                     self.dismiss()
-                    raise Unsettled(word.text)
-                raise Refused(word.text) if isinstance(word, Failed) else StateError("the worker speaks nonsense")
+                raise refusal
             result = self._after_death(wish)
             if result is not None:
                 return result

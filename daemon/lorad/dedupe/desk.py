@@ -7,12 +7,10 @@ What a plan says is as old as the catalogue; the worker looks at each file again
 from __future__ import annotations
 
 import os
-import sqlite3
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
-from datetime import UTC, datetime
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 
 from loracore.config import Config
 from loracore.control import (
@@ -27,7 +25,6 @@ from loracore.control import (
     HistoryEntry,
     Outcome,
     Refusal,
-    Savings,
     Undone,
 )
 from loracore.errors import LoraError, StateError
@@ -35,11 +32,10 @@ from lorad.control.acting import Reply
 from lorad.control.planning import resolved
 from lorad.control.worker import Worker
 from lorad.dedupe.deputy import Deputy
-from lorad.dedupe.guard import same
-from lorad.dedupe.journal import FINAL, JOURNAL, Entry, Journal
+from lorad.dedupe.journal import FINAL, JOURNAL, Entry
 from lorad.dedupe.keeping import Copy
 from lorad.dedupe.orders import Order, Refused, Result, Side, Unsettled
-from lorad.dedupe.orders import Savings as Sums
+from lorad.dedupe.past import Past
 from lorad.dedupe.plan import Plan, Step
 from lorad.dedupe.policy import is_inside
 from lorad.dedupe.worker import Carry, TakeBack, Wish
@@ -74,6 +70,7 @@ class Desk:
         self._state_dir = state_dir
         self._tell = tell
         self._relinked = relinked
+        self.past = Past(state_dir)
         self._roots: tuple[bytes, ...] = ()
         self._sidecars = "keep"
         self._deputy = Deputy(state_dir, self._mended)
@@ -119,33 +116,19 @@ class Desk:
 
     def history(self, after: int, most: int, reply: Callable[[Sequence[HistoryEntry] | Refusal], None]) -> None:
         try:
-            with self._journal() as journal:
-                entries = journal.history(after, most) if journal else []
+            entries = self.past.history(after, most)
         except LoraError as error:
             reply(Refusal("failed", str(error)))
         else:
-            reply([_history_entry(entry) for entry in entries])
+            reply(entries)
 
     def savings(self, possible_bytes: int, reply: Reply) -> None:
         try:
-            with self._journal() as journal:
-                sums = journal.savings() if journal else Sums(0, 0, 0)
-                by_action = journal.saved_by_action() if journal else {}
+            savings = self.past.savings(possible_bytes)
         except LoraError as error:
             reply(Refusal("failed", str(error)))
         else:
-            reply(Savings(sums.saved, possible_bytes, sums.quarantined, by_action, sums.actions))
-
-    def undone_by_hand(self, copy: Copy) -> bool:
-        """Whether a file stands where it does because an action on it was undone."""
-        with self._journal() as journal:
-            entries = [journal.last_of(path) for path in copy.paths] if journal else []
-        return any(
-            entry is not None
-            and entry.state in ("undone", "undoing")
-            and (entry.gone.identity.size, entry.gone.identity.mtime_ns) == (copy.size, copy.mtime_ns)
-            for entry in entries
-        )
+            reply(savings)
 
     def carry_out(self, steps: Sequence[Step], *, watched: bool) -> list[Outcome]:
         """Take these steps, in their order. `watched`: somebody waits for it, and hears how far it is."""
@@ -162,34 +145,34 @@ class Desk:
             except (Refused, StateError) as error:
                 broken = error if isinstance(error, StateError) else None
                 outcomes.append(self._done_before(step) or self._refused(step, error))
+                kept_now = error.kept_now if isinstance(error, Refused) else None
             else:
                 outcomes.append(self._taken(result))
-                if result.kept_now is not None and result.kept_now != order.kept.identity:
-                    self._relinked(order.kept.identity, result.kept_now)
-                _note(step, result, ours)
+                kept_now = result.kept_now
+                _note_gone(step, ours)
+            if kept_now is not None:
+                before = ours.get((kept_now.dev, kept_now.ino)) or Identity(*step.keeper[1:6])
+                ours[kept_now.dev, kept_now.ino] = kept_now
+                if kept_now != before:
+                    self._relinked(before, kept_now)
             pace.next(step.gone.size)
         self.left = 0
         return outcomes
 
     def _undone(self, ids: Sequence[int] | None) -> Undone | Refusal:
-        if ids:
-            with self._journal() as journal:
-                if journal is None or all(journal.get(number) is None for number in ids):
-                    return Refusal("not-found", f"there is no action {ids[0]}; see the history")
-        return Undone(*_counted(self._take_back(ids)))
+        entries = self.past.entries(ids)
+        if ids and not any(entries.values()):
+            return Refusal("not-found", f"there is no action {ids[0]}; see the history")
+        return Undone(*_counted(self._take_back(entries)))
 
-    def _take_back(self, ids: Sequence[int] | None) -> list[Outcome]:
+    def _take_back(self, entries: Mapping[int, Entry | None]) -> list[Outcome]:
         """Undo these actions, the newest first, since a later one may stand on what an earlier one left."""
-        with self._journal() as journal:
-            numbers = sorted(set(ids), reverse=True) if ids is not None else journal.standing() if journal else []
-            entries = {number: journal.get(number) for number in numbers} if journal else {}
         sizes = {number: entry.gone.identity.size for number, entry in entries.items() if entry is not None}
-        pace = _Pace(len(numbers), sum(sizes.values()), self._tell)
+        pace = _Pace(len(entries), sum(sizes.values()), self._tell)
         outcomes: list[Outcome] = []
         broken: StateError | None = None
-        for place, number in enumerate(numbers):
-            self.left = len(numbers) - place
-            entry = entries.get(number)
+        for place, (number, entry) in enumerate(entries.items()):
+            self.left = len(entries) - place
             action, kept, path = (entry.action, entry.kept.path, entry.gone.path) if entry else ("", b"", b"")
             try:
                 result = self._ask(TakeBack(number), pace, broken)
@@ -223,11 +206,10 @@ class Desk:
 
     def _done_before(self, step: Step) -> Outcome | None:
         """The outcome of a step that was taken already: the plan was made before the catalogue knew of it."""
-        with suppress(StateError), self._journal() as journal:
-            entry = journal.last_of(step.path) if journal else None
-            planned = Identity(*step.gone[1:6])
-            if entry is not None and entry.state == "done" and same(entry.gone.identity, planned, renamed=True):
-                text = f"action {entry.id} did it already"
+        with suppress(StateError):
+            number = self.past.action_of(step)
+            if number is not None:
+                text = f"action {number} did it already"
                 return Outcome(0, step.action, step.kept, step.path, 0, "nothing", text)
         return None
 
@@ -238,7 +220,7 @@ class Desk:
     def _repair(self) -> None:
         """Bring to an end what an earlier run was killed in, or what could not be brought to one then."""
         self._timer = None
-        if self._stopping.is_set() or not self._is_unfinished():
+        if self._stopping.is_set() or not self.past.is_unfinished():
             return
         try:
             self._deputy.dismiss()
@@ -248,16 +230,6 @@ class Desk:
                 path = os.fsencode(os.path.join(self._state_dir, JOURNAL))
                 self._tell(ActionRefused("repair", b"", path, str(error)))
             self._repair_later()
-
-    def _is_unfinished(self) -> bool:
-        """Whether there is something to repair; also where the journal does not tell, since it was torn itself."""
-        if Journal.is_torn(self._state_dir):
-            return True
-        try:
-            with self._journal() as journal:
-                return journal is not None and bool(journal.unfinished())
-        except StateError:
-            return True
 
     def _repair_later(self, *, first: bool = False) -> None:
         """Try again by and by; what keeps an action from its end is a full disk, or one that is not mounted."""
@@ -310,20 +282,6 @@ class Desk:
         if not self._worker.submit(job):
             reply(Refusal("busy", "too much is to be done already; try again"))
 
-    @contextmanager
-    def _journal(self) -> Iterator[Journal | None]:
-        """The journal, to be read; None where nothing was ever done. Raises StateError."""
-        if not Journal.was_made(self._state_dir):
-            yield None
-            return
-        journal = Journal(self._state_dir, writing=False)
-        try:
-            yield journal
-        except sqlite3.Error as error:
-            raise StateError(f"{journal.path}: {error}; try again") from error
-        finally:
-            journal.close()
-
 
 class _Pace:
     """How far many actions are, told now and then to those who listen."""
@@ -371,10 +329,8 @@ def _order(step: Step, roots: Sequence[bytes], sidecars: str, ours: Mapping[tupl
     )
 
 
-def _note(step: Step, result: Result, ours: dict[tuple[int, int], Identity]) -> None:
-    """A link more or less changes the ctime of an inode, and nothing else of it."""
-    if result.kept_now is not None:
-        ours[step.keeper.dev, step.keeper.ino] = result.kept_now
+def _note_gone(step: Step, ours: dict[tuple[int, int], Identity]) -> None:
+    """A link less changes the ctime of an inode, and nothing else of it."""
     for path in step.gone.paths if step.path != step.gone.paths[-1] else ():
         with suppress(OSError):
             now = Identity.of(os.lstat(path))
@@ -394,16 +350,3 @@ def _counted(outcomes: Sequence[Outcome]) -> tuple[int, int, int, list[Outcome],
             break
         fitting.append(outcome)
     return len(done), len(refused), sum(outcome.bytes for outcome in done), fitting, len(outcomes) - len(fitting)
-
-
-def _history_entry(entry: Entry) -> HistoryEntry:
-    time_text = datetime.fromtimestamp(entry.time_ns / 1e9, UTC).isoformat(timespec="milliseconds")
-    return HistoryEntry(
-        entry.id,
-        time_text.replace("+00:00", "Z"),
-        entry.action,
-        entry.kept.path,
-        entry.gone.path,
-        entry.bytes,
-        entry.state,
-    )

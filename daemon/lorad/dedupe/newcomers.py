@@ -28,6 +28,9 @@ class Newcomers:
     def __len__(self) -> int:
         return len(self._waiting)
 
+    def __contains__(self, path: bytes) -> bool:
+        return path in self._waiting
+
     def add(self, path: bytes) -> None:
         """It became a duplicate: it is due at once."""
         if len(self._waiting) < _MOST:

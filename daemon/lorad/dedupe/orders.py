@@ -41,8 +41,11 @@ def silent(done: int, total: int) -> None:
 class Refused(FileError):
     """An action or an undo that was not done, in one line that names the file and the remedy.
 
-    Names and content are what they were before it was tried.
+    Names and content are what they were before it was tried. `kept_now`: what the kept file is now where that
+    changed nevertheless, since a link to it that was taken back changes its ctime.
     """
+
+    kept_now: Identity | None = None
 
     @classmethod
     def about(cls, path: bytes, reason: str) -> Refused:

@@ -31,7 +31,8 @@ APPLY = {
     ("quarantine", "file"): (*_COMPARED, "planned", "place made", "checked", "moved", "folders synced", "done"),
     ("quarantine", "tensors"): (*_COMPARED, "planned", "place made", "checked", "moved", "folders synced", "done"),
 }
-#: By action. "sidecar returned", once for each, comes before "undone".
+#: By action. "sidecar returned", once for each, comes before "undone". A link that somebody removed is undone as
+#: `delete` is.
 UNDO = {
     "reflink": ("undoing", "unshared", "undone", "cleaned"),
     "hardlink": (*_COPY, "exchanged", "folder synced", "removed", "removal synced", "undone", "cleaned"),

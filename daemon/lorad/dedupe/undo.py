@@ -124,7 +124,8 @@ def _bring_back(site: Site, entry: Entry, reached: Reached, progress: Progress) 
         if not reached.in_place():
             raise Refused.about(entry.gone.path, "its folder was moved meanwhile; undo again")
         site.at("checked")
-        if entry.action == "delete":
+        if entry.action == "delete" or reached.status() is None:
+            # It was the action, or somebody since, that left nothing at the name.
             _rename(entry, reached, temp)
             site.at("renamed")
             os.fsync(reached.folder)
@@ -146,15 +147,13 @@ def _bring_back(site: Site, entry: Entry, reached: Reached, progress: Progress) 
 def _refuse_taken(entry: Entry, reached: Reached) -> None:
     """Raises Refused when something stands at the path that is not what the action left there."""
     status = reached.status()
-    ours = status is None if entry.action == "delete" else is_new(entry, reached, reached.name, status)
-    if not ours:
-        reason = "the link in its place is gone; put it back and undo again" if status is None else _TAKEN
-        raise Refused.about(entry.gone.path, reason)
+    if status is not None and not is_new(entry, reached, reached.name, status):
+        raise Refused.about(entry.gone.path, _TAKEN)
 
 
 def _source(site: Site, entry: Entry, reached: Reached, stack: ExitStack) -> tuple[Held | None, int]:
-    """What it is made from: the kept file; for a hard link, what stands in its place, held against writers."""
-    if entry.action == "hardlink":
+    """What it is made from: the kept file; for a hard link what stands in its place, held against writers."""
+    if entry.action == "hardlink" and reached.status() is not None:
         held = stack.enter_context(hold(reached, None))
         return held, held.fd
     try:
@@ -208,10 +207,10 @@ def _copy(site: Site, entry: Entry, reached: Reached, content: Iterator[bytes], 
                 done += len(piece)
                 progress(done, entry.gone.identity.size)
         except (EOFError, ValueError) as error:
-            raise _changed(entry) from error
+            raise _changed(entry, reached) from error
         site.at("copied")
         if hasher.digest() != entry.digest:
-            raise _changed(entry)
+            raise _changed(entry, reached)
         entry.attributes.give(fd)
         os.fsync(fd)
         site.at("attributes set")
@@ -248,8 +247,9 @@ def _look_again(entry: Entry, reached: Reached, held: Held | None, copy: Held, t
     raise Refused.about(entry.gone.path, reason)
 
 
-def _changed(entry: Entry) -> Refused:
-    kept = entry.gone.path if entry.action == "hardlink" else entry.kept.path
+def _changed(entry: Entry, reached: Reached) -> Refused:
+    linked = entry.action == "hardlink" and reached.status() is not None
+    kept = entry.gone.path if linked else entry.kept.path
     return Refused.about(
         entry.gone.path,
         f"it cannot be brought back, as {os.fsdecode(kept)} was changed since; nothing was "

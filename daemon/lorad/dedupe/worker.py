@@ -18,6 +18,7 @@ import msgspec
 from loracore.errors import LoraError
 from lorad.dedupe.actor import Actor
 from lorad.dedupe.orders import Order, Progress, Refused, Result, Unsettled, spoken
+from lorad.pipeline.protocol import Identity
 from lorad.pipes import read, write
 
 #: Seconds between two words about how far an action is.
@@ -63,11 +64,12 @@ class Came(msgspec.Struct, frozen=True, tag="came"):
 class Failed(msgspec.Struct, frozen=True, tag="failed"):
     """It was not done, and nothing has changed. Without a wish: nothing can be done here at all.
 
-    `unsettled`: what was begun waits for repair, which is at the next start.
+    `unsettled`: what was begun waits for repair, which is at the next start. `kept_now`: see `Refused`.
     """
 
     text: str
     unsettled: bool = False
+    kept_now: Identity | None = None
 
 
 Word = Mended | Far | Came | Failed
@@ -98,7 +100,8 @@ def _work(actor: Actor, pipe: BinaryIO) -> None:
                 case TakeBack(number):
                     result = actor.undo(number, _said(pipe))
         except (Refused, LoraError) as error:
-            write(pipe, Failed(spoken(str(error)), isinstance(error, Unsettled)))
+            kept_now = error.kept_now if isinstance(error, Refused) else None
+            write(pipe, Failed(spoken(str(error)), isinstance(error, Unsettled), kept_now))
         else:
             write(pipe, Came(result))
 

@@ -359,7 +359,8 @@ class Daemon:
         elif isinstance(event, DuplicateFound):
             self._log.info("duplicate", path=event.path, like=event.others[0] if event.others else b"")
             if self._tenure.knows(event.path):
-                self._deduplication.duplicate(event.path, self._tenure.generation)
+                before = self._tenure.was_duplicate_as(event.path)
+                self._deduplication.duplicate(event.path, self._tenure.generation, before)
         self._tell_clients(event)
 
     def _tell_clients(self, event: Event) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 from loracore.config import Config
 from loracore.control import ActionRefused, ActionTaken, ActionUndone, Event
@@ -50,9 +50,14 @@ class Deduplication:
         if self._automatic:
             self._automatic.use(config.dedupe.action)
 
-    def duplicate(self, path: bytes, generation: int) -> None:
-        """A newcomer became a duplicate while the catalogue was at this generation."""
-        if self._config.dedupe.action != "report":
+    def duplicate(self, path: bytes, generation: int, before: Sequence[bytes]) -> None:
+        """A file became a duplicate while the catalogue was at this generation.
+
+        `before`: names under which it was one already. Then it is a newcomer only if it was one and still is.
+        """
+        if self._config.dedupe.action == "report" or self._automatic is None:
+            return
+        if not before or not self._found.keys().isdisjoint(before) or self._automatic.waits_for(before):
             self._found[path] = generation
 
     def relinked(self) -> Iterator[tuple[Identity, Identity]]:

@@ -10,7 +10,7 @@ import gc
 import os
 import sqlite3
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from loracore.config import Config
 from loracore.control import Event
@@ -117,6 +117,10 @@ class Tenure:
     def knows(self, path: bytes) -> bool:
         """Whether what is found under this name now is new, since its root was looked through before."""
         return is_under(self._known)(path)
+
+    def was_duplicate_as(self, path: bytes) -> Sequence[bytes]:
+        """See the engine's."""
+        return self.engine.was_duplicate_as(path) if self.engine else ()
 
     def close(self) -> None:
         """Keep what is known and let the engine go."""

@@ -221,6 +221,20 @@ def test_the_kept_files_new_identity_is_told(tmp_path: Path) -> None:
     assert result.kept_now == side(world.kept, world.root).identity
 
 
+def test_the_kept_files_new_identity_is_told_also_where_the_link_was_taken_back(tmp_path: Path) -> None:
+    """Its ctime changed all the same; else everything ordered on it would be refused until the next scan."""
+    world = make_world(str(tmp_path))
+
+    def stop(step: str) -> None:
+        if step == "temp made":
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    before = side(world.kept, world.root).identity
+    with world.actor(at=stop) as actor, pytest.raises(Refused) as refused:
+        actor.apply(world.order("hardlink"))
+    assert before != side(world.kept, world.root).identity == refused.value.kept_now
+
+
 def test_quarantine_that_others_may_change_is_refused(tmp_path: Path) -> None:
     """Nothing is put where somebody else could change or take it."""
     world = make_world(str(tmp_path))

@@ -6,7 +6,9 @@ import os
 import queue
 import shutil
 import signal
+import subprocess
 from collections.abc import Callable, Iterator
+from itertools import pairwise
 from pathlib import Path
 
 import psutil
@@ -30,6 +32,7 @@ from lorad.dedupe.desk import Desk
 from lorad.dedupe.keeping import Copy
 from lorad.dedupe.plan import Plan, make_plan
 from lorad.dedupe.policy import Policy
+from lorad.pipeline.protocol import Identity
 
 SECONDS = 30
 
@@ -42,7 +45,8 @@ class Office:
         self.root.mkdir()
         self.state = folder / "state"
         self.events: queue.Queue[Event] = queue.Queue()
-        self.desk = Desk(str(self.state), self.events.put)
+        self.relinked: list[tuple[Identity, Identity]] = []
+        self.desk = Desk(str(self.state), self.events.put, lambda *change: self.relinked.append(change))
         self.desk.use(Config(watch=Watch(roots=(str(self.root),))))
         self.desk.start()
 
@@ -110,6 +114,24 @@ def test_a_plan_is_carried_out_and_told(office: Office) -> None:
     assert isinstance(undone, Undone)
     assert undone.done == 3
     assert all(path.read_bytes() == paths[0].read_bytes() for path in paths)
+
+
+def test_after_a_link_was_taken_back_the_others_are_made(office: Office) -> None:
+    """What cannot be replaced is refused alone; the catalogue hears what the kept file is now."""
+    kept, fixed, free = office.files(3)
+    if subprocess.run(["chattr", "+i", fixed], capture_output=True, check=False).returncode:
+        pytest.skip("no file can be made immutable here")
+    try:
+        plan = office.plan([kept, fixed, free], "hardlink")
+        answer = office.apply(plan)
+    finally:
+        subprocess.run(["chattr", "-i", fixed], check=True)
+    assert isinstance(answer, Applied)
+    assert (answer.done, answer.refused) == (1, 1)
+    assert kept.samefile(free)
+    told = list(office.relinked)
+    assert [told[0][0], told[-1][1]] == [Identity(*plan.steps[0].keeper[1:6]), Identity.of(kept.stat())]
+    assert all(one[1] == next_one[0] for one, next_one in pairwise(told))
 
 
 def test_names_of_one_inode_go_one_after_the_other(office: Office) -> None:

@@ -128,3 +128,22 @@ def test_killed_while_undoing(tmp_path: Path, action: str, level: str, sidecars:
     assert world.look() == before
     assert not world.leftovers()
     assert [each.state for each in world.history()] == ["undone"]
+
+
+@pytest.mark.parametrize(("action", "level"), [("hardlink", "file"), ("symlink", "file"), ("symlink", "tensors")])
+@pytest.mark.parametrize("number", range(len(steps.UNDO["delete"])))
+def test_a_link_that_somebody_removed_is_undone_too(tmp_path: Path, action: str, level: str, number: int) -> None:
+    """Its file comes back from the kept one, with all that belongs to it, also where the undo was killed."""
+    world = make_world(str(tmp_path), level=level)
+    before = world.look()
+    done = world.apply(action, level)
+    os.unlink(world.gone)
+    assert dies_at(world, number, lambda actor: actor.undo(done.id)) == steps.UNDO["delete"][number]
+    with world.actor() as actor:
+        actor.repair()
+    (result,) = world.history()
+    if result.state == "done":
+        assert not os.path.lexists(world.gone)
+        assert world.undo(done.id).state == "undone"
+    assert world.look() == before
+    assert not world.leftovers()
