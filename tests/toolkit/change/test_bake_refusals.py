@@ -24,6 +24,9 @@ import lorakit
 from loracore.errors import FileError, UsageError
 from tests.toolkit.change.baking import CONFIGS, bake, gpt2, llama, saved, tuned
 from tests.toolkit.change.libraries import save
+from tests.toolkit.output.conftest import DISK, disk
+
+__all__ = ["disk"]
 
 
 def refused(word: str, lora: Path, base: Path, output: Path, **options: Any) -> None:
@@ -203,3 +206,33 @@ def test_a_layer_that_is_no_number_is_named_and_nothing_is_written(tmp_path: Pat
     weights[name][0, 0] = float("nan")
     save_file(weights, place, metadata={"format": "pt"})
     refused("would hold NaN or Inf", tmp_path / "adapter", base, tmp_path / "out")
+
+
+def test_a_full_disk_is_told_of_before_the_work(disk: Path, tmp_path: Path) -> None:
+    """For a file and for a folder, by the name that it would have; and the disk is empty again."""
+    tuned(llama(), CONFIGS["lora"], tmp_path / "adapter")
+    weights = llama().state_dict() | {"big": torch.zeros(DISK)}
+    base = save(tmp_path / "base.safetensors", weights, {"format": "pt"})
+    refused(
+        r"disk/out\.safetensors: it cannot be written: no space",
+        tmp_path / "adapter",
+        base,
+        disk / "out.safetensors",
+    )
+    (tmp_path / "folder").mkdir()
+    shutil.copy(base, tmp_path / "folder" / "model.safetensors")
+    refused(r"disk/out/model\.safetensors: .*make room", tmp_path / "adapter", tmp_path / "folder", disk / "out")
+    assert os.listdir(disk) == []
+
+
+def test_what_the_bases_dtype_cannot_hold_is_refused(tmp_path: Path) -> None:
+    """By layer, with what can be done."""
+    base = saved(llama(), tmp_path / "base", dtype=torch.float16)
+    tuned(llama(), CONFIGS["lora"], tmp_path / "adapter")
+    refused(
+        "more than float16 can; take smaller --weights",
+        tmp_path / "adapter",
+        base,
+        tmp_path / "out",
+        weights=[1e6],
+    )

@@ -31,6 +31,8 @@ KIND = (
     b"diffusion_pytorch_model.safetensors",
 )  # fmt: skip
 _TORCH = b"pytorch_model"
+#: For values that are too large for the base's dtype.
+_REMEDY = "take smaller --weights, or a base in float32"
 
 Told = Callable[[int], object]
 
@@ -48,7 +50,7 @@ class OutputFile:
         """Write rows of a layer that changed, from row `start` on. Raises UsageError and FileError."""
         layer = self.layers[name]
         row = layer.nbytes // layer.shape[0] if layer.shape else 0
-        self.give_bytes(name, stored(values, layer.dtype, name), start * row)
+        self.give_bytes(name, stored(values, layer.dtype, name, _REMEDY), start * row)
 
 
 @dataclass(frozen=True)
