@@ -26,12 +26,16 @@ _LARGEST = {
 }  # fmt: skip
 
 
+class Unstorable(UsageError):
+    """Values that a dtype cannot hold, or that are no numbers; the text names the layer alone."""
+
+
 def stored(
     values: NDArray[Any], dtype: str, layer: str, remedy: str = "take --dtype float32"
 ) -> bytes | memoryview:
     """The bytes of `values` as F64, F32, F16, BF16 or one of eight bits, little-endian, in C order.
 
-    `remedy`: what to do about a value that is too large for the dtype. Raises UsageError where a finite value
+    `remedy`: what to do about a value that is too large for the dtype. Raises Unstorable where a finite value
     becomes infinite, and where one is not finite.
     """
     single: NDArray[Any]
@@ -98,7 +102,7 @@ def _is_finite(rounded: NDArray[Any], dtype: str) -> bool:
 
 def _refuse(values: NDArray[Any], dtype: str, layer: str, remedy: str) -> None:
     if not np.isfinite(values).all():
-        raise UsageError(f"layer {layer[:200]!r} would hold NaN or Inf; nothing was written")
+        raise Unstorable(f"layer {layer[:200]!r} would hold NaN or Inf; nothing was written")
     largest = float(np.abs(values).max()) if values.size else math.nan
     name = NAMES.get(dtype, dtype)
-    raise UsageError(f"layer {layer[:200]!r} holds {largest:.3g}, more than {name} can; {remedy}")
+    raise Unstorable(f"layer {layer[:200]!r} holds {largest:.3g}, more than {name} can; {remedy}")

@@ -19,7 +19,7 @@ from lorakit.change.inputs import checked, counted, described
 from lorakit.output.containers import Writer, container_of, writing
 from lorakit.output.draft import refuse_existing
 from lorakit.output.folder import refuse_folder
-from lorakit.output.rounding import DTYPES, NAMES
+from lorakit.output.rounding import DTYPES, NAMES, Unstorable
 from lorakit.output.stamp import stamp
 
 _NAMED = 3
@@ -59,7 +59,10 @@ def _convert(parameters: ConvertParameters, context: Context) -> Changed:
         inputs = tuple(_described(parameters.path, part, hashed=writes) for part in parts)
         if writes:
             stamped = [_metadata(parameters, each, parts[0].adapter, inputs) for each in contents]
-            _write(parameters.writing, list(zip(contents, stamped, strict=True)), folder, context)
+            try:
+                _write(parameters.writing, list(zip(contents, stamped, strict=True)), folder, context)
+            except Unstorable as error:
+                raise UsageError(f"{_shown(parts)}: {error}") from error
         outputs = tuple(_output(path, each, folder, written=writes) for each in contents)
     return Changed(
         "convert", True, writes, inputs, outputs, faults=tuple(faults), warnings=tuple(warnings),
