@@ -23,7 +23,8 @@ from transformers import (
 import lorakit
 from loracore.errors import FileError, UsageError
 from tests.toolkit.change.baking import CONFIGS, bake, gpt2, llama, saved, tuned
-from tests.toolkit.change.libraries import save
+from tests.toolkit.change.converting import texted
+from tests.toolkit.change.libraries import clip, kohya, save
 from tests.toolkit.output.conftest import DISK, disk
 
 __all__ = ["disk"]
@@ -236,3 +237,35 @@ def test_what_the_bases_dtype_cannot_hold_is_refused(tmp_path: Path) -> None:
         tmp_path / "out",
         weights=[1e6],
     )
+
+
+def test_one_text_encoder_is_not_taken_for_both(tmp_path: Path) -> None:
+    """Two of a pipeline have the same names; alone, a base does not say which of them it is."""
+    clip(projection=True).save_pretrained(tmp_path / "base")
+    tensors = kohya(clip(), "lora_te1_", texted) | kohya(clip(), "lora_te2_", texted, seed=1)
+    lora = save(tmp_path / "lora.safetensors", tensors)
+    refused("would change what 'te1.*give the whole pipeline", lora, tmp_path / "base", tmp_path / "out")
+
+
+@pytest.mark.parametrize("change", ["touched", "shorter"])
+def test_a_base_that_changes_meanwhile_is_told_of(change: str, tmp_path: Path) -> None:
+    """By name; what was made of both of its states is not kept."""
+    from loracore.jobs.bake import BakeParameters
+    from loracore.jobs.change import Writing
+    from loracore.jobs.frame import Alone
+    from lorakit.change.baking.job import run
+
+    tuned(llama(), CONFIGS["lora"], tmp_path / "adapter")
+    base = save(tmp_path / "base.safetensors", llama().state_dict())
+
+    def told(done: float, total: float, what: str) -> None:
+        if change == "touched":
+            os.utime(base, ns=(1, 1))
+        else:
+            os.truncate(base, 5000)
+
+    paths = (os.fsencode(tmp_path / "adapter"),)
+    wanted = BakeParameters(paths, os.fsencode(base), Writing(os.fsencode(tmp_path / "out.safetensors")))
+    with pytest.raises(FileError, match=r"base\.safetensors: .*(it changed|shorter|truncated)"):
+        run(wanted, Alone(1, told))
+    assert sorted(os.listdir(tmp_path)) == ["adapter", "base.safetensors"]

@@ -120,7 +120,7 @@ def _file(file: WeightFile, draft: Draft, changed: frozenset[str], stamped: Mapp
     metadata |= {"format": reader.container.metadata.get("format", "pt"), **stamped}
     if reader.container.format == "safetensors":
         edited = EditedFile(draft, reader.source, reader.container, metadata)
-        rest = [_range(edited, *each) for each in edited.ranges(changed)]
+        rest = [_range(file, edited, *each) for each in edited.ranges(changed)]
         return OutputFile(reader.layers, edited.give_bytes, rest, edited.finish)
     writer = Writer(draft, list(reader.layers.values()), {"format": "pt", **stamped})
     left = [name for name in reader.layers if name not in changed]
@@ -128,9 +128,13 @@ def _file(file: WeightFile, draft: Draft, changed: frozenset[str], stamped: Mapp
     return OutputFile(reader.layers, writer.give_bytes, rest, writer.finish)
 
 
-def _range(edited: EditedFile, start: int, size: int) -> Callable[[], int]:
+def _range(file: WeightFile, edited: EditedFile, start: int, size: int) -> Callable[[], int]:
     def copy() -> int:
-        edited.copy(start, size)
+        try:
+            edited.copy(start, size)
+        except FileError as error:
+            error.path = error.path or file.reader.shown
+            raise
         return size
 
     return copy
