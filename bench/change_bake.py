@@ -32,10 +32,10 @@ def peak():
         return next(int(line.split()[1]) for line in file if line.startswith("VmHWM"))
 
 before = peak()
-start = time.perf_counter()
+start, used = time.perf_counter(), time.process_time()
 lorakit.bake(sys.argv[1], sys.argv[2], sys.argv[3])
 seconds = time.perf_counter() - start
-print(json.dumps([seconds, peak() - before]))
+print(json.dumps([seconds, time.process_time() - used, peak() - before]))
 """
 
 
@@ -63,7 +63,7 @@ def _measured(folder: str, blocks: int, runs: int) -> Table:
             os.path.join(folder, "all"), blocks, (*_ATTENTION, "gate_proj", "up_proj", "down_proj")
         ),
     }
-    least: dict[str, tuple[float, float]] = {}
+    least: dict[str, tuple[float, float, float]] = {}
     for _ in range(runs):
         for name in ("copy", *adapters):
             shutil.rmtree(output, ignore_errors=True)
@@ -78,10 +78,14 @@ def _measured(folder: str, blocks: int, runs: int) -> Table:
         "peak memory beyond imports, MB",
         title=f"{size / 1e9:.2f} GB",
     )
-    for name, (seconds, memory) in least.items():
+    for name, (seconds, used, memory) in least.items():
         what = "copy, with fsync" if name == "copy" else f"bake, {name}"
         table.add_row(
-            what, f"{seconds:.2f}", f"{size / seconds / 1e9:.2f}", f"{memory / 1e3:.0f}" if memory else ""
+            what,
+            f"{seconds:.2f}",
+            f"{used:.2f}",
+            f"{size / seconds / 1e9:.2f}",
+            f"{memory / 1e3:.0f}" if memory else "",
         )
     return table
 
@@ -124,19 +128,19 @@ def _adapter(folder: str, blocks: int, targets: tuple[str, ...]) -> str:
     return folder
 
 
-def _copied(base: str, output: str) -> tuple[float, float]:
-    start = time.perf_counter()
+def _copied(base: str, output: str) -> tuple[float, float, float]:
+    start, used = time.perf_counter(), time.process_time()
     shutil.copytree(base, output)
     for name in os.listdir(output):
         with open(os.path.join(output, name), "rb") as file:
             os.fsync(file.fileno())
-    return time.perf_counter() - start, 0.0
+    return time.perf_counter() - start, time.process_time() - used, 0.0
 
 
-def _baked(adapter: str, base: str, output: str) -> tuple[float, float]:
+def _baked(adapter: str, base: str, output: str) -> tuple[float, float, float]:
     command = [sys.executable, "-c", _BAKE, adapter, base, output]
-    seconds, memory = json.loads(subprocess.run(command, check=True, capture_output=True).stdout)
-    return seconds, memory
+    seconds, used, memory = json.loads(subprocess.run(command, check=True, capture_output=True).stdout)
+    return seconds, used, memory
 
 
 if __name__ == "__main__":

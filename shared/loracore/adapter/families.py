@@ -38,7 +38,9 @@ _TRANSFORMERS = (
     (r"^(caption_projection|adaln_single)\.", "pixart"),
     (r"^blocks\.\d+\.(self_attn|cross_attn|ffn|attn1|attn2)\b", "wan"),
     (r"^layers\.\d+\.attention\.(to_|qkv|out)|^(context|noise)_refiner\.", "lumina"),
-    (r"^transformer_blocks\.\d+\.(attn1|attn2)\.", "ltx"),
+    (r"^transformer_blocks\.\d+\.attn1\.", "ltx"),
+    # Beside `attn`, in some of its blocks.
+    (r"^transformer_blocks\.\d+\.attn2\.", "sd3"),
 )
 #: Transformers whose attention alone is named alike, by hidden width. Flux and Qwen-Image share one: 19 blocks
 #: of the former are double, the latter has 60.

@@ -38,6 +38,8 @@ _TRANSFORMER_HEADS = frozenset({
     "context_embedder", "time_text_embed", "condition_embedder", "norm_out", "proj_out", "img_in", "txt_in",
     "context_refiner", "noise_refiner", "caption_projection", "adaln_single",
 })  # fmt: skip
+#: Wan's in diffusers, whose beginning MPT's modules have too.
+_WANS_BLOCKS = re.compile(r"transformer\.blocks\.\d+\.(attn[12]|ffn\.net)\.")
 _NUMBER = re.compile(r"(?<![^_])\d+(?![^_])")
 
 
@@ -51,9 +53,8 @@ def split_stem(stem: str, peft: bool) -> tuple[str, str, bool]:
             return component, stem[len(prefix) :], True
     if stem.startswith(PEFT_PREFIX):
         return _component_of(stem[len(PEFT_PREFIX) :], True), stem[len(PEFT_PREFIX) :], False
-    if not stem.startswith(
-        ("transformer.h.", "transformer.layers.", "transformer.encoder.", "transformer.blocks.")
-    ):
+    language = ("transformer.h.", "transformer.layers.", "transformer.encoder.", "transformer.blocks.")
+    if not stem.startswith(language) or _WANS_BLOCKS.match(stem):
         for prefix, component in _DOTTED.items():
             if stem.startswith(prefix):
                 return component, stem[len(prefix) :], False

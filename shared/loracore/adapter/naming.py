@@ -79,9 +79,10 @@ def parse_key(name: str) -> Key | None:
     """Take a layer's name apart; None where no convention knows it."""
     parts = name.rsplit(".", 3)
     for count in (3, 2, 1):
-        found = _SUFFIXES.get(".".join(parts[-count:])) if len(parts) > count else None
+        stem = ".".join(parts[:-count])
+        found = _SUFFIXES.get(".".join(parts[-count:])) if stem else None
         if found is not None and found[1] != "plain":
-            return Key(".".join(parts[:-count]), *found)
+            return Key(stem, *found)
     if (named := _NAMED.fullmatch(name)) is not None:
         stem, role, adapter, what = named.group("stem", "role", "adapter", "what")
         if role == "modules_to_save":

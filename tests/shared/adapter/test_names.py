@@ -167,6 +167,12 @@ base_model.model.transformer_blocks.3.attn.to_q
     transformer transformer_blocks.3.attn.to_q double_blocks.3
 base_model.model.score
     llm score score
+transformer.blocks.0.attn1.to_q
+    transformer blocks.0.attn1.to_q blocks.0
+diffusion_model.blocks.3.self_attn.q
+    transformer blocks.3.self_attn.q blocks.3
+diffusion_model.time_embedding.0
+    transformer time_embedding.0 time_embedding.0
 unet.time_embedding.linear_1
     unet time_embedding.linear_1 time_embedding.linear_1
 unet.conv_in

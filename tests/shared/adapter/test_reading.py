@@ -13,6 +13,7 @@ import torch
 from safetensors.torch import save_file
 
 from loracore.adapter import read_adapter
+from loracore.adapter.reading import TensorReader
 from loracore.adapter.values import upcast
 from loracore.errors import FileError, MalformedFile
 from loracore.tensorfile import Layer
@@ -104,6 +105,28 @@ def test_views_are_read_in_their_own_order(tmp_path: Path) -> None:
     (module,) = read_adapter(os.fspath(tmp_path / "views.pt")).modules
     np.testing.assert_array_equal(module.tensor("down"), down.numpy())
     np.testing.assert_allclose(module.delta(), (up @ down).numpy(), rtol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16, torch.float8_e4m3fn])
+def test_rows_are_those_of_the_whole(dtype: torch.dtype, tmp_path: Path) -> None:
+    """In every container, of views too; no more bytes are read where they lie in order."""
+    tensors = {"a": randn(9, 4, 3).to(dtype), "b": randn(5, 7).to(dtype)}
+    save_file(tensors, tmp_path / "a.safetensors")
+    torch.save(tensors, tmp_path / "b.pt")
+    torch.save(
+        {"a": tensors["a"].transpose(0, 1).contiguous().transpose(0, 1), "b": tensors["b"]}, tmp_path / "c.pt"
+    )
+    for name in ("a.safetensors", "b.pt", "c.pt"):
+        reader = TensorReader(os.fsencode(tmp_path / name), name)
+        before = reader.source.bytes_read
+        found = reader.read_rows("a", 2, 5)
+        if name == "a.safetensors":
+            assert reader.source.bytes_read - before == found.size * dtype.itemsize
+        np.testing.assert_array_equal(found, tensors["a"][2:5].float().numpy())
+        np.testing.assert_array_equal(reader.read_rows("b", 0, 5), reader.read("b"))
+        reader.close()
+        with pytest.raises(FileError, match="closed"):
+            reader.read_rows("b", 0, 1)
 
 
 def test_a_closed_adapter_says_so(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ import torch
 from diffusers import FluxTransformer2DModel, UNet2DConditionModel
 from diffusers.loaders.lora_pipeline import (
     FluxLoraLoaderMixin,
+    SD3LoraLoaderMixin,
     StableDiffusionLoraLoaderMixin,
     StableDiffusionXLLoraLoaderMixin,
 )
@@ -108,7 +109,7 @@ def by_diffusers(path: Path, family: str, model: Any, texts: Mapping[str, Any] |
     """
     loader: Any = {
         "sd15": StableDiffusionLoraLoaderMixin, "sdxl": StableDiffusionXLLoraLoaderMixin,
-        "flux": FluxLoraLoaderMixin,
+        "flux": FluxLoraLoaderMixin, "sd3": SD3LoraLoaderMixin,
     }[family]  # fmt: skip
     options: dict[str, Any] = {"return_alphas": True} if family == "flux" else {}
     if family == "sdxl":
@@ -117,13 +118,17 @@ def by_diffusers(path: Path, family: str, model: Any, texts: Mapping[str, Any] |
     before = {part: _weights(each) for part, each in parts.items()}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        state, alphas, metadata = loader.lora_state_dict(
+        state, *alphas, metadata = loader.lora_state_dict(
             os.fspath(path.parent), weight_name=path.name, return_lora_metadata=True, **options
         )
-        load = loader.load_lora_into_transformer if family == "flux" else loader.load_lora_into_unet
-        load(state, alphas or None, model, metadata=metadata)
+        # SD3's knows no alphas but those in the header.
+        scales = {"network_alphas": alphas[0] or None} if alphas else {}
+        if family in {"flux", "sd3"}:
+            loader.load_lora_into_transformer(state, transformer=model, metadata=metadata, **scales)
+        else:
+            loader.load_lora_into_unet(state, unet=model, metadata=metadata, **scales)
         for name, each in (texts or {}).items():
-            loader.load_lora_into_text_encoder(state, alphas or None, each, prefix=name, metadata=metadata)
+            loader.load_lora_into_text_encoder(state, text_encoder=each, prefix=name, metadata=metadata, **scales)
         for each in parts.values():
             _merge(each)
     return {

@@ -13,6 +13,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 
 import lorakit
+from lorakit.change.baking import merging
 from tests.toolkit.change.baking import Tensors, assert_close, bake
 from tests.toolkit.change.converting import flux_file, original, randn, texted
 from tests.toolkit.change.libraries import by_diffusers, clip, flux, kohya, save, unet
@@ -139,8 +140,12 @@ def test_a_checkpoint_of_one_file_gains_the_same(family: str, suffix: str, tmp_p
 
 @pytest.mark.parametrize("lora", ["kohya", "diffusers"])
 @pytest.mark.parametrize("base", ["original", "diffusers"])
-def test_flux_whatever_is_fused(lora: str, base: str, tmp_path: Path) -> None:
-    """A fused projection of the LoRA into parts of the base, parts into fused, and each into its own kind."""
+@pytest.mark.parametrize("block", [1 << 19, 300])
+def test_flux_whatever_is_fused(
+    lora: str, base: str, block: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A fused projection of the LoRA into parts of the base, parts into fused; a layer at once and by rows."""
+    monkeypatch.setattr(merging, "_BLOCK", block)
     from lorakit.change.originals import diffusers_names
 
     given = flux_file(tmp_path / "kohya.safetensors")

@@ -23,7 +23,11 @@ from transformers import (
 import lorakit
 from loracore.errors import FileError, UsageError
 from tests.toolkit.change.baking import CONFIGS, bake, gpt2, llama, saved, tuned
-from tests.toolkit.change.libraries import save
+from tests.toolkit.change.converting import texted
+from tests.toolkit.change.libraries import clip, kohya, save
+from tests.toolkit.output.conftest import DISK, disk
+
+__all__ = ["disk"]
 
 
 def refused(word: str, lora: Path, base: Path, output: Path, **options: Any) -> None:
@@ -88,7 +92,7 @@ def test_quantised_bases_are_refused(tmp_path: Path) -> None:
     weights = load_file(base / "model.safetensors")
     name = "model.layers.0.self_attn.q_proj.weight"
     save_file(weights | {name: weights[name].to(torch.int8)}, base / "model.safetensors")
-    refused("is I8: quantised", tmp_path / "adapter", base, tmp_path / "out")
+    refused("is I8, no float", tmp_path / "adapter", base, tmp_path / "out")
     save_file(
         weights | {name: weights[name].to(torch.float8_e4m3fn), f"{name}_scale": torch.ones(1)},
         base / "model.safetensors",
@@ -202,4 +206,66 @@ def test_a_layer_that_is_no_number_is_named_and_nothing_is_written(tmp_path: Pat
     name = next(name for name in weights if "lora_A" in name)
     weights[name][0, 0] = float("nan")
     save_file(weights, place, metadata={"format": "pt"})
-    refused("would hold NaN or Inf", tmp_path / "adapter", base, tmp_path / "out")
+    refused(r"base: layer .* would hold NaN or Inf", tmp_path / "adapter", base, tmp_path / "out")
+
+
+def test_a_full_disk_is_told_of_before_the_work(disk: Path, tmp_path: Path) -> None:
+    """For a file and for a folder, by the name that it would have; and the disk is empty again."""
+    tuned(llama(), CONFIGS["lora"], tmp_path / "adapter")
+    weights = llama().state_dict() | {"big": torch.zeros(DISK)}
+    base = save(tmp_path / "base.safetensors", weights, {"format": "pt"})
+    refused(
+        r"disk/out\.safetensors: it cannot be written: no space",
+        tmp_path / "adapter",
+        base,
+        disk / "out.safetensors",
+    )
+    (tmp_path / "folder").mkdir()
+    shutil.copy(base, tmp_path / "folder" / "model.safetensors")
+    refused(r"disk/out/model\.safetensors: .*make room", tmp_path / "adapter", tmp_path / "folder", disk / "out")
+    assert os.listdir(disk) == []
+
+
+def test_what_the_bases_dtype_cannot_hold_is_refused(tmp_path: Path) -> None:
+    """By layer, with what can be done."""
+    base = saved(llama(), tmp_path / "base", dtype=torch.float16)
+    tuned(llama(), CONFIGS["lora"], tmp_path / "adapter")
+    refused(
+        "more than float16 can; take smaller --weights",
+        tmp_path / "adapter",
+        base,
+        tmp_path / "out",
+        weights=[1e6],
+    )
+
+
+def test_one_text_encoder_is_not_taken_for_both(tmp_path: Path) -> None:
+    """Two of a pipeline have the same names; alone, a base does not say which of them it is."""
+    clip(projection=True).save_pretrained(tmp_path / "base")
+    tensors = kohya(clip(), "lora_te1_", texted) | kohya(clip(), "lora_te2_", texted, seed=1)
+    lora = save(tmp_path / "lora.safetensors", tensors)
+    refused("would change what 'te1.*give the whole pipeline", lora, tmp_path / "base", tmp_path / "out")
+
+
+@pytest.mark.parametrize("change", ["touched", "shorter"])
+def test_a_base_that_changes_meanwhile_is_told_of(change: str, tmp_path: Path) -> None:
+    """By name; what was made of both of its states is not kept."""
+    from loracore.jobs.bake import BakeParameters
+    from loracore.jobs.change import Writing
+    from loracore.jobs.frame import Alone
+    from lorakit.change.baking.job import run
+
+    tuned(llama(), CONFIGS["lora"], tmp_path / "adapter")
+    base = save(tmp_path / "base.safetensors", llama().state_dict())
+
+    def told(done: float, total: float, what: str) -> None:
+        if change == "touched":
+            os.utime(base, ns=(1, 1))
+        else:
+            os.truncate(base, 5000)
+
+    paths = (os.fsencode(tmp_path / "adapter"),)
+    wanted = BakeParameters(paths, os.fsencode(base), Writing(os.fsencode(tmp_path / "out.safetensors")))
+    with pytest.raises(FileError, match=r"base\.safetensors: .*(it changed|shorter|truncated)"):
+        run(wanted, Alone(1, told))
+    assert sorted(os.listdir(tmp_path)) == ["adapter", "base.safetensors"]

@@ -132,3 +132,28 @@ def test_stems_that_no_model_has_are_kept_or_refused(tmp_path: Path) -> None:
     assert "lora_unet_made_up_0.lora_up.weight" in load_file(tmp_path / "b.safetensors")
     with pytest.raises(UsageError, match="'lora_unet_made_up_0': no model that is known here"):
         lorakit.convert(path, tmp_path / "c.safetensors", to="diffusers")
+
+
+def test_words_that_mean_nothing_are_refused(tmp_path: Path) -> None:
+    """Also where no command line has looked at them."""
+    path = small(tmp_path / "a.safetensors")
+    for options, word in (({"to": "comfy"}, "no convention 'comfy'"), ({"dtype": "fp8"}, "no dtype 'fp8'")):
+        with pytest.raises(UsageError, match=word):
+            lorakit.convert(path, tmp_path / "b.safetensors", **options)  # type: ignore[arg-type]
+
+
+def test_a_weight_file_of_a_folder_is_that_folder(tmp_path: Path) -> None:
+    path, model = llm(tmp_path / "peft")
+    convert(path / "adapter_model.safetensors", tmp_path / "half", dtype="float16")
+    assert_same(by_peft(tmp_path / "half", model()), by_peft(path, model()), 1e-2)
+
+
+def test_dora_along_the_input_stays_with_lycoris(tmp_path: Path) -> None:
+    """Only other conventions have no name for it."""
+    path = small(
+        tmp_path / "a.safetensors",
+        **{"LINEAR.dora_scale": 1 + randn(1, 8).abs(), "CONV.dora_scale": 1 + randn(1, 8, 1, 1).abs()},
+    )
+    convert(path, tmp_path / "b.safetensors", "kohya", fold=True)
+    before, after = load_file(path), load_file(tmp_path / "b.safetensors")
+    assert all(torch.equal(after[name], value) for name, value in before.items() if "dora" in name)

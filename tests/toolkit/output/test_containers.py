@@ -18,6 +18,7 @@ from safetensors.torch import load_file, save_file
 import lorakit
 from loracore.errors import FileError, UsageError
 from loracore.tensorfile import Layer, open_container, open_regular, read_container
+from lorakit.output import edited as edited_file
 from lorakit.output.containers import container_of, writing
 from lorakit.output.draft import Draft
 from lorakit.output.edited import EditedFile
@@ -141,10 +142,12 @@ def test_suffixes() -> None:
 
 
 @pytest.mark.parametrize("elsewhere", [False, True])
+@pytest.mark.parametrize("piece", [1 << 25, 7])
 def test_an_edited_copy_has_all_other_bytes(
-    elsewhere: bool, tmp_path: Path, request: pytest.FixtureRequest
+    elsewhere: bool, piece: int, tmp_path: Path, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """In the source's own layout, also between two file systems, which cannot copy by themselves."""
+    """In the source's own layout, also between two file systems, which cannot copy themselves; in any pieces."""
+    monkeypatch.setattr(edited_file, "_PIECE", piece)
     folder = request.getfixturevalue("disk") if elsewhere else tmp_path
     write(tmp_path / "a.safetensors", {"title": "before"})
     changed = np.arange(10, dtype=np.float32).reshape(2, 5)

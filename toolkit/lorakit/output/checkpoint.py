@@ -9,7 +9,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from loracore.errors import MissingPackage
+from loracore.errors import MissingPackage, UsageError
 from loracore.tensorfile import Layer
 from lorakit.output.draft import Draft, cannot
 from lorakit.output.rounding import stored
@@ -17,7 +17,9 @@ from lorakit.output.rounding import stored
 _TORCH = {
     "F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16",
     "I64": "int64", "I32": "int32", "I16": "int16", "I8": "int8", "U8": "uint8", "BOOL": "bool",
-    "F8_E4M3": "float8_e4m3fn", "F8_E5M2": "float8_e5m2",
+    "U16": "uint16", "U32": "uint32", "U64": "uint64", "C64": "complex64", "C128": "complex128",
+    "F8_E4M3": "float8_e4m3fn", "F8_E5M2": "float8_e5m2", "F8_E8M0": "float8_e8m0fnu",
+    "F8_E4M3FNUZ": "float8_e4m3fnuz", "F8_E5M2FNUZ": "float8_e5m2fnuz",
 }  # fmt: skip
 #: Bytes below which a disk is full: torch writes in smaller pieces.
 _FULL = 1 << 16
@@ -27,11 +29,14 @@ class Writer:
     """As that of `lorakit.output.safetensors`. A checkpoint has no place for metadata."""
 
     def __init__(self, draft: Draft, layers: Sequence[Layer], metadata: Mapping[str, str]) -> None:
-        """Raises MissingPackage without torch."""
+        """Raises MissingPackage without torch, and UsageError for a dtype that it does not save."""
         try:
             import torch  # noqa: PLC0415 - takes a second
         except ModuleNotFoundError as error:
             raise MissingPackage("a .pt file needs torch: pip install torch, or give -o a .safetensors") from error
+        for layer in layers:
+            if layer.dtype not in _TORCH:
+                raise UsageError(f"layer {layer.name[:200]!r} is {layer.dtype}; give -o a .safetensors")
         self._torch = torch
         self._draft = draft
         self._layers = {layer.name: layer for layer in layers}

@@ -8,9 +8,9 @@ from typing import Any
 
 import msgspec
 
-from loracore.errors import MalformedFile
+from loracore.errors import FileError, MalformedFile
 from loracore.tensorfile import Container, Layer, Source
-from lorakit.output.draft import Draft, cannot
+from lorakit.output.draft import Draft
 
 #: Bytes that are copied at once, so that progress is told and a job can be cancelled.
 _PIECE = 32 << 20
@@ -99,4 +99,6 @@ def copied_file(source: bytes, draft: Draft, told: Callable[[int], object]) -> N
                 place += len(data)
                 told(len(data))
     except OSError as error:
-        raise cannot(draft.shown, error) from error
+        raise FileError(
+            f"it cannot be read: {(error.strerror or str(error)).lower()}", os.fsdecode(source)
+        ) from error

@@ -26,10 +26,17 @@ _LARGEST = {
 }  # fmt: skip
 
 
-def stored(values: NDArray[Any], dtype: str, layer: str) -> bytes | memoryview:
+class Unstorable(UsageError):
+    """Values that a dtype cannot hold, or that are no numbers; the text names the layer alone."""
+
+
+def stored(
+    values: NDArray[Any], dtype: str, layer: str, remedy: str = "take --dtype float32"
+) -> bytes | memoryview:
     """The bytes of `values` as F64, F32, F16, BF16 or one of eight bits, little-endian, in C order.
 
-    Raises UsageError where a finite value becomes infinite, and where one is not finite.
+    `remedy`: what to do about a value that is too large for the dtype. Raises Unstorable where a finite value
+    becomes infinite, and where one is not finite.
     """
     single: NDArray[Any]
     with np.errstate(over="ignore"):
@@ -45,7 +52,7 @@ def stored(values: NDArray[Any], dtype: str, layer: str) -> bytes | memoryview:
     else:
         rounded = _bfloat16(single)
     if not _lies_within(single, _LARGEST[dtype]) and not _is_finite(rounded, dtype):
-        _refuse(np.asarray(values), dtype, layer)
+        _refuse(np.asarray(values), dtype, layer, remedy)
     return rounded.reshape(-1).view(np.uint8).data
 
 
@@ -103,9 +110,9 @@ def _is_finite(rounded: NDArray[Any], dtype: str) -> bool:
     return bool(np.isfinite(rounded).all())
 
 
-def _refuse(values: NDArray[Any], dtype: str, layer: str) -> None:
+def _refuse(values: NDArray[Any], dtype: str, layer: str, remedy: str) -> None:
     if not np.isfinite(values).all():
-        raise UsageError(f"layer {layer[:200]!r} would hold NaN or Inf; nothing was written")
+        raise Unstorable(f"layer {layer[:200]!r} would hold NaN or Inf; nothing was written")
     largest = float(np.abs(values).max()) if values.size else math.nan
-    what = f"layer {layer[:200]!r} holds {largest:.3g}, more than {NAMES.get(dtype, dtype)} can"
-    raise UsageError(f"{what}; take --dtype float32" if dtype in NAMES else what)
+    name = NAMES.get(dtype, dtype)
+    raise Unstorable(f"layer {layer[:200]!r} holds {largest:.3g}, more than {name} can; {remedy}")

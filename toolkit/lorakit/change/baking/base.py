@@ -98,10 +98,10 @@ def opened_base(path: bytes) -> Iterator[Base]:
 def refuse_quantised(base: Base, component: str, layer: Layer) -> str | None:
     """Why a layer cannot be merged into, or None."""
     if layer.dtype not in FLOATS:
-        return f"its weight in the base is {layer.dtype}: quantised; bake into the model that it was made of"
+        return f"its weight in the base is {layer.dtype}, no float; bake into the model that it was quantised from"
     stem = layer.name.removesuffix(".weight")
     if any(stem + end in base.layers[component] for end in _QUANTISED):
-        return "its weight in the base is quantised with a scale; bake into the model that it was made of"
+        return "its weight in the base is quantised with a scale; bake into the model that it was made from"
     return None
 
 
@@ -125,7 +125,7 @@ def _refuse_quantised_config(path: bytes, config: Mapping[str, Any], is_folder: 
             method = quantised.get("quant_method", "") if isinstance(quantised, dict) else ""
             raise UsageError(
                 f"{os.fsdecode(folder)}: it is quantised ({str(method)[:40] or 'config.json'}); "
-                "bake into the model that it was made of, and quantise the result"
+                "bake into the model that it was made from, and quantise the result"
             )
 
 

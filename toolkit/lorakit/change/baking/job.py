@@ -24,7 +24,7 @@ from lorakit.change.baking.merging import merge_group
 from lorakit.change.baking.output import Output, refuse_output, writing_model
 from lorakit.change.baking.plan import Change, Group, Lora, changes_of, grouped, opened_loras
 from lorakit.change.inputs import checked, described
-from lorakit.output.rounding import NAMES
+from lorakit.output.rounding import NAMES, Unstorable
 from lorakit.output.stamp import stamp
 
 _NAMED = 3
@@ -154,7 +154,10 @@ def _merging(group: Group, base: Base, output: Output) -> Callable[[], int]:
         output.files[base.layers[component][name].file].give(name, start, values)
 
     def merge() -> int:
-        merge_group(group, base, give)
+        try:
+            merge_group(group, base, give)
+        except Unstorable as error:
+            raise UsageError(f"{os.fsdecode(base.path)}: {error}") from error
         return sum(base.layers[component][name].layer.nbytes for component, name in group.layers)
 
     return merge

@@ -31,6 +31,8 @@ KIND = (
     b"diffusion_pytorch_model.safetensors",
 )  # fmt: skip
 _TORCH = b"pytorch_model"
+#: For values that are too large for the base's dtype.
+_REMEDY = "take smaller --weights, or a base in float32"
 
 Told = Callable[[int], object]
 
@@ -48,7 +50,7 @@ class OutputFile:
         """Write rows of a layer that changed, from row `start` on. Raises UsageError and FileError."""
         layer = self.layers[name]
         row = layer.nbytes // layer.shape[0] if layer.shape else 0
-        self.give_bytes(name, stored(values, layer.dtype, name), start * row)
+        self.give_bytes(name, stored(values, layer.dtype, name, _REMEDY), start * row)
 
 
 @dataclass(frozen=True)
@@ -118,7 +120,7 @@ def _file(file: WeightFile, draft: Draft, changed: frozenset[str], stamped: Mapp
     metadata |= {"format": reader.container.metadata.get("format", "pt"), **stamped}
     if reader.container.format == "safetensors":
         edited = EditedFile(draft, reader.source, reader.container, metadata)
-        rest = [_range(edited, *each) for each in edited.ranges(changed)]
+        rest = [_range(file, edited, *each) for each in edited.ranges(changed)]
         return OutputFile(reader.layers, edited.give_bytes, rest, edited.finish)
     writer = Writer(draft, list(reader.layers.values()), {"format": "pt", **stamped})
     left = [name for name in reader.layers if name not in changed]
@@ -126,9 +128,13 @@ def _file(file: WeightFile, draft: Draft, changed: frozenset[str], stamped: Mapp
     return OutputFile(reader.layers, writer.give_bytes, rest, writer.finish)
 
 
-def _range(edited: EditedFile, start: int, size: int) -> Callable[[], int]:
+def _range(file: WeightFile, edited: EditedFile, start: int, size: int) -> Callable[[], int]:
     def copy() -> int:
-        edited.copy(start, size)
+        try:
+            edited.copy(start, size)
+        except FileError as error:
+            error.path = error.path or file.reader.shown
+            raise
         return size
 
     return copy

@@ -65,10 +65,18 @@ def changes_of(lora: Lora, base: Base) -> tuple[list[Change], list[Fault]]:
     faults = [fault for part in lora.parts for fault in beside(part)]
     places = places_of(lora.modules, base, lora.family)
     changes: list[Change] = []
+    taken: dict[tuple[Rows, ...], str] = {}
     for each in lora.modules:
         rows = places[each]
         if rows is None:
             faults.append(Fault(each.name, _missing(each, base)))
+            continue
+        # A pipeline's text encoders have the same names, and one of them alone does not say which it is.
+        other = taken.setdefault(rows, each.name)
+        if other != each.name:
+            faults.append(
+                Fault(each.name, f"it would change what {other!r} changes; give the whole pipeline as --base")
+            )
             continue
         found = _change(each.module, lora.strength, rows, base)
         if isinstance(found, Change):

@@ -19,7 +19,7 @@ from lorakit.change.inputs import checked, counted, described
 from lorakit.output.containers import Writer, container_of, writing
 from lorakit.output.draft import refuse_existing
 from lorakit.output.folder import refuse_folder
-from lorakit.output.rounding import NAMES
+from lorakit.output.rounding import DTYPES, NAMES, Unstorable
 from lorakit.output.stamp import stamp
 
 _NAMED = 3
@@ -37,7 +37,15 @@ def run(parameters: ConvertParameters, context: Context) -> Changed:
 JOB = Job("convert", ConvertParameters, Changed, run)
 
 
+def _check(parameters: ConvertParameters) -> None:
+    if parameters.to is not None and parameters.to not in _SAME.values():
+        raise UsageError(f"there is no convention {parameters.to!r}; there are kohya, peft and diffusers")
+    if parameters.writing.dtype is not None and parameters.writing.dtype not in DTYPES:
+        raise UsageError(f"there is no dtype {parameters.writing.dtype!r} here; there are {', '.join(DTYPES)}")
+
+
 def _convert(parameters: ConvertParameters, context: Context) -> Changed:
+    _check(parameters)
     path, folder = parameters.writing.path, _is_folder(parameters)
     with opened_parts(parameters.path) as parts:
         reads = tuple(os.fsencode(part.adapter.path) for part in parts)
@@ -51,7 +59,10 @@ def _convert(parameters: ConvertParameters, context: Context) -> Changed:
         inputs = tuple(_described(parameters.path, part, hashed=writes) for part in parts)
         if writes:
             stamped = [_metadata(parameters, each, parts[0].adapter, inputs) for each in contents]
-            _write(parameters.writing, list(zip(contents, stamped, strict=True)), folder, context)
+            try:
+                _write(parameters.writing, list(zip(contents, stamped, strict=True)), folder, context)
+            except Unstorable as error:
+                raise UsageError(f"{_shown(parts)}: {error}") from error
         outputs = tuple(_output(path, each, folder, written=writes) for each in contents)
     return Changed(
         "convert", True, writes, inputs, outputs, faults=tuple(faults), warnings=tuple(warnings),
@@ -62,9 +73,8 @@ def _is_folder(parameters: ConvertParameters) -> bool:
     """Whether the result is a PEFT folder."""
     if parameters.to not in (None, "peft"):
         return False
-    return peftfolder.is_folder(parameters.writing.path) and (
-        parameters.to == "peft" or os.path.isdir(parameters.path)
-    )
+    given = os.path.isdir(parameters.path) or os.path.basename(parameters.path).startswith(b"adapter_model.")
+    return peftfolder.is_folder(parameters.writing.path) and (parameters.to == "peft" or given)
 
 
 def _contents(

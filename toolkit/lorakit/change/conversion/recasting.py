@@ -101,6 +101,8 @@ def _shaped(tensor: Tensor, made: Recast, convention: str) -> Tensor:
     """DoRA's magnitude as the convention has it; all other tensors have one shape everywhere."""
     if tensor.role not in {"dora_scale", "magnitude"} or made.algorithm not in FACTORED:
         return tensor
+    if convention == "kohya" and tensor.role == "dora_scale" and len(tensor.shape) > 1:
+        return tensor
     up = next((each for each in made.tensors if each.role == "up"), None)
     if up is None:
         # An embedding's, which PEFT alone has.
