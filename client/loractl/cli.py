@@ -79,7 +79,7 @@ class _Commands(click.Group):
 def cli() -> None:
     """Look after a library of LoRA files: find those that hold the same weights.
 
-    `scan`, and all from `hashes` to `plot`, work by themselves. The others ask a running daemon
+    `scan`, and all from `hashes` to `report`, work by themselves. The others ask a running daemon
     (`lorad --watch DIR`), which is found by --socket, LORAD_SOCKET, or in the runtime folders.
 
     \b

@@ -45,7 +45,7 @@ def _run(notebook: str, scratch: Path, *names: str) -> dict[str, Any]:
 
 def test_blending_is_wrong_by_factors_and_exact_side_by_side(tmp_path: Path) -> None:
     """The notebook's numbers say what its text says: averaged factors are far off, joined ones are not."""
-    found = _run("blending.ipynb", tmp_path, "factorwise", "concatenated", "errors", "resized", "cosine")
+    found = _run("blending.ipynb", tmp_path, "factorwise", "concatenated", "errors", "resized", "cosine", "merged", "shrunk")
     assert found["factorwise"] > 0.5
     assert found["concatenated"] < 1e-12
     errors = [found["errors"][str(rank)] for rank in range(1, 17)]
@@ -54,6 +54,8 @@ def test_blending_is_wrong_by_factors_and_exact_side_by_side(tmp_path: Path) -> 
     assert errors[15] < 1e-7
     assert found["resized"] == pytest.approx(errors[7])
     assert abs(found["cosine"]) < 0.1
+    assert found["merged"] < 1e-6
+    assert found["shrunk"] == pytest.approx(errors[7], rel=1e-4)
 
 
 def test_importance_tells_a_style_from_a_person(tmp_path: Path) -> None:
