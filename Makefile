@@ -34,6 +34,11 @@ bench: $(VENV)/.dev
 	$(BIN)/python -m bench.startup
 	$(BIN)/python -m bench.publish
 	$(BIN)/python -m bench.daemon
+	$(BIN)/python -m bench.hashes
+	$(BIN)/python -m bench.understand
+	$(BIN)/python -m bench.change_surgery
+	$(BIN)/python -m bench.change_compare
+	$(BIN)/python -m bench.change_bake
 
 # The integration tests with 200 killed scans instead of 30, 1,000 kills of a daemon and its children instead of
 # 50, and 100 histories instead of 10; de-duplication with 1,500 new histories instead of 60 known ones.

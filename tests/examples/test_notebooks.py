@@ -45,7 +45,8 @@ def _run(notebook: str, scratch: Path, *names: str) -> dict[str, Any]:
 
 def test_blending_is_wrong_by_factors_and_exact_side_by_side(tmp_path: Path) -> None:
     """The notebook's numbers say what its text says: averaged factors are far off, joined ones are not."""
-    found = _run("blending.ipynb", tmp_path, "factorwise", "concatenated", "errors", "resized", "cosine", "merged", "shrunk")
+    names = ("factorwise", "concatenated", "errors", "resized", "cosine", "merged", "shrunk")
+    found = _run("blending.ipynb", tmp_path, *names)
     assert found["factorwise"] > 0.5
     assert found["concatenated"] < 1e-12
     errors = [found["errors"][str(rank)] for rank in range(1, 17)]
