@@ -73,7 +73,7 @@ class File:
     def row(self) -> Row:
         dev, ino, size, mtime_ns, ctime_ns = (getattr(self.identity, name) for name in Identity.__struct_fields__)
         return Row(
-            self.id, _signed(dev), _signed(ino), size, mtime_ns, ctime_ns, self.read_ns, self.status.value,
+            self.id, signed(dev), signed(ino), size, mtime_ns, ctime_ns, self.read_ns, self.status.value,
             self.layout, self.arrangement, self.base, self.format, self.residue, self.signature,
             self.seconds, self.error, self.deaths, int(self.passed_over),
         )  # fmt: skip
@@ -299,6 +299,6 @@ def is_under(roots: Iterable[bytes]) -> Callable[[bytes], bool]:
     return lambda path: path.startswith(prefixes)
 
 
-def _signed(number: int) -> int:
+def signed(number: int) -> int:
     """An unsigned 64-bit number as SQLite's signed one."""
     return number - 2**64 if number >= 2**63 else number

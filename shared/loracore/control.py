@@ -269,7 +269,7 @@ class Groups(Struct, frozen=True, tag="groups"):
 class DuplicateSet(Struct, frozen=True):
     """Files that hold the same weights as `kept`, each with its level.
 
-    `wasted_bytes` is what the listed ones take; an inode counts once.
+    `wasted_bytes` is what the listed ones take by their sizes; an inode counts once, shared blocks count as well.
     """
 
     kept: bytes

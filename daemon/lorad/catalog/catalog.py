@@ -64,6 +64,15 @@ class Answer(NamedTuple):
     digests: bytes
 
 
+class Newcomer(NamedTuple):
+    """A name in the table `newcomers`, and what its inode was when it was noted."""
+
+    path: bytes
+    ino: int
+    size: int
+    mtime_ns: int
+
+
 class Catalog:
     """The one writer's connection."""
 
@@ -193,6 +202,15 @@ class Catalog:
         columns = ", ".join(("file", *Identified._fields))
         marks = ", ".join("?" * (1 + len(Identified._fields)))
         self._db.execute(f"INSERT OR REPLACE INTO hashes ({columns}) VALUES ({marks})", (file, *found))
+
+    def newcomers(self) -> Iterator[Newcomer]:
+        return map(Newcomer._make, self._db.execute("SELECT * FROM newcomers"))
+
+    def save_newcomer(self, newcomer: Newcomer) -> None:
+        self._db.execute("INSERT OR REPLACE INTO newcomers VALUES (?, ?, ?, ?)", newcomer)
+
+    def drop_newcomers(self, paths: Iterable[bytes]) -> None:
+        self._db.executemany("DELETE FROM newcomers WHERE path = ?", ((path,) for path in paths))
 
     def share_answer(self, source: int, file: int, number: int) -> None:
         """Give `file` the answer that `source` gave: they agree on every layer."""

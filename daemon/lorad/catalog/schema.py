@@ -50,6 +50,12 @@ MIGRATIONS = (
     CREATE INDEX files_layout ON files (layout);
     CREATE INDEX files_signature ON files (signature);
     """,
+    """
+    -- Names of duplicates that the policy is still to be asked about, and the inode of each when it was noted.
+    CREATE TABLE newcomers (
+        path BLOB PRIMARY KEY, ino INTEGER NOT NULL, size INTEGER NOT NULL, mtime_ns INTEGER NOT NULL
+    ) WITHOUT ROWID;
+    """,
 )
 
 

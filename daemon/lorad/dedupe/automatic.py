@@ -8,7 +8,7 @@ from collections.abc import Callable, Collection, Sequence
 
 from loracore.control import Outcome, Refusal
 from lorad.dedupe.desk import Desk
-from lorad.dedupe.newcomers import Newcomers
+from lorad.dedupe.newcomers import MOST, Newcomers
 from lorad.dedupe.plan import UNREAD, YOUNG, Plan, Step
 
 #: Seconds until a file is looked at again that is not read to its end.
@@ -20,42 +20,68 @@ PlanFor = Callable[[Collection[bytes], Callable[[Plan | Refusal], None]], None]
 class Automatic:
     """What the core knows of newcomers becomes plans, and those become actions at the desk.
 
-    `newcomer` and `look` are called by the core; `failed` hears, in any thread, why it could not be acted.
+    `newcomer` and `look` are called by the core; `failed` hears, in any thread, why it could not be acted, and
+    `wake` is called when some were seen to.
     """
 
-    def __init__(self, desk: Desk, plan_for: PlanFor, failed: Callable[[str], None]) -> None:
+    def __init__(
+        self, desk: Desk, plan_for: PlanFor, failed: Callable[[str], None], wake: Callable[[], None]
+    ) -> None:
         self._desk = desk
         self._plan_for = plan_for
         self._failed = failed
+        self._wake = wake
         self._lock = threading.Lock()
         self._newcomers = Newcomers()
         #: Newcomers are planned for, or acted on.
         self._busy = False
-        self._acts = False
+        self.acts = False
 
     def use(self, action: str) -> None:
         """The configured action from now on."""
-        self._acts = action != "report"
-        if not self._acts:
+        self.acts = action != "report"
+        if not self.acts:
             with self._lock:
                 self._newcomers.forget()
 
     def newcomer(self, path: bytes) -> None:
         """A file of this name has become a duplicate."""
-        if self._acts:
+        if self.acts:
             with self._lock:
                 self._newcomers.add(path)
+
+    def take_left(self) -> set[bytes]:
+        """Newcomers that are settled, given up or forgotten, since this was asked the last time."""
+        with self._lock:
+            return self._newcomers.take_left()
+
+    @property
+    def busy(self) -> bool:
+        return self._busy
+
+    @property
+    def room(self) -> int:
+        """How many newcomers more are remembered."""
+        with self._lock:
+            return MOST - len(self._newcomers)
 
     def waits_for(self, names: Collection[bytes]) -> bool:
         """Whether one of these is a newcomer that is not settled yet."""
         with self._lock:
             return any(name in self._newcomers for name in names)
 
-    def look(self) -> None:
-        """See to those that are due, once the catalogue has them."""
+    def look(self, still: Callable[[bytes], bool]) -> None:
+        """See to those that are due, once the catalogue has them. `still`: a name leads to what it did."""
+        now = time.monotonic()
         with self._lock:
-            due = self._newcomers.due(time.monotonic())
-            if not due or self._busy:
+            if self._busy:
+                return
+            named = self._newcomers.due(now)
+            due = [path for path in named if still(path)]
+            if len(due) < len(named):
+                # One that was moved is soon told of under its new name, as long as it waits under the old one.
+                self._newcomers.refused(set(named).difference(due), now)
+            if not due:
                 return
             self._busy = True
         self._plan_for(due, lambda plan: self._planned(due, plan))
@@ -110,6 +136,7 @@ class Automatic:
             self._newcomers.wait(young, ripe)
             self._newcomers.refused(again, now)
             self._busy = False
+        self._wake()
 
     def _later(self, due: Sequence[bytes]) -> None:
         with self._lock:

@@ -13,7 +13,7 @@ from collections.abc import Collection, Iterable
 #: Seconds until the next try.
 _RETRIES = (5.0, 60.0, 600.0, 3600.0)
 #: Names that are remembered; `loractl dedupe` knows all.
-_MOST = 100_000
+MOST = 100_000
 
 
 class Newcomers:
@@ -22,6 +22,8 @@ class Newcomers:
     def __init__(self) -> None:
         #: When each is due, and how often it was tried in vain.
         self._waiting: dict[bytes, tuple[float, int]] = {}
+        #: Those that wait no more, until they are taken.
+        self._left: set[bytes] = set()
         #: None is due before; it is asked far more often than anything changes.
         self._next_due = 0.0
 
@@ -33,8 +35,9 @@ class Newcomers:
 
     def add(self, path: bytes) -> None:
         """It became a duplicate: it is due at once."""
-        if len(self._waiting) < _MOST:
+        if len(self._waiting) < MOST:
             self._waiting[path] = (0.0, 0)
+            self._left.discard(path)
             self._next_due = 0.0
 
     def due(self, now: float) -> list[bytes]:
@@ -47,6 +50,7 @@ class Newcomers:
         """Nothing more is to be done about these."""
         for path in paths:
             self._waiting.pop(path, None)
+            self._left.add(path)
 
     def wait(self, paths: Iterable[bytes], until: float) -> None:
         """Ask again then, without counting that as a try in vain."""
@@ -58,13 +62,20 @@ class Newcomers:
     def refused(self, paths: Collection[bytes], now: float) -> None:
         """It was tried in vain: ask again later, unless that was the last time."""
         for path in paths:
-            _, tried = self._waiting.get(path, (0.0, 0))
+            if path not in self._waiting:
+                continue  # Forgotten while it was tried.
+            _, tried = self._waiting[path]
             if tried < len(_RETRIES):
                 self._waiting[path] = (now + _RETRIES[tried], tried + 1)
                 self._next_due = min(self._next_due, now + _RETRIES[tried])
             else:
-                self._waiting.pop(path, None)
+                self.settled([path])
 
     def forget(self) -> None:
         """The policy is to report again."""
-        self._waiting.clear()
+        self.settled(list(self._waiting))
+
+    def take_left(self) -> set[bytes]:
+        """Names that wait no more, since this was asked the last time."""
+        left, self._left = self._left, set()
+        return left

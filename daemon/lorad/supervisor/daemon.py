@@ -87,7 +87,9 @@ class Daemon:
         self._reporter = Reporter(self._machinery, self._state_dir)
         listen = config.metrics.listen
         self._metrics = MetricsServer(listen, lambda: self._status) if listen else None
-        self._deduplication = Deduplication(self._state_dir, config, self._tell_clients, self._complain)
+        self._deduplication = Deduplication(
+            self._state_dir, config, self._tell_clients, self._complain, self._machinery.wake
+        )
         self._hashing = HashingService(self._state_dir, self._not_hashed, self._machinery.wake)
         self._jobs = JobService(self._state_dir, config.jobs, self._tell_clients, running=self._hashing.give_way)
         self._control = ControlServer(
@@ -144,6 +146,7 @@ class Daemon:
     def _turn(self) -> None:
         try:
             self._tenure.step(self._config, self._pause())
+            self._remember_newcomers()
             self._published_news()
             self._take_news()
             self._tenure.know(self._settling.names)
@@ -166,6 +169,13 @@ class Daemon:
         now = time.monotonic()
         due = self._settling.next_due
         return max(0.0, min(self._next_tick if due is None else min(due, self._next_tick), now + _TICK) - now)
+
+    def _remember_newcomers(self) -> None:
+        """Before anything else is told of a new engine's files: they may be newcomers under another name."""
+        engine, tenure = self._tenure.engine, self._tenure
+        swept = engine is not None and not engine.sweeping
+        if self._deduplication.remember(tenure.remembered, tenure.knows, swept=swept) and engine is not None:
+            engine.save()
 
     def _published_news(self) -> None:
         """Tell of JSON files of a new generation."""

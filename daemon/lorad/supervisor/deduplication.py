@@ -12,6 +12,7 @@ from loracore.control import ActionRefused, ActionTaken, ActionUndone, Event
 from lorad.dedupe.automatic import Automatic, PlanFor
 from lorad.dedupe.day import Day
 from lorad.dedupe.desk import Desk
+from lorad.dedupe.remembered import Remembered
 from lorad.pipeline.protocol import Identity
 from lorad.supervisor.logs import get_logger
 
@@ -20,13 +21,22 @@ _PATIENCE = 1.0
 
 
 class Deduplication:
-    """The core calls its methods; `tell` hears of actions and `complain` of trouble, in any thread."""
+    """The core calls its methods; `tell` hears of actions and `complain` of trouble, in any thread.
+
+    `wake` has the core look again, from any thread.
+    """
 
     def __init__(
-        self, state_dir: str, config: Config, tell: Callable[[Event], None], complain: Callable[[str], None]
+        self,
+        state_dir: str,
+        config: Config,
+        tell: Callable[[Event], None],
+        complain: Callable[[str], None],
+        wake: Callable[[], None],
     ) -> None:
         self._tell = tell
         self._complain = complain
+        self._wake = wake
         self._log = get_logger()
         self._lock = threading.Lock()
         self._day = Day(time.time())
@@ -35,11 +45,14 @@ class Deduplication:
         self._automatic: Automatic | None = None
         #: Duplicates that were found, and after which generation the catalogue has them.
         self._found: dict[bytes, int] = {}
+        self._remembered: Remembered | None = None
+        #: Whether all roots were looked through since the catalogue was opened: what it says may be long past.
+        self._swept = False
         self._config = config
 
     def start(self, plan_for: PlanFor) -> None:
         """Begin, with what makes plans for newcomers."""
-        self._automatic = Automatic(self.desk, plan_for, self._complain)
+        self._automatic = Automatic(self.desk, plan_for, self._complain, self._wake)
         self.use(self._config)
         self.desk.start()
 
@@ -49,16 +62,43 @@ class Deduplication:
         self.desk.use(config)
         if self._automatic:
             self._automatic.use(config.dedupe.action)
+            if not self._automatic.acts:
+                self._found.clear()
+
+    def remember(self, remembered: Remembered | None, knows: Callable[[bytes], bool], *, swept: bool) -> bool:
+        """Go on with the newcomers of a catalogue that was opened, and keep it true to what waits.
+
+        For `knows` see `Remembered`; `swept`: nothing is being looked through. Whether all is to be committed now.
+        """
+        assert self._automatic is not None
+        waiting: list[bytes] = []
+        if remembered is not self._remembered:
+            self._remembered, self._swept = remembered, False
+            # What was not committed is told of again.
+            self._found.clear()
+            waiting = remembered.take_up(knows) if remembered is not None else []
+        if remembered is None:
+            return False
+        left = self._automatic.take_left() - self._found.keys()
+        for path in waiting:
+            if path not in left and not self._automatic.waits_for([path]):
+                self._automatic.newcomer(path)
+        # Plans are made of what is committed, and shall know what the sweep saw.
+        begins, self._swept = swept and not self._swept, self._swept or swept
+        return (remembered.drop(left) if self._automatic.acts else remembered.clear()) or begins
 
     def duplicate(self, path: bytes, generation: int, before: Sequence[bytes]) -> None:
         """A file became a duplicate while the catalogue was at this generation.
 
         `before`: names under which it was one already. Then it is a newcomer only if it was one and still is.
         """
-        if self._config.dedupe.action == "report" or self._automatic is None:
+        if self._automatic is None or self._remembered is None or not self._automatic.acts:
+            return
+        if len(self._found) >= self._automatic.room:
             return
         if not before or not self._found.keys().isdisjoint(before) or self._automatic.waits_for(before):
             self._found[path] = generation
+            self._remembered.note(path)
 
     def relinked(self) -> Iterator[tuple[Identity, Identity]]:
         """What kept files were and are, since they got another name."""
@@ -68,10 +108,12 @@ class Deduplication:
     def look(self, generation: int) -> None:
         """Have those acted on that the catalogue has by now, and tell of the day when it is over."""
         assert self._automatic is not None
-        for path in [path for path, found in self._found.items() if found < generation]:
-            del self._found[path]
-            self._automatic.newcomer(path)
-        self._automatic.look()
+        # One that came again while its name is acted on is not settled with that.
+        if self._remembered is not None and self._swept and not self._automatic.busy:
+            for path in [path for path, found in self._found.items() if found < generation]:
+                del self._found[path]
+                self._automatic.newcomer(path)
+            self._automatic.look(self._remembered.still)
         with self._lock:
             summary = self._day.ended(time.time())
         if summary is not None:

@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 from loracore.config import Config
 from loracore.control import Event
 from lorad.catalog import Catalog
+from lorad.dedupe.remembered import Remembered
 from lorad.engine import Engine
 from lorad.files import is_under
 from lorad.pipeline.machinery import Machinery
@@ -30,7 +31,7 @@ _KNOWN = "known_roots"
 class Tenure:
     """`tell` and `defer` are the engine's; `complain` hears what is wrong with the catalogue.
 
-    `engine` and `catalog` are None while there are none; `trouble` says what is wrong now.
+    `engine`, `catalog` and `remembered` are None while there are none; `trouble` says what is wrong now.
     """
 
     def __init__(
@@ -49,6 +50,7 @@ class Tenure:
         self._complain = complain
         self.engine: Engine | None = None
         self.catalog: Catalog | None = None
+        self.remembered: Remembered | None = None
         self.trouble = ""
         self._open_at = 0.0
         #: The generation with which the engine began.
@@ -132,7 +134,7 @@ class Tenure:
         except sqlite3.Error as error:
             self._complain(f"the last findings could not be saved: {error}; they will be made again")
             self.catalog.abandon()
-        self.engine = self.catalog = None
+        self.engine = self.catalog = self.remembered = None
 
     def fail(self, error: sqlite3.Error) -> None:
         """The catalogue cannot be written: begin again from what it holds, as after a kill."""
@@ -140,7 +142,7 @@ class Tenure:
         self._complain(self.trouble)
         if self.catalog:
             self.catalog.abandon()
-        self.engine = self.catalog = None
+        self.engine = self.catalog = self.remembered = None
         self._open_at = time.monotonic() + _RETRY
 
     def _open(self, config: Config) -> None:
@@ -169,7 +171,7 @@ class Tenure:
             self._complain(f"the catalogue cannot be opened: {error}")
             self._open_at = time.monotonic() + _RETRY
             return
-        self.catalog, self.engine = catalog, engine
+        self.catalog, self.engine, self.remembered = catalog, engine, Remembered(catalog, engine.files)
         self._opened_at = catalog.generation
         self._roots = sorted(roots)
         self._known = [root for root in known.split(b"\0") if root]

@@ -55,10 +55,33 @@ def test_one_that_came_again_is_due_at_once() -> None:
 
 def test_memory_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     """Who copies a library of duplicates in is better served by `loractl dedupe --apply` for the rest."""
-    monkeypatch.setattr(module, "_MOST", 2)
+    monkeypatch.setattr(module, "MOST", 2)
     newcomers = Newcomers()
     for number in range(5):
         newcomers.add(b"/models/%d" % number)
     assert len(newcomers) == 2
     newcomers.forget()
     assert not newcomers.due(0.0)
+
+
+def test_who_waits_no_more_is_told_once() -> None:
+    """Settled, given up or forgotten; one that came again in between is not among them."""
+    newcomers = Newcomers()
+    newcomers.add(FILE)
+    newcomers.add(OTHER)
+    newcomers.settled([FILE, OTHER])
+    newcomers.add(OTHER)
+    assert newcomers.take_left() == {FILE}
+    newcomers.forget()
+    assert newcomers.take_left() == {OTHER}
+    assert not newcomers.take_left()
+
+
+def test_what_was_forgotten_while_it_was_tried_stays_forgotten() -> None:
+    """The policy was set to report meanwhile."""
+    newcomers = Newcomers()
+    newcomers.add(FILE)
+    newcomers.forget()
+    newcomers.refused([FILE], 0.0)
+    newcomers.wait([FILE], 1.0)
+    assert not len(newcomers)
