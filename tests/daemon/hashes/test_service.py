@@ -12,24 +12,22 @@ import psutil
 import pytest
 
 import tests
+from loracore.jobs import finding
 from lorad.catalog import Identified
 from lorad.hashes import service
 from lorad.pipeline.protocol import Identity
+from tests.daemon.hashes import samples
 from tests.daemon.hashes.serving import Core
 
 _ROOT = str(Path(tests.__file__).parent.parent)
 
 
 @pytest.fixture(autouse=True)
-def sample_job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Have this process and the workers find the job of the samples, and not wait as long as a daemon would."""
-    place = tmp_path / "site" / "lorad-9.dist-info"
-    place.mkdir(parents=True)
-    (place / "METADATA").write_text("Metadata-Version: 2.1\nName: lorad\nVersion: 9\n")
-    (place / "entry_points.txt").write_text("[lorad.jobs]\nhashes = tests.daemon.hashes.samples:JOB\n")
-    monkeypatch.syspath_prepend(str(place.parent))
+def sample_job(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have the workers do the job of the samples, and not wait as long as a daemon would."""
+    monkeypatch.setitem(finding._QUICK, "hashes", f"{samples.__name__}:JOB")
     before = os.environ.get("PYTHONPATH")
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(place.parent), _ROOT, *([before] if before else [])]))
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([_ROOT, *([before] if before else [])]))
     monkeypatch.setattr(service, "_AGAIN", 0.05)
     monkeypatch.setattr(service, "_FIRST_WAIT", 0.05)
 
