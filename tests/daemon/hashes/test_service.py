@@ -97,6 +97,30 @@ def test_a_failure_is_tried_a_few_times_and_ends_nothing(core: Core, tmp_path: P
     core.until(lambda: not core.workers())
 
 
+def test_files_that_were_given_up_and_are_gone_keep_nobody_waiting(core: Core, tmp_path: Path) -> None:
+    """A newcomer that fails at first is tried again all the same."""
+    sour = [core.add(tmp_path / f"sour{number}", b"x") for number in range(2)]
+    core.until(lambda: len(core.complaints) == 2 and not core.workers())
+    for file in sour:
+        core.remove(file)
+    shy = core.add(tmp_path / "shy", b"x")
+    core.until(lambda: core.found)
+    assert list(sha256(core)) == [shy]
+
+
+def test_what_was_given_up_is_tried_again_when_the_configuration_is_read(core: Core, tmp_path: Path) -> None:
+    """And so is a file that has the number of one that was given up: the catalogue gives them anew."""
+    sour = core.add(tmp_path / "sour", b"x")
+    core.until(lambda: core.complaints and not core.workers())
+    core.service.use(True)
+    core.until(lambda: len(core.complaints) == 2)
+    core.remove(sour)
+    core.take_number(sour)
+    assert core.add(tmp_path / "fine", b"x") == sour
+    core.until(lambda: core.found)
+    assert sha256(core) == {sour: hashlib.sha256(b"x").digest()}
+
+
 def test_a_file_that_is_another_one_now_has_no_hash(core: Core, tmp_path: Path) -> None:
     """What is found belongs to the identity that the catalogue has, or is not found."""
     core.busy = True
