@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -119,6 +120,22 @@ def test_what_was_given_up_is_tried_again_when_the_configuration_is_read(core: C
     assert core.add(tmp_path / "fine", b"x") == sour
     core.until(lambda: core.found)
     assert sha256(core) == {sour: hashlib.sha256(b"x").digest()}
+
+
+def test_a_process_that_cannot_be_started_is_not_the_files_fault(
+    core: Core, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is told as trouble, and tried again; nothing is counted to the file."""
+    monkeypatch.setattr(service, "_RETRY", 0.05)
+    executable = sys.executable
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "nowhere"))
+    file = core.add(tmp_path / "fine", b"x")
+    core.until(lambda: len(core.complaints) > service.DEATHS)
+    assert "cannot be started: No such file" in core.complaints[-1]
+    assert core.found == []
+    monkeypatch.setattr(sys, "executable", executable)
+    core.until(lambda: core.found)
+    assert [(hashed.file, hashed.found.deaths) for hashed in core.found] == [(file, 0)]
 
 
 def test_a_file_that_is_another_one_now_has_no_hash(core: Core, tmp_path: Path) -> None:
