@@ -317,3 +317,29 @@ def test_it_stands_still_while_a_job_runs(tmp_path: Path, monkeypatch: pytest.Mo
         client.wait_job(number)
         await_hashes(daemon, [path])
         assert {kind for _, kind, _ in find(client, naive(path)["blake3"])} == {"blake3"}
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounting a small file system needs root")
+def test_a_full_disk_is_no_fault_of_the_files(tmp_path: Path) -> None:
+    """They are hashed as soon as the catalogue has room for it."""
+    state = tmp_path / "lorad" / "state"
+    state.mkdir(parents=True)
+    files = fill(tmp_path / "models")
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2m", "lorad-test", state], check=True)
+    try:
+        with Running(tmp_path / "lorad", [tmp_path / "models"], tables=OFF) as daemon, daemon.client() as client:
+            daemon.settle()
+            stuffing = state / "stuffing"
+            with suppress(OSError), stuffing.open("wb", buffering=0) as file:
+                while file.write(bytes(4096)):
+                    pass
+            daemon.tables = ON
+            daemon.configure([tmp_path / "models"])
+            os.kill(daemon.pid, signal.SIGHUP)
+            while not any("is full" in told.text or "no room" in told.text for told in client.status().errors):
+                client.status()
+            stuffing.unlink()
+            daemon.settle_when_it_can()
+            await_hashes(daemon, files)
+    finally:
+        subprocess.run(["umount", "-l", state], check=True)

@@ -351,6 +351,22 @@ def test_bad_modules_are_named_and_the_rest_is_read(tmp_path: Path) -> None:
     assert result.model_info.network_rank == 4
 
 
+def test_nan_and_inf_are_named_where_values_are_looked_at(tmp_path: Path) -> None:
+    """By layer; without `values` no weight is read, and nothing is said of them."""
+    layers = dict(TINY)
+    names = sorted(name for name in layers if name.endswith("lora_up.weight"))[:2]
+    for name, bits in zip(names, (b"\x00\x7e", b"\x00\x7c"), strict=True):
+        dtype, shape, data = layers[name]
+        layers[name] = (dtype, shape, bits + data[2:])
+    path = file(tmp_path, {}, layers)
+    assert described(path).validation_info.is_valid
+    info = lorakit.metadata(path, values=True)["validation_info"]
+    assert not info["is_valid"]
+    assert [line.partition(": ")[2] for line in info["errors"]] == [
+        f"{names[0]} holds 1 NaN", f"{names[1]} holds 1 Inf",
+    ]  # fmt: skip
+
+
 def test_checkpoints_are_read_too(tmp_path: Path) -> None:
     """A `.pt` with what stands beside its tensors."""
     path = save_checkpoint(str(tmp_path / "a.pt"), TINY, nested="state_dict")

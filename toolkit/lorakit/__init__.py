@@ -41,12 +41,15 @@ def hashes(path: Path) -> dict[str, Any]:
     return found
 
 
-def metadata(path: Path) -> dict[str, Any]:
-    """What a file is and says about itself, by the fields of `loracore.jobs.metadata`. Raises FileError."""
+def metadata(path: Path, *, values: bool = False) -> dict[str, Any]:
+    """What a file is and says about itself, by the fields of `loracore.jobs.metadata`.
+
+    `values`: look for NaN and Inf, too. Raises FileError.
+    """
     from loracore.jobs.frame import Alone  # noqa: PLC0415
     from loracore.jobs.metadata import MetadataParameters  # noqa: PLC0415
     from loracore.jobs.plain import plain  # noqa: PLC0415
     from lorakit.facts.job import run  # noqa: PLC0415
 
-    found: dict[str, Any] = plain(run(MetadataParameters(os.fsencode(path)), Alone()))
+    found: dict[str, Any] = plain(run(MetadataParameters(os.fsencode(path), values), Alone()))
     return found

@@ -49,8 +49,9 @@ def hashes(run: RunJob, as_json: bool, file: str) -> None:
 @click.command(short_help="What a file says about itself.")
 @runs_job
 @output_option
+@click.option("--values", is_flag=True, help="Look for NaN and Inf too, which reads all of the file.")
 @click.argument("file", type=click.Path())
-def metadata(run: RunJob, as_json: bool, file: str, output: str | None) -> None:
+def metadata(run: RunJob, as_json: bool, file: str, output: str | None, values: bool) -> None:
     """What FILE, or a PEFT adapter folder, is, how it was trained, and whether it is sound.
 
     Ranks and algorithms are read from names and shapes; where the metadata say otherwise, that is a warning.
@@ -64,7 +65,8 @@ def metadata(run: RunJob, as_json: bool, file: str, output: str | None) -> None:
 
     if output is not None:
         facts.check_output(output)
-    found = run("metadata", MetadataParameters(absolute(file)), MetadataResult, summary=shown(file))
+    wanted = MetadataParameters(absolute(file), values)
+    found = run("metadata", wanted, MetadataResult, summary=shown(file))
     if output is not None:
         facts.export(found, output)
         click.echo(f"written: {shown(output)}", err=True)

@@ -7,9 +7,9 @@ import time
 
 import msgspec
 
+from loracore.errors import StateError
 from loracore.jobs import finding
 from loracore.jobs.hashes import HashesParameters, HashesResult
-from lorad.jobs.keeping import KeptResult
 from lorad.jobs.process import JobProcess
 from lorad.jobs.worker import Came, Failed, Far, Order
 from lorad.pipeline.protocol import Identity
@@ -29,25 +29,26 @@ class HashingProcess:
         self._state_dir = state_dir
         self._place: finding.Place | None = None
         self._process: JobProcess | None = None
-        self._result: KeptResult | None = None
+        #: In memory: a state folder without room must not look like a fault of the file.
+        self._result_fd: int | None = None
         self._paused = False
         self._heard: float | None = None
 
     def hash(self, path: bytes, identity: Identity) -> HashesResult | Failed:
         """The hashes of the file with this identity.
 
-        Raises MissingPackage without the toolkit, and StateError.
+        Raises MissingPackage without the toolkit, and StateError where no process can be had.
         """
         if self._place is None:
             self._place = finding.find(_JOB)
-        if self._process is None or self._result is None:
-            self._result = KeptResult(self._state_dir)
+        if self._process is None or self._result_fd is None:
+            self._result_fd = _memory_file()
             self._process = JobProcess(_GRACE, os.path.join(self._state_dir, "cache"))
         wanted = HashesParameters(path, tuple(getattr(identity, name) for name in Identity.__struct_fields__))
         order = Order(
             self._place,
             msgspec.msgpack.encode(wanted),
-            self._result.fd,
+            self._result_fd,
             threads=1,
             memory=_MEMORY,
             background=True,
@@ -56,8 +57,9 @@ class HashingProcess:
         last = self._process.do(order, self._hear)
         self._heard = None
         if isinstance(last, Came):
-            self._result.size = last.size
-            return _RESULT.decode(self._result.part(0, last.size))
+            return _RESULT.decode(os.pread(self._result_fd, last.size, 0))
+        if last.code == "crashed" and not self._process.started:
+            raise StateError(last.text)
         return last
 
     @property
@@ -89,9 +91,9 @@ class HashingProcess:
         process, self._process = self._process, None
         if process is not None:
             process.end()
-        if self._result is not None:
-            self._result.close()
-            self._result = None
+        if self._result_fd is not None:
+            os.close(self._result_fd)
+            self._result_fd = None
 
     def _hear(self, _: Far | None = None) -> None:
         self._heard = time.monotonic()
@@ -103,3 +105,11 @@ class HashingProcess:
         process = self._process
         if process is not None:
             (process.pause if self._paused else process.go_on)()
+
+
+def _memory_file() -> int:
+    """Raises StateError."""
+    try:
+        return os.memfd_create("lorad-hashes")
+    except OSError as error:
+        raise StateError(f"there is no memory for hashes: {error.strerror}") from error

@@ -65,7 +65,10 @@ class HashingService:
         self._found: Hashed | None = None
         self._hung = False
         self._in_a_row = 0
-        self._attempts: Counter[int] = Counter()
+        #: By identity: numbers of files are given anew when the catalogue is opened again.
+        self._attempts: Counter[Identity] = Counter()
+        #: Whether some file is to be tried again in a while, and whether all that were given up are.
+        self._left = self._forgiven = False
         self._counts = Counts()
         self._present: Wanted | None = None
         self._path = b""
@@ -80,7 +83,7 @@ class HashingService:
         """Hash from now on, or no more. What could not be done before is tried again."""
         with self._changed:
             self._wanted, self._news, self._trouble = on_arrival, True, ""
-            self._in_a_row = 0
+            self._in_a_row, self._forgiven = 0, True
             if not on_arrival:
                 self._process.kill()
             self._changed.notify_all()
@@ -109,9 +112,9 @@ class HashingService:
             found, self._found = self._found, None
             hashes, waiting, failed = self._counts
             if found is not None and found.found.sha256 is not None:
-                self._counts = Counts(hashes + 1, waiting - 1, failed)
+                self._counts = Counts(hashes + 1, max(0, waiting - 1), failed)
             elif found is not None and found.found.error is not None:
-                self._counts = Counts(hashes, waiting - 1, failed + 1)
+                self._counts = Counts(hashes, max(0, waiting - 1), failed + 1)
             self._changed.notify_all()
 
     @property
@@ -171,12 +174,16 @@ class HashingService:
         except Exception as error:
             _LOG.exception("hashing on arrival")
             self._give_up(f"{type(error).__name__}: {error}")
-        given_up = sum(attempts >= _ATTEMPTS for attempts in self._attempts.values())
-        return _AGAIN if self._counts.waiting > given_up else None
+        return _AGAIN if self._left else None
 
     def _hash_all(self) -> None:
         """Hash all files that have no hashes and can be hashed now."""
         self._backlog.begin()
+        self._left = False
+        if self._forgiven:
+            self._forgiven = False
+            self._attempts.clear()
+        failed: Counter[Identity] = Counter()
         count_at = 0.0
         while self._may_go_on():
             if (now := time.monotonic()) >= count_at:
@@ -185,12 +192,20 @@ class HashingService:
                 self._wake()
             wanted = self._backlog.next()
             if wanted is None:
+                # Those that are not there any more are forgotten.
+                self._attempts = failed
                 return
-            if wanted.paths and self._attempts[wanted.file] < _ATTEMPTS and not _is_young(wanted.identity):
+            if not wanted.paths:
+                continue
+            if _is_young(wanted.identity):
+                self._left = True
+            elif self._attempts[wanted.identity] < _ATTEMPTS:
                 self._hash(wanted)
+            if attempts := self._attempts[wanted.identity]:
+                failed[wanted.identity] = attempts
 
     def _hash(self, wanted: Wanted) -> None:
-        attempts = self._attempts[wanted.file]
+        attempts = self._attempts[wanted.identity]
         self._path = path = wanted.paths[attempts % len(wanted.paths)]
         self._present, self._hung = wanted, False
         try:
@@ -199,10 +214,11 @@ class HashingService:
             self._present, self._path = None, b""
         if not isinstance(result, Failed):
             self._in_a_row = 0
-            del self._attempts[wanted.file]
+            del self._attempts[wanted.identity]
             self._hand_over(Hashed(wanted.file, wanted.identity, Identified.of(result)))
         elif result.code == "cancelled" and not self._hung:
             # By ourselves.
+            self._left = True
             self._process.end()
         elif self._process.died:
             self._process.end()
@@ -210,7 +226,8 @@ class HashingService:
         elif result.code == "missing":
             raise MissingPackage(result.text)
         else:
-            self._attempts[wanted.file] += 1
+            self._attempts[wanted.identity] += 1
+            self._left |= attempts + 1 < _ATTEMPTS
             if attempts + 1 == _ATTEMPTS:
                 self._complain(f"it is not hashed: {result.text}", path)
 
@@ -219,6 +236,7 @@ class HashingService:
         deaths = wanted.deaths + 1
         why = f"it was silent for {_SILENCE:.0f} s" if self._hung else result.text
         error = None
+        self._left |= deaths < DEATHS
         if deaths >= DEATHS:
             error = f"hashing it ended {deaths} processes; check the file, and touch it to have it tried again"
         self._complain(error or f"hashing it failed, and is tried again: {why}", path)
@@ -243,6 +261,7 @@ class HashingService:
         self._process.end()
         self._trouble = trouble
         self._complain(f"files are not hashed on arrival: {trouble}", b"")
+        self._left = seconds is not None
         with self._changed:
             self._changed.wait_for(lambda: self._stopping or not self._trouble, seconds)
             self._trouble = ""

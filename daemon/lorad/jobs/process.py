@@ -66,6 +66,11 @@ class JobProcess:
         return Failed("crashed", _death(name, process.returncode))
 
     @property
+    def started(self) -> bool:
+        """Whether there was a process at all."""
+        return self._process is not None
+
+    @property
     def died(self) -> bool:
         """Whether it is there no more."""
         return self._over

@@ -14,9 +14,10 @@ Stated = int | float | str | None
 
 
 class MetadataParameters(msgspec.Struct, frozen=True):
-    """`path`: a file, or a PEFT adapter folder."""
+    """`path`: a file, or a PEFT adapter folder. `values`: look for NaN and Inf too, which reads all of it."""
 
     path: bytes
+    values: bool = False
 
 
 class FileInfo(msgspec.Struct, frozen=True):

@@ -20,6 +20,9 @@ def _run(parameters: HashesParameters, context: Context) -> HashesResult:
         threading.Event().wait()
     if b"sour" in name:
         raise MalformedFile("it is sour; get it again", os.fsdecode(parameters.path))
+    if b"shy" in name and not os.path.exists(parameters.path + b".met"):
+        with open(parameters.path + b".met", "xb"):
+            raise MalformedFile("it is shy; ask again", os.fsdecode(parameters.path))
     if b"lacking" in name:
         raise ModuleNotFoundError("No module named 'package_that_nobody_has'", name="package_that_nobody_has")
     if b"held" in name:

@@ -44,6 +44,15 @@ class Core:
         self.catalog.commit(new_generation=True)
         return self._number
 
+    def remove(self, file: int) -> None:
+        self.catalog.drop_names(path for path, number, _ in list(self.catalog.names()) if number == file)
+        self.catalog.drop_files([file])
+        self.catalog.commit(new_generation=True)
+
+    def take_number(self, number: int) -> None:
+        """The next file gets it, as when the catalogue was opened again."""
+        self._number = number - 1
+
     def until(self, done: Callable[[], object]) -> None:
         """Be the core until something is so."""
         deadline = time.monotonic() + SECONDS

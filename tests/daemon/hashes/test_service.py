@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,24 +13,22 @@ import psutil
 import pytest
 
 import tests
+from loracore.jobs import finding
 from lorad.catalog import Identified
 from lorad.hashes import service
 from lorad.pipeline.protocol import Identity
+from tests.daemon.hashes import samples
 from tests.daemon.hashes.serving import Core
 
 _ROOT = str(Path(tests.__file__).parent.parent)
 
 
 @pytest.fixture(autouse=True)
-def sample_job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Have this process and the workers find the job of the samples, and not wait as long as a daemon would."""
-    place = tmp_path / "site" / "lorad-9.dist-info"
-    place.mkdir(parents=True)
-    (place / "METADATA").write_text("Metadata-Version: 2.1\nName: lorad\nVersion: 9\n")
-    (place / "entry_points.txt").write_text("[lorad.jobs]\nhashes = tests.daemon.hashes.samples:JOB\n")
-    monkeypatch.syspath_prepend(str(place.parent))
+def sample_job(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have the workers do the job of the samples, and not wait as long as a daemon would."""
+    monkeypatch.setitem(finding._QUICK, "hashes", f"{samples.__name__}:JOB")
     before = os.environ.get("PYTHONPATH")
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(place.parent), _ROOT, *([before] if before else [])]))
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([_ROOT, *([before] if before else [])]))
     monkeypatch.setattr(service, "_AGAIN", 0.05)
     monkeypatch.setattr(service, "_FIRST_WAIT", 0.05)
 
@@ -97,6 +96,46 @@ def test_a_failure_is_tried_a_few_times_and_ends_nothing(core: Core, tmp_path: P
     assert core.complaints == [f"it is not hashed: {tmp_path / 'sour'}: it is sour; get it again"]
     assert list(sha256(core)) == [fine]
     core.until(lambda: not core.workers())
+
+
+def test_files_that_were_given_up_and_are_gone_keep_nobody_waiting(core: Core, tmp_path: Path) -> None:
+    """A newcomer that fails at first is tried again all the same."""
+    sour = [core.add(tmp_path / f"sour{number}", b"x") for number in range(2)]
+    core.until(lambda: len(core.complaints) == 2 and not core.workers())
+    for file in sour:
+        core.remove(file)
+    shy = core.add(tmp_path / "shy", b"x")
+    core.until(lambda: core.found)
+    assert list(sha256(core)) == [shy]
+
+
+def test_what_was_given_up_is_tried_again_when_the_configuration_is_read(core: Core, tmp_path: Path) -> None:
+    """And so is a file that has the number of one that was given up: the catalogue gives them anew."""
+    sour = core.add(tmp_path / "sour", b"x")
+    core.until(lambda: core.complaints and not core.workers())
+    core.service.use(True)
+    core.until(lambda: len(core.complaints) == 2)
+    core.remove(sour)
+    core.take_number(sour)
+    assert core.add(tmp_path / "fine", b"x") == sour
+    core.until(lambda: core.found)
+    assert sha256(core) == {sour: hashlib.sha256(b"x").digest()}
+
+
+def test_a_process_that_cannot_be_started_is_not_the_files_fault(
+    core: Core, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is told as trouble, and tried again; nothing is counted to the file."""
+    monkeypatch.setattr(service, "_RETRY", 0.05)
+    executable = sys.executable
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "nowhere"))
+    file = core.add(tmp_path / "fine", b"x")
+    core.until(lambda: len(core.complaints) > service.DEATHS)
+    assert "cannot be started: No such file" in core.complaints[-1]
+    assert core.found == []
+    monkeypatch.setattr(sys, "executable", executable)
+    core.until(lambda: core.found)
+    assert [(hashed.file, hashed.found.deaths) for hashed in core.found] == [(file, 0)]
 
 
 def test_a_file_that_is_another_one_now_has_no_hash(core: Core, tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from math import prod
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from loracore.errors import FileError
 from loracore.jobs.frame import Context, Job
 from loracore.jobs.metadata import (
     ArchitectureInfo,
@@ -38,7 +39,7 @@ T = TypeVar("T")
 
 
 def run(parameters: MetadataParameters, context: Context) -> MetadataResult:
-    """Read the header, the small tensors and PEFT's configuration.
+    """Read the header, the small tensors and PEFT's configuration; with `values`, all tensors.
 
     Raises:
         FileError: the file cannot be read at all; the error names it.
@@ -56,7 +57,9 @@ def run(parameters: MetadataParameters, context: Context) -> MetadataResult:
             model_info=model,
             training_info=training,
             architecture_info=architecture,
-            validation_info=_validation(adapter, stated),
+            validation_info=_validation(
+                adapter, stated, _not_finite(adapter, context) if parameters.values else ()
+            ),
             extraction_time=_time(datetime.datetime.now(datetime.UTC)),
         )
     context.progress(1, 1)
@@ -179,12 +182,29 @@ def _last(name: str) -> str:
     return ".".join(parts[start:])
 
 
-def _validation(adapter: Adapter, stated: Statements) -> ValidationInfo:
+def _not_finite(adapter: Adapter, context: Context) -> Iterator[str]:
+    """A line for each layer of a module that holds NaN or Inf, or whose values cannot be read."""
+    from lorakit.analysis.matrices import finite  # noqa: PLC0415 - loads numpy
+    from lorakit.analysis.survey import Unfit  # noqa: PLC0415
+
+    for done, module in enumerate(adapter.modules):
+        context.progress(done, len(adapter.modules), module.name)
+        for role, layer in module.layers.items():
+            try:
+                finite(layer.name, module.tensor(role))
+            except Unfit as unfit:
+                yield f"{module.name}: {unfit}"
+            except FileError as error:
+                yield f"{module.name}: {error.reason}"
+
+
+def _validation(adapter: Adapter, stated: Statements, not_finite: Iterable[str]) -> ValidationInfo:
     errors: list[str] = []
     warnings: list[str] = []
     for problem in adapter.problems:
         line = f"{problem.module}: {problem.text}" if problem.module else problem.text
         (errors if problem.level == "error" else warnings).append(line)
+    errors += not_finite
     ranks = [module.rank for module in adapter.modules if module.rank is not None]
     # LoKr's alpha means nothing where its parts are whole, and its trainers write any number.
     alphas = [

@@ -1,0 +1,91 @@
+"""All requests, answers and events, and what each travels in."""
+
+from __future__ import annotations
+
+from loracore.control.dedupe import (
+    Applied,
+    ApplyDedupe,
+    GetSavings,
+    History,
+    ListHistory,
+    PlanDedupe,
+    Planned,
+    Savings,
+    UndoActions,
+    Undone,
+)
+from loracore.control.events import Event
+from loracore.control.frame import VERSION, Struct
+from loracore.control.health import Audit, Audited, Doctor, Examined
+from loracore.control.jobs import (
+    CancelJob,
+    GetResult,
+    JobResult,
+    Jobs,
+    JobStarted,
+    JobState,
+    ListJobs,
+    StartJob,
+    WaitJob,
+)
+from loracore.control.library import (
+    Duplicates,
+    Failed,
+    Find,
+    Found,
+    Groups,
+    ListDuplicates,
+    ListFailed,
+    ListGroups,
+    Show,
+    Shown,
+)
+from loracore.control.status import GetStatus, Status, Wait, Waited
+
+Request = (
+    GetStatus | Wait | ListGroups | ListDuplicates | ListFailed | Show | Find | Audit | Doctor
+    | PlanDedupe | ApplyDedupe | UndoActions | ListHistory | GetSavings
+    | StartJob | ListJobs | WaitJob | CancelJob | GetResult
+)  # fmt: skip
+
+
+class Asked(Struct, frozen=True):
+    """A request. `id` grows with each request of a connection; one that does not is refused as replayed."""
+
+    id: int
+    request: Request
+    version: int = VERSION
+
+
+class Refusal(Struct, frozen=True, tag="refused"):
+    """`code`: `malformed too-large unknown-request version replayed not-found busy loading failed`, or these.
+
+    `read-only`: it would change files, and the configuration or this daemon is not set up to.
+    `unknown-job`: the daemon has no job of this name, or runs none.
+    """
+
+    code: str
+    text: str
+
+
+Answer = (
+    Status | Waited | Groups | Duplicates | Failed | Shown | Found | Audited | Examined | Refusal
+    | Planned | Applied | Undone | History | Savings | JobStarted | JobState | Jobs | JobResult
+)  # fmt: skip
+
+
+class Answered(Struct, frozen=True):
+    """`id` is that of the request; 0 where it could not be read."""
+
+    id: int
+    answer: Answer
+    version: int = VERSION
+
+
+class Told(Struct, frozen=True):
+    """An event. `number` counts all events of this daemon, so that a reader sees whether it missed some."""
+
+    number: int
+    time: str
+    event: Event
+    version: int = VERSION

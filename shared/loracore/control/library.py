@@ -1,0 +1,118 @@
+"""What the catalogue knows: groups, duplicates, failed files, one file, and files by a hash."""
+
+from __future__ import annotations
+
+from loracore.control.frame import Struct
+
+
+class ListGroups(Struct, frozen=True, tag="groups"):
+    cursor: str = ""
+
+
+class ListDuplicates(Struct, frozen=True, tag="duplicates"):
+    """`level`: only those of this level; all where it is empty."""
+
+    level: str = ""
+    cursor: str = ""
+
+
+class ListFailed(Struct, frozen=True, tag="failed"):
+    cursor: str = ""
+
+
+class Show(Struct, frozen=True, tag="show"):
+    path: bytes
+
+
+class Find(Struct, frozen=True, tag="find"):
+    """`prefix`: the beginning of a hash, at least `MIN_PREFIX` hex digits; `0x` before it is passed over."""
+
+    prefix: str
+    cursor: str = ""
+
+
+class Group(Struct, frozen=True):
+    """Files of one layout (`signature`: its layout signature), sorted by path."""
+
+    signature: bytes
+    paths: list[bytes]
+
+
+class Groups(Struct, frozen=True, tag="groups"):
+    generation: int
+    groups: list[Group]
+    cursor: str = ""
+
+
+class DuplicateSet(Struct, frozen=True):
+    """Files that hold the same weights as `kept`, each with its level.
+
+    `wasted_bytes` is what the listed ones take by their sizes; an inode counts once, shared blocks count as well.
+    """
+
+    kept: bytes
+    others: list[tuple[bytes, str]]
+    wasted_bytes: int
+
+
+class Duplicates(Struct, frozen=True, tag="duplicates"):
+    generation: int
+    complete: bool
+    sets: list[DuplicateSet]
+    cursor: str = ""
+
+
+class FailedFile(Struct, frozen=True):
+    path: bytes
+    reason: str
+
+
+class Failed(Struct, frozen=True, tag="failed"):
+    generation: int
+    files: list[FailedFile]
+    cursor: str = ""
+
+
+class Shown(Struct, frozen=True, tag="shown"):
+    """All that is known of one file. Digests and signatures are 32 bytes; None where not known (yet).
+
+    `links` are other names of its inode. `kept` and `duplicates` are its set, as in `duplicates.json`: the file
+    itself is among them. `layers` counts them. `hashes` are its identity hashes in hex, those that it has, by the
+    names of `Match`; `hashes_error` says why it cannot be hashed.
+    """
+
+    path: bytes
+    status: str
+    error: str | None
+    size: int
+    mtime_ns: int
+    format: str | None
+    layout: bytes | None
+    weights: bytes | None
+    layers: int | None
+    links: list[bytes]
+    kept: bytes | None
+    duplicates: list[tuple[bytes, str]]
+    load_seconds: float
+    hashes: dict[str, str] = {}
+    hashes_error: str = ""
+
+
+class Match(Struct, frozen=True):
+    """A file with a hash of this `kind`, in hex.
+
+    `layout`, `weights`, `layer`, or an identity hash: `sha256`, `autov1`, `autov2`, `autov3`, `sshs_model_hash`,
+    `sshs_legacy_hash`, `blake3`, `crc32`. Digests of layers are looked through only where no other hash begins so.
+    """
+
+    path: bytes
+    kind: str
+    hash: str
+
+
+class Found(Struct, frozen=True, tag="found"):
+    """`note`: where nothing was found, why identity hashes may be missing, and what to do."""
+
+    matches: list[Match]
+    cursor: str = ""
+    note: str = ""
