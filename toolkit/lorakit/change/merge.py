@@ -25,7 +25,7 @@ from lorakit.change.combining import Combined
 from lorakit.change.destination import Destination, configured
 from lorakit.change.device import array_module, on_host
 from lorakit.change.factors import Factors
-from lorakit.change.inputs import checked, counted, described, through
+from lorakit.change.inputs import check_unchanged, checked, counted, described, through
 from lorakit.change.probing import NEAR_ZERO, vanishes
 from lorakit.change.sums import roles, summed
 from lorakit.change.weighing import DENSE, ranks_of, weights_of
@@ -115,6 +115,7 @@ class _Result:
             config = configured(self._files[0].adapter.config, assembly.keys) if destination.is_folder else {}
             with destination.writing(assembly.layers, metadata, config) as writer:
                 error = self._write(writer, context, xp)
+                check_unchanged(file.adapter for file in self._files)
                 writer.finish()
             size = destination.written_size()
         dtypes = {NAMES[layer.dtype] for layer in assembly.layers if math.prod(layer.shape) > 1}
