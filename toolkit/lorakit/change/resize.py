@@ -75,7 +75,7 @@ class _Result:
         """Write it. Raises FileError and UsageError."""
         config = {}
         if self._destination.is_folder:
-            _refuse_others(self._layout.carried)
+            _refuse_others(module for module, rank in self._plan.ranks.items() if rank is None)
             pairs = [(module.key, rank) for module, rank in self._layout.left.items() if rank is not None]
             config = configured(self._file.adapter.config, pairs)
         with self._destination.writing(self._layout.layers, self._metadata, config) as writer:
