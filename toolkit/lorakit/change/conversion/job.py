@@ -42,6 +42,8 @@ def _check(parameters: ConvertParameters) -> None:
         raise UsageError(f"there is no convention {parameters.to!r}; there are kohya, peft and diffusers")
     if parameters.writing.dtype is not None and parameters.writing.dtype not in DTYPES:
         raise UsageError(f"there is no dtype {parameters.writing.dtype!r} here; there are {', '.join(DTYPES)}")
+    if parameters.writing.device == "cuda":
+        raise UsageError("convert computes next to nothing, and that on the CPU; leave the device away")
 
 
 def _convert(parameters: ConvertParameters, context: Context) -> Changed:
