@@ -16,10 +16,9 @@ from loracore.jobs.change import Changed, Input, Output
 from loracore.jobs.faults import Fault
 from loracore.jobs.frame import Context, Job
 from loracore.jobs.merge import MergeParameters
-from loracore.paths import shown
 from lorakit.analysis.matrices import Opened, opened
 from lorakit.change import carrying, combining, election, knots, sketching
-from lorakit.change.alignment import Group, aligned
+from lorakit.change.alignment import Group, aligned, name_of
 from lorakit.change.assembly import Assembly
 from lorakit.change.combining import Combined
 from lorakit.change.destination import Destination, configured
@@ -231,13 +230,13 @@ def _dropped(empty: Sequence[str]) -> tuple[str, ...]:
 
 def _faults(file: Opened) -> Iterator[Fault]:
     """What could not be read of a file, which is named."""
-    name = shown(os.path.basename(os.fsencode(file.adapter.path)))
+    name = name_of(file.adapter)
     for fault in file.faults:
         yield Fault(fault.module, f"{name}: {fault.reason}")
 
 
 def _warnings(file: Opened) -> Iterator[str]:
-    name = shown(os.path.basename(os.fsencode(file.adapter.path)))
+    name = name_of(file.adapter)
     for text in file.warnings:
         yield f"{name}: {text}"
     loose = sum(1 for _ in carrying.loose(file.adapter, None))
