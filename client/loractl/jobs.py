@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Protocol, TypeVar
 import msgspec
 
 from loracore.control import JobProgress, StartJob
-from loracore.errors import JobFailed, NoDaemonError, RefusedError
+from loracore.errors import JobFailed, NoDaemonError, RefusedError, UsageError
 from loractl.units import count
 
 if TYPE_CHECKING:
@@ -74,7 +74,7 @@ def run_job(
         return run_here(name, parameters, result, told)
     with daemon:
         try:
-            answer = _asked(daemon, StartJob(name, msgspec.msgpack.encode(parameters), summary), told, leave)
+            answer = _asked(daemon, StartJob(name, _encoded(parameters), summary), told, leave)
         except (RefusedError, JobFailed) as error:
             if error.code not in _CANNOT:
                 raise
@@ -89,8 +89,16 @@ def run_here(name: str, parameters: msgspec.Struct, result: type[R], told: Told 
 
     place = finding.find(name)
     finding.use_one_thread_each(os.environ)
-    answer = finding.work(place, msgspec.msgpack.encode(parameters), Alone(threads(), told))
+    answer = finding.work(place, _encoded(parameters), Alone(threads(), told))
     return msgspec.msgpack.decode(answer, type=result)
+
+
+def _encoded(parameters: msgspec.Struct) -> bytes:
+    """Raises UsageError for a number that no message can hold."""
+    try:
+        return msgspec.msgpack.encode(parameters)
+    except OverflowError as error:
+        raise UsageError("a number is beyond 64 bits; give a smaller one") from error
 
 
 def _reached(connect: Connect | None) -> Client | None:

@@ -116,6 +116,7 @@ def test_wrong_usage_ends_with_2_in_one_line(lora: Path, tmp_path: Path) -> None
         (["resize", tmp_path / "none.safetensors", "-o", tmp_path / "x.pt", "--rank", 2], "none.safetensors"),
         (["merge", lora, lora, "-o", tmp_path / "x.pt", "--weights", "1"], "1 weights for 2"),
         (["merge", lora, lora, "-o", tmp_path / "x.pt", "--weights", "1,-1"], "cancel"),
+        (["resize", lora, "-o", tmp_path / "x.pt", "--rank", 10**20], "64 bits"),
     ):
         lines = told(*arguments, code=2).stderr.splitlines()
         assert len(lines) == 1

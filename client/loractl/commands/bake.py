@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import click
 
 from loractl.commands.changing import changes, tell
@@ -11,7 +9,7 @@ from loractl.commands.options import RunJob
 
 
 @click.command(short_help="Merge LoRAs into a base model.")
-@changes(folder=True)
+@changes(output=("OUT", "A folder, or x.safetensors where MODEL is one file."), dtype=None, device=False)
 @click.option("--base", type=click.Path(), metavar="MODEL", required=True,
               help="A Transformers or diffusers folder, or a model in one file.")  # fmt: skip
 @click.option("--weights", metavar="W,W…", help="How much of each LoRA. [default: 1 each]")
@@ -27,7 +25,6 @@ def bake(
     base: str,
     weights: str | None,
     leave_out: bool,
-    **options: Any,
 ) -> None:
     """Write MODEL with each LORA merged into it, a layer at a time: any size fits.
 
@@ -44,6 +41,6 @@ def bake(
         listed = tuple(float(each) for each in weights.split(",")) if weights else ()
     except ValueError as error:
         raise UsageError(f"--weights {weights}: give numbers with commas between, as in 0.7,0.3") from error
-    writing = Writing(absolute(output), force, check, options["dtype"], options["device"])
+    writing = Writing(absolute(output), force, check)
     wanted = BakeParameters(tuple(map(absolute, files)), absolute(base), writing, listed, leave_out)
     tell(run("bake", wanted, Changed, summary=f"{shown(files[0])} into {shown(base)}"), as_json=as_json)

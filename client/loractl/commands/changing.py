@@ -14,28 +14,38 @@ if TYPE_CHECKING:
     from loracore.jobs.change import Changed, Input, Output
 
 
-def changes(*, folder: bool = False) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+_BY_SUFFIX = "The container goes by the suffix: .safetensors, .pt, .bin …"
+
+
+def changes(
+    *,
+    output: tuple[str, str] = ("FILE", _BY_SUFFIX),
+    dtype: str | None = "as in the first input",
+    device: bool = True,
+) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """-o, --force, --check, --dtype and --device, beside what `runs_job` brings.
 
-    The command gets `output`, `force`, `check`, `dtype` and `device`. `folder`: the output is one.
+    The command gets `output`, `force`, `check`, `dtype` and `device`. `output`: what -o is called, and its help.
+    `dtype`: which one it is by default; None for a command that has no choice. `device`: whether one matters.
     """
 
     def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
-        what = "DIR" if folder else "FILE"
-        by = "Into this folder." if folder else "The container goes by the suffix: .safetensors, .pt, .bin …"
-        for option in (
-            click.option(
-                "--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True,
-                help="What computes.",
-            ),
-            click.option(
-                "--dtype", type=click.Choice(["float32", "float16", "bfloat16"]),
-                help="Of the weights that are written. [default: as in the first input]",
-            ),
+        options = [
             click.option("--check", is_flag=True, help="Only look whether it can be done, and what it writes."),
             click.option("--force", is_flag=True, help="Replace what is there."),
-            click.option("-o", "--output", type=click.Path(), metavar=what, required=True, help=by),
-        ):  # fmt: skip
+            click.option("-o", "--output", type=click.Path(), metavar=output[0], required=True, help=output[1]),
+        ]
+        if dtype is not None:
+            text = f"Of the weights that are written. [default: {dtype}]"
+            options.insert(
+                0, click.option("--dtype", type=click.Choice(["float32", "float16", "bfloat16"]), help=text)
+            )
+        if device:
+            choice = click.Choice(["auto", "cpu", "cuda"])
+            options.insert(
+                0, click.option("--device", type=choice, default="auto", show_default=True, help="What computes.")
+            )
+        for option in options:
             function = option(function)
         return runs_job(function)
 

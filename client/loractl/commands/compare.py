@@ -28,7 +28,7 @@ _quality = click.option(
 
 
 @click.command(short_help="What two models differ by, layer by layer.")
-@changes(folder=True)
+@changes(output=("DIR", "Into this folder."), dtype="what most of BASE has")
 @click.option(
     "--threshold", type=click.FloatRange(0), default=1e-6, show_default=True, metavar="T",
     help="An entry that differs by more is changed.",
@@ -94,7 +94,7 @@ def compare(
 
 
 @click.command(short_help="What two models differ by, as a LoRA.")
-@changes(folder=True)
+@changes(output=("DIR", "Into this folder."), dtype="what most of BASE has")
 @click.option("--rank", type=click.IntRange(1), required=True, metavar="N", help="Of every module's factors.")
 @_quality
 @click.argument("base", type=click.Path())

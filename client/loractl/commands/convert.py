@@ -11,7 +11,7 @@ from loractl.commands.options import RunJob
 
 
 @click.command(short_help="kohya, PEFT or diffusers naming, another dtype or container.")
-@changes()
+@changes(device=False)
 @click.option(
     "--to", type=click.Choice(["kohya", "peft", "diffusers"]),
     help="Whose names. [default: those that it has; only dtype and container change]",
@@ -21,9 +21,7 @@ from loractl.commands.options import RunJob
     "--leave-out", is_flag=True, help="Go on without what has no name in the other convention, and name it."
 )
 @click.argument("file", type=click.Path())
-def convert(
-    run: RunJob, as_json: bool, file: str, output: str, force: bool, check: bool, device: str, **options: Any
-) -> None:
+def convert(run: RunJob, as_json: bool, file: str, output: str, force: bool, check: bool, **options: Any) -> None:
     """Write FILE, a LoRA or a PEFT folder, with other names for the same ΔW.
 
     \b
@@ -39,8 +37,6 @@ def convert(
     from loracore.paths import shown  # noqa: PLC0415
     from loractl.jobs import absolute  # noqa: PLC0415
 
-    # Nothing is computed that a GPU would be faster at.
-    del device
     writing = Writing(absolute(output), force=force, check=check, dtype=options.pop("dtype"))
     wanted = ConvertParameters(absolute(file), writing, **options)
     tell(run("convert", wanted, Changed, summary=shown(file)), as_json=as_json)

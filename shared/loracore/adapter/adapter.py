@@ -17,7 +17,7 @@ from loracore.adapter.naming import PEFT_PREFIX, convention_of_file
 from loracore.adapter.peft import PeftConfig, diffusers_configs
 from loracore.adapter.problems import Problem, Problems
 from loracore.adapter.reading import TensorReader
-from loracore.errors import FileError, UnknownFormat
+from loracore.errors import ChangedFile, FileError, UnknownFormat
 from loracore.tensorfile import Layer
 from loracore.tensorfile.peft import CONFIG, read_config, weight_file
 
@@ -60,6 +60,16 @@ class Adapter:
     def values(self, name: str) -> Array:
         """A layer's values in float32, in its shape. Raises FileError."""
         return self._reader.read(name)
+
+    def check_unchanged(self) -> None:
+        """Raises ChangedFile where the file, or PEFT's configuration beside it, is not what was read."""
+        self._reader.check_unchanged()
+        if self.config and read_config(os.path.dirname(os.fsencode(self.path))) != self.config:
+            raise ChangedFile(f"its {os.fsdecode(CONFIG)} changed while it was read; do it again", self.path)
+
+    def sha256(self) -> str:
+        """Of the file that is open. Raises FileError."""
+        return self._reader.sha256()
 
     def close(self) -> None:
         """Close the file. Names and shapes remain; reading values raises FileError."""

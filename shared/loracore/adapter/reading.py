@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import struct
 from collections.abc import Iterator
@@ -9,7 +10,7 @@ from contextlib import ExitStack, contextmanager
 from math import prod
 from typing import TYPE_CHECKING
 
-from loracore.errors import FileError
+from loracore.errors import ChangedFile, FileError
 from loracore.tensorfile import DTYPE_BITS, Layer, open_regular, read_container
 from loracore.tensorfile.strided import gather
 from loracore.tensorfile.ziprecords import record_start
@@ -36,6 +37,7 @@ class TensorReader:
         try:
             # A link is followed: whoever names a file here wants what it leads to.
             self.source = self._stack.enter_context(open_regular(os.path.realpath(path)))
+            self._identity = _identity(self.source.fd)
             self.container = read_container(self.source, path)
         except FileError as error:
             self._stack.close()
@@ -52,6 +54,21 @@ class TensorReader:
 
     def __del__(self) -> None:
         self._stack.close()
+
+    def check_unchanged(self) -> None:
+        """Raises ChangedFile where the file is not what it was when it was opened, or has been replaced."""
+        if _identity(self.source.fd) != self._identity:
+            raise ChangedFile("it changed while it was read; do it again", self.shown)
+
+    def sha256(self) -> str:
+        """Of the whole file that is open, which its name may no longer lead to. Raises FileError."""
+        try:
+            with open(os.dup(self.source.fd), "rb") as file:
+                file.seek(0)
+                return hashlib.file_digest(file, "sha256").hexdigest()
+        except OSError as error:
+            reason = (error.strerror or str(error)).lower()
+            raise FileError(f"it cannot be read: {reason}", self.shown) from error
 
     def read(self, name: str, dtype: DTypeLike = "float32") -> Array:
         """The layer's values in its shape. Eight- and sixteen-bit floats lose nothing in float32.
@@ -120,3 +137,9 @@ class TensorReader:
         places = self.container.arrangement
         base = record_start(self.source, places.records[index]) if places.records else self.container.base
         return base + places.offsets[index]
+
+
+def _identity(fd: int) -> tuple[int, int, int]:
+    """An open file stays the same inode; losing its name to another changes its ctime."""
+    status = os.fstat(fd)
+    return status.st_size, status.st_mtime_ns, status.st_ctime_ns

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -98,6 +99,20 @@ def test_resized_folders_do_what_the_nearest_delta_does(tmp_path: Path, options:
     for method, rank in (("pad", 9), ("truncate", 6)):
         lorakit.resize(given, tmp_path / "out", rank=rank, method=method, force=True)
         assert np.abs(outputs(tmp_path / "out") - expected(before)).max() < 1e-5
+
+
+@pytest.mark.parametrize("kind", ["LoHaConfig", "LoKrConfig"])
+def test_folders_of_other_products_become_folders_of_lora(tmp_path: Path, kind: str) -> None:
+    """LoHa and LoKr of PEFT's own writer, resized into a folder that peft loads as LoRA."""
+    import peft
+
+    config = getattr(peft, kind)(r=3, alpha=6, target_modules=["q_proj", "o_proj"], init_weights=False)
+    peft.get_peft_model(model(), config).save_pretrained(tmp_path / "given")
+    nearest = {name: cut(delta, 2) for name, delta in deltas(tmp_path / "given").items()}
+    lorakit.resize(tmp_path / "given", tmp_path / "out", rank=2)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", message="Unexpected keyword")
+        assert np.abs(outputs(tmp_path / "out") - expected(nearest)).max() < 1e-5
 
 
 def test_dora_keeps_what_it_does(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -305,6 +306,11 @@ def test_what_does_not_go_together_is_refused_by_name(loras: list[Path], tmp_pat
         for role, shape in (("down", (4, 20)), ("up", (24, 4)))
     }
     save_file(layers, other)
+    for number in range(2):
+        (tmp_path / f"adapter{number}").mkdir()
+        os.link((loras[0], other)[number], tmp_path / f"adapter{number}" / "adapter_model.safetensors")
+    with pytest.raises(UsageError, match=r"adapter0 \(sd15\), adapter1 \(flux\)"):
+        lorakit.merge([tmp_path / "adapter0", tmp_path / "adapter1"], out)
     with pytest.raises(
         UsageError, match=r"different base models.*8.safetensors \(sd15\).*other.safetensors \(flux\)"
     ):

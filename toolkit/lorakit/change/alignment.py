@@ -106,7 +106,7 @@ def aligned(
 def _check_families(adapters: Sequence[Adapter]) -> None:
     known = {adapter.family for adapter in adapters} - {"unknown"}
     if len(known) > 1:
-        listed = ", ".join(f"{_name(adapter)} ({adapter.family})" for adapter in adapters)
+        listed = ", ".join(f"{name_of(adapter)} ({adapter.family})" for adapter in adapters)
         raise UsageError(f"these are for different base models: {listed}; merge LoRAs of one base model")
 
 
@@ -114,7 +114,7 @@ def _check_group(group: Group) -> None:
     first = group.members[0]
     for member in group.members:
         module = member.module
-        where = f"{_name(member.file)}: module {module.name[:200]!r}"
+        where = f"{name_of(member.file)}: module {module.name[:200]!r}"
         others = module.layers.keys() & {"bias", "weight", "singular"}
         if module.needs_base or others or not (has_factors(module) or module.algorithm in _DIFFERENCES):
             raise UsageError(
@@ -128,7 +128,7 @@ def _check_group(group: Group) -> None:
         )
         if not same:
             raise UsageError(
-                f"{where} is {_dimensions(module)}, and {_dimensions(first.module)} in {_name(first.file)}; "
+                f"{where} is {_dimensions(module)}, and {_dimensions(first.module)} in {name_of(first.file)}; "
                 "they are for different base models"
             )
 
@@ -152,8 +152,10 @@ def _labels(members: Mapping[tuple[str, str], Sequence[Member]]) -> dict[tuple[s
     return labels
 
 
-def _name(adapter: Adapter) -> str:
-    return shown(os.path.basename(os.fsencode(adapter.path)))
+def name_of(adapter: Adapter) -> str:
+    """Of its file, or of the folder that PEFT's adapters are known by, whose files have one name."""
+    folder, name = os.path.split(os.fsencode(adapter.path))
+    return shown(os.path.basename(folder) if name.startswith(b"adapter_model.") and folder else name)
 
 
 class _Selection:

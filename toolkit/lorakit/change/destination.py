@@ -20,6 +20,10 @@ from lorakit.output.folder import refuse_folder
 
 #: Of a configuration, what the names of all modules make superfluous, and what is folded into the factors.
 _REPLACED = ("layers_to_transform", "layers_pattern", "exclude_modules", "use_rslora", "target_parameters")
+#: What a configuration of any kind of adapter says.
+_OF_ALL = frozenset({
+    "base_model_name_or_path", "revision", "task_type", "auto_mapping", "modules_to_save", "peft_version",
+})  # fmt: skip
 
 
 class Destination:
@@ -80,6 +84,10 @@ def _refuse_twice(layers: Sequence[LayerRef]) -> None:
 def configured(given: Mapping[str, Any], modules: Iterable[tuple[str, int]]) -> dict[str, Any]:
     """The configuration of an adapter of these modules, by key and rank, whose factors hold their scales."""
     scaled = [Scaled(key.removeprefix(PEFT_PREFIX), rank, float(rank)) for key, rank in modules]
+    if given.get("peft_type", "LORA") != "LORA":
+        # LoHa and LoKr have settings of their own, which peft's LoraConfig does not know.
+        given = {key: value for key, value in given.items() if key in _OF_ALL}
+        return peftfolder.lora_config(scaled, **given)
     if not given:
         return peftfolder.lora_config(scaled)
     kept = {key: value for key, value in given.items() if key not in _REPLACED}

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -87,8 +85,14 @@ def described(path: bytes, adapter: Adapter, *, hashed: bool) -> Input:
         modules=len(adapter.modules),
         ranks=counted(module.rank for module in adapter.modules),
         dtypes=tuple(sorted({NAMES.get(layer.dtype, layer.dtype) for layer in adapter.layers.values()})),
-        sha256=_sha256(adapter.path) if hashed else "",
+        sha256=adapter.sha256() if hashed else "",
     )
+
+
+def check_unchanged(adapters: Iterable[Adapter]) -> None:
+    """To be called when all is read, before the result gets its name. Raises ChangedFile."""
+    for adapter in adapters:
+        adapter.check_unchanged()
 
 
 def counted(ranks: Iterable[int | None]) -> dict[str, int]:
@@ -107,11 +111,3 @@ def checked(operation: str, writing: Writing, work: Callable[[], Changed]) -> Ch
         return work()
     except LoraError as error:
         return Changed(operation, False, False, (), (), errors=(str(error),))
-
-
-def _sha256(path: str) -> str:
-    try:
-        with open(os.fsencode(path), "rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        raise FileError(f"it cannot be read: {(error.strerror or str(error)).lower()}", path) from error

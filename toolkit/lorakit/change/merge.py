@@ -16,16 +16,15 @@ from loracore.jobs.change import Changed, Input, Output
 from loracore.jobs.faults import Fault
 from loracore.jobs.frame import Context, Job
 from loracore.jobs.merge import MergeParameters
-from loracore.paths import shown
 from lorakit.analysis.matrices import Opened, opened
 from lorakit.change import carrying, combining, election, knots, sketching
-from lorakit.change.alignment import Group, aligned
+from lorakit.change.alignment import Group, aligned, name_of
 from lorakit.change.assembly import Assembly
 from lorakit.change.combining import Combined
 from lorakit.change.destination import Destination, configured
 from lorakit.change.device import array_module, on_host
 from lorakit.change.factors import Factors
-from lorakit.change.inputs import checked, counted, described, through
+from lorakit.change.inputs import check_unchanged, checked, counted, described, through
 from lorakit.change.probing import NEAR_ZERO, vanishes
 from lorakit.change.sums import roles, summed
 from lorakit.change.weighing import DENSE, ranks_of, weights_of
@@ -115,6 +114,7 @@ class _Result:
             config = configured(self._files[0].adapter.config, assembly.keys) if destination.is_folder else {}
             with destination.writing(assembly.layers, metadata, config) as writer:
                 error = self._write(writer, context, xp)
+                check_unchanged(file.adapter for file in self._files)
                 writer.finish()
             size = destination.written_size()
         dtypes = {NAMES[layer.dtype] for layer in assembly.layers if math.prod(layer.shape) > 1}
@@ -230,13 +230,13 @@ def _dropped(empty: Sequence[str]) -> tuple[str, ...]:
 
 def _faults(file: Opened) -> Iterator[Fault]:
     """What could not be read of a file, which is named."""
-    name = shown(os.path.basename(os.fsencode(file.adapter.path)))
+    name = name_of(file.adapter)
     for fault in file.faults:
         yield Fault(fault.module, f"{name}: {fault.reason}")
 
 
 def _warnings(file: Opened) -> Iterator[str]:
-    name = shown(os.path.basename(os.fsencode(file.adapter.path)))
+    name = name_of(file.adapter)
     for text in file.warnings:
         yield f"{name}: {text}"
     loose = sum(1 for _ in carrying.loose(file.adapter, None))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from math import prod
 
 from loracore.adapter import Module
 from loracore.errors import UsageError
@@ -95,6 +96,9 @@ def _check_possible(caps: Mapping[Module, int | None], parameters: ResizeParamet
     most = max(map(greatest_rank, caps))
     own = [module.rank or 0 for module in caps]
     if parameters.method == "pad":
+        sides = max(min(module.shape[0], prod(module.shape[1:])) for module in caps)
+        if parameters.rank > sides:
+            raise UsageError(f"rank {parameters.rank}: no module has a side of more than {sides}; give up to that")
         if parameters.rank < min(own):
             raise UsageError(f"--method pad to {parameters.rank}: all have {min(own)} or more; give --method svd")
     elif parameters.rank > most:

@@ -18,7 +18,7 @@ from lorakit.change.decomposition import residual
 from lorakit.change.destination import Destination, configured
 from lorakit.change.device import array_module, on_host
 from lorakit.change.factors import decomposed, energy, factors
-from lorakit.change.inputs import checked, counted, described, each
+from lorakit.change.inputs import check_unchanged, checked, counted, described, each
 from lorakit.change.planning import Plan, plan
 from lorakit.change.relayout import Relayout
 from lorakit.output.containers import Writer
@@ -75,13 +75,14 @@ class _Result:
         """Write it. Raises FileError and UsageError."""
         config = {}
         if self._destination.is_folder:
-            _refuse_others(self._layout.carried)
+            _refuse_others(module for module, rank in self._plan.ranks.items() if rank is None)
             pairs = [(module.key, rank) for module, rank in self._layout.left.items() if rank is not None]
             config = configured(self._file.adapter.config, pairs)
         with self._destination.writing(self._layout.layers, self._metadata, config) as writer:
             for one in self._layout.loose:
                 one.give(self._file.adapter, writer)
             told = each(self._file, self._file.modules, lambda module: self._make(module, writer, xp), context)
+            check_unchanged([self._file.adapter])
             writer.finish()
         lost = sum(one for one, _ in told.values())
         whole = sum(one for _, one in told.values())

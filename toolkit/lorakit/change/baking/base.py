@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from loracore.adapter.reading import TensorReader
-from loracore.errors import ChangedFile, UsageError
+from loracore.errors import UsageError
 from loracore.tensorfile import SUFFIXES, Layer
 from lorakit.change.models import shards
 from lorakit.output.rounding import FLOATS
@@ -44,7 +44,6 @@ class WeightFile:
     reader: TensorReader
     name: bytes
     component: str
-    status: os.stat_result
 
 
 @dataclass(frozen=True)
@@ -61,11 +60,7 @@ class Base:
     def check_unchanged(self) -> None:
         """Raises ChangedFile where a weight file is not what it was when it was opened."""
         for file in self.files:
-            now = os.fstat(file.reader.source.fd)
-            if (now.st_size, now.st_mtime_ns, now.st_ctime_ns) != (
-                file.status.st_size, file.status.st_mtime_ns, file.status.st_ctime_ns,
-            ):  # fmt: skip
-                raise ChangedFile("it changed while it was read; do it again", file.reader.shown)
+            file.reader.check_unchanged()
 
 
 @contextmanager
@@ -91,7 +86,7 @@ def opened_base(path: bytes) -> Iterator[Base]:
                     other = files[own[layer.name].file].reader.shown
                     raise UsageError(f"{reader.shown}: {os.path.basename(other)} has the same layers; remove one")
                 own[layer.name] = Place(len(files), layer)
-            files.append(WeightFile(reader, name, shard.component, os.fstat(reader.source.fd)))
+            files.append(WeightFile(reader, name, shard.component))
         yield Base(path, is_folder, tuple(files), layers, config, found.warnings)
 
 

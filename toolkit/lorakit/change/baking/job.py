@@ -11,6 +11,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
+from loracore.adapter import Adapter
 from loracore.errors import FileError, UsageError
 from loracore.jobs.bake import BakeParameters
 from loracore.jobs.change import Changed, Input
@@ -23,7 +24,7 @@ from lorakit.change.baking.base import Base, files_beside, opened_base
 from lorakit.change.baking.merging import merge_group
 from lorakit.change.baking.output import Output, refuse_output, writing_model
 from lorakit.change.baking.plan import Change, Group, Lora, changes_of, grouped, opened_loras
-from lorakit.change.inputs import checked, described
+from lorakit.change.inputs import check_unchanged, checked, described
 from lorakit.output.rounding import NAMES, Unstorable
 from lorakit.output.stamp import stamp
 
@@ -53,7 +54,8 @@ def _bake(parameters: BakeParameters, context: Context) -> Changed:
         groups = grouped(changes)
         inputs = _inputs(loras, hashed=not writing.check)
         if not writing.check:
-            _write(parameters, base, groups, inputs, context)
+            adapters = [part.adapter for lora in loras for part in lora.parts]
+            _write(parameters, base, groups, inputs, adapters, context=context)
         return Changed(
             "bake", True, not writing.check, inputs, (_told(parameters, base, changes),),
             faults=tuple(faults), warnings=_warnings(loras, base),
@@ -117,7 +119,13 @@ def _warnings(loras: Sequence[Lora], base: Base) -> tuple[str, ...]:
 
 
 def _write(
-    parameters: BakeParameters, base: Base, groups: Sequence[Group], inputs: Sequence[Input], context: Context
+    parameters: BakeParameters,
+    base: Base,
+    groups: Sequence[Group],
+    inputs: Sequence[Input],
+    adapters: Sequence[Adapter],
+    *,
+    context: Context,
 ) -> None:
     changed: list[set[str]] = [set() for _ in base.files]
     for group in groups:
@@ -133,6 +141,7 @@ def _write(
         steps += [step for file in output.files for step in file.rest]
         _work(steps, progress, context.threads)
         base.check_unchanged()
+        check_unchanged(adapters)
         output.finish()
 
 

@@ -15,7 +15,7 @@ from loracore.jobs.frame import Context, Job
 from lorakit.change import peftfolder
 from lorakit.change.conversion.contents import Contents, kept, recasted
 from lorakit.change.conversion.parts import Part, opened_parts
-from lorakit.change.inputs import checked, counted, described
+from lorakit.change.inputs import check_unchanged, checked, counted, described
 from lorakit.output.containers import Writer, container_of, writing
 from lorakit.output.draft import refuse_existing
 from lorakit.output.folder import refuse_folder
@@ -42,6 +42,8 @@ def _check(parameters: ConvertParameters) -> None:
         raise UsageError(f"there is no convention {parameters.to!r}; there are kohya, peft and diffusers")
     if parameters.writing.dtype is not None and parameters.writing.dtype not in DTYPES:
         raise UsageError(f"there is no dtype {parameters.writing.dtype!r} here; there are {', '.join(DTYPES)}")
+    if parameters.writing.device == "cuda":
+        raise UsageError("convert computes next to nothing, and that on the CPU; leave the device away")
 
 
 def _convert(parameters: ConvertParameters, context: Context) -> Changed:
@@ -60,7 +62,8 @@ def _convert(parameters: ConvertParameters, context: Context) -> Changed:
         if writes:
             stamped = [_metadata(parameters, each, parts[0].adapter, inputs) for each in contents]
             try:
-                _write(parameters.writing, list(zip(contents, stamped, strict=True)), folder, context)
+                adapters = [part.adapter for part in parts]
+                _write(parameters.writing, list(zip(contents, stamped, strict=True)), adapters, folder, context)
             except Unstorable as error:
                 raise UsageError(f"{_shown(parts)}: {error}") from error
         outputs = tuple(_output(path, each, folder, written=writes) for each in contents)
@@ -145,7 +148,11 @@ def _described(path: bytes, part: Part, *, hashed: bool) -> Input:
 
 
 def _write(
-    wanted: Writing, stamped: Sequence[tuple[Contents, Mapping[str, str]]], folder: bool, context: Context
+    wanted: Writing,
+    stamped: Sequence[tuple[Contents, Mapping[str, str]]],
+    adapters: Sequence[Adapter],
+    folder: bool,
+    context: Context,
 ) -> None:
     total = float(sum(layer.nbytes for each, _ in stamped for layer in each.tensors))
     done = 0.0
@@ -153,12 +160,14 @@ def _write(
         contents, metadata = stamped[0]
         with writing(wanted.path, contents.layers, metadata, force=wanted.force) as writer:
             _fill(writer, contents, done, total, context)
+            check_unchanged(adapters)
             writer.finish()
         return
     with peftfolder.writing_folder(wanted.path, force=wanted.force) as made:
         for each, metadata in stamped:
             writer = made.add(each.layers, metadata, each.config or {}, each.folder)
             done = _fill(writer, each, done, total, context)
+        check_unchanged(adapters)
         made.finish()
 
 
