@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import hashlib
 import json
 import os
@@ -317,6 +318,22 @@ def test_it_stands_still_while_a_job_runs(tmp_path: Path, monkeypatch: pytest.Mo
         client.wait_job(number)
         await_hashes(daemon, [path])
         assert {kind for _, kind, _ in find(client, naive(path)["blake3"])} == {"blake3"}
+
+
+def test_a_process_that_stands_still_ends_with_its_daemon(daemon: Running, tmp_path: Path) -> None:
+    """Also where orphans are adopted within the daemon's session, so that the kernel does not hang up on them."""
+    libc, set_child_subreaper = ctypes.CDLL(None), 36
+    write_long(tmp_path / "loras" / "long.safetensors", 256)
+    assert libc.prctl(set_child_subreaper, 1, 0, 0, 0) == 0
+    try:
+        process = worker(daemon, has_read(4))
+        os.kill(daemon.pid, signal.SIGKILL)
+        daemon.wait()
+        process.wait(SECONDS / 4)
+    finally:
+        libc.prctl(set_child_subreaper, 0, 0, 0, 0)
+        with suppress(psutil.Error):
+            process.kill()
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="mounting a small file system needs root")

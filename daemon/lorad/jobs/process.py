@@ -82,7 +82,7 @@ class JobProcess:
             self._wait(process)
 
     def pause(self) -> None:
-        """Have it stand still. It ends with the daemon all the same: the kernel hangs up on orphans that stand."""
+        """Have it stand still. One in the background ends with the daemon all the same: the kernel sees to it."""
         self._signal_group(signal.SIGSTOP)
 
     def go_on(self) -> None:

@@ -35,6 +35,8 @@ _GRACE = 3.0
 #: How much it gives way to others: the daemon itself, and the models that are served. What nobody waits for gives
 #: way to jobs, too.
 _NICENESS, _BACKGROUND = 10, 19
+#: `prctl(2)`
+_PR_SET_PDEATHSIG = 1
 #: Characters of what a job is at, and of why it failed.
 _WHAT, _WHY = 200, 4000
 
@@ -183,12 +185,24 @@ def _bound(order: Order) -> None:
     if order.background:
         import psutil  # noqa: PLC0415 - jobs that somebody waits for do not wait for it
 
+        _end_with_parent()
+
         # Of disks, too: where the scheduler knows idle reads, they come after everybody else's.
         with contextlib.suppress(OSError, psutil.Error):
             psutil.Process().ionice(psutil.IOPRIO_CLASS_IDLE)
     if order.memory:
         # Of what the process writes to: mapped model files, and what CUDA reserves, do not count.
         resource.setrlimit(resource.RLIMIT_DATA, (order.memory, order.memory))
+
+
+def _end_with_parent() -> None:
+    """Have the kernel end this process when the thread that started it ends, also while it stands still.
+
+    The hang-up of orphans that stand does not come where who adopts them is of their session, as supervisord.
+    """
+    import ctypes  # noqa: PLC0415 - for this alone
+
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
 
 
 def _written(result: bytes, order: Order) -> Word:
