@@ -234,7 +234,7 @@ def _written(
     try:
         # As they would come from a client: who is mistaken in a value learns it before the work.
         wanted = msgspec.msgpack.decode(msgspec.msgpack.encode(wanted), type=parameters)
-    except (msgspec.MsgspecError, TypeError) as error:
+    except (msgspec.MsgspecError, TypeError, OverflowError) as error:
         raise UsageError(f"wrong parameters: {error}") from error
     found: dict[str, Any] = plain(run(wanted, _alone()))
     return found

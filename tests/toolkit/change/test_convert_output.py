@@ -137,7 +137,7 @@ def test_stems_that_no_model_has_are_kept_or_refused(tmp_path: Path) -> None:
 def test_words_that_mean_nothing_are_refused(tmp_path: Path) -> None:
     """Also where no command line has looked at them."""
     path = small(tmp_path / "a.safetensors")
-    for options, word in (({"to": "comfy"}, "no convention 'comfy'"), ({"dtype": "fp8"}, "no dtype 'fp8'")):
+    for options, word in (({"to": "comfy"}, r"'comfy' - at `\$.to`"), ({"dtype": "fp8"}, "'fp8' - at .*dtype")):
         with pytest.raises(UsageError, match=word):
             lorakit.convert(path, tmp_path / "b.safetensors", **options)  # type: ignore[arg-type]
 

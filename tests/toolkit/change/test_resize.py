@@ -265,7 +265,8 @@ def test_bad_input_is_one_line_and_writes_nothing(lora: Path, tmp_path: Path) ->
         ({}, "--rank"), ({"rank": 0}, "1 or more"), ({"rank": 9}, "more than 8"),
         ({"rank": 2, "method": "pad"}, "pad"), ({"prune": 1.5}, "--prune"), ({"sv_fro": 2.0}, "--sv-fro"),
         ({"sv_ratio": 0.5}, "--sv-ratio"), ({"sv_ratio": 2.0, "sv_knee": True}, "several"),
-        ({"rank": 60, "method": "pad"}, "more than 24"), ({"budget": 90000, "sv_knee": True}, "budget"), ({"sv_knee": True, "method": "truncate"}, "truncate"),
+        ({"budget": 90000, "sv_knee": True}, "budget"), ({"sv_knee": True, "method": "truncate"}, "truncate"),
+        ({"rank": 60, "method": "pad"}, "more than 24"), ({"rank": 10**20}, "wrong parameters"),
         ({"budget": "lots"}, "lots"), ({"rank_per_block": {"nowhere": 4}}, "nowhere"),
     ):  # fmt: skip
         with pytest.raises(UsageError, match=word):

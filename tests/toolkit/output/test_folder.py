@@ -128,6 +128,23 @@ def test_a_killed_process_leaves_no_weights(tmp_path: Path) -> None:
     assert os.listdir(tmp_path / hidden) == []
 
 
+def test_what_a_killed_process_left_goes_with_the_next(tmp_path: Path) -> None:
+    """But not the hidden folder of one that is still at it, nor what only looks like one."""
+    (tmp_path / ".lorad-0123.tmp").mkdir()
+    command = [sys.executable, "-c", KILLED, os.fspath(tmp_path / "a")]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"writing\n"
+        before = set(os.listdir(tmp_path))
+        with made(tmp_path / "b") as draft:
+            draft.finish()
+        assert set(os.listdir(tmp_path)) == {*before, "b"}
+        process.send_signal(signal.SIGKILL)
+    with made(tmp_path / "c") as draft:
+        draft.finish()
+    assert set(os.listdir(tmp_path)) == {".lorad-0123.tmp", "b", "c"}
+
+
 def test_a_full_disk_is_one_clear_line(disk: Path) -> None:
     """That names the file as it would be, not the hidden one; and the disk is empty again."""
     with (

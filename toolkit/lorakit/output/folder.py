@@ -1,7 +1,8 @@
 """A folder in the making: hidden beside its place until all that belongs in it is there.
 
 Its weight files have no name until the end (`draft`), so a process that is killed leaves a hidden folder without
-weights, which nothing takes for a model.
+weights, which nothing takes for a model. The hidden folder is locked (flock(2)) by whoever makes it: one that
+nobody holds was left by a kill, and the next that makes a folder beside it takes it away.
 """
 
 from __future__ import annotations
@@ -9,7 +10,9 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import errno
+import fcntl
 import os
+import re
 import secrets
 import shutil
 import stat
@@ -25,6 +28,7 @@ from lorakit.output.draft import Draft, cannot
 _NOREPLACE, _EXCHANGE = 1, 2
 _UNSUPPORTED = (errno.ENOSYS, errno.EINVAL, errno.EOPNOTSUPP)
 _AT_FDCWD = -100
+_HIDDEN = re.compile(rb"\.lorad-[0-9a-f]{16}\.tmp")
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -71,9 +75,9 @@ class FolderDraft:
         self._force = force
         self._kind = kind
         refuse_folder(self.path, force=force, kind=kind)
-        self._hidden = os.path.join(os.path.dirname(self.path), b".lorad-%s.tmp" % secrets.token_hex(8).encode())
+        _remove_left(os.path.dirname(self.path))
         try:
-            os.mkdir(self._hidden)
+            self._hidden, self._lock = _hidden_folder(os.path.dirname(self.path))
         except OSError as error:
             raise cannot(self.path, error) from error
         self._drafts = ExitStack()
@@ -87,6 +91,7 @@ class FolderDraft:
     ) -> None:
         self._drafts.close()
         shutil.rmtree(self._hidden, ignore_errors=True)
+        os.close(self._lock)
 
     def place(self, name: bytes) -> bytes:
         """Where a file of the folder lies for now, in a folder that is there then. Raises FileError."""
@@ -175,3 +180,48 @@ def _sync(folder: bytes) -> None:
             os.fsync(fd)
     finally:
         os.close(fd)
+
+
+def _hidden_folder(beside: bytes) -> tuple[bytes, int]:
+    """A new folder, and the descriptor that locks it. Raises OSError."""
+    while True:
+        path = os.path.join(beside, b".lorad-%s.tmp" % secrets.token_hex(8).encode())
+        os.mkdir(path)
+        with contextlib.suppress(FileNotFoundError):
+            lock = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            if _locked(lock) is not False and _is_there(path, lock):
+                return path, lock
+            os.close(lock)
+        # It was taken for a leftover, in the moment before it was locked.
+
+
+def _locked(fd: int) -> bool | None:
+    """Whether it is locked now; None where the file system has no locks."""
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:
+        return None
+    return True
+
+
+def _is_there(path: bytes, fd: int) -> bool:
+    try:
+        return os.path.samestat(os.stat(path), os.fstat(fd))
+    except OSError:
+        return False
+
+
+def _remove_left(beside: bytes) -> None:
+    """Take folders away that a killed process left, as far as that can be done."""
+    with contextlib.suppress(OSError):
+        for name in filter(_HIDDEN.fullmatch, os.listdir(beside)):
+            path = os.path.join(beside, name)
+            with contextlib.suppress(OSError):
+                lock = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+                try:
+                    if _locked(lock):
+                        shutil.rmtree(path, ignore_errors=True)
+                finally:
+                    os.close(lock)
