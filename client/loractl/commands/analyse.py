@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING
 
 import click
 
+from loractl.commands.leftout import tell_rest
 from loractl.commands.options import RunJob, runs_job
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from typing import Any
 
-    from loracore.jobs.faults import Fault
     from loracore.jobs.table import Table
 
 #: Rows that are shown where nobody has said how many.
@@ -93,7 +93,7 @@ def importance(
         click.echo("")
         _show("Blocks", blocks, blocks.names, None, 2 * _TOP)
         click.echo(analyses.covering_line(found), err=True)
-    _tell(found.faults, found.warnings)
+    tell_rest(found.faults, found.warnings)
 
 
 @click.command(short_help="Singular values of each module.")
@@ -129,7 +129,7 @@ def spectrum(
     _give(output, as_json, [("Spectra", table)], lambda: plain(found))
     if not as_json and output is None:
         _show("", table, analyses.SPECTRUM_COLUMNS, top)
-    _tell(found.faults, found.warnings)
+    tell_rest(found.faults, found.warnings)
 
 
 @click.command(short_help="Principal components of each layer.")
@@ -158,7 +158,7 @@ def pca(run: RunJob, as_json: bool, file: str, output: str | None, top: int | No
     _give(output, as_json, [("Principal components", table)], lambda: plain(found))
     if not as_json and output is None:
         _show("", table, analyses.PCA_COLUMNS, top)
-    _tell(found.faults, found.warnings)
+    tell_rest(found.faults, found.warnings)
 
 
 @click.command(short_help="A picture of what is in the weights.")
@@ -198,7 +198,7 @@ def plot(run: RunJob, as_json: bool, kind: Any, files: tuple[str, ...], output: 
         print(json.dumps({**told, "faults": plain(found.faults), "warnings": plain(found.warnings)}), flush=True)
     else:
         click.echo(f"written: {shown(output)}", err=True)
-    _tell(found.faults, found.warnings)
+    tell_rest(found.faults, found.warnings)
 
 
 def _give(
@@ -240,15 +240,3 @@ def _show(title: str, table: Table, names: Sequence[str], top: int | None, count
         click.echo(f"no room for {left_out}: a wider terminal shows more, --json and -o have all", err=True)
     if len(table) > shown:
         click.echo(f"… and {len(table) - shown:,} more; --top K shows more of them", err=True)
-
-
-def _tell(faults: Sequence[Fault], warnings: Sequence[str]) -> None:
-    """What was left out, and what else is to be known."""
-    from loracore.paths import shown  # noqa: PLC0415 - not for --help
-
-    for warning in warnings[:_TOP]:
-        click.echo(f"warning: {shown(warning)}", err=True)
-    for fault in faults[:_TOP]:
-        click.echo(f"left out: {shown(fault.module)}: {shown(fault.reason)}", err=True)
-    if len(faults) > _TOP:
-        click.echo(f"… and {len(faults) - _TOP:,} more modules were left out; --json names them", err=True)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from loractl.commands.leftout import tell_rest
 from loractl.commands.options import runs_job
 
 if TYPE_CHECKING:
@@ -70,10 +71,7 @@ def tell(found: Changed, *, as_json: bool) -> None:
         tables.show_table(columns, rows)
         if found.error is not None:
             click.echo(f"‖ΔW - ΔW'‖ / ‖ΔW‖ = {found.error:.3g}")
-    for warning in found.warnings:
-        click.echo(f"warning: {shown(warning)}", err=True)
-    for fault in found.faults:
-        click.echo(f"left out: {shown(fault.module)}: {shown(fault.reason)}", err=True)
+    tell_rest(found.faults, found.warnings)
     for error in found.errors:
         click.echo(f"loractl: {shown(error)}", err=True)
     if not found.is_valid:

@@ -8,15 +8,13 @@ from typing import TYPE_CHECKING
 import click
 
 from loractl.commands.changing import changes
+from loractl.commands.leftout import tell_rest
 from loractl.commands.options import RunJob
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from loracore.jobs.change import Device, Stored
     from loracore.jobs.compare import CompareResult, Engine, Extraction, Model, Quality
     from loracore.jobs.extract import ExtractResult
-    from loracore.jobs.faults import Fault
 
 #: Layers that are named where nobody has asked for all.
 _TOP = 20
@@ -90,7 +88,7 @@ def compare(
         _show_models(found)
         if found.written:
             _show_layers(found)
-    _tell(found.faults, found.warnings)
+    tell_rest(found.faults, found.warnings, "layers")
 
 
 @click.command(short_help="What two models differ by, as a LoRA.")
@@ -138,7 +136,7 @@ def extract(
             _say(found)
             _show_extraction(found.extraction)
     left_out = found.extraction.faults if found.extraction is not None else ()
-    _tell((*found.faults, *left_out), found.warnings)
+    tell_rest((*found.faults, *left_out), found.warnings, "layers")
 
 
 def _print_json(found: CompareResult | ExtractResult) -> None:
@@ -209,14 +207,3 @@ def _say(found: CompareResult | ExtractResult) -> None:
 def _show_extraction(found: Extraction) -> None:
     text = f"a LoRA of {found.modules:,} modules, rank {found.rank}, {found.convention}, {found.dtype}"
     click.echo(f"{text}: ‖X - BA‖ / ‖X‖ = {found.error:.3g}", err=True)
-
-
-def _tell(faults: Sequence[Fault], warnings: Sequence[str]) -> None:
-    from loracore.paths import shown  # noqa: PLC0415 - not for --help
-
-    for warning in warnings[:_TOP]:
-        click.echo(f"warning: {shown(warning)}", err=True)
-    for fault in faults[:_TOP]:
-        click.echo(f"left out: {shown(fault.module)}: {shown(fault.reason)}", err=True)
-    if len(faults) > _TOP:
-        click.echo(f"… and {len(faults) - _TOP:,} more layers were left out; --json names them", err=True)
