@@ -183,7 +183,7 @@ def _validation(adapter: Adapter, stated: Statements) -> ValidationInfo:
     errors: list[str] = []
     warnings: list[str] = []
     for problem in adapter.problems:
-        line = f"{problem.module}: {problem.text}" if problem.module else problem.text
+        line = problem.line
         (errors if problem.level == "error" else warnings).append(line)
     ranks = [module.rank for module in adapter.modules if module.rank is not None]
     # LoKr's alpha means nothing where its parts are whole, and its trainers write any number.
