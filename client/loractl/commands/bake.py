@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from loractl.commands.changing import changes, tell
+from loractl.commands.changing import changes, tell, weights_option
 from loractl.commands.options import RunJob
 
 
@@ -12,7 +12,7 @@ from loractl.commands.options import RunJob
 @changes(output=("OUT", "A folder, or x.safetensors where MODEL is one file."), dtype=None, device=False)
 @click.option("--base", type=click.Path(), metavar="MODEL", required=True,
               help="A Transformers or diffusers folder, or a model in one file.")  # fmt: skip
-@click.option("--weights", metavar="W,W…", help="How much of each LoRA. [default: 1 each]")
+@weights_option("How much of each LoRA.")
 @click.option("--leave-out", is_flag=True, help="Go on without modules that the base lacks, and name them.")
 @click.argument("files", type=click.Path(), nargs=-1, required=True, metavar="LORA...")
 def bake(
@@ -23,7 +23,7 @@ def bake(
     force: bool,
     check: bool,
     base: str,
-    weights: str | None,
+    weights: tuple[float, ...],
     leave_out: bool,
 ) -> None:
     """Write MODEL with each LORA merged into it, a layer at a time: any size fits.
@@ -31,16 +31,11 @@ def bake(
     The result is what MODEL is: a folder with its files, or one file (-o FILE.safetensors). Layers that no LoRA
     touches are copied as they are; all keep their dtype.
     """
-    from loracore.errors import UsageError  # noqa: PLC0415 - not for --help
-    from loracore.jobs.bake import BakeParameters  # noqa: PLC0415
+    from loracore.jobs.bake import BakeParameters  # noqa: PLC0415 - not for --help
     from loracore.jobs.change import Changed, Writing  # noqa: PLC0415
     from loracore.paths import shown  # noqa: PLC0415
     from loractl.jobs import absolute  # noqa: PLC0415
 
-    try:
-        listed = tuple(float(each) for each in weights.split(",")) if weights else ()
-    except ValueError as error:
-        raise UsageError(f"--weights {weights}: give numbers with commas between, as in 0.7,0.3") from error
     writing = Writing(absolute(output), force, check)
-    wanted = BakeParameters(tuple(map(absolute, files)), absolute(base), writing, listed, leave_out)
+    wanted = BakeParameters(tuple(map(absolute, files)), absolute(base), writing, weights, leave_out)
     tell(run("bake", wanted, Changed, summary=f"{shown(files[0])} into {shown(base)}"), as_json=as_json)

@@ -53,6 +53,19 @@ def changes(
     return decorate
 
 
+def weights_option(text: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """--weights W,W…, as `weights`: a tuple of numbers, empty where it is not given."""
+    return click.option("--weights", metavar="W,W…", callback=_numbers, help=f"{text} [default: 1 each]")
+
+
+def _numbers(_: click.Context, parameter: click.Parameter, text: str | None) -> tuple[float, ...]:
+    """Raises click's error for what is no list of numbers."""
+    try:
+        return tuple(float(part) for part in text.split(",")) if text is not None else ()
+    except ValueError as error:
+        raise click.BadParameter("give numbers with commas between, such as 0.7,0.3", param=parameter) from error
+
+
 def tell(found: Changed, *, as_json: bool) -> None:
     """Say what became of it; exits with 2 where a check found that it cannot be done."""
     from loracore.jobs.plain import plain  # noqa: PLC0415 - not for --help

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from loractl.commands.changing import changes, tell
+from loractl.commands.changing import changes, tell, weights_option
 
 if TYPE_CHECKING:
     from loractl.commands.options import RunJob
@@ -31,7 +31,7 @@ _METHODS = ("linear", "svd", "pca", "ties", "dare_ties", "dare_linear", "knots")
     help="[default: exact for linear, else the greatest of the inputs]",
 )  # fmt: skip
 @click.option("--method", type=click.Choice(_METHODS), default="linear", show_default=True)
-@click.option("--weights", metavar="W,W…", help="One for each FILE, such as 0.7,0.3. [default: 1 each]")
+@weights_option("One for each FILE, such as 0.7,0.3.")
 @click.argument("files", type=click.Path(), nargs=-1, required=True, metavar="FILE...")
 def merge(
     run: RunJob,
@@ -42,7 +42,7 @@ def merge(
     check: bool,
     dtype: Any,
     device: Any,
-    weights: str | None,
+    weights: tuple[float, ...],
     **options: Any,
 ) -> None:
     """Merge the LoRAs FILE, files or PEFT folders, into one; names and metadata are the first one's.
@@ -64,18 +64,7 @@ def merge(
     wanted = MergeParameters(
         tuple(absolute(file) for file in files),
         Writing(absolute(output), force=force, check=check, dtype=dtype, device=device),
-        weights=_numbers(weights),
+        weights=weights,
         **options,
     )
     tell(run("merge", wanted, Changed, summary=f"{len(files)} into {shown(output)}"), as_json=as_json)
-
-
-def _numbers(text: str | None) -> tuple[float, ...]:
-    """Raises click's error for what is no list of numbers."""
-    if text is None:
-        return ()
-    try:
-        return tuple(float(part) for part in text.split(","))
-    except ValueError as error:
-        text = "give numbers with commas between, such as 0.7,0.3"
-        raise click.BadParameter(text, param_hint="--weights") from error

@@ -57,6 +57,11 @@ class Module:
         """The tensor of a role, unscaled. Raises KeyError where there is none, FileError as the reader does."""
         return self._reader.read(self.layers[role].name, dtype)
 
+    @property
+    def file(self) -> str:
+        """The path of the file that it is in, as errors call it."""
+        return self._reader.shown
+
     def stored(self, role: str) -> bytes:
         """The bytes of a role's tensor: little-endian, in C order. Raises KeyError and FileError as `tensor`."""
         return self._reader.stored(self.layers[role].name)

@@ -18,6 +18,11 @@ class Problem:
     module: str
     text: str
 
+    @property
+    def line(self) -> str:
+        """With the module, if it is of one."""
+        return f"{self.module}: {self.text}" if self.module else self.text
+
 
 class Problems:
     """Collects problems; of each kind the first hundred, and how many more."""

@@ -101,6 +101,30 @@ def test_nothing_is_replaced_unasked(tmp_path: Path) -> None:
     assert os.listdir(tmp_path / "home") == ["letter.txt"]
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+@pytest.mark.parametrize("value", [float("nan"), float("-inf")])
+def test_what_is_no_number_is_not_carried_over(value: float, dtype: torch.dtype, tmp_path: Path) -> None:
+    """Also where the bytes would stay what they are."""
+    stem = "lora_unet_mid_block_attentions_0_transformer_blocks_0_attn1_to_q"
+    up = randn(8, 2).to(dtype)
+    up[3, 1] = torch.finfo(dtype).max
+    tensors = {f"{stem}.lora_down.weight": randn(2, 8).to(dtype), f"{stem}.lora_up.weight": up}
+    convert(small(tmp_path / "a.safetensors", **tensors), tmp_path / "b.safetensors", "diffusers")
+    up[3, 1] = value
+    path = small(tmp_path / "a.safetensors", **tensors)
+    with pytest.raises(UsageError, match=r"a\.safetensors: layer '.*lora_B.*' holds NaN or Inf; take"):
+        lorakit.convert(path, tmp_path / "c.safetensors", to="diffusers")
+    assert not (tmp_path / "c.safetensors").exists()
+
+
+def test_warnings_say_which_module_they_are_of(tmp_path: Path) -> None:
+    stem = "lora_unet_mid_block_attentions_0_transformer_blocks_0_attn1_to_q"
+    tensors = {f"{stem}.lora_down.weight": randn(2, 8), f"{stem}.lora_up.weight": randn(8, 2)}
+    path = small(tmp_path / "a.safetensors", **tensors, **{f"{stem}.alpha": torch.tensor(0.0)})
+    (warning,) = convert(path, tmp_path / "b.safetensors", "diffusers")["warnings"]
+    assert warning.startswith(f"{stem}: alpha is 0")
+
+
 def test_several_models_do_not_fit_into_one_peft_file(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"text_encoder.*give -o a folder"):
         lorakit.convert(sd15(tmp_path), tmp_path / "x.safetensors", to="peft")

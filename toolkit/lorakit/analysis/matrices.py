@@ -50,11 +50,7 @@ def opened(path: bytes) -> Iterator[Opened]:
             labels[module] = module.key if module.name in taken else module.name
             taken.add(labels[module])
         faults = [Fault(one.module, one.text) for one in adapter.problems if one.level == "error"]
-        warnings = [
-            f"{one.module}: {one.text}" if one.module else one.text
-            for one in adapter.problems
-            if one.level != "error"
-        ]
+        warnings = [one.line for one in adapter.problems if one.level != "error"]
         partly = sum(module.needs_base for module in adapter.modules)
         if partly:
             warnings.append(

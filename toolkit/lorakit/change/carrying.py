@@ -23,10 +23,11 @@ FACTORS = frozenset({
     "lokr_w1", "lokr_w1_a", "lokr_w1_b", "lokr_w2", "lokr_w2_a", "lokr_w2_b", "lokr_t1", "lokr_t2",
 })  # fmt: skip
 #: The role of each algorithm that takes a scale; the first that a module has.
-_SCALED = ("up", "embedding_up", "hada_w1_a", "lokr_w1", "lokr_w1_a")
+SCALED = ("up", "embedding_up", "hada_w1_a", "lokr_w1", "lokr_w1_a")
 #: kohya's arguments of a network; these are ranks and alphas of its convolutions.
 _ARGUMENTS, _RANKS = "ss_network_args", frozenset({"conv_dim", "conv_alpha"})
-_FLOATS = frozenset({"F64", *DTYPES.values(), "F8_E4M3", "F8_E5M2", "F8_E4M3FNUZ", "F8_E5M2FNUZ"})
+#: All dtypes whose values another dtype may hold.
+FLOATS = frozenset({"F64", *DTYPES.values(), "F8_E4M3", "F8_E5M2", "F8_E4M3FNUZ", "F8_E5M2FNUZ"})
 
 
 class Carried(NamedTuple):
@@ -47,7 +48,7 @@ class Carried(NamedTuple):
 def kept(module: Module, dtype: Stored | None) -> Iterator[Carried]:
     """All layers of a module that is not changed. A scale that only a configuration states is folded in."""
     scaled = _stated_elsewhere(module)
-    role = next((role for role in _SCALED if role in module.layers), "")
+    role = next((role for role in SCALED if role in module.layers), "")
     for each, layer in module.layers.items():
         factor = module.scale if scaled and each in {role, "up_bias"} else 1.0
         if each == "alpha" and dtype is not None and module.alpha is not None:
@@ -73,7 +74,7 @@ def loose(adapter: Adapter, dtype: Stored | None) -> Iterator[Carried]:
 
 def carried(layer: LayerRef, dtype: Stored | None, factor: float = 1.0) -> Carried:
     """A layer in the dtype that is asked for; numbers that are no floats stay what they are."""
-    convert = layer.dtype in _FLOATS and (dtype is not None or factor != 1)
+    convert = layer.dtype in FLOATS and (dtype is not None or factor != 1)
     return Carried(layer, replace(layer, dtype=stored_dtype(layer.dtype, dtype)) if convert else layer, factor)
 
 

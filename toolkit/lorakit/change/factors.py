@@ -226,12 +226,18 @@ def _is_finite(values: Doubles) -> bool:
         return bool(np.isfinite(values.sum())) or bool(np.isfinite(values).all())
 
 
-def _named(module: Module) -> str:
-    """Which layer of it holds what no ΔW can be computed from."""
+def unfinite(module: Module) -> str | None:
+    """Which layer holds NaN or Inf, and what to do about it; None where none does. Raises FileError."""
     for role, layer in module.layers.items():
         values = module.tensor(role)
         nan, infinite = int(np.isnan(values).sum()), int(np.isinf(values).sum())
         parts = [f"{count:,} {what}" for count, what in ((nan, "NaN"), (infinite, "Inf")) if count]
         if parts:
             return f"layer {layer.name[:200]!r} holds {' and '.join(parts)}; take a checkpoint from before that"
-    return f"module {module.name[:200]!r} has a ΔW that overflows; take a checkpoint from before that"
+    return None
+
+
+def _named(module: Module) -> str:
+    """Why no ΔW can be computed of it."""
+    overflows = f"module {module.name[:200]!r} has a ΔW that overflows; take a checkpoint from before that"
+    return unfinite(module) or overflows

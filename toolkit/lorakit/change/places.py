@@ -115,7 +115,8 @@ def stored_dtype(given: str, wanted: Stored | None) -> str:
 def alpha_dtype(alpha: float, dtype: str) -> str:
     """As the factors, or float32 where they are too coarse to hold it: bfloat16 has no 257."""
     if dtype == "F16":
-        return "F16" if float(np.float16(alpha)) == alpha else "F32"
+        with np.errstate(over="ignore"):
+            return "F16" if float(np.float16(alpha)) == alpha else "F32"
     if dtype == "BF16":
         return "BF16" if not np.float32(alpha).view(np.uint32) & 0xFFFF else "F32"
     return "F32"

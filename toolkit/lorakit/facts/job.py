@@ -202,7 +202,7 @@ def _validation(adapter: Adapter, stated: Statements, not_finite: Iterable[str])
     errors: list[str] = []
     warnings: list[str] = []
     for problem in adapter.problems:
-        line = f"{problem.module}: {problem.text}" if problem.module else problem.text
+        line = problem.line
         (errors if problem.level == "error" else warnings).append(line)
     errors += not_finite
     ranks = [module.rank for module in adapter.modules if module.rank is not None]

@@ -24,6 +24,11 @@ _LARGEST = {
     "F64": float(np.finfo(np.float64).max), "F32": float(np.finfo(np.float32).max), "F16": 65504.0,
     "BF16": float.fromhex("0x1.fep127"), "F8_E4M3": 448.0, "F8_E5M2": 57344.0,
 }  # fmt: skip
+#: As what each is read, and its exponent's bits, which all are set in NaN and Inf.
+_EXPONENTS = {
+    "F64": ("<u8", 0x7FF << 52), "F32": ("<u4", 0xFF << 23),
+    "F16": ("<u2", 0x1F << 10), "BF16": ("<u2", 0xFF << 7),
+}  # fmt: skip
 
 
 class Unstorable(UsageError):
@@ -54,6 +59,15 @@ def stored(
     if not _lies_within(single, _LARGEST[dtype]) and not _is_finite(rounded, dtype):
         _refuse(np.asarray(values), dtype, layer, remedy)
     return rounded.reshape(-1).view(np.uint8).data
+
+
+def refuse_unfinite(data: bytes, dtype: str, layer: str) -> None:
+    """Raises Unstorable where bytes that are stored as they were hold NaN or Inf; eight bits are not looked at."""
+    if dtype in _EXPONENTS:
+        kind, exponent = _EXPONENTS[dtype]
+        bits = np.frombuffer(data, kind)
+        if bits.size and bool(((bits & bits.dtype.type(exponent)) == exponent).any()):
+            raise Unstorable(f"layer {layer[:200]!r} holds NaN or Inf; take a checkpoint from before that")
 
 
 def as_stored(values: NDArray[Any], dtype: str, layer: str) -> NDArray[np.float32]:

@@ -17,6 +17,8 @@ STALE = frozenset({
     "sshs_model_hash", "sshs_legacy_hash", "modelspec.hash_sha256", "modelspec.date", "modelspec.merged_from",
     "modelspec.thumbnail", "format",
 })  # fmt: skip
+#: Stands for the hash of what is only checked, so that the size of the result is known to the byte.
+_NOT_READ = "0" * 64
 #: ModelSpec's word for each base family (github.com/Stability-AI/ModelSpec).
 _ARCHITECTURES = {
     "sd15": "stable-diffusion-v1/lora", "sd2": "stable-diffusion-v2-768-v/lora",
@@ -54,7 +56,7 @@ def stamp(
         "lorad.operation": operation,
         "lorad.parameters": json.dumps(dict(parameters), sort_keys=True),
         "lorad.inputs": json.dumps([
-            {"name": shown(os.path.basename(each.path)), "sha256": each.sha256} for each in inputs
+            {"name": shown(os.path.basename(each.path)), "sha256": each.sha256 or _NOT_READ} for each in inputs
         ]),
     }  # fmt: skip
     if family in _ARCHITECTURES:

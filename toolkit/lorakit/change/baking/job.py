@@ -12,7 +12,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from loracore.adapter import Adapter
-from loracore.errors import FileError, UsageError
+from loracore.errors import FileError, MalformedFile, UsageError
 from loracore.jobs.bake import BakeParameters
 from loracore.jobs.change import Changed, Input
 from loracore.jobs.change import Output as Told
@@ -24,6 +24,7 @@ from lorakit.change.baking.base import Base, files_beside, opened_base
 from lorakit.change.baking.merging import merge_group
 from lorakit.change.baking.output import Output, refuse_output, writing_model
 from lorakit.change.baking.plan import Change, Group, Lora, changes_of, grouped, opened_loras
+from lorakit.change.factors import unfinite
 from lorakit.change.inputs import check_unchanged, checked, described
 from lorakit.output.rounding import NAMES, Unstorable
 from lorakit.output.stamp import stamp
@@ -105,7 +106,7 @@ def _inputs(loras: Sequence[Lora], *, hashed: bool) -> tuple[Input, ...]:
 def _warnings(loras: Sequence[Lora], base: Base) -> tuple[str, ...]:
     found = [*base.warnings]
     found += [
-        each.text
+        each.line
         for lora in loras
         for part in lora.parts
         for each in part.adapter.problems
@@ -166,6 +167,9 @@ def _merging(group: Group, base: Base, output: Output) -> Callable[[], int]:
         try:
             merge_group(group, base, give)
         except Unstorable as error:
+            for module in (change.module for change in group.changes):
+                if text := unfinite(module):
+                    raise MalformedFile(text, module.file) from error
             raise UsageError(f"{os.fsdecode(base.path)}: {error}") from error
         return sum(base.layers[component][name].layer.nbytes for component, name in group.layers)
 

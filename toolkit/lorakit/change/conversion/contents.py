@@ -6,6 +6,7 @@ import json
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,7 @@ from loracore.jobs.convert import Convention
 from loracore.jobs.faults import Fault
 from loracore.tensorfile import Layer
 from lorakit.change import keys
+from lorakit.change.carrying import FLOATS
 from lorakit.change.conversion.arrangement import arranged
 from lorakit.change.conversion.kronecker import loha_config, lokr_config
 from lorakit.change.conversion.parts import Located, Part, located
@@ -26,11 +28,8 @@ from lorakit.change.conversion.recasting import recast
 from lorakit.change.conversion.tensors import Recast, Tensor
 from lorakit.change.keys import Nameless
 from lorakit.change.peftfolder import Scaled, lora_config, patterns
+from lorakit.change.places import alpha_dtype, stored_dtype
 from lorakit.output.rounding import DTYPES, NAMES
-
-#: Dtypes that values are not computed for, and what takes their place.
-_INSTEAD = {"F64": "F32"}
-_FLOATS = frozenset({"F64", "F32", "F16", "BF16", "F8_E4M3", "F8_E5M2"})
 
 
 @dataclass(frozen=True)
@@ -57,7 +56,7 @@ def kept(adapter: Adapter, dtype: Stored | None, folder: bytes) -> Contents:
     found: dict[Layer, Tensor] = {}
     for layer in adapter.layers.values():
         tensor = _of_layer(adapter, layer)
-        wanted = dtype if layer.dtype in _FLOATS else None
+        wanted = dtype if layer.dtype in FLOATS else None
         if layer.name in alphas and wanted is not None:
             found[Layer(layer.name, _alpha_dtype(tensor, wanted), layer.shape)] = tensor
         else:
@@ -216,11 +215,9 @@ def _of_layer(adapter: Adapter, layer: Layer) -> Tensor:
 
 
 def _dtype(tensor: Tensor, wanted: Stored | None) -> str:
-    if wanted is not None:
-        return DTYPES[wanted]
-    if tensor.stored is not None or tensor.dtype in NAMES:
+    if wanted is None and tensor.stored is not None:
         return tensor.dtype
-    return _INSTEAD.get(tensor.dtype, "F16")
+    return stored_dtype(tensor.dtype, wanted)
 
 
 def _alpha(value: float) -> Tensor:
@@ -228,12 +225,5 @@ def _alpha(value: float) -> Tensor:
 
 
 def _alpha_dtype(tensor: Tensor, wanted: Stored) -> str:
-    """As the factors, or float32 where they are too coarse to hold it: bfloat16 has no 257."""
-    value = tensor.values().astype(np.float32)
-    if wanted == "float16":
-        with np.errstate(over="ignore"):
-            exact = bool((value.astype(np.float16) == value).all())
-        return "F16" if exact else "F32"
-    if wanted == "bfloat16":
-        return "F32" if (value.view(np.uint32) & 0xFFFF).any() else "BF16"
-    return "F32"
+    # One of several numbers is none that anybody reads.
+    return alpha_dtype(float(tensor.values().item()), DTYPES[wanted]) if prod(tensor.shape) == 1 else "F32"

@@ -19,7 +19,7 @@ from lorakit.change.inputs import check_unchanged, checked, counted, described
 from lorakit.output.containers import Writer, container_of, writing
 from lorakit.output.draft import refuse_existing
 from lorakit.output.folder import refuse_folder
-from lorakit.output.rounding import DTYPES, NAMES, Unstorable
+from lorakit.output.rounding import DTYPES, NAMES, Unstorable, refuse_unfinite
 from lorakit.output.stamp import stamp
 
 _NAMED = 3
@@ -84,7 +84,7 @@ def _contents(
     parameters: ConvertParameters, parts: Sequence[Part], folder: bool
 ) -> tuple[list[Contents], list[Fault], list[str]]:
     dtype = parameters.writing.dtype
-    warnings = [problem.text for part in parts for problem in part.adapter.problems if problem.level == "warning"]
+    warnings = [problem.line for part in parts for problem in part.adapter.problems if problem.level == "warning"]
     to = parameters.to or _convention(parts)
     if _keeps_names(parameters, parts, folder):
         return [kept(part.adapter, dtype, part.folder if folder else b"") for part in parts], [], warnings
@@ -175,7 +175,9 @@ def _fill(writer: Writer, contents: Contents, done: float, total: float, context
     """Give the writer all layers. Returns how many bytes are done then."""
     for layer, tensor in contents.tensors.items():
         if tensor.stored is not None and layer.dtype == tensor.dtype:
-            writer.give_bytes(layer.name, tensor.stored())
+            data = tensor.stored()
+            refuse_unfinite(data, layer.dtype, layer.name)
+            writer.give_bytes(layer.name, data)
         else:
             writer.give(layer.name, tensor.values())
         done += layer.nbytes

@@ -12,6 +12,7 @@ from dataclasses import replace
 import numpy as np
 
 from loracore.adapter import Module
+from lorakit.change.carrying import SCALED
 from lorakit.change.conversion.arrangement import Target
 from lorakit.change.conversion.joining import of_rows
 from lorakit.change.conversion.tensors import BESIDE, FACTORED, Recast, Tensor, Values, alpha_of, kept, only
@@ -19,8 +20,6 @@ from lorakit.change.keys import Nameless
 
 #: Algorithms whose tensors are called alike by kohya's LyCORIS and PEFT.
 _ALIKE = frozenset({"loha", "lokr"})
-#: Which factor takes the scale of a product of several.
-_FOLDED = ("up", "embedding_up", "hada_w1_a", "lokr_w1", "lokr_w1_a")
 
 
 def recast(target: Target, convention: str, *, fold: bool) -> Recast:
@@ -124,7 +123,7 @@ def _folded(made: Recast, scale: float) -> Recast:
     if made.algorithm in FACTORED and scale and math.isfinite(scale):
         power = round(math.log2(abs(scale)) / 2)
     factors = {"down": 2.0**power, "embedding_down": 2.0**power}
-    factors |= dict.fromkeys(_FOLDED, scale / 2.0**power)
+    factors |= dict.fromkeys(SCALED, scale / 2.0**power)
     if made.algorithm in FACTORED:
         # PEFT's bias is scaled with ΔW.
         factors["up_bias"] = scale
