@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from peft import LoraConfig
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from transformers import (
     AutoModelForCausalLM,
@@ -78,6 +79,16 @@ def test_shards_stay_shards_and_untouched_layers_every_bit(form: str, dtype: tor
     model = AutoModelForCausalLM.from_pretrained(tmp_path / "out", dtype=dtype)
     assert all(torch.equal(model.state_dict()[name], value) for name, value in after.items())
     assert found["outputs"][0]["modules"] == len(touched)
+    assert read_by(shards[0]) == {
+        f"base/{path.name}": lorakit.hashes(path)["blake3"] for path in base.glob(f"*-of-*.{form}")
+    }
+
+
+def read_by(shard: Path) -> dict[str, str]:
+    """The files of models that went into it, by what it says, with their BLAKE3."""
+    with safe_open(shard, "np") as file:
+        read = json.loads(file.metadata()["lorad.inputs"])
+    return {each["name"]: each["blake3"] for each in read if "blake3" in each}
 
 
 def as_checkpoints(base: Path) -> None:

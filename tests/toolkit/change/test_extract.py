@@ -217,3 +217,6 @@ def test_it_says_how_it_was_made(tmp_path: Path) -> None:
         found = file.metadata()
     assert (found["ss_network_dim"], found["ss_network_alpha"], found["lorad.operation"]) == ("4", "4", "extract")
     assert "base.safetensors" in found["lorad.parameters"]
+    read = [{"name": path.name, "blake3": lorakit.hashes(path)["blake3"]} for path in (base, tuned)]
+    assert json.loads(found["lorad.inputs"]) == read
+    assert metadata(tmp_path / "out")["inputs"] == read

@@ -41,7 +41,7 @@ def run(parameters: CompareParameters, context: Context) -> CompareResult:
         if parameters.writing.check:
             return _result(parameters, opened, None)
         with session.walked(opened, _wish(parameters, opened, engines), context) as found:
-            return _written(parameters, opened, found)
+            return _written(parameters, opened, found, context)
 
 
 JOB = Job("compare", CompareParameters, CompareResult, run)
@@ -76,14 +76,14 @@ def _wish(parameters: CompareParameters, opened: Session, engines: dict[str, Eng
     )
 
 
-def _written(parameters: CompareParameters, opened: Session, found: Walked) -> CompareResult:
+def _written(parameters: CompareParameters, opened: Session, found: Walked, context: Context) -> CompareResult:
     """Write all files; `comparison_report.txt` is the last."""
     folder, records = parameters.writing.path, found.records
     faults = session.faults(opened, records)
     extraction: Extraction | None = None
     files: tuple[bytes, ...] = ()
     if parameters.lora_rank is not None:
-        extraction, files = session.extraction(opened, found, parameters.lora_rank, parameters.quality)
+        extraction, files = session.extraction(opened, found, parameters.lora_rank, parameters.quality, context)
     architecture = documents.architecture(opened.models, opened.paired, records)
     config = configs.compare(*opened.models)
     names = shown(parameters.base), shown(parameters.finetuned)

@@ -24,7 +24,7 @@ def run(parameters: ExtractParameters, context: Context) -> ExtractResult:
     }  # fmt: skip
     with session.opened(parameters.base, parameters.finetuned, parameters.writing, question) as opened:
         if parameters.writing.check:
-            return _result(parameters, opened, None)
+            return _result(parameters, opened, None, context)
         wish = Wish(
             spectra=False,
             rank=parameters.rank,
@@ -39,17 +39,19 @@ def run(parameters: ExtractParameters, context: Context) -> ExtractResult:
                     f"{shown(parameters.finetuned)}: no matrix of it differs from {shown(parameters.base)}, "
                     "so there is nothing to extract"
                 )
-            return _result(parameters, opened, found)
+            return _result(parameters, opened, found, context)
 
 
 JOB = Job("extract", ExtractParameters, ExtractResult, run)
 
 
-def _result(parameters: ExtractParameters, opened: Session, found: Walked | None) -> ExtractResult:
+def _result(
+    parameters: ExtractParameters, opened: Session, found: Walked | None, context: Context
+) -> ExtractResult:
     extraction: Extraction | None = None
     files: tuple[bytes, ...] = ()
     if found is not None:
-        extraction, files = session.extraction(opened, found, parameters.rank, parameters.quality)
+        extraction, files = session.extraction(opened, found, parameters.rank, parameters.quality, context)
     records = found.records if found else {}
     return ExtractResult(
         base=session.model(opened.models[0]),

@@ -36,9 +36,11 @@ def stamp(
     parameters: Mapping[str, Any],
     carried: Mapping[str, str] | None = None,
     merged: bool = False,
+    models: Iterable[tuple[str, str]] = (),
 ) -> dict[str, str]:
     """Metadata of a result.
 
+    `models`: files of models that were read, with their BLAKE3.
     `carried`: what the first input says of itself; what was true of its bytes alone is dropped. `ranks` and
     `alphas` are those of the modules that are written; "Dynamic" is kohya's word for several.
     """
@@ -56,7 +58,8 @@ def stamp(
         "lorad.operation": operation,
         "lorad.parameters": json.dumps(dict(parameters), sort_keys=True),
         "lorad.inputs": json.dumps([
-            {"name": shown(os.path.basename(each.path)), "sha256": each.sha256 or _NOT_READ} for each in inputs
+            *({"name": shown(os.path.basename(each.path)), "sha256": each.sha256 or _NOT_READ} for each in inputs),
+            *({"name": name, "blake3": digest} for name, digest in models),
         ]),
     }  # fmt: skip
     if family in _ARCHITECTURES:

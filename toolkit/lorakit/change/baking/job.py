@@ -26,6 +26,7 @@ from lorakit.change.baking.output import Output, refuse_output, writing_model
 from lorakit.change.baking.plan import Change, Group, Lora, changes_of, grouped, opened_loras
 from lorakit.change.factors import unfinite
 from lorakit.change.inputs import check_unchanged, checked, described
+from lorakit.change.models.hashing import Hashed, hashed
 from lorakit.output.rounding import NAMES, Unstorable
 from lorakit.output.stamp import stamp
 
@@ -132,10 +133,13 @@ def _write(
     for group in groups:
         for component, name in group.layers:
             changed[base.layers[component][name].file].add(name)
-    total = float(sum(file.reader.container.layout.nbytes for file in base.files))
-    progress = _Progress(context, total)
+    layers = sum(file.reader.container.layout.nbytes for file in base.files)
+    files = [(os.fsencode(file.reader.shown), file.reader.source) for file in base.files]
+    progress = _Progress(context, float(layers + sum(source.size for _, source in files)))
+    read = hashed(base.path, files, context, progress.add)
     with writing_model(
-        parameters.writing.path, base, [frozenset(names) for names in changed], _stamp(parameters, base, inputs),
+        parameters.writing.path, base, [frozenset(names) for names in changed],
+        _stamp(parameters, base, inputs, read),
         force=parameters.writing.force, told=lambda _: progress.add(0),
     ) as output:  # fmt: skip
         steps = [_merging(group, base, output) for group in groups]
@@ -194,11 +198,22 @@ def _work(steps: Sequence[Callable[[], int]], progress: _Progress, threads: int)
             raise
 
 
-def _stamp(parameters: BakeParameters, base: Base, inputs: Sequence[Input]) -> dict[str, str]:
+def _stamp(
+    parameters: BakeParameters, base: Base, inputs: Sequence[Input], read: Sequence[Hashed]
+) -> dict[str, str]:
     told = {"base": shown(os.path.basename(os.path.normpath(base.path)))}
     if parameters.weights:
         told["weights"] = ", ".join(f"{weight:g}" for weight in parameters.weights)
-    made = stamp("bake", inputs, output=parameters.writing.path, ranks=(), alphas=(), parameters=told, merged=True)
+    made = stamp(
+        "bake",
+        inputs,
+        output=parameters.writing.path,
+        ranks=(),
+        alphas=(),
+        parameters=told,
+        merged=True,
+        models=read,
+    )
     return {key: value for key, value in made.items() if key.startswith(_KEPT)}
 
 

@@ -27,6 +27,7 @@ from lorakit.change import keys, peftfolder
 from lorakit.change.comparison import configs, documents, modules, place
 from lorakit.change.comparison.journal import Journal
 from lorakit.change.comparison.records import Record
+from lorakit.change.models.hashing import Hashed
 from lorakit.change.models.weights import Weights
 from lorakit.output.containers import writing
 from lorakit.output.draft import cannot
@@ -67,9 +68,12 @@ class Written(NamedTuple):
 
 def write(
     folder: bytes, models: tuple[Weights, Weights], records: Mapping[str, Record], journal: Journal,
-    *, rank: int, dtype: Stored, quality: str,
+    *, rank: int, dtype: Stored, quality: str, read: Sequence[Hashed],
 ) -> Written:  # fmt: skip
-    """Write the factors and what is to be known of them into `folder`. Raises FileError and UsageError."""
+    """Write the factors and what is to be known of them into `folder`. Raises FileError and UsageError.
+
+    `read`: the files of both models.
+    """
     listed, convention, nameless = _modules(models[0], records)
     faults = (*_faults(records), *nameless)
     target = os.path.join(folder, WEIGHTS)
@@ -77,6 +81,7 @@ def write(
         "extract", (), output=target,
         ranks=[each.rank for each in listed], alphas=[float(each.rank) for each in listed],
         parameters={"rank": rank, "quality": quality, "base": _name(models[0]), "finetuned": _name(models[1])},
+        models=read,
     )  # fmt: skip
     layers = [layer for each in listed for layer in _layers(each, DTYPES[dtype])]
     with writing(target, layers, {"format": "pt", **metadata}, force=True) as writer:
@@ -89,7 +94,7 @@ def write(
         files += _adapter(folder, models[0], listed)
     document = _document(
         models, records, listed, faults, rank=rank, dtype=dtype, quality=quality, convention=convention
-    )
+    ) | {"inputs": [each._asdict() for each in read]}
     place.write_json(folder, METADATA, document)
     error = document["error"]
     return Written(

@@ -23,6 +23,7 @@ from lorakit.change.comparison.journal import Journal, Key
 from lorakit.change.comparison.pairs import Paired
 from lorakit.change.comparison.records import Record
 from lorakit.change.comparison.walk import Wish, walk
+from lorakit.change.models.hashing import Hashed, hashed
 from lorakit.change.models.weights import Weights
 from lorakit.output.rounding import NAMES
 
@@ -107,17 +108,33 @@ def check_quality(quality: str) -> None:
 
 
 def extraction(
-    session: Session, found: Walked, rank: int, quality: Quality
+    session: Session, found: Walked, rank: int, quality: Quality, context: Context
 ) -> tuple[Extraction, tuple[bytes, ...]]:
     """Write the factors. Raises FileError and UsageError."""
     written = extracted.write(
         session.writing.path, session.models, found.records, found.journal,
-        rank=rank, dtype=stored(session), quality=quality,
+        rank=rank, dtype=stored(session), quality=quality, read=_hashed(session, context),
     )  # fmt: skip
     told = Extraction(
         rank, written.modules, written.convention, written.dtype, written.error, quality, written.faults
     )
     return told, written.files
+
+
+def _hashed(session: Session, context: Context) -> tuple[Hashed, ...]:
+    """The hashes of all files that were read. Raises ChangedFile where one is not what was compared."""
+    total = sum(source.size for model in session.models for _, source in model.files)
+    done = 0
+
+    def told(count: int) -> None:
+        nonlocal done
+        done += count
+        context.progress(done, total, "hashing both models")
+
+    found = [each for model in session.models for each in hashed(model.path, model.files, context, told)]
+    for model in session.models:
+        model.check_unchanged()
+    return tuple(found)
 
 
 def stored(session: Session) -> Stored:

@@ -99,6 +99,11 @@ class Weights:
         return tuple(file.identity for file in self._files)
 
     @property
+    def files(self) -> tuple[tuple[bytes, Source], ...]:
+        """Path and open file of each weight file."""
+        return tuple((file.path, file.source) for file in self._files)
+
+    @property
     def nbytes(self) -> int:
         return sum(tensor.nbytes for tensor in self.tensors.values())
 
