@@ -40,10 +40,18 @@ from loracore.jobs.resize import ResizeParameters
 from loracore.jobs.merge import MergeParameters
 from lorakit.change import merge, resize
 import threadpoolctl
+
+
+def peak():
+    # Not ru_maxrss, which a process takes over from the one that started it.
+    with open("/proc/self/status") as status:
+        return next(int(line.split()[1]) for line in status if line.startswith("VmHWM:"))
+
+
 job, output, rank, *paths = sys.argv[1:]
 paths = tuple(path.encode() for path in paths)
 writing = Writing(output.encode(), force=True, device="cpu")
-before = resource.getrusage(resource.RUSAGE_SELF)
+before, imports = resource.getrusage(resource.RUSAGE_SELF), peak()
 start = time.perf_counter()
 if job == "resize":
     found = resize.run(ResizeParameters(paths[0], writing, rank=int(rank)), Alone(2))
@@ -53,7 +61,7 @@ else:
 wall = time.perf_counter() - start
 after = resource.getrusage(resource.RUSAGE_SELF)
 used = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-print(json.dumps([wall, used, (after.ru_maxrss - before.ru_maxrss) / 1000, found.error]))
+print(json.dumps([wall, used, (peak() - imports) / 1000, found.error]))
 """
 
 
