@@ -29,6 +29,10 @@ class Misfit(Exception):
     """The roles or shapes make no module; its text says why."""
 
 
+#: What PEFT calls the rotations that LyCORIS keeps as `oft_blocks`.
+_ROTATIONS = frozenset({"oft_R", "boft_R", "boft_s"})
+
+
 def form_of(roles: Mapping[str, Layer], transposed: bool = False) -> Form:
     """The algorithm that these roles make. `transposed` is PEFT's `fan_in_fan_out`. Raises Misfit."""
     for needed, form in _FORMS:
@@ -36,6 +40,8 @@ def form_of(roles: Mapping[str, Layer], transposed: bool = False) -> Form:
             found = form({role: layer.shape for role, layer in roles.items()})
             break
     else:
+        if _ROTATIONS & roles.keys():
+            raise Misfit("PEFT's own form of OFT and BOFT is not read; merge it with PEFT first")
         raise Misfit(f"only {', '.join(sorted(roles))}, which makes no adapter")
     if found.rank == 0 or 0 in found.shape:
         raise Misfit("rank 0" if found.rank == 0 else "a dimension of 0")

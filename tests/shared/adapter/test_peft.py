@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from peft import AdaLoraConfig, IA3Config, LoHaConfig, LoKrConfig, LoraConfig, PeftModel, get_peft_model
+from peft import AdaLoraConfig, IA3Config, LoHaConfig, LoKrConfig, LoraConfig, OFTConfig, PeftModel, get_peft_model
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
@@ -228,6 +228,14 @@ def test_kinds_whose_delta_is_not_known_are_named(tmp_path: Path) -> None:
     assert not adapter.modules
     assert sum(problem.level == "error" and "AdaLoRA" in problem.text for problem in adapter.problems) == 4
     assert any("ADALORA" in problem.text for problem in adapter.problems)
+
+
+def test_rotations_of_pefts_own_form_are_named(tmp_path: Path) -> None:
+    """They are not taken for whole weights of modules that no model has."""
+    model, _ = tuned(OFTConfig(r=4, oft_block_size=0, target_modules=LINEAR))
+    adapter = read_adapter(save(model, tmp_path))
+    assert not adapter.modules
+    assert sum(problem.level == "error" and "OFT" in problem.text for problem in adapter.problems) == 4
 
 
 class Experts(nn.Module):
