@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import click
 
 from loractl.commands.changing import changes, tell, weights_option
 from loractl.commands.options import RunJob
 
+if TYPE_CHECKING:
+    from loracore.jobs.change import Device, Stored
+
 
 @click.command(short_help="Merge LoRAs into a base model.")
-@changes(output=("OUT", "A folder, or x.safetensors where MODEL is one file."), dtype=None, device=False)
+@changes(output=("OUT", "A folder, or x.safetensors where MODEL is one file."), dtype="as in MODEL")
 @click.option("--base", type=click.Path(), metavar="MODEL", required=True,
               help="A Transformers or diffusers folder, or a model in one file.")  # fmt: skip
 @weights_option("How much of each LoRA.")
@@ -25,17 +30,19 @@ def bake(
     base: str,
     weights: tuple[float, ...],
     leave_out: bool,
+    dtype: Stored | None,
+    device: Device,
 ) -> None:
     """Write MODEL with each LORA merged into it, a layer at a time: any size fits.
 
     The result is what MODEL is: a folder with its files, or one file (-o FILE.safetensors). Layers that no LoRA
-    touches are copied as they are; all keep their dtype.
+    touches are copied as they are; with --dtype, all floats are rounded to it. It computes on the CPU.
     """
     from loracore.jobs.bake import BakeParameters  # noqa: PLC0415 - not for --help
     from loracore.jobs.change import Changed, Writing  # noqa: PLC0415
     from loracore.paths import shown  # noqa: PLC0415
     from loractl.jobs import absolute  # noqa: PLC0415
 
-    writing = Writing(absolute(output), force, check)
+    writing = Writing(absolute(output), force, check, dtype, device)
     wanted = BakeParameters(tuple(map(absolute, files)), absolute(base), writing, weights, leave_out)
     tell(run("bake", wanted, Changed, summary=f"{shown(files[0])} into {shown(base)}"), as_json=as_json)

@@ -21,31 +21,28 @@ _BY_SUFFIX = "The container goes by the suffix: .safetensors, .pt, .bin …"
 def changes(
     *,
     output: tuple[str, str] = ("FILE", _BY_SUFFIX),
-    dtype: str | None = "as in the first input",
-    device: bool = True,
+    dtype: str = "as in the first input",
 ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """-o, --force, --check, --dtype and --device, beside what `runs_job` brings.
 
     The command gets `output`, `force`, `check`, `dtype` and `device`. `output`: what -o is called, and its help.
-    `dtype`: which one it is by default; None for a command that has no choice. `device`: whether one matters.
+    `dtype`: which one it is by default.
     """
 
     def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
         options = [
+            click.option(
+                "--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True,
+                help="What computes.",
+            ),
+            click.option(
+                "--dtype", type=click.Choice(["float32", "float16", "bfloat16"]),
+                help=f"Of the weights that are written. [default: {dtype}]",
+            ),
             click.option("--check", is_flag=True, help="Only look whether it can be done, and what it writes."),
             click.option("--force", is_flag=True, help="Replace what is there."),
             click.option("-o", "--output", type=click.Path(), metavar=output[0], required=True, help=output[1]),
-        ]
-        if dtype is not None:
-            text = f"Of the weights that are written. [default: {dtype}]"
-            options.insert(
-                0, click.option("--dtype", type=click.Choice(["float32", "float16", "bfloat16"]), help=text)
-            )
-        if device:
-            choice = click.Choice(["auto", "cpu", "cuda"])
-            options.insert(
-                0, click.option("--device", type=choice, default="auto", show_default=True, help="What computes.")
-            )
+        ]  # fmt: skip
         for option in options:
             function = option(function)
         return runs_job(function)

@@ -11,7 +11,7 @@ from loractl.commands.options import RunJob
 
 
 @click.command(short_help="kohya, PEFT or diffusers naming, another dtype or container.")
-@changes(device=False)
+@changes()
 @click.option(
     "--to", type=click.Choice(["kohya", "peft", "diffusers"]),
     help="Whose names. [default: those that it has; only dtype and container change]",
@@ -30,13 +30,15 @@ def convert(run: RunJob, as_json: bool, file: str, output: str, force: bool, che
     peft       a folder with adapter_config.json if -o has no suffix (for several models a folder each, in it);
                as a single file, the scale is in the factors
 
-    Fused projections of the original Flux and SD3 are cut for diffusers and PEFT, and joined for kohya.
+    Fused projections of the original Flux and SD3 are cut for diffusers and PEFT, and joined for kohya. It
+    computes on the CPU, and little.
     """
     from loracore.jobs.change import Changed, Writing  # noqa: PLC0415 - not for --help
     from loracore.jobs.convert import ConvertParameters  # noqa: PLC0415
     from loracore.paths import shown  # noqa: PLC0415
     from loractl.jobs import absolute  # noqa: PLC0415
 
-    writing = Writing(absolute(output), force=force, check=check, dtype=options.pop("dtype"))
+    how = {name: options.pop(name) for name in ("dtype", "device")}
+    writing = Writing(absolute(output), force=force, check=check, **how)
     wanted = ConvertParameters(absolute(file), writing, **options)
     tell(run("convert", wanted, Changed, summary=shown(file)), as_json=as_json)

@@ -12,7 +12,7 @@ class BakeParameters(msgspec.Struct, frozen=True):
 
     `base`: a model's file, or a folder as Transformers or diffusers save one. `weights`: how much of each LoRA;
     empty for 1 each. `leave_out`: modules that the base lacks are left out, and told as faults; otherwise they are
-    an error. The weights stay in the base's dtype, so `writing.dtype` must be None.
+    an error. `writing.dtype`: of all floats of the result; None keeps the base's.
     """
 
     paths: tuple[bytes, ...]

@@ -84,6 +84,29 @@ def test_shards_stay_shards_and_untouched_layers_every_bit(form: str, dtype: tor
     }
 
 
+@pytest.mark.parametrize("form", ["safetensors", "bin"])
+def test_another_dtype_is_that_of_all_floats_and_said_to_be(form: str, tmp_path: Path) -> None:
+    """Each layer is computed in float32 and rounded once; settings and index say what is there."""
+    base = saved(llama(), tmp_path / "base", dtype=torch.float32, max_shard_size="8KB")
+    if form == "bin":
+        as_checkpoints(base)
+    tuned(llama(), CONFIGS["lora"], tmp_path / "adapter")
+    exact = merged(under(llama(), tmp_path / "adapter"))
+    found = bake(tmp_path / "adapter", base, tmp_path / "out", dtype="bfloat16")
+    assert found["outputs"][0]["dtype"] == "bfloat16"
+    model = AutoModelForCausalLM.from_pretrained(tmp_path / "out", dtype="auto")
+    after = model.state_dict()
+    assert {value.dtype for value in after.values()} == {torch.bfloat16}
+    untouched = {name for name, value in llama().state_dict().items() if torch.equal(value, exact[name])}
+    assert untouched
+    assert untouched != exact.keys()
+    assert all(torch.equal(after[name], exact[name].bfloat16()) for name in untouched)
+    # PEFT adds in another order: the last bit of a few sums may differ.
+    assert_close({name: value.float() for name, value in after.items()}, exact, 2**-8)
+    index = json.loads((tmp_path / "out" / "model.safetensors.index.json").read_text())
+    assert index["metadata"]["total_size"] == sum(value.nbytes for value in after.values())
+
+
 def read_by(shard: Path) -> dict[str, str]:
     """The files of models that went into it, by what it says, with their BLAKE3."""
     with safe_open(shard, "np") as file:

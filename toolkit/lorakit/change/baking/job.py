@@ -24,6 +24,7 @@ from lorakit.change.baking.base import Base, files_beside, opened_base
 from lorakit.change.baking.merging import merge_group
 from lorakit.change.baking.output import Output, refuse_output, writing_model
 from lorakit.change.baking.plan import Change, Group, Lora, changes_of, grouped, opened_loras
+from lorakit.change.baking.recasting import recast
 from lorakit.change.factors import unfinite
 from lorakit.change.inputs import check_unchanged, checked, described
 from lorakit.change.models.hashing import Hashed, hashed
@@ -71,10 +72,8 @@ def _check(parameters: BakeParameters) -> None:
         raise UsageError(f"{len(parameters.weights)} weights for {len(parameters.paths)} LoRAs; give one for each")
     if not all(map(math.isfinite, parameters.weights)):
         raise UsageError("a weight is not finite; give numbers, as in 0.7,0.3")
-    if parameters.writing.dtype is not None:
-        raise UsageError("bake keeps the base's dtype; leave --dtype away")
     if parameters.writing.device == "cuda":
-        raise UsageError("bake computes on the CPU, which waits for the disk; leave --device away")
+        raise UsageError("bake computes on the CPU, which waits for the disk; take --device cpu")
 
 
 def _planned(loras: Sequence[Lora], base: Base, *, leave_out: bool) -> tuple[list[Change], list[Fault]]:
@@ -140,7 +139,7 @@ def _write(
     with writing_model(
         parameters.writing.path, base, [frozenset(names) for names in changed],
         _stamp(parameters, base, inputs, read),
-        force=parameters.writing.force, told=lambda _: progress.add(0),
+        force=parameters.writing.force, dtype=parameters.writing.dtype, told=lambda _: progress.add(0),
     ) as output:  # fmt: skip
         steps = [_merging(group, base, output) for group in groups]
         steps += [step for file in output.files for step in file.rest]
@@ -219,7 +218,8 @@ def _stamp(
 
 def _told(parameters: BakeParameters, base: Base, changes: Sequence[Change]) -> Told:
     path = parameters.writing.path
-    dtypes = sorted({layer.dtype for file in base.files for layer in file.reader.layers.values()})
+    written = [recast(file.reader.layers, parameters.writing.dtype) for file in base.files]
+    dtypes = sorted({layer.dtype for layers in written for layer in layers.values()})
     return Told(
         path=path,
         container="folder" if base.is_folder else "safetensors",

@@ -11,12 +11,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-import msgspec
 from numpy.typing import NDArray
 
 from loracore.errors import FileError, UsageError
+from loracore.jobs.change import Stored
 from loracore.tensorfile import Layer
+from lorakit.change.baking import recasting
 from lorakit.change.baking.base import Base, WeightFile, files_beside
+from lorakit.change.baking.recasting import casting, recast
 from lorakit.output.containers import container_of
 from lorakit.output.draft import Draft, refuse_existing
 from lorakit.output.edited import EditedFile, copied_file
@@ -84,22 +86,25 @@ def writing_model(
     *,
     force: bool,
     told: Told,
+    dtype: Stored | None = None,
 ) -> Iterator[Output]:
     """A copy of the base, whose layers `changed` (by file) are given; nothing is left unless it is finished.
 
-    `told` hears of bytes that were copied. Raises UsageError and FileError.
+    `dtype`: all floats become such; None keeps theirs. `told` hears of bytes that were copied.
+
+    Raises UsageError and FileError.
     """
     if not base.is_folder:
         with Draft(path, force=force) as draft:
-            file = _file(base.files[0], draft, changed[0], stamped)
+            file = _file(base.files[0], draft, changed[0], stamped, dtype)
             yield Output([file], file.finish)
         return
     with FolderDraft(path, force=force, kind=KIND) as folder:
         files = []
         for each, names in zip(base.files, changed, strict=True):
-            files.append(folder.whole(_file(each, folder.draft(renamed(each.name)), names, stamped)))
+            files.append(folder.whole(_file(each, folder.draft(renamed(each.name)), names, stamped, dtype)))
         for name in files_beside(base)[0]:
-            _copy_beside(base, name, folder, told)
+            _copy_beside(base, name, folder, told, dtype)
         yield Output(files, folder.finish)
 
 
@@ -114,18 +119,19 @@ def renamed(name: bytes) -> bytes:
     return os.path.join(folder, file + b".safetensors")
 
 
-def _file(file: WeightFile, draft: Draft, changed: frozenset[str], stamped: Mapping[str, str]) -> OutputFile:
-    reader = file.reader
+def _file(
+    file: WeightFile, draft: Draft, changed: frozenset[str], stamped: Mapping[str, str], dtype: Stored | None
+) -> OutputFile:
+    reader, layers = file.reader, recast(file.reader.layers, dtype)
     metadata = {key: value for key, value in reader.container.metadata.items() if key not in STALE}
     metadata |= {"format": reader.container.metadata.get("format", "pt"), **stamped}
-    if reader.container.format == "safetensors":
+    if reader.container.format == "safetensors" and layers == reader.layers:
         edited = EditedFile(draft, reader.source, reader.container, metadata)
         rest = [_range(file, edited, *each) for each in edited.ranges(changed)]
         return OutputFile(reader.layers, edited.give_bytes, rest, edited.finish)
-    writer = Writer(draft, list(reader.layers.values()), {"format": "pt", **stamped})
-    left = [name for name in reader.layers if name not in changed]
-    rest = [_layer(file, writer, name) for name in left]
-    return OutputFile(reader.layers, writer.give_bytes, rest, writer.finish)
+    writer = Writer(draft, list(layers.values()), metadata)
+    rest = [_layer(file, writer, layer) for name, layer in layers.items() if name not in changed]
+    return OutputFile(layers, writer.give_bytes, rest, writer.finish)
 
 
 def _range(file: WeightFile, edited: EditedFile, start: int, size: int) -> Callable[[], int]:
@@ -140,31 +146,37 @@ def _range(file: WeightFile, edited: EditedFile, start: int, size: int) -> Calla
     return copy
 
 
-def _layer(file: WeightFile, writer: Writer, name: str) -> Callable[[], int]:
+def _layer(file: WeightFile, writer: Writer, layer: Layer) -> Callable[[], int]:
+    name = layer.name
+    if layer != file.reader.layers[name]:
+        return casting(file, layer, writer.give_bytes, _REMEDY)
+
     def copy() -> int:
         writer.give_bytes(name, file.reader.stored(name))
-        return file.reader.layers[name].nbytes
+        return layer.nbytes
 
     return copy
 
 
-def _copy_beside(base: Base, name: bytes, folder: FolderDraft, told: Told) -> None:
+def _copy_beside(base: Base, name: bytes, folder: FolderDraft, told: Told, dtype: Stored | None) -> None:
     source = os.path.join(base.path, name)
-    if b".bin.index." in name:
-        stem = name.replace(_TORCH, b"model") if os.path.basename(name).startswith(_TORCH) else name
-        folder.write(stem.replace(b".bin.index.", b".safetensors.index."), _index(source))
+    if name.endswith(b".index.json") and (dtype is not None or b".bin.index." in name):
+        folder.write(_renamed_index(name), recasting.index(source, _sizes(base, name, dtype), renamed))
+        return
+    if dtype is not None and os.path.basename(name) == b"config.json":
+        folder.write(name, recasting.settings(source, dtype))
         return
     copied_file(source, folder.whole(folder.draft(name)), told)
 
 
-def _index(path: bytes) -> bytes:
-    """The index of a checkpoint's shards, for what they are called in the result."""
-    try:
-        with open(path, "rb") as file:
-            index = msgspec.json.decode(file.read(), type=dict[str, Any])
-        index["weight_map"] = {
-            layer: os.fsdecode(renamed(os.fsencode(file))) for layer, file in index["weight_map"].items()
-        }
-    except (OSError, KeyError, AttributeError, TypeError, msgspec.DecodeError) as error:
-        raise FileError(f"its index cannot be read: {error}", os.fsdecode(path)) from error
-    return msgspec.json.format(msgspec.json.encode(index), indent=2)
+def _renamed_index(name: bytes) -> bytes:
+    folder, file = os.path.split(name)
+    if b".bin.index." in file and file.startswith(_TORCH):
+        file = b"model" + file[len(_TORCH) :]
+    return os.path.join(folder, file.replace(b".bin.index.", b".safetensors.index."))
+
+
+def _sizes(base: Base, index: bytes, dtype: Stored | None) -> dict[str, int]:
+    """Bytes of each layer in the weight files beside an index, as they are written."""
+    beside = [file for file in base.files if os.path.dirname(file.name) == os.path.dirname(index)]
+    return {name: layer.nbytes for file in beside for name, layer in recast(file.reader.layers, dtype).items()}

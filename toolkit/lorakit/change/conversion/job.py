@@ -43,7 +43,7 @@ def _check(parameters: ConvertParameters) -> None:
     if parameters.writing.dtype is not None and parameters.writing.dtype not in DTYPES:
         raise UsageError(f"there is no dtype {parameters.writing.dtype!r} here; there are {', '.join(DTYPES)}")
     if parameters.writing.device == "cuda":
-        raise UsageError("convert computes next to nothing, and that on the CPU; leave the device away")
+        raise UsageError("convert computes next to nothing, and that on the CPU; take --device cpu")
 
 
 def _convert(parameters: ConvertParameters, context: Context) -> Changed:
