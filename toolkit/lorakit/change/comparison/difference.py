@@ -20,8 +20,8 @@ from lorakit.change.comparison.pairs import Pair
 from lorakit.change.comparison.widening import MANTISSA, float_type, widen
 from lorakit.change.models.weights import Tensor, Weights
 
-#: Entries of a block.
-BLOCK = 1 << 17
+#: Entries of a block: what stays in a cache, and takes long enough that threads seldom wait for the interpreter.
+BLOCK = 1 << 18
 Floats = NDArray[np.floating[Any]]
 
 

@@ -42,12 +42,17 @@ def engine() -> Engine:
             changed=int((difference > threshold).sum()),
             absolute=float(difference.sum()),
             largest=float(difference.max()),
-            squares=float(difference.dot(difference)),
-            base_squares=float(base.dot(base)),
+            squares=_squares(torch, difference),
+            base_squares=_squares(torch, base),
             floor=_floor(torch, pair, finetuned),
         )
 
     return sums
+
+
+def _squares(torch: Any, values: Any) -> float:
+    # A product in float32 loses digits that grow with the length.
+    return float(values.square().sum(dtype=torch.float64))
 
 
 def _floor(torch: Any, pair: Pair, finetuned: Any) -> float:

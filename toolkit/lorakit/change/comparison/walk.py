@@ -33,7 +33,7 @@ from lorakit.output.rounding import as_stored
 #: Bytes that all threads' decompositions take at once.
 ROOM = 1280 << 20
 #: Entries of a part: enough that taking it costs nothing.
-_PART = 128 * BLOCK
+_PART = 64 * BLOCK
 #: For energies alone, fewer passes do.
 _FEW_PASSES = 2
 _AGREE = ("absolute", "largest", "squares", "changed")
