@@ -16,31 +16,12 @@ from safetensors.numpy import load_file, save_file
 
 import lorakit
 from loracore.errors import MissingPackage
-from loracore.jobs.frame import GROUP
 from loracore.jobs.table import Table, from_rows
 from loractl import exports
 from loractl.tables import Column, fitting
 from tests.builders.architectures import sd15
 from tests.integration.scanning import loractl
 from tests.toolkit.loras import trained
-
-JOBS = {
-    "importance": "lorakit.analysis.importance:JOB", "spectrum": "lorakit.analysis.spectrum:JOB",
-    "pca": "lorakit.analysis.pca:JOB", "plot": "lorakit.plots.job:JOB",
-}  # fmt: skip
-
-
-@pytest.fixture(autouse=True)
-def jobs_that_can_be_found(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As an installation registers them, also where the installed one is older than these files."""
-    site = tmp_path_factory.mktemp("site")
-    place = site / "analysing-1.0.dist-info"
-    place.mkdir()
-    (place / "METADATA").write_text("Metadata-Version: 2.1\nName: analysing\nVersion: 1.0\n")
-    lines = [f"{name} = {value}" for name, value in JOBS.items()]
-    (place / "entry_points.txt").write_text("\n".join([f"[{GROUP}]", *lines, ""]))
-    before = os.environ.get("PYTHONPATH")
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(site), *([before] if before else [])]))
 
 
 @pytest.fixture

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -11,27 +10,8 @@ import pytest
 from safetensors.numpy import save_file
 
 import lorakit
-from loracore.jobs.frame import GROUP
 from tests.builders import models
 from tests.integration.scanning import loractl
-
-JOBS = {
-    "compare": "lorakit.change.compare:JOB", "extract": "lorakit.change.extract:JOB",
-    "report": "lorakit.change.report:JOB",
-}  # fmt: skip
-
-
-@pytest.fixture(autouse=True)
-def jobs_that_can_be_found(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As an installation registers them, also where the installed one is older than these files."""
-    site = tmp_path_factory.mktemp("site")
-    place = site / "comparing-1.0.dist-info"
-    place.mkdir()
-    (place / "METADATA").write_text("Metadata-Version: 2.1\nName: comparing\nVersion: 1.0\n")
-    lines = [f"{name} = {value}" for name, value in JOBS.items()]
-    (place / "entry_points.txt").write_text("\n".join([f"[{GROUP}]", *lines, ""]))
-    before = os.environ.get("PYTHONPATH")
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(site), *([before] if before else [])]))
 
 
 @pytest.fixture

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -17,24 +16,8 @@ import pytest
 from safetensors.numpy import load_file
 
 import lorakit
-from loracore.jobs.frame import GROUP
 from tests.integration.scanning import loractl
 from tests.toolkit.change.files import deltas, distance, kohya
-
-JOBS = {"resize": "lorakit.change.resize:JOB", "merge": "lorakit.change.merge:JOB"}
-
-
-@pytest.fixture(autouse=True)
-def jobs_that_can_be_found(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As an installation registers them, also where the installed one is older than these files."""
-    site = tmp_path_factory.mktemp("site")
-    place = site / "surgery-1.0.dist-info"
-    place.mkdir()
-    (place / "METADATA").write_text("Metadata-Version: 2.1\nName: surgery\nVersion: 1.0\n")
-    lines = [f"{name} = {value}" for name, value in JOBS.items()]
-    (place / "entry_points.txt").write_text("\n".join([f"[{GROUP}]", *lines, ""]))
-    before = os.environ.get("PYTHONPATH")
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(site), *([before] if before else [])]))
 
 
 @pytest.fixture

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 
-from loracore.jobs.frame import GROUP
 from tests.builders.architectures import sd15
 from tests.builders.weights import random_weights
 from tests.builders.write import write_safetensors
@@ -19,19 +18,6 @@ METADATA = {
     "ss_output_name": "a | b\x1b[31m<script>", "ss_network_dim": "128", "ss_learning_rate": "0.0001",
     "ss_tag_frequency": json.dumps({"10_cat": {f"tag{number}": 1000 - number for number in range(200)}}),
 }  # fmt: skip
-
-
-@pytest.fixture(autouse=True)
-def jobs_that_can_be_found(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As an installation registers them, also where the installed one is older than these files."""
-    site = tmp_path_factory.mktemp("site")
-    place = site / "understanding-1.0.dist-info"
-    place.mkdir()
-    (place / "METADATA").write_text("Metadata-Version: 2.1\nName: understanding\nVersion: 1.0\n")
-    lines = [f"[{GROUP}]", "hashes = lorakit.hashing:JOB", "metadata = lorakit.facts.job:JOB", ""]
-    (place / "entry_points.txt").write_text("\n".join(lines))
-    before = os.environ.get("PYTHONPATH")
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(site), *([before] if before else [])]))
 
 
 @pytest.fixture
