@@ -20,8 +20,9 @@ from lorad.pipeline.protocol import Identity
 _TICK = 20_000_000
 #: The tick of file systems that count whole (FAT: even) seconds.
 _COARSE_TICK = 2_000_000_000
-#: Seconds for which a duplicate that has no name any more may come back under another one.
-_AWAY = 60.0
+#: Seconds for which a duplicate that has no name any more may come back under another one. Looking through a
+#: renamed folder on a slow disk, after all that waits before it, takes no longer.
+_AWAY = 3600.0
 _STATUS = {status.value: status for status in Status}
 
 
@@ -51,7 +52,8 @@ class File:
         #: One name that is never opened: its kind already says that it is not to be read.
         self.passed_over = False
         #: Names that this inode, of the same size and mtime, had when it was a duplicate: until its twin went, or
-        #: its ctime or name changed and it had to be read anew. Empty once it is a duplicate again.
+        #: its ctime or name changed and it had to be read anew. Empty once it is a duplicate again. The catalogue
+        #: has them too: reading anew may take longer than lorad runs.
         self.before: tuple[bytes, ...] = ()
 
     @classmethod
@@ -59,7 +61,7 @@ class File:
         # Unpacked at once: a hundred thousand of these are read at each start.
         (
             number, dev, ino, size, mtime_ns, ctime_ns, read_ns, status, layout, arrangement, base, format_,
-            residue, signature, seconds, error, deaths, passed_over,
+            residue, signature, seconds, error, deaths, passed_over, before,
         ) = row  # fmt: skip
         file = cls(number, Identity(dev % 2**64, ino % 2**64, size, mtime_ns, ctime_ns))
         file.read_ns = read_ns
@@ -68,6 +70,8 @@ class File:
         file.residue, file.signature = residue, signature
         file.seconds, file.error, file.deaths = seconds, error, deaths
         file.passed_over = bool(passed_over)
+        if before:
+            file.before = tuple(before.split(b"\0"))
         return file
 
     def row(self) -> Row:
@@ -76,6 +80,7 @@ class File:
             self.id, signed(dev), signed(ino), size, mtime_ns, ctime_ns, self.read_ns, self.status.value,
             self.layout, self.arrangement, self.base, self.format, self.residue, self.signature,
             self.seconds, self.error, self.deaths, int(self.passed_over),
+            b"\0".join(self.before) or None,
         )  # fmt: skip
 
     @property

@@ -53,6 +53,7 @@ class Row(NamedTuple):
     error: str | None
     deaths: int
     passed_over: int
+    before: bytes | None = None
 
 
 class Answer(NamedTuple):

@@ -56,6 +56,10 @@ MIGRATIONS = (
         path BLOB PRIMARY KEY, ino INTEGER NOT NULL, size INTEGER NOT NULL, mtime_ns INTEGER NOT NULL
     ) WITHOUT ROWID;
     """,
+    """
+    -- Names that the file had when it was no news any more, see lorad.files, with a NUL between two; mostly NULL.
+    ALTER TABLE files ADD COLUMN before BLOB;
+    """,
 )
 
 

@@ -46,6 +46,11 @@ class Remembered:
         noted = self._noted.get(path)
         return noted is not None and self._seen(path) == noted
 
+    def was(self, path: bytes, before: bytes) -> bool:
+        """Whether another name was noted for the very inode that this one leads to."""
+        noted, seen = self._noted.get(before), self._seen(path)
+        return noted is not None and seen is not None and noted[1:] == seen[1:]
+
     def drop(self, paths: Iterable[bytes]) -> bool:
         """Nothing more is to be done about these; whether that is to be committed, as one of them was noted."""
         known = [path for path in paths if self._noted.pop(path, None) is not None]

@@ -368,7 +368,8 @@ class Daemon:
             self._reporter.trouble(event.reason, event.path)
         elif isinstance(event, DuplicateFound):
             self._log.info("duplicate", path=event.path, like=event.others[0] if event.others else b"")
-            if self._tenure.knows(event.path):
+            # Of two files that are read at once, either is told of: an old one, for the sake of one in a new root.
+            if all(map(self._tenure.knows, (event.path, *event.others))):
                 before = self._tenure.was_duplicate_as(event.path)
                 self._deduplication.duplicate(event.path, self._tenure.generation, before)
         self._tell_clients(event)

@@ -96,7 +96,9 @@ class Deduplication:
             return
         if len(self._found) >= self._automatic.room:
             return
-        if not before or not self._found.keys().isdisjoint(before) or self._automatic.waits_for(before):
+        # Such a name may wait for a file that an old one was moved over.
+        own = [name for name in before if self._remembered.was(path, name)]
+        if not before or not self._found.keys().isdisjoint(own) or self._automatic.waits_for(own):
             self._found[path] = generation
             self._remembered.note(path)
 

@@ -24,6 +24,8 @@ from lorad.pipeline.machinery import Machinery
 _RETRY = 5.0
 #: Seconds between two searches for what nobody needs any more.
 _TIDY = 3600.0
+#: Names of a root that are looked for, to see whether it is there.
+_SAMPLE = 16
 #: Under this name the catalogue keeps the roots that were looked through to their end.
 _KNOWN = "known_roots"
 
@@ -59,7 +61,8 @@ class Tenure:
         #: The engine's roots, and those that were looked through to their end; sorted.
         self._roots: list[bytes] = []
         self._known: list[bytes] = []
-        #: Names that had to settle when the roots were looked through for the first time.
+        #: Roots that are about to be known, and names that had to settle when they were looked through.
+        self._seen: list[bytes] = []
         self._first_seen: set[bytes] | None = None
 
     @property
@@ -108,13 +111,23 @@ class Tenure:
         """
         if self._known == self._roots or not self.finished or self.catalog is None:
             return
+        seen = [root for root in self._roots if root in self._known or self._holds_files(root)]
+        if seen == self._known:
+            return
         names = settling()
-        self._first_seen = names if self._first_seen is None else self._first_seen & names
+        self._first_seen = names if self._first_seen is None or seen != self._seen else self._first_seen & names
+        self._seen = seen
         if self._first_seen:
             return
-        self.catalog.keep(_KNOWN, b"\0".join(self._roots))
+        self.catalog.keep(_KNOWN, b"\0".join(seen))
         self.catalog.commit(new_generation=False)
-        self._known, self._first_seen = self._roots, None
+        self._known, self._first_seen = seen, None
+
+    def _holds_files(self, root: bytes) -> bool:
+        """Whether a root has files. One that has none may be a disk that is not mounted: it is yet to be seen."""
+        if self.engine is None or not self.engine.files.has_folder(root):
+            return False
+        return any(map(os.path.lexists, self.engine.files.names_under(root)[:_SAMPLE]))
 
     def knows(self, path: bytes) -> bool:
         """Whether what is found under this name now is new, since its root was looked through before."""
