@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from loracore.control import ActionTaken, DuplicateFound, Told
+from loracore.errors import RefusedError
 from tests.builders import architectures
 from tests.builders.weights import random_weights
 from tests.builders.write import write_safetensors
@@ -120,6 +121,29 @@ def test_an_old_file_moved_over_a_newcomer_and_away_again_is_old(tmp_path: Path)
             assert told_of(events, root / "moved.safetensors")
         newcomer = root / "new.safetensors"
         assert acted_on_until(daemon, newcomer, root / "a/0.safetensors") == {os.fsencode(newcomer)}
+
+
+def test_report_ends_what_is_being_acted_on(tmp_path: Path) -> None:
+    """Who sees his files go and sends SIGHUP keeps what is left of them."""
+    library(tmp_path, "loras/a")
+    root, copies = tmp_path / "loras", 300
+    daemon = deleting(tmp_path, root)
+    daemon.start()
+    daemon.settle()
+    daemon.stop()
+    for number in range(copies):
+        shutil.copyfile(root / "a/0.safetensors", root / f"copy {number}.safetensors")
+    with daemon, daemon.client() as client:
+        with client.events(["action"]) as events:
+            if not any(client.history()):
+                next(events)
+        daemon.tables = ""
+        reread(daemon, root)
+        with pytest.raises(RefusedError):
+            client.undo([copies * copies])  # Answered after all that is being done.
+        done = len(list(client.history()))
+    assert 0 < done < copies
+    assert len(list(root.glob("copy *"))) == copies - done
 
 
 def told_of(events: Iterator[Told], path: Path) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Collection, Sequence
+from functools import partial
 
 from loracore.control import Outcome, Refusal
 from lorad.dedupe.desk import Desk
@@ -35,14 +36,18 @@ class Automatic:
         self._newcomers = Newcomers()
         #: Newcomers are planned for, or acted on.
         self._busy = False
-        self.acts = False
+        self._action = "report"
 
     def use(self, action: str) -> None:
         """The configured action from now on."""
-        self.acts = action != "report"
+        self._action = action
         if not self.acts:
             with self._lock:
                 self._newcomers.forget()
+
+    @property
+    def acts(self) -> bool:
+        return self._action != "report"
 
     def newcomer(self, path: bytes) -> None:
         """A file of this name has become a duplicate."""
@@ -102,11 +107,19 @@ class Automatic:
             names = frozenset(due)
             back = self._put_back(names, wanted)
             steps = [step for step in wanted if _is_due(step, names, back)]
-            self._sort(due, plan, steps, self._desk.carry_out(steps, watched=False))
+            # Whoever changes the action, to `report` above all, does not want the rest of this one.
+            outcomes = self._desk.carry_out(steps, watched=False, wanted=partial(self._is_still, plan.action))
+            if len(outcomes) < len(steps):
+                self._later(due)
+            else:
+                self._sort(due, plan, steps, outcomes)
         except Exception as error:
             self._failed(f"newcomers cannot be acted on: {error}")
             self._later(due)
             raise
+
+    def _is_still(self, action: str) -> bool:
+        return self._action == action
 
     def _put_back(self, due: frozenset[bytes], steps: Sequence[Step]) -> set[tuple[int, int]]:
         """The inodes that would go, or that are newcomers, and that stand where they do by an undo."""

@@ -130,14 +130,21 @@ class Desk:
         else:
             reply(savings)
 
-    def carry_out(self, steps: Sequence[Step], *, watched: bool) -> list[Outcome]:
-        """Take these steps, in their order. `watched`: somebody waits for it, and hears how far it is."""
+    def carry_out(
+        self, steps: Sequence[Step], *, watched: bool, wanted: Callable[[], bool] = lambda: True
+    ) -> list[Outcome]:
+        """Take these steps, in their order, as long as they are `wanted`; the outcomes of those that were.
+
+        `watched`: somebody waits for it, and hears how far it is.
+        """
         pace = _Pace(len(steps), sum(step.gone.size for step in steps), self._tell if watched else None)
         #: What inodes are since our own actions changed them.
         ours: dict[tuple[int, int], Identity] = {}
         outcomes: list[Outcome] = []
         broken: StateError | None = None
         for place, step in enumerate(steps):
+            if not wanted():
+                break
             self.left = len(steps) - place
             try:
                 order = _order(step, self._roots, self._sidecars, ours)
