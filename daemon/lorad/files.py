@@ -12,7 +12,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 
-from lorad.catalog import Catalog, Row
+from lorad.catalog import Catalog, Departed, Row
 from lorad.library import Status
 from lorad.pipeline.protocol import Identity
 
@@ -100,6 +100,8 @@ class Files:
         self._by_inode: dict[tuple[int, int], File] = {}
         #: Duplicates whose records were dropped of late: by inode, their size, mtime, names, and when that was.
         self._left: dict[tuple[int, int], tuple[int, int, tuple[bytes, ...], float]] = {}
+        #: Those of them that the catalogue does not have, or has still.
+        self._left_changed: set[tuple[int, int]] = set()
         #: How many names and folders lie in each folder that has any.
         self._folders: Counter[bytes] = Counter()
         self._next = 1
@@ -122,6 +124,9 @@ class Files:
         """
         records = {row.id: File.from_row(row) for row in self._catalog.rows()}
         self._next = max(records, default=0) + 1
+        for gone in self._catalog.departed():
+            names = tuple(gone.names.split(b"\0"))
+            self._left[gone.dev % 2**64, gone.ino % 2**64] = gone.size, gone.mtime_ns, names, gone.gone_at
         wake: list[bytes] = []
         sleep: list[bytes] = []
         for path, number, active in self._catalog.names():
@@ -152,7 +157,9 @@ class Files:
         file = self._new(identity)
         self._by_inode[identity.dev, identity.ino] = file
         size, mtime_ns, names, when = self._left.pop((identity.dev, identity.ino), (0, 0, (), 0.0))
-        if (size, mtime_ns) == (identity.size, identity.mtime_ns) and time.monotonic() - when < _AWAY:
+        if names:
+            self._left_changed.add((identity.dev, identity.ino))
+        if (size, mtime_ns) == (identity.size, identity.mtime_ns) and time.time() - when < _AWAY:
             file.before = names
         return file
 
@@ -247,13 +254,16 @@ class Files:
 
     def _remember(self, file: File) -> None:
         """It was a duplicate before: should it come back under another name or ctime, that is no news."""
-        now = time.monotonic()
+        now = time.time()
         while self._left and now - next(iter(self._left.values()))[3] >= _AWAY:
-            del self._left[next(iter(self._left))]
+            oldest = next(iter(self._left))
+            del self._left[oldest]
+            self._left_changed.add(oldest)
         identity = file.identity
         # At the end, so that the oldest stands first.
         self._left.pop((identity.dev, identity.ino), None)
         self._left[identity.dev, identity.ino] = identity.size, identity.mtime_ns, file.before, now
+        self._left_changed.add((identity.dev, identity.ino))
 
     def changed(self, file: File) -> None:
         """The record differs from the catalogue's."""
@@ -278,9 +288,20 @@ class Files:
         self._catalog.drop_files(self._dropped_files)
         self._catalog.save_files(rows)
         self._catalog.save_names(self._new_names.items())
+        self._save_left()
         for book in (self._dirty, self._new_names, self._dropped_names, self._dropped_files):
             book.clear()
         return touched
+
+    def _save_left(self) -> None:
+        inodes = [(signed(dev), signed(ino)) for dev, ino in self._left_changed]
+        self._catalog.drop_departed(inodes)
+        left = [(inode, self._left[inode]) for inode in self._left_changed if inode in self._left]
+        self._catalog.save_departed(
+            Departed(signed(dev), signed(ino), size, mtime_ns, b"\0".join(names), when)
+            for (dev, ino), (size, mtime_ns, names, when) in left
+        )
+        self._left_changed.clear()
 
     def _is_stored(self, row: Row) -> bool:
         """Whether a record went through changes while it was restored, and is now what it was."""

@@ -105,6 +105,29 @@ def test_old_files_that_are_read_anew_at_the_end_stay_old(tmp_path: Path, killed
         assert acted_on_until(daemon, newcomer, root / "a/0.safetensors") == {os.fsencode(newcomer)}
 
 
+@pytest.mark.parametrize("killed", [signal.SIGKILL, signal.SIGTERM], ids=["killed", "stopped"])
+def test_old_files_that_were_moved_just_before_the_end_stay_old(tmp_path: Path, killed: signal.Signals) -> None:
+    """Their old names are gone from the catalogue, and the new ones have not settled."""
+    library(tmp_path, "loras/a", "loras/b")
+    root = tmp_path / "loras"
+    daemon = deleting(tmp_path, root)
+    daemon.watch["settle_seconds"] = 3.0
+    daemon.configure([root])
+    daemon.start()
+    daemon.settle()
+    for path in list((root / "b").iterdir()):
+        path.rename(root / f"moved {path.name}")
+    with daemon.client() as client:
+        while client.status().files_total > FEW:
+            pass
+    daemon.stop(killed)
+    daemon.watch["settle_seconds"] = 0.2
+    daemon.configure([root])
+    with daemon:
+        newcomer = root / "new.safetensors"
+        assert acted_on_until(daemon, newcomer, root / "a/0.safetensors") == {os.fsencode(newcomer)}
+
+
 def test_an_old_file_moved_over_a_newcomer_and_away_again_is_old(tmp_path: Path) -> None:
     """The name still waits, but for another file."""
     library(tmp_path, "loras/a", "loras/b")

@@ -74,6 +74,17 @@ class Newcomer(NamedTuple):
     mtime_ns: int
 
 
+class Departed(NamedTuple):
+    """A duplicate in the table `departed`; its names have a NUL between two, `gone_at` is a time of day."""
+
+    dev: int
+    ino: int
+    size: int
+    mtime_ns: int
+    names: bytes
+    gone_at: float
+
+
 class Catalog:
     """The one writer's connection."""
 
@@ -212,6 +223,15 @@ class Catalog:
 
     def drop_newcomers(self, paths: Iterable[bytes]) -> None:
         self._db.executemany("DELETE FROM newcomers WHERE path = ?", ((path,) for path in paths))
+
+    def departed(self) -> Iterator[Departed]:
+        return map(Departed._make, self._db.execute("SELECT * FROM departed ORDER BY gone_at"))
+
+    def save_departed(self, departed: Iterable[Departed]) -> None:
+        self._db.executemany("INSERT OR REPLACE INTO departed VALUES (?, ?, ?, ?, ?, ?)", departed)
+
+    def drop_departed(self, inodes: Iterable[tuple[int, int]]) -> None:
+        self._db.executemany("DELETE FROM departed WHERE dev = ? AND ino = ?", inodes)
 
     def share_answer(self, source: int, file: int, number: int) -> None:
         """Give `file` the answer that `source` gave: they agree on every layer."""

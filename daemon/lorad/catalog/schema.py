@@ -59,6 +59,11 @@ MIGRATIONS = (
     """
     -- Names that the file had when it was no news any more, see lorad.files, with a NUL between two; mostly NULL.
     ALTER TABLE files ADD COLUMN before BLOB;
+    -- Duplicates that have no name any more and may come back under another one: their names, and when they went.
+    CREATE TABLE departed (
+        dev INTEGER NOT NULL, ino INTEGER NOT NULL, size INTEGER NOT NULL, mtime_ns INTEGER NOT NULL,
+        names BLOB NOT NULL, gone_at REAL NOT NULL, PRIMARY KEY (dev, ino)
+    ) WITHOUT ROWID;
     """,
 )
 
