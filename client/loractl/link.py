@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 #: Messages that wait to be read by us.
 _WAITING = 10_000
+#: Seconds after which signals are looked for: one that comes just before a wait begins does not end it.
+_HEARD = 0.5
 _LOST = zmq.EVENT_DISCONNECTED | zmq.EVENT_CLOSED | zmq.EVENT_CONNECT_RETRIED
 _UNAUTHORIZED = zmq.EVENT_HANDSHAKE_FAILED_AUTH
 _NO_HANDSHAKE = zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL
@@ -122,8 +124,8 @@ def receive_first(links: Sequence[Link], deadline: float | None) -> tuple[Link, 
     for link in links:
         link.register(poller)
     while True:
-        left = None if deadline is None else max(0, deadline - time.monotonic())
-        ready = dict(poller.poll(None if left is None else int(1000 * left) + 1))
+        left = _HEARD if deadline is None else min(_HEARD, max(0, deadline - time.monotonic()))
+        ready = dict(poller.poll(int(1000 * left) + 1))
         # What came before a connection ended is read before its end.
         for link in links:
             if link.socket in ready:
