@@ -9,6 +9,9 @@ from collections.abc import Iterator
 import pytest
 from hypothesis import settings
 
+#: Fixtures of all tests.
+pytest_plugins = ["tests.disks"]
+
 # No deadline is asserted: machines differ.
 settings.register_profile("lorad", deadline=None)
 settings.load_profile("lorad")

@@ -17,9 +17,9 @@ from contextlib import closing
 from loracore.control import Examined, Finding, Hashing, Root
 from loracore.errors import StateError
 from loracore.paths import CATALOGUE, shown
+from lorad.blocks.looking import SHARING
 from lorad.dedupe.journal import Journal
 from lorad.dedupe.policy import Policy
-from lorad.dedupe.sharing import SHARING
 from lorad.watch.mounts import Mount, MountTable, find, is_remote
 
 #: linux/fs.h

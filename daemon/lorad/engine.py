@@ -17,6 +17,7 @@ from blake3 import blake3
 
 from loracore.control import DuplicateFound, Event, FileFailedEvent, FileGrouped
 from loracore.messages import Progress
+from lorad.blocks.backlog import Backlog
 from lorad.catalog import Answer, Catalog, Identified
 from lorad.files import File, Files, is_under
 from lorad.library import (
@@ -42,6 +43,8 @@ from lorad.statistics import Statistics
 
 #: Names looked at between two looks at the children's messages.
 _STEP = 256
+#: Duplicates opened between the same, to see where their blocks lie.
+_LOOKS = 32
 #: Twins named in the event of a duplicate.
 _TOLD = 16
 #: Weight signatures kept at hand.
@@ -77,6 +80,8 @@ class Engine:
         self._signature_of_layout: Callable[[int], bytes]
         self._weight_signatures: dict[tuple[int, bytes], bytes] = {}
         self.statistics = Statistics()
+        #: Duplicates whose blocks are to be looked at, once all is read.
+        self._blocks = Backlog(self.files)
         self._loading = True
         self._presence = Presence(
             self.files,
@@ -106,6 +111,8 @@ class Engine:
         #: Look through a folder; look at one name that something happened to; an inode that we gave a name.
         self.sweep, self.touched = self._presence.sweep, self._presence.touched
         self.relinked = self._presence.relinked
+        #: By our own doing, the file of this name shares other blocks than it did.
+        self.rearranged = self._blocks.add_name
 
     def _load(self, under: Callable[[bytes], bool]) -> None:
         """Take up what an earlier run learnt, as if nothing had happened since; the walk finds what has.
@@ -149,7 +156,7 @@ class Engine:
     @property
     def settled(self) -> bool:
         """Whether nothing more is to be learnt for now."""
-        return not self._presence.sweeping and self._reading.empty and self._machinery.idle
+        return not (self.sweeping or self.reading or self._blocks)
 
     @property
     def sweeping(self) -> bool:
@@ -181,8 +188,11 @@ class Engine:
     def step(self, timeout: float) -> None:
         """Do what can be done now; wait up to `timeout` seconds for news when there is nothing else."""
         self._feed()
+        now = time.monotonic()
+        self._blocks.add_written(now)
         busy = self._presence.sweeping
-        for event in self._machinery.poll(0 if busy else timeout):
+        at_rest = not busy and not self.reading
+        for event in self._machinery.poll(0 if busy or (at_rest and self._blocks) else timeout):
             match event:
                 case Finished():
                     self._finished(event)
@@ -194,7 +204,11 @@ class Engine:
             started = time.perf_counter()
             names = self._presence.step(_STEP)
             self.statistics.add("walk", files=names, seconds=time.perf_counter() - started)
+            if not self._presence.sweeping:
+                self._blocks.add_all()
         self._feed()
+        if not self.sweeping and not self.reading:
+            self._blocks.look(_LOOKS, now)
         self._recorder.record(settled=self.settled)
 
     def was_duplicate_as(self, path: bytes) -> Sequence[bytes]:
@@ -302,6 +316,7 @@ class Engine:
             self._tell(DuplicateFound(file.names[0], named))
         if status is Status.DUPLICATE:
             file.before = ()
+            self._blocks.add(file)
 
     def _weight_signature(self, layout: int, key: bytes, file: int) -> bytes:
         """That of a file every layer of which is digested; equal for all that answered alike."""

@@ -30,8 +30,8 @@ class File:
     """One inode in one state, and what is known of it."""
 
     __slots__ = (
-        "arrangement", "base", "before", "deaths", "error", "format", "id", "identity", "layout", "names",
-        "passed_over", "read_ns", "residue", "seconds", "signature", "status",
+        "arrangement", "base", "before", "deaths", "error", "extents", "format", "id", "identity", "layout",
+        "names", "passed_over", "read_ns", "residue", "seconds", "signature", "status",
     )  # fmt: skip
 
     def __init__(self, number: int, identity: Identity) -> None:
@@ -55,13 +55,15 @@ class File:
         #: its ctime or name changed and it had to be read anew. Empty once it is a duplicate again. The catalogue
         #: has them too: reading anew may take longer than lorad runs.
         self.before: tuple[bytes, ...] = ()
+        #: Where its blocks lay when it was last looked at as a duplicate; see `lorad.blocks`.
+        self.extents: bytes | None = None
 
     @classmethod
     def from_row(cls, row: Row) -> File:
         # Unpacked at once: a hundred thousand of these are read at each start.
         (
             number, dev, ino, size, mtime_ns, ctime_ns, read_ns, status, layout, arrangement, base, format_,
-            residue, signature, seconds, error, deaths, passed_over, before,
+            residue, signature, seconds, error, deaths, passed_over, before, extents,
         ) = row  # fmt: skip
         file = cls(number, Identity(dev % 2**64, ino % 2**64, size, mtime_ns, ctime_ns))
         file.read_ns = read_ns
@@ -72,6 +74,7 @@ class File:
         file.passed_over = bool(passed_over)
         if before:
             file.before = tuple(before.split(b"\0"))
+        file.extents = extents
         return file
 
     def row(self) -> Row:
@@ -80,7 +83,7 @@ class File:
             self.id, signed(dev), signed(ino), size, mtime_ns, ctime_ns, self.read_ns, self.status.value,
             self.layout, self.arrangement, self.base, self.format, self.residue, self.signature,
             self.seconds, self.error, self.deaths, int(self.passed_over),
-            b"\0".join(self.before) or None,
+            b"\0".join(self.before) or None, self.extents,
         )  # fmt: skip
 
     @property
@@ -213,10 +216,10 @@ class Files:
         """Whether some name lies in a folder, at any depth."""
         return folder in self._folders
 
-    def names_under(self, folder: bytes) -> list[bytes]:
-        """All names in a folder, at any depth."""
+    def names_under(self, folder: bytes) -> Iterator[bytes]:
+        """All names in a folder, at any depth. No name may come or go meanwhile."""
         prefix = os.path.join(folder, b"")
-        return [path for path in self.by_path if path.startswith(prefix)] if folder in self._folders else []
+        return (path for path in self.by_path if path.startswith(prefix)) if folder in self._folders else iter(())
 
     def _place(self, path: bytes, sign: int) -> None:
         """Count a name in its folder, and a folder in the one above it."""

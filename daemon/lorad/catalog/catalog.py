@@ -54,6 +54,7 @@ class Row(NamedTuple):
     deaths: int
     passed_over: int
     before: bytes | None = None
+    extents: bytes | None = None
 
 
 class Answer(NamedTuple):

@@ -65,6 +65,11 @@ MIGRATIONS = (
         names BLOB NOT NULL, gone_at REAL NOT NULL, PRIMARY KEY (dev, ino)
     ) WITHOUT ROWID;
     """,
+    """
+    -- Where the blocks of a duplicate lay when they were last looked at, see lorad.blocks; NULL where no file can
+    -- share them.
+    ALTER TABLE files ADD COLUMN extents BLOB;
+    """,
 )
 
 

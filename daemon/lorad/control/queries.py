@@ -45,7 +45,7 @@ from lorad.control.search import Hit, search
 from lorad.dedupe.plan import Plan
 from lorad.hashes.backlog import count
 from lorad.publish import snapshot as catalogue
-from lorad.publish.snapshot import Name, Snapshot, connect
+from lorad.publish.snapshot import NAMES, Name, Snapshot, connect
 
 Query = ListGroups | ListDuplicates | ListFailed | Show | Find | PlanDedupe
 #: SPEC section 1; `weights` is not told apart yet, and is an empty list.
@@ -54,17 +54,13 @@ LEVELS = ("inode", "file", "tensors", "weights")
 _HASH = 64
 _T = TypeVar("_T")
 
-_NAMES = (
-    "SELECT path, file, size, mtime_ns, layout, status, load_seconds, error, signature, residue "
-    "FROM names JOIN files ON files.id = names.file WHERE active"
-)
 #: All that can be in a set: files that agree on every layer, and inodes with several names.
 _IN_SETS = (
-    f"{_NAMES} AND (status = 'duplicate' OR file IN "
+    f"{NAMES} AND (status = 'duplicate' OR file IN "
     "(SELECT file FROM names WHERE active GROUP BY file HAVING count(*) > 1)) ORDER BY path"
 )
 _SET_OF = (
-    f"{_NAMES} AND (file = ?1 OR (status = 'duplicate' AND (layout, signature) = "
+    f"{NAMES} AND (file = ?1 OR (status = 'duplicate' AND (layout, signature) = "
     "(SELECT layout, signature FROM files WHERE id = ?1 AND status = 'duplicate'))) ORDER BY path"
 )
 _GROUPS = (
@@ -84,7 +80,7 @@ class _Head(NamedTuple):
 
 
 class _Member(NamedTuple):
-    """One file of a set besides the kept one. `wasted`: its bytes, where no other name counted them."""
+    """One file of a set besides the kept one. `wasted`: its bytes that were not counted with another one."""
 
     kept: bytes
     path: bytes
@@ -264,13 +260,9 @@ def _duplicates(db: sqlite3.Connection, head: _Head, cursor: str, level: str) ->
 
     def rows() -> Iterator[Row[_Member]]:
         for kept, others in found.sets.items():
-            counted = {by_path[kept].file}
-            for path in sorted(others):
-                if level and found.levels[path] != level:
-                    continue
-                name = by_path[path]
-                wasted = 0 if name.file in counted else name.size
-                counted.add(name.file)
+            listed = [path for path in sorted(others) if not level or found.levels[path] == level]
+            own = catalogue.own_bytes(by_path[kept], map(by_path.__getitem__, listed))
+            for path, wasted in zip(listed, own, strict=True):
                 member = _Member(kept, path, found.levels[path], wasted)
                 yield Row((kept, path), len(path) + 10, member)
 

@@ -12,10 +12,10 @@ from types import TracebackType
 import msgspec
 
 from loracore.errors import FileError, LoraError, StateError, StateLocked
+from lorad.blocks.extents import unshared_bytes
 from lorad.dedupe import quarantine, recipe, reflink, removal, replace, sidecars
 from lorad.dedupe.attributes import Attributes
 from lorad.dedupe.compare import Layers, digest, same_bytes, same_layers
-from lorad.dedupe.extents import shared_bytes
 from lorad.dedupe.guard import Held, hold, same
 from lorad.dedupe.journal import Entry, Journal
 from lorad.dedupe.orders import Order, Progress, Refused, Result, Unsettled, check, silent
@@ -178,7 +178,7 @@ class Actor:
             level=order.level,
             kept=order.kept,
             gone=order.gone,
-            bytes=gone.before.st_size if order.action == "quarantine" else _saved(kept, gone),
+            bytes=gone.before.st_size if order.action == "quarantine" else _freed(gone),
             attributes=attributes,
             digest=whole,
             target=replace.link_target(order.kept, order.gone) if order.action == "symlink" else b"",
@@ -230,6 +230,7 @@ class Actor:
                 level=order.level,
                 kept=order.kept,
                 gone=order.gone,
+                bytes=unshared_bytes(gone.fd),
                 attributes=attributes,
                 folder=Folder.of(gone.folder),
             )
@@ -286,9 +287,9 @@ def _refuse_other_access(kept: Held, gone: Held, attributes: Attributes) -> None
         )
 
 
-def _saved(kept: Held, gone: Held) -> int:
+def _freed(gone: Held) -> int:
     """Space that is free once `gone` has no name: none while it has other names, nor for shared blocks."""
-    return gone.before.st_size - shared_bytes(kept.fd, gone.fd) if gone.before.st_nlink == 1 else 0
+    return unshared_bytes(gone.fd) if gone.before.st_nlink == 1 else 0
 
 
 def _watchful(kept: Held, gone: Held, progress: Progress) -> Progress:

@@ -24,8 +24,8 @@ class Copy(NamedTuple):
 
     `paths`: its names, sorted; `links`: names that lead to it through a symbolic link. `residue` stands for all
     bytes outside layers; None where it is not read yet. `metadata`: bytes of its header beyond what its
-    layers need. `extents`: where its blocks lie, where that is known; those of two files are equal only if
-    they share them. `volatile`: it lies in memory, and is lost with the power.
+    layers need. `extents`: where its blocks lie, where that is known (see `lorad.blocks`). `volatile`: it lies in
+    memory, and is lost with the power.
     """
 
     paths: tuple[bytes, ...]

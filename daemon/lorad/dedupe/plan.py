@@ -8,7 +8,8 @@ again before it does anything.
 - A file that was changed less than `min_age` ago, or is not read to its end yet, neither goes nor is kept.
 - `reflink` and `hardlink` join what is equal byte for byte on one file system. A set may then keep a file for
   each of its byte contents and file systems; every other action keeps one of the whole set.
-- Files whose blocks are shared already are left alone, whatever the action: nothing would be freed.
+- Files whose blocks are shared already are left alone, whatever the action: nothing would be freed. What others
+  share with files that stay is not counted.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 from loracore.paths import shown
+from lorad.blocks.room import Room
 from lorad.dedupe.keeping import Choice, Copy, choose, may_go
 from lorad.dedupe.policy import LINKING, Policy
 
@@ -102,6 +104,15 @@ def _place(row: Step | Skipped) -> tuple[bytes, bytes]:
     return row.kept, row.path
 
 
+class _Going(NamedTuple):
+    """A file that goes, for whom and why."""
+
+    copy: Copy
+    choice: Choice
+    level: str
+    why: str
+
+
 def _rows(copies: Sequence[Copy], policy: Policy, now_ns: int) -> Iterator[Step | Skipped]:
     """What becomes of one set."""
     waiting = [(copy, _why_wait(copy, policy, now_ns, alone=len(copies) == 1)) for copy in copies]
@@ -113,12 +124,29 @@ def _rows(copies: Sequence[Copy], policy: Policy, now_ns: int) -> Iterator[Step 
             yield from _skip(copy, main.path if main else b"", level, reason)
     if main is None:
         return
+    going: list[_Going] = []
     for part in _parts(ready, policy):
         choice = choose(part, policy) if len(part) < len(ready) else main
-        yield from _part_rows(part, choice, policy)
+        yield from _part_rows(part, choice, policy, going)
         if choice.kept is not main.kept:
             level = level_of(choice.kept, main.kept)
             yield from _skip(choice.kept, main.path, level, _apart(level, policy))
+    yield from _steps(going, copies, policy)
+
+
+def _steps(going: list[_Going], copies: Sequence[Copy], policy: Policy) -> Iterator[Step]:
+    """A step for each name of what goes, of all these copies."""
+    gone = {(each.copy.dev, each.copy.ino) for each in going}
+    room = Room()
+    for copy in copies:
+        if (copy.dev, copy.ino) not in gone:
+            room.add(copy.dev, copy.size, copy.extents)
+    for copy, choice, level, why in sorted(going, key=lambda each: each.copy.paths):
+        own = room.add(copy.dev, copy.size, copy.extents)
+        names = copy.paths[:1] if policy.action == "reflink" else copy.paths
+        for path in names:
+            freed = own if path == names[-1] else 0
+            yield Step(path, choice.path, level, policy.action, freed, why, copy, choice.kept)
 
 
 def _why_wait(copy: Copy, policy: Policy, now_ns: int, *, alone: bool) -> str:
@@ -152,7 +180,8 @@ def _parts(copies: Sequence[Copy], policy: Policy) -> Iterator[list[Copy]]:
     yield from by_content.values()
 
 
-def _part_rows(part: Sequence[Copy], choice: Choice, policy: Policy) -> Iterator[Step | Skipped]:
+def _part_rows(part: Sequence[Copy], choice: Choice, policy: Policy, going: list[_Going]) -> Iterator[Skipped]:
+    """What stays of a part; what does not is added to `going`."""
     for path in (*choice.kept.paths, *choice.kept.links):
         if path != choice.path:
             yield Skipped(path, choice.path, "inode", SAME_INODE)
@@ -163,12 +192,8 @@ def _part_rows(part: Sequence[Copy], choice: Choice, policy: Policy) -> Iterator
         reason = _why_not(copy, choice, level, policy)
         if reason:
             yield from _skip(copy, choice.path, level, reason)
-            continue
-        names = copy.paths[:1] if policy.action == "reflink" else copy.paths
-        for path in names:
-            freed = copy.size if path == names[-1] else 0
-            why = choice.reasons[place]
-            yield Step(path, choice.path, level, policy.action, freed, why, copy, choice.kept)
+        else:
+            going.append(_Going(copy, choice, level, choice.reasons[place]))
 
 
 def _why_not(copy: Copy, choice: Choice, level: str, policy: Policy) -> str:
@@ -180,9 +205,13 @@ def _why_not(copy: Copy, choice: Choice, level: str, policy: Policy) -> str:
     if not may_go(copy, policy):
         outside = [path for path in copy.paths if not policy.covers(path)]
         return OUT_OF_SCOPE if len(outside) == len(copy.paths) else f"{OUT_OF_SCOPE}: its name {shown(outside[0])}"
-    if copy.extents and copy.extents == choice.kept.extents:
-        return SHARED
-    return ""
+    return SHARED if _shares_all(copy, choice.kept) else ""
+
+
+def _shares_all(copy: Copy, kept: Copy) -> bool:
+    room = Room()
+    room.add(kept.dev, kept.size, kept.extents)
+    return not room.add(copy.dev, copy.size, copy.extents)
 
 
 def _apart(level: str, policy: Policy) -> str:

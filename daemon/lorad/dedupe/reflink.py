@@ -11,9 +11,9 @@ import fcntl
 import os
 import signal
 
+from lorad.blocks.extents import own_ranges
 from lorad.dedupe import syscalls
 from lorad.dedupe.compare import pieces
-from lorad.dedupe.extents import own_ranges
 from lorad.dedupe.guard import Held
 from lorad.dedupe.journal import Entry
 from lorad.dedupe.orders import Progress, Refused
@@ -65,7 +65,7 @@ def share(  # noqa: PLR0917 - all of an action's, and what is its own
             offset += shared
             done += min(shared, start + length - offset + shared)
             progress(done, total)
-    entry = site.journal.update(entry, state="done", bytes=total)
+    entry = site.journal.update(entry, state="done")
     site.at("done")
     return entry
 

@@ -7,7 +7,7 @@ from collections.abc import Collection
 from operator import itemgetter
 from typing import NamedTuple
 
-from lorad.publish.snapshot import Name, level, rank
+from lorad.publish.snapshot import Name, level, own_bytes, rank
 
 #: Statuses of files whose layout is known.
 TOLD = frozenset(("grouped", "unique", "duplicate"))
@@ -49,5 +49,5 @@ def find_kept(files: Collection[File]) -> DuplicateSet | None:
     names = ((rank(file.facts, path), file) for file in files for path in file.names)
     (*_, kept_path), kept = min(names, key=itemgetter(0))
     levels = {path: level(file.facts, kept.facts) for file in files for path in file.names if path != kept_path}
-    wasted = sum(file.facts.size for file in files) - kept.facts.size
+    wasted = sum(own_bytes(kept.facts, (file.facts for file in files)))
     return DuplicateSet(kept_path, levels, wasted) if levels else None

@@ -5,15 +5,17 @@ from __future__ import annotations
 import os
 import sqlite3
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 import msgspec
 
 from loracore.paths import CATALOGUE
+from lorad.blocks.room import Room
 
-_NAMES = (
-    "SELECT path, file, size, mtime_ns, layout, status, load_seconds, error, signature, residue "
+#: The columns of `Name`, of all names in view.
+NAMES = (
+    "SELECT path, file, dev, size, mtime_ns, layout, status, load_seconds, error, signature, residue, extents "
     "FROM names JOIN files ON files.id = names.file WHERE active"
 )
 
@@ -23,6 +25,7 @@ class Name(NamedTuple):
 
     path: bytes
     file: int
+    dev: int
     size: int
     mtime_ns: int
     layout: int | None
@@ -31,6 +34,7 @@ class Name(NamedTuple):
     error: str | None
     signature: bytes | None
     residue: bytes | None
+    extents: bytes | None
 
 
 class Snapshot(NamedTuple):
@@ -67,7 +71,7 @@ def read_snapshot(connection: sqlite3.Connection, paths: Iterable[bytes] | None 
     try:
         meta = dict(connection.execute("SELECT key, value FROM meta"))
         if paths is None:
-            names = list(map(Name._make, connection.execute(f"{_NAMES} ORDER BY path")))
+            names = list(map(Name._make, connection.execute(f"{NAMES} ORDER BY path")))
             layouts = dict(connection.execute("SELECT id, signature FROM layouts"))
         else:
             names = [name for path in sorted(set(paths)) for name in _name(connection, path)]
@@ -83,7 +87,7 @@ def read_snapshot(connection: sqlite3.Connection, paths: Iterable[bytes] | None 
 
 
 def _name(connection: sqlite3.Connection, path: bytes) -> Iterable[Name]:
-    return map(Name._make, connection.execute(f"{_NAMES} AND path = ?", (path,)))
+    return map(Name._make, connection.execute(f"{NAMES} AND path = ?", (path,)))
 
 
 def find_duplicates(snapshot: Snapshot) -> Duplicates:
@@ -108,7 +112,7 @@ def find_duplicates(snapshot: Snapshot) -> Duplicates:
         others = [name for name in names if name is not kept]
         result[kept.path] = [name.path for name in others]
         levels.update((name.path, level(name, kept)) for name in others)
-        wasted += sum({name.file: name.size for name in others if name.file != kept.file}.values())
+        wasted += sum(own_bytes(kept, others))
     links = {
         name.path: [other.path for other in names if other is not name]
         for names in by_file.values()
@@ -116,6 +120,15 @@ def find_duplicates(snapshot: Snapshot) -> Duplicates:
         for name in names
     }
     return Duplicates(dict(sorted(result.items())), levels, dict(sorted(links.items())), wasted)
+
+
+def own_bytes(kept: Name, others: Iterable[Name]) -> Iterator[int]:
+    """What each of these takes of the disk beside the kept one and those before it: each inode and block once."""
+    room, seen = Room(), {kept.file}
+    room.add(kept.dev, kept.size, kept.extents)
+    for other in others:
+        yield 0 if other.file in seen else room.add(other.dev, other.size, other.extents)
+        seen.add(other.file)
 
 
 def rank(facts: Name, path: bytes) -> tuple[int, int, bytes]:

@@ -33,6 +33,7 @@ from loracore.control import (
 from loracore.errors import LoraError
 from lorad.control.acting import Reply
 from lorad.control.server import Command, ControlServer
+from lorad.engine import Engine
 from lorad.hashes.service import HashingService
 from lorad.jobs.service import JobService
 from lorad.pipeline.launch import Crew
@@ -211,8 +212,7 @@ class Daemon:
                     self._tick(time.monotonic())
                     self._tell(WatchChanged(root, health, reason))
         if engine:
-            for before, now in self._deduplication.relinked():
-                engine.relinked(before, now)
+            self._take_own_changes(engine)
             for path in self._settling.due(time.monotonic()):
                 engine.touched(path)
             if self._overfull and len(self._settling) < _FEW:
@@ -222,6 +222,13 @@ class Daemon:
         while self._commands:
             command = self._commands.popleft()
             self._waits.ask(command.reply if command.kind == "wait" else partial(self._audit, command.reply))
+
+    def _take_own_changes(self, engine: Engine) -> None:
+        """What files are since they were acted on."""
+        for before, now in self._deduplication.relinked():
+            engine.relinked(before, now)
+        for path in self._deduplication.rearranged():
+            engine.rearranged(path)
 
     def _take_hashes(self) -> None:
         """Keep what was hashed meanwhile, and let files be hashed when there is nothing else to do."""

@@ -41,6 +41,7 @@ class Deduplication:
         self._lock = threading.Lock()
         self._day = Day(time.time())
         self._relinked: deque[tuple[Identity, Identity]] = deque()
+        self._rearranged: deque[bytes] = deque()
         self.desk = Desk(state_dir, self._told, lambda before, now: self._relinked.append((before, now)))
         self._automatic: Automatic | None = None
         #: Duplicates that were found, and after which generation the catalogue has them.
@@ -107,6 +108,11 @@ class Deduplication:
         while self._relinked:
             yield self._relinked.popleft()
 
+    def rearranged(self) -> Iterator[bytes]:
+        """Names of files whose blocks may be shared with others since, or no more."""
+        while self._rearranged:
+            yield self._rearranged.popleft()
+
     def look(self, generation: int) -> None:
         """Have those acted on that the catalogue has by now, and tell of the day when it is over."""
         assert self._automatic is not None
@@ -131,11 +137,16 @@ class Deduplication:
         match event:
             case ActionTaken(number, action, kept, path):
                 self._log.info("acted", id=number, action=action, kept=kept, path=path, bytes=event.bytes)
+                if action == "reflink":
+                    self._rearranged += (kept, path)
             case ActionRefused(action, kept, path, reason):
                 self._log.warning("not acted", action=action, kept=kept, path=path, reason=reason)
             case ActionUndone(number, path):
                 self._log.info("undone", id=number, path=path)
+                self._rearranged.append(path)
         if isinstance(event, ActionTaken | ActionRefused | ActionUndone):
             with self._lock:
                 self._day.add(event)
         self._tell(event)
+        if self._rearranged:
+            self._wake()

@@ -11,6 +11,7 @@ import os
 import sqlite3
 import time
 from collections.abc import Callable, Sequence
+from itertools import islice
 
 from loracore.config import Config
 from loracore.control import Event
@@ -127,7 +128,7 @@ class Tenure:
         """Whether a root has files. One that has none may be a disk that is not mounted: it is yet to be seen."""
         if self.engine is None or not self.engine.files.has_folder(root):
             return False
-        return any(map(os.path.lexists, self.engine.files.names_under(root)[:_SAMPLE]))
+        return any(map(os.path.lexists, islice(self.engine.files.names_under(root), _SAMPLE)))
 
     def knows(self, path: bytes) -> bool:
         """Whether what is found under this name now is new, since its root was looked through before."""

@@ -47,7 +47,8 @@ class Groups(Struct, frozen=True, tag="groups"):
 class DuplicateSet(Struct, frozen=True):
     """Files that hold the same weights as `kept`, each with its level.
 
-    `wasted_bytes` is what the listed ones take by their sizes; an inode counts once, shared blocks count as well.
+    `wasted_bytes` is what the listed ones take beside the kept one; an inode counts once, and so does each block
+    that files share.
     """
 
     kept: bytes

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import pytest
 from hypothesis import given
@@ -11,6 +11,8 @@ from hypothesis import strategies as st
 
 from loracore.config import Dedupe
 from loracore.settings import ACTIONS
+from lorad.blocks.extents import Extent
+from lorad.blocks.room import packed, unpacked
 from lorad.dedupe.keeping import Copy
 from lorad.dedupe.plan import Plan, Skipped, Step, make_plan, plan_for
 from lorad.dedupe.policy import Policy, Rule, is_inside
@@ -179,12 +181,31 @@ def test_levels_limit_what_goes() -> None:
     assert reasons(made) == {"/b": "level file is not in levels"}
 
 
+def at(*places: int) -> bytes:
+    """The extents of a file of 100 bytes, in as many pieces of equal length as there are places."""
+    length = 100 // len(places)
+    return packed(Extent(number * length, place, length) for number, place in enumerate(places))
+
+
 def test_blocks_that_are_shared_are_not_freed_again() -> None:
-    copies = [copy("/a", extents=b"1"), copy("/b", extents=b"1"), copy("/c", extents=b"2"), copy("/d")]
+    copies = [copy("/a", extents=at(1000)), copy("/b", extents=at(1000)), copy("/c", extents=at(2000)), copy("/d")]
     for action in ACTIONS:
         made = plan(copies, policy(action))
         assert gone(made).keys() == {"/c", "/d"}
         assert reasons(made) == {"/b": "shares its blocks already"}
+
+
+def test_blocks_are_free_when_nobody_has_them_any_more() -> None:
+    """Half of a file is shared with the kept one; two that share with each other free their blocks together."""
+    copies = [
+        copy("/a", extents=at(1000, 1050)), copy("/b", extents=at(3000, 1050)),
+        copy("/c", extents=at(2000)), copy("/d", extents=at(2000)),
+    ]  # fmt: skip
+    made = plan(copies, policy())
+    assert {step.path: step.bytes for step in made.steps} == {b"/b": 50, b"/c": 100, b"/d": 0}
+    made = plan(copies, policy(scope=("/a", "/b", "/c")))
+    assert {step.path: step.bytes for step in made.steps} == {b"/a": 100, b"/b": 50}
+    assert reasons(made) == {"/c": "shares its blocks already"}
 
 
 def test_symbolic_links_are_no_names_of_a_file() -> None:
@@ -240,7 +261,7 @@ def libraries(draw: st.DrawFn) -> list[list[Copy]]:
                     ctime_ns=draw(TIMES),
                     residue=content,
                     metadata=draw(st.sampled_from([0, 250, 500])),
-                    extents=draw(st.sampled_from([b"", b"", b"x"])),
+                    extents=draw(st.sampled_from([b"", b"", at(1000), at(1000, 5000), at(7000)])),
                 )
             )
         if not copies:
@@ -267,7 +288,7 @@ POLICIES = st.builds(
 def saved(sets: list[list[Copy]], steps: Sequence[Step]) -> int:
     """An oracle: carry the steps out on a dict of names, and see what is no longer held by any."""
     held = {path: copy for copies in sets for copy in copies for path in copy.paths}
-    before = {copy.ino: copy.size for copy in held.values()}
+    before = {copy.ino: copy for copy in held.values()}
     shared = set()
     for step in steps:
         assert step.path in held
@@ -276,7 +297,18 @@ def saved(sets: list[list[Copy]], steps: Sequence[Step]) -> int:
         else:
             del held[step.path]
     left = {copy.ino for copy in held.values()} - shared
-    return sum(size for ino, size in before.items() if ino not in left)
+    return taken(before.values()) - taken(copy for ino, copy in before.items() if ino in left)
+
+
+def taken(copies: Iterable[Copy]) -> int:
+    """What files take of the disk, byte for byte."""
+    held: set[object] = set()
+    for copy in copies:
+        for start, place, length in unpacked(copy.extents):
+            held |= {(copy.dev, place - start, byte) for byte in range(start, min(start + length, copy.size))}
+        if not copy.extents:
+            held |= {(copy.ino, byte) for byte in range(copy.size)}
+    return len(held)
 
 
 @given(sets=libraries(), rules=POLICIES)
@@ -307,7 +339,7 @@ def test_a_plan_keeps_one_of_everything(sets: list[list[Copy]], rules: Policy) -
 
 @given(sets=libraries(), rules=POLICIES)
 def test_bytes_count_once(sets: list[list[Copy]], rules: Policy) -> None:
-    """The sum is that of the inodes that no name holds when all is done."""
+    """The sum is that of the blocks that no name holds when all is done."""
     made = make_plan(sets, rules, NOW)
     assert made.bytes == sum(step.bytes for step in made.steps) == saved(sets, made.steps)
 

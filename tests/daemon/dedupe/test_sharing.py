@@ -7,6 +7,8 @@ from collections.abc import Callable
 
 import pytest
 
+from lorad.blocks.extents import NOWHERE
+from lorad.blocks.room import unpacked
 from lorad.dedupe.keeping import Copy
 from lorad.dedupe.plan import make_plan
 from lorad.dedupe.policy import Policy
@@ -42,12 +44,14 @@ def test_shared_files_are_left_alone(disk: Disk, kind: str) -> None:
 
 @pytest.mark.parametrize("kind", ["xfs", "btrfs"])
 def test_a_plan_writes_nothing_to_the_disk(disk: Disk, kind: str) -> None:
-    """Of files that are not on the disk yet nothing is said; to write them first would hold the plan up."""
-    folder = disk(kind)
+    """Files that are not on the disk yet share nothing; to write them first would hold the plan up."""
+    folder, size = disk(kind), 1 << 20
     for name in "ab":
         with open(f"{folder}/{name}", "wb") as file:
-            file.write(b"x" * (1 << 20))
-    assert {copy.extents for copy in with_extents([copies(f"{folder}/a", f"{folder}/b")])[0]} == {b""}
+            file.write(b"x" * size)
+    looked_at = with_extents([copies(f"{folder}/a", f"{folder}/b")])
+    assert [list(unpacked(copy.extents)) for copy in looked_at[0]] == [[(0, NOWHERE, size)]] * 2
+    assert make_plan(looked_at, Policy("delete"), 10**20).bytes == size
 
 
 def test_nothing_is_said_where_blocks_cannot_be_shared(disk: Disk) -> None:
@@ -77,4 +81,5 @@ def test_files_without_blocks_share_none(disk: Disk) -> None:
         with open(f"{folder}/{name}", "wb") as file:
             file.write(b"x" * 100)
             os.fsync(file.fileno())
-    assert {copy.extents for copy in with_extents([copies(f"{folder}/a", f"{folder}/b")])[0]} == {b""}
+    plan = make_plan(with_extents([copies(f"{folder}/a", f"{folder}/b")]), Policy("delete"), 10**20)
+    assert [step.bytes for step in plan.steps] == [100]

@@ -11,6 +11,8 @@ import msgspec
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from lorad.blocks.extents import Extent
+from lorad.blocks.room import packed
 from lorad.catalog import Catalog, Row
 from lorad.pipeline.protocol import Publish
 from lorad.publish import pages
@@ -35,6 +37,7 @@ facts = st.fixed_dictionaries(
         "signature": st.sampled_from([b"\x01" * 32, b"\x01" * 32, b"\x02" * 32, None]),
         "residue": st.sampled_from([b"\x03" * 32, b"\x04" * 32, None]),
         "error": st.sampled_from([None, "no „header”\n"]),
+        "extents": st.sampled_from([None, None, packed([Extent(0, 1000, 20)]), packed([Extent(0, 1000, 8)])]),
     }
 )
 change = st.one_of(
@@ -74,6 +77,7 @@ class History:
                 row = Row(
                     number, 1, number, has["size"], has["mtime_ns"], 0, 0, has["status"], has["layout"], None, 0,
                     "safetensors", has["residue"], has["signature"], number / 7, has["error"], 0, 0,
+                    None, has["extents"],
                 )  # fmt: skip
                 self.catalog.save_files([row])
                 return self._names_of(number)

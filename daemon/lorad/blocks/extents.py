@@ -20,15 +20,20 @@ _COUNT = 512
 _LAST = 0x1
 #: Unknown, not allocated yet, or inside the inode: such an extent has no place to compare.
 _NOWHERE = 0x2 | 0x4 | 0x200
+#: Some other file, or a snapshot, has the same blocks.
+_SHARED = 0x2000
 _END = (1 << 64) - 1
+#: The place of an extent that has none, or none yet: it shares its blocks with no other.
+NOWHERE = _END
 
 
 class Extent(NamedTuple):
-    """Bytes of a file that lie together: `start` in the file, `place` on the disk."""
+    """Bytes of a file that lie together: `start` in the file, `place` on the disk; `shared` with another file."""
 
     start: int
     place: int
     length: int
+    shared: bool = False
 
     @property
     def end(self) -> int:
@@ -36,20 +41,19 @@ class Extent(NamedTuple):
 
 
 def extents(fd: int) -> Iterator[Extent]:
-    """The file's extents in order, what is not written yet written first. Holes have none.
+    """The file's extents that have a place, in order; what is not written yet is written first. Holes have none.
 
     Raises OSError with EOPNOTSUPP or ENOTTY where the file system does not tell (tmpfs, many FUSE).
     """
-    return (extent for extent, flags in _mapped(fd, _FLAG_SYNC) if not flags & _NOWHERE)
+    return (extent for extent in _mapped(fd, _FLAG_SYNC) if extent.place != NOWHERE)
 
 
-def written_extents(fd: int) -> list[Extent]:
-    """The same, and nothing is written; none where some of it has no place yet. Raises OSError as `extents`."""
-    found = list(_mapped(fd, 0))
-    return [] if any(flags & _NOWHERE for _, flags in found) else [extent for extent, _ in found]
+def extents_now(fd: int) -> Iterator[Extent]:
+    """All extents as they are, those that are not written yet at `NOWHERE`. Raises OSError as `extents`."""
+    return _mapped(fd, 0)
 
 
-def _mapped(fd: int, how: int) -> Iterator[tuple[Extent, int]]:
+def _mapped(fd: int, how: int) -> Iterator[Extent]:
     start = 0
     while True:
         request = bytearray(_HEADER.size + _COUNT * _EXTENT.size)
@@ -60,7 +64,7 @@ def _mapped(fd: int, how: int) -> Iterator[tuple[Extent, int]]:
             begin, place, length, _, _, flags, *_ = _EXTENT.unpack_from(
                 request, _HEADER.size + number * _EXTENT.size
             )
-            yield Extent(begin, place, length), flags
+            yield Extent(begin, NOWHERE if flags & _NOWHERE else place, length, bool(flags & _SHARED))
             start = begin + length
             if flags & _LAST:
                 return
@@ -98,16 +102,17 @@ def own_ranges(kept: int, gone: int) -> list[tuple[int, int]]:
     return [(start, min(end, size) - start) for start, end in ranges if start < size]
 
 
-def shared_bytes(kept: int, gone: int) -> int:
-    """Bytes of `gone` that take no space of their own, as they lie in the same blocks as those of `kept`.
+def unshared_bytes(fd: int) -> int:
+    """Bytes of a file in blocks that it shares with no other, which are free once it is gone. Holes have none.
 
-    Also what lies in holes. 0 where the file system does not tell.
+    All its bytes where the file system does not tell.
     """
+    size = os.fstat(fd).st_size
     try:
-        own = sum(length for _, length in own_ranges(kept, gone))
+        found = [extent for extent in _mapped(fd, _FLAG_SYNC) if not extent.shared]
     except OSError:
-        return 0
-    return os.fstat(gone).st_size - own
+        return size
+    return sum(min(extent.end, size) - extent.start for extent in found if extent.start < size)
 
 
 def _add(ranges: list[tuple[int, int]], begin: int, end: int) -> None:
