@@ -1,8 +1,7 @@
-"""The thread that answers requests and sends events.
+"""The thread that takes requests and sends answers and events.
 
-It owns the sockets. A status is answered at once from the newest one that the core left here; queries go to
-a second thread, audits and the doctor to a third, so that none of them keeps the others waiting. Nothing
-that comes in from a socket can end it, and what one client does not fetch is dropped for that client alone.
+It owns the sockets; `lorad.control.answering` says who answers what. Nothing that comes in from a socket can end
+it, and what one client does not fetch is dropped for that client alone.
 """
 
 from __future__ import annotations
@@ -12,75 +11,36 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Callable, Collection, Sequence
-from typing import Literal, NamedTuple, TypeVar, cast
+from collections.abc import Callable
+from functools import partial
+from typing import NamedTuple, cast
 
 import msgspec
 import zmq
 
 from loracore import config
-from loracore.config import Config
-from loracore.control import (
-    Answer,
-    Answered,
-    ApplyDedupe,
-    Audit,
-    CancelJob,
-    Doctor,
-    Event,
-    Examined,
-    GetResult,
-    GetSavings,
-    GetStatus,
-    ListHistory,
-    ListJobs,
-    Refusal,
-    Request,
-    StartJob,
-    Status,
-    UndoActions,
-    Wait,
-    WaitJob,
-)
+from loracore.control import Answer, Answered, Event
 from loracore.errors import LoraError, StateError
-from lorad.control.acting import Acting, Acts, Deduper, Reply
+from lorad.control.acting import Deduper
+from lorad.control.answering import Answering, Command, failed
 from lorad.control.curve import AllowList, answer_handshake
 from lorad.control.events import Events
-from lorad.control.jobs import JobRequest, JobRunner
+from lorad.control.jobs import JobRunner
 from lorad.control.outbox import Outbox, Peer
-from lorad.control.queries import Queries, Query
 from lorad.control.requests import RefusedRequest, Requests
 from lorad.control.sockets import LocalPlace, Pair, Socket, TcpPlace, open_zap
-from lorad.control.worker import Worker
-from lorad.dedupe.plan import Plan
 
 _LOG = logging.getLogger(__name__)
 
 #: Messages taken from one socket before the others have their turn.
 _TURN = 64
-#: Queries, and audits with examinations, that may wait for the one before them.
-_QUERIES, _EXAMINATIONS = 16, 4
-#: Requests that wait for the core.
-_COMMANDS = 256
 #: Milliseconds until answers that did not fit into their connection are tried again.
 _RETRY = 2
-#: Seconds that threads have to end.
+#: Seconds that an address that was let go has to be free.
 _PATIENCE = 2.0
 #: Seconds after which this thread gets its turn from one that computes. Python's own 5 ms, at each of an
 #: answer's five system calls, would be more than a status may take.
 _SWITCH_INTERVAL = 0.0005
-
-_T = TypeVar("_T")
-
-
-class Command(NamedTuple):
-    """What only the core can do. `reply` is called once, from any thread, now or later.
-
-    `wait` is answered by `Waited`. For `audit`, the core calls `ControlServer.audit` with its roots.
-    """
-
-    kind: Literal["wait", "audit"]
-    reply: Reply
 
 
 class _Asker(NamedTuple):
@@ -128,16 +88,11 @@ class ControlServer:
         self._runtime_dir = runtime_dir
         self._state_dir = state_dir
         self._settings = settings
-        self._post = post
         self._answered = answered
-        self._status: tuple[Status, float] | None = None
-        self._queries = Queries(state_dir)
-        self._query_worker = Worker("lorad-queries", _QUERIES, idle=self._queries.rest, last=self._queries.close)
-        self._acting = Acting(self._queries, deduper) if deduper else None
-        self._jobs = jobs
-        self._examiner = Worker("lorad-examinations", _EXAMINATIONS)
-        self._commands_waiting = 0
-        self._lock = threading.Lock()
+        self._answering = Answering(runtime_dir, state_dir, post, deduper, jobs)
+        #: See `Answering`; all of them from any thread.
+        self.set_status, self.use = self._answering.set_status, self._answering.use
+        self.plan_for, self.audit = self._answering.plan_for, self._answering.audit
         self._outbox = Outbox()
         self._wakeup = _Wakeup()
         self._events = Events(self._wakeup.signal)
@@ -169,8 +124,7 @@ class ControlServer:
         except LoraError:
             self._close()
             raise
-        self._query_worker.start()
-        self._examiner.start()
+        self._answering.start()
         self._thread.start()
 
     def stop(self) -> None:
@@ -179,18 +133,8 @@ class ControlServer:
         if self._thread.is_alive():
             self._wakeup.signal()
             self._thread.join()
-        self._query_worker.stop(_PATIENCE)
-        self._examiner.stop(_PATIENCE)
+        self._answering.stop()
         self._close()
-
-    def set_status(self, status: Status) -> None:
-        """What is answered to whoever asks from now on. From any thread."""
-        self._status = status, time.monotonic()
-
-    def use(self, config: Config) -> None:
-        """Plan by this configuration from now on, and explain by it. From any thread."""
-        self._queries.planner.use(config)
-        self._queries.hashes_on_arrival = config.hashes.on_arrival
 
     def tell(self, event: Event) -> None:
         """Send an event. From any thread; never blocks."""
@@ -200,26 +144,6 @@ class ControlServer:
         """Read the allowed keys again; connections whose key is not allowed any more are ended."""
         self._reload = True
         self._wakeup.signal()
-
-    def plan_for(self, newcomers: Collection[bytes], give: Callable[[Plan | Refusal], None]) -> None:
-        """What the policy makes of newcomers that the catalogue has. From any thread; `give` is called in another.
-
-        `Plan.due_ns` says when to ask again for those that are too young; those that are not read to their end
-        (`Plan.skipped`) may be asked for in a later generation.
-        """
-        if not self._query_worker.submit(lambda: give(_done(lambda: self._queries.plan_for(newcomers)))):
-            give(_BUSY)
-
-    def audit(self, roots: Sequence[bytes], follow: bool, reply: Reply) -> None:
-        """Compare these folders with the catalogue and the JSON files, and reply. From any thread."""
-
-        def job() -> Answer:
-            from lorad.audit import audit  # noqa: PLC0415 - seldom asked for
-
-            return audit(self._state_dir, roots, follow=follow)
-
-        if not self._examiner.submit(lambda: reply(_done(job))):
-            reply(_BUSY)
 
     @property
     def events_dropped(self) -> int:
@@ -291,108 +215,9 @@ class ControlServer:
                 self._answer(_Asker(peer, refused.id, since), refused.refusal)
                 continue
             asker = _Asker(peer, asked.id, since)
-            try:
-                answer = self._do(asker, asked.request)
-            except Exception as error:
-                _LOG.exception("a request failed")
-                answer = _failed(error)
+            answer = self._answering.answer(asked.request, partial(self._answer, asker))
             if answer is not None:
                 self._answer(asker, answer)
-
-    def _do(self, asker: _Asker, request: Request) -> Answer | None:
-        """The answer to a request, if it can be given at once."""
-        match request:
-            case GetStatus():
-                return self._present_status()
-            case Wait():
-                return self._command("wait", asker)
-            case Audit():
-                return self._command("audit", asker)
-            case Doctor():
-                done = self._examiner.submit(lambda: self._answer(asker, _done(self._examine)))
-            case ApplyDedupe() | UndoActions() | ListHistory() | GetSavings():
-                return self._act(asker, request)
-            case StartJob() | ListJobs() | WaitJob() | CancelJob() | GetResult():
-                return self._about_jobs(asker, request)
-            case _:
-                query: Query = request
-                done = self._query_worker.submit(
-                    lambda: self._answer(asker, _done(lambda: self._queries.answer(query)))
-                )
-        return None if done else _BUSY
-
-    def _present_status(self) -> Answer:
-        if self._status is None:
-            return Refusal("loading", "the daemon is starting; ask again in a moment")
-        status, since = self._status
-        return msgspec.structs.replace(
-            status, uptime_seconds=round(status.uptime_seconds + time.monotonic() - since, 3)
-        )
-
-    def _command(self, kind: Literal["wait", "audit"], asker: _Asker) -> Answer | None:
-        return self._hand_on(asker, lambda reply: self._post(Command(kind, reply)))
-
-    def _about_jobs(self, asker: _Asker, request: JobRequest) -> Answer | None:
-        jobs = self._jobs
-        if jobs is None:
-            return Refusal("unknown-job", "this daemon runs no jobs; give --local to do it yourself")
-        return self._hand_on(asker, lambda reply: jobs.handle(request, reply))
-
-    def _hand_on(self, asker: _Asker, take: Callable[[Reply], None]) -> Answer | None:
-        """Have somebody else reply, who does not block."""
-        reply = self._replier(asker)
-        if reply is None:
-            return _BUSY
-        try:
-            take(reply)
-        except Exception as error:
-            _LOG.exception("a request was not taken")
-            reply(_failed(error))
-        return None
-
-    def _act(self, asker: _Asker, request: Acts) -> Answer | None:
-        acting = self._acting
-        if acting is None:
-            return Refusal("read-only", "this daemon does not act on files; it only plans")
-        reply = self._replier(asker)
-        if reply is None:
-            return _BUSY
-
-        def job() -> None:
-            try:
-                acting.handle(request, reply)
-            except Exception as error:
-                _LOG.exception("a request failed")
-                reply(_failed(error))
-
-        if not self._query_worker.submit(job):
-            reply(_BUSY)
-        return None
-
-    def _replier(self, asker: _Asker) -> Reply | None:
-        """What answers once, later; None where too many wait for that."""
-        with self._lock:
-            if self._commands_waiting >= _COMMANDS:
-                return None
-            self._commands_waiting += 1
-        replied = False
-
-        def reply(answer: Answer) -> None:
-            nonlocal replied
-            with self._lock:
-                if replied:
-                    return
-                replied = True
-                self._commands_waiting -= 1
-            self._answer(asker, answer)
-
-        return reply
-
-    def _examine(self) -> Examined:
-        from lorad.doctor import examine  # noqa: PLC0415 - seldom asked for
-
-        roots, hashing = (self._status[0].roots, self._status[0].hashing) if self._status else ([], None)
-        return examine(self._state_dir, self._runtime_dir, roots, self._queries.planner.running, hashing)
 
     def _answer(self, asker: _Asker, answer: Answer | msgspec.Raw) -> None:
         """Encode an answer, in the thread that has it, and have it sent."""
@@ -401,7 +226,7 @@ class ControlServer:
             frame = msgspec.msgpack.encode(Answered(number, cast(Answer, answer)))
         except (msgspec.MsgspecError, UnicodeError, TypeError, OverflowError) as error:
             _LOG.exception("an answer cannot be encoded")
-            frame = msgspec.msgpack.encode(Answered(number, _failed(error)))
+            frame = msgspec.msgpack.encode(Answered(number, failed(error)))
         self._outbox.put(peer, frame)
         if threading.current_thread() is not self._thread:
             self._wakeup.signal()
@@ -446,19 +271,3 @@ def _reopened(place: TcpPlace, context: zmq.Context[Socket]) -> Pair:
             if time.monotonic() > deadline:
                 raise
             time.sleep(0.01)
-
-
-_BUSY = Refusal("busy", "too much is asked at once; ask again in a moment")
-
-
-def _done(job: Callable[[], _T]) -> _T | Refusal:
-    """What a job gives; a Refusal where it fails."""
-    try:
-        return job()
-    except Exception as error:
-        _LOG.exception("a request failed")
-        return _failed(error)
-
-
-def _failed(error: Exception) -> Refusal:
-    return Refusal("failed", ascii(f"{type(error).__name__}: {error}")[1:-1][:500])

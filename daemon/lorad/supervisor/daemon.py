@@ -32,7 +32,8 @@ from loracore.control import (
 )
 from loracore.errors import LoraError
 from lorad.control.acting import Reply
-from lorad.control.server import Command, ControlServer
+from lorad.control.answering import Command
+from lorad.control.server import ControlServer
 from lorad.engine import Engine
 from lorad.hashes.service import HashingService
 from lorad.jobs.service import JobService

@@ -1,0 +1,243 @@
+"""Which part of the daemon answers which request.
+
+A status is answered at once from the newest one that the core left here; queries go to a thread of theirs, audits
+and the doctor to another, so that none of them keeps the others waiting. What only the core, the desk of actions
+or the jobs can answer is handed on to them.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Collection, Sequence
+from typing import Literal, NamedTuple, TypeVar
+
+import msgspec
+
+from loracore.config import Config
+from loracore.control import (
+    Answer,
+    ApplyDedupe,
+    Audit,
+    CancelJob,
+    Doctor,
+    Examined,
+    GetResult,
+    GetSavings,
+    GetStatus,
+    ListHistory,
+    ListJobs,
+    Refusal,
+    Request,
+    StartJob,
+    Status,
+    UndoActions,
+    Wait,
+    WaitJob,
+)
+from lorad.control.acting import Acting, Acts, Deduper, Reply
+from lorad.control.jobs import JobRequest, JobRunner
+from lorad.control.queries import Queries, Query
+from lorad.control.worker import Worker
+from lorad.dedupe.plan import Plan
+
+_LOG = logging.getLogger(__name__)
+
+#: Queries, and audits with examinations, that may wait for the one before them.
+_QUERIES, _EXAMINATIONS = 16, 4
+#: Requests that wait for the core, for actions or for jobs.
+_HANDED_ON = 256
+#: Seconds that threads have to end.
+_PATIENCE = 2.0
+_BUSY = Refusal("busy", "too much is asked at once; ask again in a moment")
+
+_T = TypeVar("_T")
+#: Takes an answer, which may be encoded already.
+Give = Callable[[Answer | msgspec.Raw], None]
+
+
+class Command(NamedTuple):
+    """What only the core can do. `reply` is called once, from any thread, now or later.
+
+    `wait` is answered by `Waited`. For `audit`, the core calls `Answering.audit` with its roots.
+    """
+
+    kind: Literal["wait", "audit"]
+    reply: Reply
+
+
+class Answering:
+    """`post` takes commands; it is called from a thread and must not block. See also `ControlServer`."""
+
+    def __init__(
+        self,
+        runtime_dir: str,
+        state_dir: str,
+        post: Callable[[Command], None],
+        deduper: Deduper | None,
+        jobs: JobRunner | None,
+    ) -> None:
+        self._runtime_dir = runtime_dir
+        self._state_dir = state_dir
+        self._post = post
+        self._status: tuple[Status, float] | None = None
+        self._queries = Queries(state_dir)
+        self._query_worker = Worker("lorad-queries", _QUERIES, idle=self._queries.rest, last=self._queries.close)
+        self._acting = Acting(self._queries, deduper) if deduper else None
+        self._jobs = jobs
+        self._examiner = Worker("lorad-examinations", _EXAMINATIONS)
+        self._handed_on = 0
+        self._lock = threading.Lock()
+
+    def start(self) -> None:
+        self._query_worker.start()
+        self._examiner.start()
+
+    def stop(self) -> None:
+        self._query_worker.stop(_PATIENCE)
+        self._examiner.stop(_PATIENCE)
+
+    # From any thread
+
+    def set_status(self, status: Status) -> None:
+        """What is answered to whoever asks from now on."""
+        self._status = status, time.monotonic()
+
+    def use(self, config: Config) -> None:
+        """Plan by this configuration from now on, and explain by it."""
+        self._queries.planner.use(config)
+        self._queries.hashes_on_arrival = config.hashes.on_arrival
+
+    def plan_for(self, newcomers: Collection[bytes], give: Callable[[Plan | Refusal], None]) -> None:
+        """What the policy makes of newcomers that the catalogue has; `give` is called in another thread.
+
+        `Plan.due_ns` says when to ask again for those that are too young; those that are not read to their end
+        (`Plan.skipped`) may be asked for in a later generation.
+        """
+        if not self._query_worker.submit(lambda: give(_done(lambda: self._queries.plan_for(newcomers)))):
+            give(_BUSY)
+
+    def audit(self, roots: Sequence[bytes], follow: bool, reply: Reply) -> None:
+        """Compare these folders with the catalogue and the JSON files, and reply."""
+
+        def job() -> Answer:
+            from lorad.audit import audit  # noqa: PLC0415 - seldom asked for
+
+            return audit(self._state_dir, roots, follow=follow)
+
+        if not self._examiner.submit(lambda: reply(_done(job))):
+            reply(_BUSY)
+
+    # From the control thread
+
+    def answer(self, request: Request, later: Give) -> Answer | None:
+        """The answer, if it can be given at once; else `later` is called with it, once, from any thread."""
+        try:
+            return self._answer(request, later)
+        except Exception as error:
+            _LOG.exception("a request failed")
+            return failed(error)
+
+    def _answer(self, request: Request, later: Give) -> Answer | None:
+        match request:
+            case GetStatus():
+                return self._present_status()
+            case Wait():
+                return self._command("wait", later)
+            case Audit():
+                return self._command("audit", later)
+            case Doctor():
+                done = self._examiner.submit(lambda: later(_done(self._examine)))
+            case ApplyDedupe() | UndoActions() | ListHistory() | GetSavings():
+                return self._act(request, later)
+            case StartJob() | ListJobs() | WaitJob() | CancelJob() | GetResult():
+                return self._about_jobs(request, later)
+            case _:
+                query: Query = request
+                done = self._query_worker.submit(lambda: later(_done(lambda: self._queries.answer(query))))
+        return None if done else _BUSY
+
+    def _present_status(self) -> Answer:
+        if self._status is None:
+            return Refusal("loading", "the daemon is starting; ask again in a moment")
+        status, since = self._status
+        return msgspec.structs.replace(
+            status, uptime_seconds=round(status.uptime_seconds + time.monotonic() - since, 3)
+        )
+
+    def _command(self, kind: Literal["wait", "audit"], later: Give) -> Answer | None:
+        return self._hand_on(later, lambda reply: self._post(Command(kind, reply)))
+
+    def _about_jobs(self, request: JobRequest, later: Give) -> Answer | None:
+        jobs = self._jobs
+        if jobs is None:
+            return Refusal("unknown-job", "this daemon runs no jobs; give --local to do it yourself")
+        return self._hand_on(later, lambda reply: jobs.handle(request, reply))
+
+    def _act(self, request: Acts, later: Give) -> Answer | None:
+        acting = self._acting
+        if acting is None:
+            return Refusal("read-only", "this daemon does not act on files; it only plans")
+
+        def act(reply: Reply) -> None:
+            if not self._query_worker.submit(lambda: _taken(lambda: acting.handle(request, reply), reply)):
+                reply(_BUSY)
+
+        return self._hand_on(later, act)
+
+    def _hand_on(self, later: Give, take: Callable[[Reply], None]) -> Answer | None:
+        """Have somebody else reply, who does not block."""
+        reply = self._replier(later)
+        if reply is None:
+            return _BUSY
+        _taken(lambda: take(reply), reply)
+        return None
+
+    def _replier(self, later: Give) -> Reply | None:
+        """What answers once, later; None where too many wait for that."""
+        with self._lock:
+            if self._handed_on >= _HANDED_ON:
+                return None
+            self._handed_on += 1
+        replied = False
+
+        def reply(answer: Answer) -> None:
+            nonlocal replied
+            with self._lock:
+                if replied:
+                    return
+                replied = True
+                self._handed_on -= 1
+            later(answer)
+
+        return reply
+
+    def _examine(self) -> Examined:
+        from lorad.doctor import examine  # noqa: PLC0415 - seldom asked for
+
+        roots, hashing = (self._status[0].roots, self._status[0].hashing) if self._status else ([], None)
+        return examine(self._state_dir, self._runtime_dir, roots, self._queries.planner.running, hashing)
+
+
+def failed(error: Exception) -> Refusal:
+    """What is answered where something went wrong that nobody thought of."""
+    return Refusal("failed", ascii(f"{type(error).__name__}: {error}")[1:-1][:500])
+
+
+def _done(job: Callable[[], _T]) -> _T | Refusal:
+    """What a job gives; a Refusal where it fails."""
+    try:
+        return job()
+    except Exception as error:
+        _LOG.exception("a request failed")
+        return failed(error)
+
+
+def _taken(take: Callable[[], None], reply: Reply) -> None:
+    """Hand a request on; what goes wrong is replied."""
+    try:
+        take()
+    except Exception as error:
+        _LOG.exception("a request was not taken")
+        reply(failed(error))
