@@ -1,7 +1,8 @@
 """The core of the core process: events in, instructions out, until everything that is there is told apart.
 
 It joins the parts that know nothing of each other: the names (`presence`), the records (`files`), the state
-machine (`library`), what is to be read (`reading`), who reads it (`pipeline`) and the catalogue.
+machine and what follows from it (`library`, `knowledge`), what is to be read (`reading`), who reads it
+(`pipeline`), where it lies (`blocks`) and the catalogue.
 """
 
 from __future__ import annotations
@@ -9,35 +10,20 @@ from __future__ import annotations
 import gc
 import os
 import time
-from collections import deque
 from collections.abc import Callable, Sequence
-from functools import lru_cache
 
-from blake3 import blake3
-
-from loracore.control import DuplicateFound, Event, FileFailedEvent, FileGrouped
+from loracore.control import Event, FileFailedEvent, FileGrouped
 from loracore.messages import Progress
 from lorad.blocks.backlog import Backlog
-from lorad.catalog import Answer, Catalog, Identified
+from lorad.catalog import Catalog, Identified
 from lorad.files import File, Files, is_under
-from lorad.library import (
-    Ask,
-    Changed,
-    Describe,
-    Instruction,
-    Library,
-    Planned,
-    Question,
-    ReadHeader,
-    Share,
-    Status,
-)
-from lorad.library.library import answer_key
+from lorad.knowledge import Knowledge
+from lorad.library import Library, Status
 from lorad.pipeline.dispatch import Finished, Job, Lost, PiecesJob
 from lorad.pipeline.machinery import Machinery
 from lorad.pipeline.protocol import Header, Identity, Outcome, Published, Trouble
 from lorad.presence import DEATHS, Presence
-from lorad.reading import Reading, layer_digests, weight_signature
+from lorad.reading import Reading
 from lorad.recorder import Recorder
 from lorad.statistics import Statistics
 
@@ -45,10 +31,6 @@ from lorad.statistics import Statistics
 _STEP = 256
 #: Duplicates opened between the same, to see where their blocks lie.
 _LOOKS = 32
-#: Twins named in the event of a duplicate.
-_TOLD = 16
-#: Weight signatures kept at hand.
-_SIGNATURES = 4096
 
 
 class Engine:
@@ -77,12 +59,11 @@ class Engine:
         self.files = Files(catalog)
         self._library = Library()
         self._reading = Reading(catalog, self.files, follow=follow, loaders=machinery.loaders)
-        self._signature_of_layout: Callable[[int], bytes]
-        self._weight_signatures: dict[tuple[int, bytes], bytes] = {}
         self.statistics = Statistics()
         #: Duplicates whose blocks are to be looked at, once all is read.
         self._blocks = Backlog(self.files)
-        self._loading = True
+        self._knowledge = Knowledge(catalog, self.files, self._library, self._reading, self._blocks, tell=tell)
+        self._do = self._knowledge.do
         self._presence = Presence(
             self.files,
             self._library,
@@ -97,13 +78,10 @@ class Engine:
         # What is loaded stays: looking for garbage in it would take longer than loading.
         gc.disable()
         try:
-            self._load(is_under(roots))
+            self._knowledge.load(is_under(roots))
         finally:
             gc.enable()
         gc.freeze()
-        self._loading = False
-        # Where all were at hand while they were all asked for, from now on it is some.
-        self._signature_of_layout = lru_cache(4096)(catalog.layout_signature)
         self._recorder = Recorder(
             catalog, self.files, machinery, self.statistics, os.fsdecode(state_dir), render_once=render_once
         )
@@ -113,25 +91,6 @@ class Engine:
         self.relinked = self._presence.relinked
         #: By our own doing, the file of this name shares other blocks than it did.
         self.rearranged = self._blocks.add_name
-
-    def _load(self, under: Callable[[bytes], bool]) -> None:
-        """Take up what an earlier run learnt, as if nothing had happened since; the walk finds what has.
-
-        So the JSON files go on from where they were, and a loader checks a file before it believes in it.
-        """
-        for layout, sequence, exhausted in self._catalog.sequences():
-            self._library.planned(layout, sequence, exhausted)
-        self.files.load(under)
-        self._signature_of_layout = self._catalog.layout_signatures().__getitem__
-        answered = self._catalog.answer_keys()
-        twins: dict[tuple[int | None, bytes | None], int] = {}
-        for file in self.files:
-            twin = (
-                twins.setdefault((file.layout, file.signature), file.id)
-                if file.status is Status.DUPLICATE
-                else None
-            )
-            self._restore(file, answered.pop(file.id, {}), None if twin == file.id else twin)
 
     @property
     def finished(self) -> bool:
@@ -243,8 +202,7 @@ class Engine:
         self._catalog.commit(new_generation=False)
         self._machinery.forget_layouts()
         self._reading.forget_layouts()
-        self._weight_signatures.clear()
-        self._signature_of_layout = lru_cache(4096)(self._catalog.layout_signature)
+        self._knowledge.forget_layouts()
 
     def _feed(self) -> None:
         while (loader := self._machinery.room()) is not None:
@@ -252,81 +210,6 @@ class Engine:
             if job is None:
                 return
             self._machinery.start(loader, job)
-
-    def _restore(self, file: File, answers: dict[int, bytes], twin: int | None) -> None:
-        """A file of an earlier run takes its place again."""
-        if file.layout is not None and file.status not in (Status.FAILED, Status.IGNORED):
-            self._do(self._library.restore(file.id, file.layout, answers, twin))
-        elif file.status is Status.PENDING:
-            self._do(self._library.found(file.id))
-
-    # What was learnt
-
-    def _do(self, instructions: list[Instruction]) -> None:
-        """Carry out what the state machine wants, and what follows from that, in the order it was said."""
-        waiting = deque(instructions)
-        while waiting:
-            match waiting.popleft():
-                case ReadHeader(file):
-                    self._reading.headers.append(file)
-                case Describe(layout, file):
-                    shape = self._reading.shape(layout, self.files.by_id[file].arrangement or 0)
-                    waiting += self._library.described(layout, shape)
-                case Ask(file, layout, question):
-                    digests = self._reading.want(file, layout, question, self._recall(file, layout, question))
-                    if digests is not None:
-                        waiting += self._answer(file, question.number, digests)
-                case Share(source, file, _, number):
-                    self._catalog.share_answer(source, file, number)
-                case Planned(layout, sequence, exhausted):
-                    self._catalog.save_sequence(layout, sequence, exhausted)
-                case Changed(number, status, key):
-                    self._change(self.files.by_id[number], status, key)
-
-    def _recall(self, file: int, layout: int, question: Question) -> dict[int, bytes]:
-        """Digests of whole layers that the file gave before, by layer, where it could have."""
-        if not self._library.asks_again(layout, question.number):
-            return {}
-        return layer_digests(self._library.sequence(layout), self._catalog.answers(file))
-
-    def _answer(self, file: int, number: int, digests: bytes) -> list[Instruction]:
-        self._catalog.save_answers([Answer(file, number, answer_key(digests), digests)])
-        return self._library.answered(file, number, digests)
-
-    def _change(self, file: File, status: Status, key: bytes) -> None:
-        signature = None
-        if status is Status.DUPLICATE:
-            assert file.layout is not None
-            kept = file.status is status and file.signature
-            signature = kept or self._weight_signature(file.layout, key, file.id)
-            if file.residue is None:
-                self._reading.want_residue(file.id)
-        elif file.layout is not None and status in (Status.GROUPED, Status.UNIQUE):
-            signature = blake3(self._signature_of_layout(file.layout) + key).digest()
-        if (file.status, file.signature) == (status, signature):
-            return
-        news = status is Status.DUPLICATE is not file.status and not self._loading
-        file.signature = signature
-        self.files.set_status(file, status)
-        twins = self._library.twins(file.id)
-        # The first of a set is what the others are duplicates of.
-        if news and file.names and twins[0] != file.id:
-            others = (self.files.by_id.get(twin) for twin in twins[:_TOLD] if twin != file.id)
-            named = [other.names[0] for other in others if other is not None and other.names]
-            self._tell(DuplicateFound(file.names[0], named))
-        if status is Status.DUPLICATE:
-            file.before = ()
-            self._blocks.add(file)
-
-    def _weight_signature(self, layout: int, key: bytes, file: int) -> bytes:
-        """That of a file every layer of which is digested; equal for all that answered alike."""
-        signature = self._weight_signatures.get((layout, key))
-        if signature is None:
-            if len(self._weight_signatures) >= _SIGNATURES:
-                self._weight_signatures.clear()
-            digests = layer_digests(self._library.sequence(layout), self._catalog.answers(file))
-            signature = self._weight_signatures[layout, key] = weight_signature(digests)
-        return signature
 
     def _finished(self, finished: Finished) -> None:
         job, position = finished.job, 0
@@ -355,7 +238,7 @@ class Engine:
                 if outcome.trouble.kind == "changed" and self._still_wanted(file):
                     self._reading.repeat(job, number, wanted)
             elif wanted is not None:
-                self._do(self._answer(number, wanted.question.number, digests))
+                self._knowledge.answer(number, wanted.question, digests)
             else:
                 self._learn(file, outcome)
 

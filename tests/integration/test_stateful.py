@@ -13,7 +13,7 @@ import torch
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 
 from tests.builders import architectures
 from tests.builders.weights import Layers, random_weights
@@ -43,8 +43,8 @@ def content(path: str) -> str | None:
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no dict
         else:
             tensors = torch.load(path, weights_only=True)
-    except (SafetensorError, RuntimeError, EOFError, OSError, IndexError):
-        # torch says IndexError of a file that ends after a byte or two.
+    except Exception:
+        # torch has a dozen kinds of errors for a file that ends too early, by where it ends.
         return None
     digest = hashlib.sha256()
     for name, tensor in sorted(tensors.items()):
