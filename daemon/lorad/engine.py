@@ -17,7 +17,7 @@ from loracore.messages import Progress
 from lorad.blocks.backlog import Backlog
 from lorad.catalog import Catalog, Identified
 from lorad.files import File, Files, is_under
-from lorad.knowledge import Knowledge
+from lorad.knowledge import Duplicate, Knowledge
 from lorad.library import Library, Status
 from lorad.pipeline.dispatch import Finished, Job, Lost, PiecesJob
 from lorad.pipeline.machinery import Machinery
@@ -36,8 +36,9 @@ _LOOKS = 32
 class Engine:
     """Keeps the catalogue and the JSON files true to what is under `roots`.
 
-    It looks when it is told to: `sweep` a folder, or a name was `touched`. `tell` hears of what it finds;
-    for `defer` and `remind` see `Presence`, for `render_once` `Recorder`.
+    It looks when it is told to: `sweep` a folder, or a name was `touched`. `tell` hears of what it finds, and
+    `duplicate` of each file that becomes one, the first of a set included, while `File.before` still says under
+    which names it was told apart before; for `defer` and `remind` see `Presence`, for `render_once` `Recorder`.
     """
 
     def __init__(
@@ -49,6 +50,7 @@ class Engine:
         follow: bool,
         state_dir: bytes,
         tell: Callable[[Event], None],
+        duplicate: Duplicate | None = None,
         defer: Callable[[bytes, os.stat_result], bool] | None = None,
         remind: bool = False,
         render_once: bool = False,
@@ -62,7 +64,9 @@ class Engine:
         self.statistics = Statistics()
         #: Duplicates whose blocks are to be looked at, once all is read.
         self._blocks = Backlog(self.files)
-        self._knowledge = Knowledge(catalog, self.files, self._library, self._reading, self._blocks, tell=tell)
+        self._knowledge = Knowledge(
+            catalog, self.files, self._library, self._reading, self._blocks, tell=tell, duplicate=duplicate
+        )
         self._do = self._knowledge.do
         self._presence = Presence(
             self.files,
@@ -169,14 +173,6 @@ class Engine:
         if not self.sweeping and not self.reading:
             self._blocks.look(_LOOKS, now)
         self._recorder.record(settled=self.settled)
-
-    def was_duplicate_as(self, path: bytes) -> Sequence[bytes]:
-        """The names that the file of this name had as a duplicate, until it was renamed or its ctime changed.
-
-        To be asked while it is told of as a duplicate. Empty for one whose content or inode is new.
-        """
-        file = self.files.by_path.get(path)
-        return file.before if file is not None else ()
 
     def save(self) -> None:
         """Commit what was learnt so far."""

@@ -20,9 +20,10 @@ from lorad.pipeline.protocol import Identity
 _TICK = 20_000_000
 #: The tick of file systems that count whole (FAT: even) seconds.
 _COARSE_TICK = 2_000_000_000
-#: Seconds for which a duplicate that has no name any more may come back under another one. Looking through a
+#: Seconds for which a file that has no name any more may come back under another one. Looking through a
 #: renamed folder on a slow disk, after all that waits before it, takes no longer.
 _AWAY = 3600.0
+_TOLD_APART = frozenset({Status.UNIQUE, Status.DUPLICATE})
 _STATUS = {status.value: status for status in Status}
 
 
@@ -51,9 +52,9 @@ class File:
         self.deaths = 0
         #: One name that is never opened: its kind already says that it is not to be read.
         self.passed_over = False
-        #: Names that this inode, of the same size and mtime, had when it was a duplicate: until its twin went, or
-        #: its ctime or name changed and it had to be read anew. Empty once it is a duplicate again. The catalogue
-        #: has them too: reading anew may take longer than lorad runs.
+        #: Names that this inode, of the same size and mtime, had when it was told apart: until its twin went or
+        #: came, or its ctime or name changed and it had to be read anew. Empty once it is told apart again. The
+        #: catalogue has them too: reading anew may take longer than lorad runs.
         self.before: tuple[bytes, ...] = ()
         #: Where its blocks lay when it was last looked at as a duplicate; see `lorad.blocks`.
         self.extents: bytes | None = None
@@ -101,7 +102,7 @@ class Files:
         self.by_id: dict[int, File] = {}
         self.by_path: dict[bytes, File] = {}
         self._by_inode: dict[tuple[int, int], File] = {}
-        #: Duplicates whose records were dropped of late: by inode, their size, mtime, names, and when that was.
+        #: Files whose records were dropped of late: by inode, their size, mtime, names, and when that was.
         self._left: dict[tuple[int, int], tuple[int, int, tuple[bytes, ...], float]] = {}
         #: Those of them that the catalogue does not have, or has still.
         self._left_changed: set[tuple[int, int]] = set()
@@ -183,7 +184,7 @@ class Files:
 
     def set_status(self, file: File, status: Status) -> None:
         self._count(file, -1)
-        if file.status is Status.DUPLICATE is not status:
+        if file.status is not status and file.status in _TOLD_APART:
             # Its twin may have gone to be read anew, and it may be next.
             file.before += tuple(file.names)
         file.status = status
@@ -206,7 +207,7 @@ class Files:
         file = self.by_path.pop(path)
         self._place(path, -1)
         file.names.remove(path)
-        if file.status is Status.DUPLICATE:
+        if file.status in _TOLD_APART:
             file.before += (path,)
         self._new_names.pop(path, None)
         self._dropped_names.append(path)
@@ -256,7 +257,7 @@ class Files:
             self._remember(file)
 
     def _remember(self, file: File) -> None:
-        """It was a duplicate before: should it come back under another name or ctime, that is no news."""
+        """It was told apart before: should it come back under another name or ctime, that is no news."""
         now = time.time()
         while self._left and now - next(iter(self._left.values()))[3] >= _AWAY:
             oldest = next(iter(self._left))

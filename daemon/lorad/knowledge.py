@@ -1,7 +1,7 @@
 """What is known of files: the state machine and what follows from its instructions.
 
 It feeds `library` with what was read, has what it asks for read, keeps in the catalogue what is to outlive this
-process, and tells of new duplicates.
+process, and tells of duplicates.
 """
 
 from __future__ import annotations
@@ -31,6 +31,8 @@ from lorad.library import (
 from lorad.library.library import answer_key
 from lorad.reading import Reading, layer_digests, weight_signature
 
+#: Hears of a file that has become a duplicate, and names of some of its twins.
+Duplicate = Callable[[File, Sequence[bytes]], None]
 #: Twins named in the event of a duplicate.
 _TOLD = 16
 #: Weight signatures, and signatures of layouts, kept at hand.
@@ -38,7 +40,7 @@ _SIGNATURES = 4096
 
 
 class Knowledge:
-    """`blocks` gets the duplicates whose blocks are to be looked at; `tell` hears of new ones."""
+    """`blocks` gets the duplicates whose blocks are to be looked at; for `tell` and `duplicate` see `Engine`."""
 
     def __init__(
         self,
@@ -49,6 +51,7 @@ class Knowledge:
         blocks: Backlog,
         *,
         tell: Callable[[Event], None],
+        duplicate: Duplicate | None,
     ) -> None:
         self._catalog = catalog
         self._files = files
@@ -56,6 +59,7 @@ class Knowledge:
         self._reading = reading
         self._blocks = blocks
         self._tell = tell
+        self._duplicate = duplicate
         self._loading = False
         self._signature_of_layout: Callable[[int], bytes] = lru_cache(_SIGNATURES)(catalog.layout_signature)
         self._weight_signatures: dict[tuple[int, bytes], bytes] = {}
@@ -145,15 +149,23 @@ class Knowledge:
         news = status is Status.DUPLICATE is not file.status and not self._loading
         file.signature = signature
         self._files.set_status(file, status)
-        twins = self._library.twins(file.id)
-        # The first of a set is what the others are duplicates of.
-        if news and file.names and twins[0] != file.id:
-            others = (self._files.by_id.get(twin) for twin in twins[:_TOLD] if twin != file.id)
-            named = [other.names[0] for other in others if other is not None and other.names]
-            self._tell(DuplicateFound(file.names[0], named))
-        if status is Status.DUPLICATE:
+        if news and file.names:
+            self._found(file)
+        if status in (Status.UNIQUE, Status.DUPLICATE):
             file.before = ()
+        if status is Status.DUPLICATE:
             self._blocks.add(file)
+
+    def _found(self, file: File) -> None:
+        """A file has become a duplicate."""
+        twins = self._library.twins(file.id)
+        others = (self._files.by_id.get(twin) for twin in twins[:_TOLD] if twin != file.id)
+        named = [other.names[0] for other in others if other is not None and other.names]
+        # The first of a set is what the others are duplicates of.
+        if twins[0] != file.id:
+            self._tell(DuplicateFound(file.names[0], named))
+        if self._duplicate is not None:
+            self._duplicate(file, named)
 
     def _weight_signature(self, layout: int, key: bytes, file: int) -> bytes:
         """That of a file every layer of which is digested; equal for all that answered alike."""

@@ -12,6 +12,7 @@ import sqlite3
 import threading
 import time
 from collections import deque
+from collections.abc import Sequence
 from functools import partial
 from typing import Protocol
 
@@ -35,6 +36,7 @@ from lorad.control.acting import Reply
 from lorad.control.answering import Command
 from lorad.control.server import ControlServer
 from lorad.engine import Engine
+from lorad.files import File
 from lorad.hashes.service import HashingService
 from lorad.jobs.service import JobService
 from lorad.pipeline.launch import Crew
@@ -110,7 +112,12 @@ class Daemon:
         self._overfull = False
         self._waits = Waits(self._watcher.sync)
         self._tenure = Tenure(
-            self._state_dir, self._machinery, tell=self._tell, defer=self._defer, complain=self._complain
+            self._state_dir,
+            self._machinery,
+            tell=self._tell,
+            duplicate=self._duplicate,
+            defer=self._defer,
+            complain=self._complain,
         )
         self._next_tick = 0.0
         self._next_ping = 0.0
@@ -374,13 +381,15 @@ class Daemon:
         if isinstance(event, FileFailedEvent):
             self._log.warning("file failed", path=event.path, reason=event.reason)
             self._reporter.trouble(event.reason, event.path)
+            self._tenure.failed(event.path)
         elif isinstance(event, DuplicateFound):
             self._log.info("duplicate", path=event.path, like=event.others[0] if event.others else b"")
-            # Of two files that are read at once, either is told of: an old one, for the sake of one in a new root.
-            if all(map(self._tenure.knows, (event.path, *event.others))):
-                before = self._tenure.was_duplicate_as(event.path)
-                self._deduplication.duplicate(event.path, self._tenure.generation, before)
         self._tell_clients(event)
+
+    def _duplicate(self, file: File, others: Sequence[bytes]) -> None:
+        """A file has become a duplicate of these. None is a newcomer for the sake of a root that is not known."""
+        if self._tenure.is_new(file) and all(map(self._tenure.knows, others)):
+            self._deduplication.duplicate(file.names[0], self._tenure.generation, file.before)
 
     def _tell_clients(self, event: Event) -> None:
         self._control.tell(event)

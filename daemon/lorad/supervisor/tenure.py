@@ -10,15 +10,18 @@ import gc
 import os
 import sqlite3
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from itertools import islice
+
+import msgspec
 
 from loracore.config import Config
 from loracore.control import Event
 from lorad.catalog import Catalog
 from lorad.dedupe.remembered import Remembered
 from lorad.engine import Engine
-from lorad.files import is_under
+from lorad.files import File, is_under, tick_of
+from lorad.knowledge import Duplicate
 from lorad.pipeline.machinery import Machinery
 
 #: Seconds until a catalogue that could not be written is tried again.
@@ -27,12 +30,13 @@ _RETRY = 5.0
 _TIDY = 3600.0
 #: Names of a root that are looked for, to see whether it is there.
 _SAMPLE = 16
-#: Under this name the catalogue keeps the roots that were looked through to their end.
-_KNOWN = "known_roots"
+#: Under this name the catalogue keeps the roots that were looked through to their end, and when (time of day, ns).
+_KNOWN = "known_since"
+_SINCE = msgspec.msgpack.Decoder(dict[bytes, int])
 
 
 class Tenure:
-    """`tell` and `defer` are the engine's; `complain` hears what is wrong with the catalogue.
+    """`tell`, `duplicate` and `defer` are the engine's; `complain` hears what is wrong with the catalogue.
 
     `engine`, `catalog` and `remembered` are None while there are none; `trouble` says what is wrong now.
     """
@@ -43,12 +47,14 @@ class Tenure:
         machinery: Machinery,
         *,
         tell: Callable[[Event], None],
+        duplicate: Duplicate,
         defer: Callable[[bytes, os.stat_result], bool],
         complain: Callable[[str], None],
     ) -> None:
         self._state_dir = state_dir
         self._machinery = machinery
         self._tell = tell
+        self._duplicate = duplicate
         self._defer = defer
         self._complain = complain
         self.engine: Engine | None = None
@@ -59,9 +65,9 @@ class Tenure:
         #: The generation with which the engine began.
         self._opened_at = 0
         self._next_tidy = time.monotonic() + _TIDY
-        #: The engine's roots, and those that were looked through to their end; sorted.
         self._roots: list[bytes] = []
-        self._known: list[bytes] = []
+        #: Roots that were looked through to their end, and when.
+        self._known: dict[bytes, int] = {}
         #: Roots that are about to be known, and names that had to settle when they were looked through.
         self._seen: list[bytes] = []
         self._first_seen: set[bytes] | None = None
@@ -110,19 +116,21 @@ class Tenure:
 
         Files that were being written then (`settling` gives the names) belong to what was found there.
         """
-        if self._known == self._roots or not self.finished or self.catalog is None:
+        if self._known.keys() == set(self._roots) or not self.finished or self.catalog is None:
             return
         seen = [root for root in self._roots if root in self._known or self._holds_files(root)]
-        if seen == self._known:
+        if self._known.keys() == set(seen):
             return
         names = settling()
         self._first_seen = names if self._first_seen is None or seen != self._seen else self._first_seen & names
         self._seen = seen
         if self._first_seen:
             return
-        self.catalog.keep(_KNOWN, b"\0".join(seen))
+        now = time.time_ns()
+        self._known = {root: self._known.get(root, now) for root in seen}
+        self.catalog.keep(_KNOWN, msgspec.msgpack.encode(self._known))
         self.catalog.commit(new_generation=False)
-        self._known, self._first_seen = seen, None
+        self._first_seen = None
 
     def _holds_files(self, root: bytes) -> bool:
         """Whether a root has files. One that has none may be a disk that is not mounted: it is yet to be seen."""
@@ -131,12 +139,27 @@ class Tenure:
         return any(map(os.path.lexists, islice(self.engine.files.names_under(root), _SAMPLE)))
 
     def knows(self, path: bytes) -> bool:
-        """Whether what is found under this name now is new, since its root was looked through before."""
+        """Whether the root of this name was looked through to its end."""
         return is_under(self._known)(path)
 
-    def was_duplicate_as(self, path: bytes) -> Sequence[bytes]:
-        """See the engine's."""
-        return self.engine.was_duplicate_as(path) if self.engine else ()
+    def is_new(self, file: File) -> bool:
+        """Whether a file came after its root was looked through, by its ctime, which no program sets.
+
+        What lies on a disk that is mounted below a root, or in a folder that was moved into it or made readable,
+        is as old as it is.
+        """
+        since = min((when for root, when in self._known.items() if is_under([root])(file.names[0])), default=None)
+        ctime = file.identity.ctime_ns
+        return since is not None and ctime + tick_of(ctime) > since
+
+    def failed(self, path: bytes) -> None:
+        """A file could not be read; should it be one day, that is no news where its root was not known before."""
+        if self.engine is None or self.knows(path):
+            return
+        file = self.engine.files.by_path.get(path)
+        if file is not None and not file.passed_over and not file.before:
+            file.before = tuple(file.names)
+            self.engine.files.changed(file)
 
     def close(self) -> None:
         """Keep what is known and let the engine go."""
@@ -175,6 +198,7 @@ class Tenure:
                 follow=config.watch.follow_symlinks,
                 state_dir=os.fsencode(self._state_dir),
                 tell=self._tell,
+                duplicate=self._duplicate,
                 defer=self._defer,
                 render_once=True,
             )
@@ -188,7 +212,9 @@ class Tenure:
         self.catalog, self.engine, self.remembered = catalog, engine, Remembered(catalog, engine.files)
         self._opened_at = catalog.generation
         self._roots = sorted(roots)
-        self._known = [root for root in known.split(b"\0") if root]
+        now = time.time_ns()
+        # A clock that was wrong then is not to make all old that comes from now on.
+        self._known = {root: min(when, now) for root, when in (_SINCE.decode(known) if known else {}).items()}
         for root in roots:
             engine.sweep(root)
 
