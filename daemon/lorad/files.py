@@ -8,11 +8,11 @@ file system's clock, unseen; it is read again in the next run.
 from __future__ import annotations
 
 import os
-import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 
-from lorad.catalog import Catalog, Departed, Row
+from lorad.catalog import Catalog, Row
+from lorad.gone import Gone
 from lorad.library import Status
 from lorad.pipeline.protocol import Identity
 
@@ -20,9 +20,6 @@ from lorad.pipeline.protocol import Identity
 _TICK = 20_000_000
 #: The tick of file systems that count whole (FAT: even) seconds.
 _COARSE_TICK = 2_000_000_000
-#: Seconds for which a file that has no name any more may come back under another one. Looking through a
-#: renamed folder on a slow disk, after all that waits before it, takes no longer.
-_AWAY = 3600.0
 _TOLD_APART = frozenset({Status.UNIQUE, Status.DUPLICATE})
 _STATUS = {status.value: status for status in Status}
 
@@ -102,10 +99,7 @@ class Files:
         self.by_id: dict[int, File] = {}
         self.by_path: dict[bytes, File] = {}
         self._by_inode: dict[tuple[int, int], File] = {}
-        #: Files whose records were dropped of late: by inode, their size, mtime, names, and when that was.
-        self._left: dict[tuple[int, int], tuple[int, int, tuple[bytes, ...], float]] = {}
-        #: Those of them that the catalogue does not have, or has still.
-        self._left_changed: set[tuple[int, int]] = set()
+        self.gone = Gone(catalog)
         #: How many names and folders lie in each folder that has any.
         self._folders: Counter[bytes] = Counter()
         self._next = 1
@@ -128,9 +122,7 @@ class Files:
         """
         records = {row.id: File.from_row(row) for row in self._catalog.rows()}
         self._next = max(records, default=0) + 1
-        for gone in self._catalog.departed():
-            names = tuple(gone.names.split(b"\0"))
-            self._left[gone.dev % 2**64, gone.ino % 2**64] = gone.size, gone.mtime_ns, names, gone.gone_at
+        self.gone.load()
         wake: list[bytes] = []
         sleep: list[bytes] = []
         for path, number, active in self._catalog.names():
@@ -160,11 +152,7 @@ class Files:
         """A new record, for an inode to be read."""
         file = self._new(identity)
         self._by_inode[identity.dev, identity.ino] = file
-        size, mtime_ns, names, when = self._left.pop((identity.dev, identity.ino), (0, 0, (), 0.0))
-        if names:
-            self._left_changed.add((identity.dev, identity.ino))
-        if (size, mtime_ns) == (identity.size, identity.mtime_ns) and time.time() - when < _AWAY:
-            file.before = names
+        file.before = self.gone.back(identity)
         return file
 
     def pass_over(self, identity: Identity, status: Status, reason: str) -> File:
@@ -209,6 +197,8 @@ class Files:
         file.names.remove(path)
         if file.status in _TOLD_APART:
             file.before += (path,)
+        if file.status is Status.DUPLICATE and file.signature is not None:
+            self.gone.lost(path, file.signature)
         self._new_names.pop(path, None)
         self._dropped_names.append(path)
         return file
@@ -254,20 +244,7 @@ class Files:
         self._dirty.pop(file.id, None)
         self._dropped_files.append(file.id)
         if file.before:
-            self._remember(file)
-
-    def _remember(self, file: File) -> None:
-        """It was told apart before: should it come back under another name or ctime, that is no news."""
-        now = time.time()
-        while self._left and now - next(iter(self._left.values()))[3] >= _AWAY:
-            oldest = next(iter(self._left))
-            del self._left[oldest]
-            self._left_changed.add(oldest)
-        identity = file.identity
-        # At the end, so that the oldest stands first.
-        self._left.pop((identity.dev, identity.ino), None)
-        self._left[identity.dev, identity.ino] = identity.size, identity.mtime_ns, file.before, now
-        self._left_changed.add((identity.dev, identity.ino))
+            self.gone.went(file.identity, file.before)
 
     def changed(self, file: File) -> None:
         """The record differs from the catalogue's."""
@@ -292,20 +269,10 @@ class Files:
         self._catalog.drop_files(self._dropped_files)
         self._catalog.save_files(rows)
         self._catalog.save_names(self._new_names.items())
-        self._save_left()
+        self.gone.save()
         for book in (self._dirty, self._new_names, self._dropped_names, self._dropped_files):
             book.clear()
         return touched
-
-    def _save_left(self) -> None:
-        inodes = [(signed(dev), signed(ino)) for dev, ino in self._left_changed]
-        self._catalog.drop_departed(inodes)
-        left = [(inode, self._left[inode]) for inode in self._left_changed if inode in self._left]
-        self._catalog.save_departed(
-            Departed(signed(dev), signed(ino), size, mtime_ns, b"\0".join(names), when)
-            for (dev, ino), (size, mtime_ns, names, when) in left
-        )
-        self._left_changed.clear()
 
     def _is_stored(self, row: Row) -> bool:
         """Whether a record went through changes while it was restored, and is now what it was."""

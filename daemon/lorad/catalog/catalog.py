@@ -86,6 +86,14 @@ class Departed(NamedTuple):
     gone_at: float
 
 
+class Held(NamedTuple):
+    """A name in the table `held`, and the weight signature of the duplicate that it led to until `gone_at`."""
+
+    path: bytes
+    signature: bytes
+    gone_at: float
+
+
 class Catalog:
     """The one writer's connection."""
 
@@ -233,6 +241,15 @@ class Catalog:
 
     def drop_departed(self, inodes: Iterable[tuple[int, int]]) -> None:
         self._db.executemany("DELETE FROM departed WHERE dev = ? AND ino = ?", inodes)
+
+    def held(self) -> Iterator[Held]:
+        return map(Held._make, self._db.execute("SELECT * FROM held ORDER BY gone_at"))
+
+    def save_held(self, held: Iterable[Held]) -> None:
+        self._db.executemany("INSERT OR REPLACE INTO held VALUES (?, ?, ?)", held)
+
+    def drop_held(self, paths: Iterable[bytes]) -> None:
+        self._db.executemany("DELETE FROM held WHERE path = ?", ((path,) for path in paths))
 
     def share_answer(self, source: int, file: int, number: int) -> None:
         """Give `file` the answer that `source` gave: they agree on every layer."""

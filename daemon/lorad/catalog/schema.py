@@ -59,7 +59,7 @@ MIGRATIONS = (
     """
     -- Names that the file had when it was no news any more, see lorad.files, with a NUL between two; mostly NULL.
     ALTER TABLE files ADD COLUMN before BLOB;
-    -- Duplicates that have no name any more and may come back under another one: their names, and when they went.
+    -- Files that have no name any more and may come back under another one: their names, and when they went.
     CREATE TABLE departed (
         dev INTEGER NOT NULL, ino INTEGER NOT NULL, size INTEGER NOT NULL, mtime_ns INTEGER NOT NULL,
         names BLOB NOT NULL, gone_at REAL NOT NULL, PRIMARY KEY (dev, ino)
@@ -69,6 +69,8 @@ MIGRATIONS = (
     -- Where the blocks of a duplicate lay when they were last looked at, see lorad.blocks; NULL where no file can
     -- share them.
     ALTER TABLE files ADD COLUMN extents BLOB;
+    -- Names that led to a duplicate of these weights, and when that ended.
+    CREATE TABLE held (path BLOB PRIMARY KEY, signature BLOB NOT NULL, gone_at REAL NOT NULL) WITHOUT ROWID;
     """,
 )
 

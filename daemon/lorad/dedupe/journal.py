@@ -284,6 +284,14 @@ class Journal:
         ).fetchall()
         return next((entry for (body,) in rows if (entry := _decode(body)).level == "file"), None)
 
+    def undone(self) -> Iterator[Entry]:
+        """The newest action on each name, where that was undone or is about to be."""
+        rows = self._db.execute(
+            "SELECT body FROM actions WHERE state IN ('undone', 'undoing')"
+            " AND id IN (SELECT max(id) FROM actions GROUP BY path)"
+        )
+        return (_decode(body) for (body,) in rows)
+
     def last_of(self, path: bytes) -> Entry | None:
         """The newest action on a file of this name."""
         row = self._db.execute(

@@ -48,15 +48,9 @@ class Past:
             return {number: journal.get(number) for number in numbers}
 
     def was_put_back(self, copy: Copy) -> bool:
-        """Whether a file stands where it does because an action on it was undone."""
+        """Whether a file is there because an action on it was undone, perhaps under another name by now."""
         with self._journal() as journal:
-            entries = [journal.last_of(path) for path in copy.paths] if journal else []
-        return any(
-            entry is not None
-            and entry.state in ("undone", "undoing")
-            and (entry.gone.identity.size, entry.gone.identity.mtime_ns) == (copy.size, copy.mtime_ns)
-            for entry in entries
-        )
+            return journal is not None and any(_stands_again(entry, copy) for entry in journal.undone())
 
     def action_of(self, step: Step) -> int | None:
         """The id of the action that took this very step already."""
@@ -89,6 +83,14 @@ class Past:
             raise StateError(f"{journal.path}: {error}; try again") from error
         finally:
             journal.close()
+
+
+def _stands_again(entry: Entry, copy: Copy) -> bool:
+    """Whether a file is what the undo of an action brought back."""
+    was = entry.gone.identity
+    return (was.size, was.mtime_ns) == (copy.size, copy.mtime_ns) and (
+        entry.gone.path in copy.paths or copy.ino in {was.ino, entry.restored}
+    )
 
 
 def _history_entry(entry: Entry) -> HistoryEntry:

@@ -41,10 +41,10 @@ class Remembered:
             self._noted[path] = newcomer
             self._catalog.save_newcomer(newcomer)
 
-    def still(self, path: bytes) -> bool:
-        """Whether a name leads to what it led to when it was noted."""
+    def still(self, path: bytes) -> Newcomer | None:
+        """What a name led to when it was noted, if it does so still."""
         noted = self._noted.get(path)
-        return noted is not None and self._seen(path) == noted
+        return noted if noted is not None and self._seen(path) == noted else None
 
     def was(self, path: bytes, before: bytes) -> bool:
         """Whether another name was noted for the very inode that this one leads to."""

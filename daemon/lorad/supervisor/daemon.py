@@ -155,6 +155,7 @@ class Daemon:
     def _turn(self) -> None:
         try:
             self._tenure.step(self._config, self._pause())
+            self._tenure.use(acts=self._config.dedupe.action != "report")
             self._remember_newcomers()
             self._published_news()
             self._take_news()
@@ -237,6 +238,8 @@ class Daemon:
             engine.relinked(before, now)
         for path in self._deduplication.rearranged():
             engine.rearranged(path)
+        for path in self._deduplication.took():
+            engine.files.gone.took(path)
 
     def _take_hashes(self) -> None:
         """Keep what was hashed meanwhile, and let files be hashed when there is nothing else to do."""
@@ -389,7 +392,8 @@ class Daemon:
     def _duplicate(self, file: File, others: Sequence[bytes]) -> None:
         """A file has become a duplicate of these. None is a newcomer for the sake of a root that is not known."""
         if self._tenure.is_new(file) and all(map(self._tenure.knows, others)):
-            self._deduplication.duplicate(file.names[0], self._tenure.generation, file.before)
+            held = self._tenure.held(file)
+            self._deduplication.duplicate(file.names[0], self._tenure.generation, file.before, held=held)
 
     def _tell_clients(self, event: Event) -> None:
         self._control.tell(event)

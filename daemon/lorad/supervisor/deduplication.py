@@ -42,6 +42,7 @@ class Deduplication:
         self._day = Day(time.time())
         self._relinked: deque[tuple[Identity, Identity]] = deque()
         self._rearranged: deque[bytes] = deque()
+        self._took: deque[bytes] = deque()
         self.desk = Desk(state_dir, self._told, lambda before, now: self._relinked.append((before, now)))
         self._automatic: Automatic | None = None
         #: Duplicates that were found, and after which generation the catalogue has them.
@@ -88,10 +89,11 @@ class Deduplication:
         begins, self._swept = swept and not self._swept, self._swept or swept
         return (remembered.drop(left) if self._automatic.acts else remembered.clear()) or begins
 
-    def duplicate(self, path: bytes, generation: int, before: Sequence[bytes]) -> None:
+    def duplicate(self, path: bytes, generation: int, before: Sequence[bytes], *, held: bool) -> None:
         """A file became a duplicate while the catalogue was at this generation.
 
-        `before`: names under which it was one already. Then it is a newcomer only if it was one and still is.
+        `before`: names under which it was told apart already; `held`: this name led to the same weights before.
+        Then it is a newcomer only if it was one and still is.
         """
         if self._automatic is None or self._remembered is None or not self._automatic.acts:
             return
@@ -99,9 +101,14 @@ class Deduplication:
             return
         # Such a name may wait for a file that an old one was moved over.
         own = [name for name in before if self._remembered.was(path, name)]
-        if not before or not self._found.keys().isdisjoint(own) or self._automatic.waits_for(own):
+        if (not before or self._waits(own)) and (not held or self._waits([path])):
             self._found[path] = generation
             self._remembered.note(path)
+
+    def _waits(self, names: Sequence[bytes]) -> bool:
+        """Whether one of these names is that of a newcomer that was not acted on yet."""
+        assert self._automatic is not None
+        return not self._found.keys().isdisjoint(names) or self._automatic.waits_for(names)
 
     def relinked(self) -> Iterator[tuple[Identity, Identity]]:
         """What kept files were and are, since they got another name."""
@@ -112,6 +119,11 @@ class Deduplication:
         """Names of files whose blocks may be shared with others since, or no more."""
         while self._rearranged:
             yield self._rearranged.popleft()
+
+    def took(self) -> Iterator[bytes]:
+        """Names that do not lead to the file any more that they led to, by our doing."""
+        while self._took:
+            yield self._took.popleft()
 
     def look(self, generation: int) -> None:
         """Have those acted on that the catalogue has by now, and tell of the day when it is over."""
@@ -139,6 +151,8 @@ class Deduplication:
                 self._log.info("acted", id=number, action=action, kept=kept, path=path, bytes=event.bytes)
                 if action == "reflink":
                     self._rearranged += (kept, path)
+                else:
+                    self._took.append(path)
             case ActionRefused(action, kept, path, reason):
                 self._log.warning("not acted", action=action, kept=kept, path=path, reason=reason)
             case ActionUndone(number, path):

@@ -10,13 +10,15 @@ import gc
 import os
 import sqlite3
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import islice
 
 import msgspec
 
 from loracore.config import Config
 from loracore.control import Event
+from loracore.tensorfile.readers import has_reader
+from lorad.birth import born_ns
 from lorad.catalog import Catalog
 from lorad.dedupe.remembered import Remembered
 from lorad.engine import Engine
@@ -32,6 +34,8 @@ _TIDY = 3600.0
 _SAMPLE = 16
 #: Under this name the catalogue keeps the roots that were looked through to their end, and when (time of day, ns).
 _KNOWN = "known_since"
+#: Under this name, whether newcomers were acted on when it was last asked.
+_ACTS = "acts"
 _SINCE = msgspec.msgpack.Decoder(dict[bytes, int])
 
 
@@ -68,6 +72,8 @@ class Tenure:
         self._roots: list[bytes] = []
         #: Roots that were looked through to their end, and when.
         self._known: dict[bytes, int] = {}
+        #: Whether newcomers were acted on when that was last asked.
+        self._acts = False
         #: Roots that are about to be known, and names that had to settle when they were looked through.
         self._seen: list[bytes] = []
         self._first_seen: set[bytes] | None = None
@@ -121,36 +127,57 @@ class Tenure:
         seen = [root for root in self._roots if root in self._known or self._holds_files(root)]
         if self._known.keys() == set(seen):
             return
-        names = settling()
+        names = set(filter(has_reader, settling()))
         self._first_seen = names if self._first_seen is None or seen != self._seen else self._first_seen & names
         self._seen = seen
         if self._first_seen:
             return
-        now = time.time_ns()
-        self._known = {root: self._known.get(root, now) for root in seen}
-        self.catalog.keep(_KNOWN, msgspec.msgpack.encode(self._known))
+        self._know(seen)
         self.catalog.commit(new_generation=False)
         self._first_seen = None
 
+    def _know(self, roots: Sequence[bytes], *, anew: bool = False) -> None:
+        """Keep that these roots, and no others, are known; from now on, or since they are."""
+        assert self.catalog is not None
+        now = time.time_ns()
+        self._known = {root: now if anew else self._known.get(root, now) for root in roots}
+        self.catalog.keep(_KNOWN, msgspec.msgpack.encode(self._known))
+
     def _holds_files(self, root: bytes) -> bool:
-        """Whether a root has files. One that has none may be a disk that is not mounted: it is yet to be seen."""
+        """Whether a root has files that are read. One that has none may be a disk that is yet to be mounted."""
         if self.engine is None or not self.engine.files.has_folder(root):
             return False
-        return any(map(os.path.lexists, islice(self.engine.files.names_under(root), _SAMPLE)))
+        readable = filter(has_reader, self.engine.files.names_under(root))
+        return any(map(os.path.lexists, islice(readable, _SAMPLE)))
 
     def knows(self, path: bytes) -> bool:
         """Whether the root of this name was looked through to its end."""
         return is_under(self._known)(path)
 
     def is_new(self, file: File) -> bool:
-        """Whether a file came after its root was looked through, by its ctime, which no program sets.
+        """Whether a file was made after its root was looked through; no program sets when that was.
 
         What lies on a disk that is mounted below a root, or in a folder that was moved into it or made readable,
-        is as old as it is.
+        is as old as it is. Where the file system does not know, ctime tells.
         """
         since = min((when for root, when in self._known.items() if is_under([root])(file.names[0])), default=None)
-        ctime = file.identity.ctime_ns
-        return since is not None and ctime + tick_of(ctime) > since
+        made = born_ns(file.names[0], file.identity.ino) or file.identity.ctime_ns
+        return since is not None and made + tick_of(made) > since
+
+    def held(self, file: File) -> bool:
+        """Whether one of its names led to a duplicate of the same weights before."""
+        gone = self.engine.files.gone if self.engine else None
+        return gone is not None and any(gone.held(name, file.signature) for name in file.names)
+
+    def use(self, *, acts: bool) -> None:
+        """Whether newcomers are acted on now. What came while they were not is old once they are."""
+        if self.catalog is None or acts is self._acts:
+            return
+        if acts:
+            self._know(list(self._known), anew=True)
+        self._acts = acts
+        self.catalog.keep(_ACTS, int(acts))
+        self.catalog.commit(new_generation=False)
 
     def failed(self, path: bytes) -> None:
         """A file could not be read; should it be one day, that is no news where its root was not known before."""
@@ -212,6 +239,7 @@ class Tenure:
         self.catalog, self.engine, self.remembered = catalog, engine, Remembered(catalog, engine.files)
         self._opened_at = catalog.generation
         self._roots = sorted(roots)
+        self._acts = bool(catalog.number(_ACTS))
         now = time.time_ns()
         # A clock that was wrong then is not to make all old that comes from now on.
         self._known = {root: min(when, now) for root, when in (_SINCE.decode(known) if known else {}).items()}
