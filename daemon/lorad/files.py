@@ -175,6 +175,8 @@ class Files:
         if file.status is not status and file.status in _TOLD_APART:
             # Its twin may have gone to be read anew, and it may be next.
             file.before += tuple(file.names)
+            for path in file.names:
+                self._leaves(file, path)
         file.status = status
         self._count(file, 1)
         self.changed(file)
@@ -197,11 +199,15 @@ class Files:
         file.names.remove(path)
         if file.status in _TOLD_APART:
             file.before += (path,)
-        if file.status is Status.DUPLICATE and file.signature is not None:
-            self.gone.lost(path, file.signature)
+            self._leaves(file, path)
         self._new_names.pop(path, None)
         self._dropped_names.append(path)
         return file
+
+    def _leaves(self, file: File, path: bytes) -> None:
+        """A name does not lead to what it led to any more, or that is not the same as another file any more."""
+        if file.status is Status.DUPLICATE and file.signature is not None:
+            self.gone.lost(path, file.signature)
 
     def has_folder(self, folder: bytes) -> bool:
         """Whether some name lies in a folder, at any depth."""

@@ -147,8 +147,8 @@ class Knowledge:
         if (file.status, file.signature) == (status, signature):
             return
         news = status is Status.DUPLICATE is not file.status and not self._loading
-        file.signature = signature
         self._files.set_status(file, status)
+        file.signature = signature
         if news and file.names:
             self._found(file)
         if status in (Status.UNIQUE, Status.DUPLICATE):
