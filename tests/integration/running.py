@@ -59,7 +59,7 @@ class Notices:
 class Running:
     """A daemon on a state folder. The roots are in its configuration file, written by `configure`.
 
-    `tables` are further ones of the file; `environment` is added to ours.
+    `tables` are further ones of the file; `environment` is added to ours; `through` is a command that runs it.
     """
 
     def __init__(
@@ -69,6 +69,7 @@ class Running:
         *,
         tables: str = "",
         environment: Mapping[str, str] | None = None,
+        through: Sequence[str] = (),
         **watch: float,
     ) -> None:
         self.state = folder / "state"
@@ -79,6 +80,7 @@ class Running:
         self.watch = {"settle_seconds": 0.2, "quiet_seconds": 1.0, "poll_seconds": 1.0, **watch}
         self.notices = Notices(self.runtime / "notify")
         self.tables = tables
+        self.through = through
         self.environment = {**os.environ, **(environment or {}), "NOTIFY_SOCKET": self.notices.address}
         self.process: subprocess.Popen[bytes] | None = None
         self.configure(roots)
@@ -95,7 +97,17 @@ class Running:
         folders = ("--state-dir", str(self.state), "--runtime-dir", str(self.runtime))
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "lorad", "--config", str(self.config), *folders, "--log-format", "json"],
+                [
+                    *self.through,
+                    sys.executable,
+                    "-m",
+                    "lorad",
+                    "--config",
+                    str(self.config),
+                    *folders,
+                    "--log-format",
+                    "json",
+                ],
                 env=self.environment,
                 stderr=log,
             )
