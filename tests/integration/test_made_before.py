@@ -103,13 +103,13 @@ def test_what_could_not_be_read_before_is_old(tmp_path: Path, hidden: str) -> No
 
 
 def test_a_mount_point_with_a_note_in_it_is_not_known(tmp_path: Path) -> None:
-    """A root is known by the files in it that are read."""
-    library(tmp_path, "elsewhere/a", "elsewhere/b")
+    """A root is known by the files in it that are read; here they were made on the disk meanwhile."""
     root = tmp_path / "disk"
     root.mkdir()
     (root / "README").write_text("the disk is not mounted")
     with deleting(tmp_path, root) as daemon, daemon.client() as client:
         daemon.settle()
+        library(tmp_path, "elsewhere/a", "elsewhere/b")
         root.rename(tmp_path / "below")
         (tmp_path / "elsewhere").rename(root)
         while client.status().duplicate_files < 2 * FEW:
@@ -119,7 +119,7 @@ def test_a_mount_point_with_a_note_in_it_is_not_known(tmp_path: Path) -> None:
 
 
 def test_what_came_while_it_was_to_report_is_old(tmp_path: Path) -> None:
-    """Also where the configuration changed while lorad was not running, and files changed their mode since."""
+    """What is made then and comes into view later as well."""
     library(tmp_path, "loras/a")
     root = tmp_path / "loras"
     daemon = deleting(tmp_path, root)
@@ -127,11 +127,12 @@ def test_what_came_while_it_was_to_report_is_old(tmp_path: Path) -> None:
     daemon.configure([root])
     with daemon:
         daemon.settle()
-        for number in range(FEW):
-            shutil.copyfile(root / f"a/{number}.safetensors", root / f"copy {number}.safetensors")
+        shutil.copytree(root / "a", root / "copied")
+        shutil.copytree(root / "a", tmp_path / "elsewhere")
         daemon.settle()
         daemon.tables = acting
         reread(daemon, root)
+        (tmp_path / "elsewhere").rename(root / "moved")
         for path in root.rglob("*.safetensors"):
             path.chmod(0o600)
         newcomer = root / "new.safetensors"
