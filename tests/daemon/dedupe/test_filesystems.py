@@ -7,6 +7,7 @@ import re
 import shutil
 import stat
 import subprocess
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -82,6 +83,24 @@ def test_undo_of_reflink_takes_blocks_apart_where_it_can(disk: Disk, kind: str) 
         assert not _shared(world)
     else:
         assert "nothing had to be brought back" in undone.text
+
+
+@pytest.mark.parametrize("leaves", [True, False])
+def test_undo_of_reflink_waits_a_moment_for_who_has_the_file_open(disk: Disk, leaves: bool) -> None:
+    """As lorad itself has for its blocks; who stays is not waited for."""
+    world = make_world(disk("xfs"))
+    result = world.apply("reflink")
+    reader = os.open(world.gone, os.O_RDONLY)
+    closing = threading.Timer(0.1, os.close, [reader])
+    if leaves:
+        closing.start()
+        assert world.undo(result.id).state == "undone"
+        closing.join()
+    else:
+        with pytest.raises(Refused, match="somebody has it open"):
+            world.undo(result.id)
+        os.close(reader)
+        assert world.undo(result.id).state == "undone"
 
 
 @pytest.mark.parametrize("kind", SHARING)
