@@ -66,8 +66,8 @@ MIGRATIONS = (
     ) WITHOUT ROWID;
     """,
     """
-    -- Where the blocks of a duplicate lay when they were last looked at, see lorad.blocks; NULL where no file can
-    -- share them.
+    -- Where the blocks of a duplicate lay when they were last looked at, see lorad.blocks; NULL where that
+    -- cannot be told.
     ALTER TABLE files ADD COLUMN extents BLOB;
     """,
 )
