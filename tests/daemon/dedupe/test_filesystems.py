@@ -126,6 +126,29 @@ def test_what_is_shared_already_is_not_counted(disk: Disk, kind: str) -> None:
     assert world.apply("delete").bytes == 0
 
 
+def test_parts_of_compressed_files_are_shared_once(disk: Disk) -> None:
+    """Of those that differ, each; and then there is nothing to do any more."""
+    folder = disk("btrfs")
+    subprocess.run(["btrfs", "property", "set", folder, "compression", "zstd"], check=True)
+    world = make_world(folder)
+    content = bytes(byte & 3 for byte in os.urandom(1 << 20))
+    Path(os.fsdecode(world.kept)).write_bytes(content)
+    os.sync()
+    subprocess.run(["cp", "--reflink=always", world.kept, world.gone], check=True)
+    with open(world.gone, "r+b", buffering=0) as file:
+        file.seek(50 << 12)
+        file.write(content[50 << 12 : 51 << 12])
+        os.fsync(file.fileno())
+    assert _ranges(world) == [(50 << 12, 1 << 12)]
+    assert world.apply("reflink").bytes == 1 << 12
+    assert _ranges(world) == []
+
+
+def _ranges(world: World) -> list[tuple[int, int]]:
+    with open(world.kept, "rb") as kept, open(world.gone, "rb") as gone:
+        return own_ranges(kept.fileno(), gone.fileno())
+
+
 # XFS frees the blocks of a file that is gone in the background, a moment later.
 @pytest.mark.parametrize(("kind", "action"), [("xfs", "reflink"), ("btrfs", "reflink"), ("btrfs", "delete")])
 def test_blocks_are_free_with_the_last_file_that_has_them(disk: Disk, kind: str, action: str) -> None:
