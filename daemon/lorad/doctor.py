@@ -26,6 +26,8 @@ from lorad.watch.mounts import Mount, MountTable, find, is_remote
 _FICLONE = 0x40049409
 _FIDEDUPERANGE = 0xC0189436
 _BLOCK = 4096
+#: Where the action `reflink` works; nothing looks at files of OCFS2, which other machines change.
+_REFLINK = SHARING | {b"ocfs2"}
 _TO_REPORT = Policy()
 #: Actions that put a file aside, or do where nothing else is safe.
 _ASIDE = ("symlink", "quarantine", "delete")
@@ -130,7 +132,7 @@ def _policy(state_dir: str, roots: Sequence[bytes], policy: Policy) -> Iterator[
             yield _not_writable(name, folder)
             continue
         mount = _mount(folder)
-        if policy.action == "reflink" and not (mount and mount.kind in SHARING):
+        if policy.action == "reflink" and not (mount and mount.kind in _REFLINK):
             remedy = 'set [dedupe] action to "hardlink" or "symlink"'
             yield Finding(name, "problem", f"is on {_name(mount)}, which cannot share blocks", remedy)
             continue

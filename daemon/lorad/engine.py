@@ -77,6 +77,7 @@ class Engine:
             do=self._do,
             tell=tell,
             defer=defer,
+            swept=self._blocks.add_under,
             remind=remind,
         )
         # What is loaded stays: looking for garbage in it would take longer than loading.
@@ -167,8 +168,6 @@ class Engine:
             started = time.perf_counter()
             names = self._presence.step(_STEP)
             self.statistics.add("walk", files=names, seconds=time.perf_counter() - started)
-            if not self._presence.sweeping:
-                self._blocks.add_all()
         self._feed()
         if not self.sweeping and not self.reading:
             self._blocks.look(_LOOKS, now)

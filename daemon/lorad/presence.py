@@ -40,8 +40,9 @@ class Sweep:
 class Presence:
     """The names under `roots`.
 
-    `defer(path, status)` may put a name off until it has settled, and says whether it did. With `remind`,
-    failures that are known from before are told of as well.
+    `defer(path, status)` may put a name off until it has settled, and says whether it did. `swept(folder)` hears
+    of each folder that was looked through to its end. With `remind`, failures that are known from before are told
+    of as well.
     """
 
     def __init__(
@@ -55,6 +56,7 @@ class Presence:
         do: Callable[[list[Instruction]], None],
         tell: Callable[[Event], None],
         defer: Callable[[bytes, os.stat_result], bool] | None = None,
+        swept: Callable[[bytes], None] | None = None,
         remind: bool = False,
     ) -> None:
         self._files = files
@@ -65,6 +67,7 @@ class Presence:
         self._do = do
         self._tell = tell
         self._defer = defer
+        self._swept = swept
         self._remind = remind
         self._attempts: Counter[bytes] = Counter()
         self._sweep: Sweep | None = None
@@ -194,6 +197,8 @@ class Presence:
             else:
                 self._see(seen, fresh=True, swept=True)
         self._gone(gone)
+        if self._swept:
+            self._swept(sweep.folder)
 
     def _see(self, seen: Seen, *, fresh: bool, swept: bool) -> None:
         """A name is there. Known and unchanged, it keeps what is known of it.

@@ -131,7 +131,8 @@ def test_what_is_put_aside_stays_on_its_file_system(
 def test_reflink_needs_a_file_system_that_shares(
     library: Library, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for kind, level in ((b"ext4", "problem"), (b"xfs", "ok"), (b"btrfs", "ok")):
+    kinds = {b"ext4": "problem", b"xfs": "ok", b"btrfs": "ok", b"ocfs2": "ok", b"zfs": "problem"}
+    for kind, level in kinds.items():
         monkeypatch.setattr(doctor, "_mount", lambda path, kind=kind: Mount(b"/", kind, 1))
         found = acting(library, [tmp_path], Policy("reflink"))
         assert found[f"reflink in {tmp_path}"].level == level

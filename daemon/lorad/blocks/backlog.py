@@ -1,22 +1,24 @@
 """Duplicates whose blocks are to be looked at, so that what they share is not counted as wasted.
 
-Sharing changes no time stamp. So all are looked at whenever a folder was looked through, and one when it becomes a
-duplicate, or we had it share its blocks; what other programs do meanwhile is seen the next time.
+Sharing changes no time stamp. So a file is looked at when it becomes a duplicate, when we had it share its blocks
+or took that back, and whenever a folder that it is in was looked through, as each root is at a start, a `scan` and
+a rescan. What other programs do in between is seen then. One that was changed less than a minute ago is looked at
+again a minute later: until it is on the disk, it is told at its old place, or at none.
 """
 
 from __future__ import annotations
 
 import time
-from collections import deque
 from itertools import islice
 
-from lorad.blocks.looking import FileSystems, look_up
-from lorad.blocks.room import is_placed
+from lorad.blocks.looking import FileSystems, look
 from lorad.files import File, Files
 from lorad.library import Status
 
-#: Seconds after which Linux has written to the disk what a program has written, by default twice as many.
-_WRITTEN = 60.0
+#: Seconds after which Linux has written to the disk what a program has written; by default it takes half of that.
+WRITTEN = 60.0
+#: Seconds after which others have their turn.
+_LONG = 0.05
 
 
 class Backlog:
@@ -26,18 +28,16 @@ class Backlog:
         self._files = files
         #: By number, in the order in which they came.
         self._waiting: dict[int, None] = {}
-        #: Files that were not on the disk yet, and when to look again.
-        self._later: deque[tuple[float, int]] = deque()
-        self._places = FileSystems()
+        #: Files that may not be on the disk yet, and when to look again; the first one first.
+        self._later: dict[int, float] = {}
+        #: For as long as something waits: afterwards, what is mounted may change.
+        self._places: FileSystems | None = None
 
     def __bool__(self) -> bool:
         return bool(self._waiting)
 
     def add(self, file: File) -> None:
         """Have this duplicate looked at."""
-        if not self._waiting:
-            # What is mounted may have changed since.
-            self._places = FileSystems()
         self._waiting[file.id] = None
 
     def add_name(self, path: bytes) -> None:
@@ -46,36 +46,42 @@ class Backlog:
         if file is not None and file.status is Status.DUPLICATE:
             self.add(file)
 
-    def add_all(self) -> None:
-        """All duplicates."""
-        for file in self._files:
-            if file.status is Status.DUPLICATE:
-                self.add(file)
+    def add_under(self, folder: bytes) -> None:
+        """All duplicates in a folder, at any depth."""
+        for path in self._files.names_under(folder):
+            self.add_name(path)
 
     def add_written(self, now: float) -> None:
-        """Those that were not on the disk yet, and are by now."""
-        while self._later and self._later[0][0] <= now:
-            file = self._files.by_id.get(self._later.popleft()[1])
-            if file is not None:
+        """Those that may not have been on the disk yet, and are by now."""
+        while self._later and next(iter(self._later.values())) <= now:
+            number = next(iter(self._later))
+            del self._later[number]
+            if (file := self._files.by_id.get(number)) is not None:
                 self.add(file)
 
     def look(self, most: int, now: float) -> None:
-        """Look at up to so many, the oldest first."""
+        """Look at up to so many, the oldest first; at fewer where they are in so many pieces that it lasts."""
+        until = time.monotonic() + _LONG
+        places = self._places = self._places or FileSystems()
         for number in list(islice(self._waiting, most)):
             del self._waiting[number]
             file = self._files.by_id.get(number)
             if file is not None and file.status is Status.DUPLICATE:
-                self._look(file, now)
+                self._look(file, places, now)
+            if time.monotonic() >= until:
+                break
+        if not self._waiting:
+            self._places = None
 
-    def _look(self, file: File, now: float) -> None:
+    def _look(self, file: File, places: FileSystems, now: float) -> None:
         identity = file.identity
-        found: bytes | None = b""
-        if self._places.share(identity.dev, file.names):
-            found = look_up(file.names, identity.dev, identity.ino, identity.size)
-        if found is None:
+        try:
+            found = look(places.place(file.names, identity.dev, identity.ino, identity.size))
+        except OSError:
+            # What was known of it holds until it is there again.
             return
-        if (found or None) != file.extents:
-            file.extents = found or None
+        if found != file.extents:
+            file.extents = found
             self._files.changed(file)
-        if not is_placed(found) and time.time() - identity.ctime_ns / 1e9 < _WRITTEN:
-            self._later.append((now + _WRITTEN, file.id))
+        if found is not None and 0 <= time.time() - identity.ctime_ns / 1e9 < WRITTEN:
+            self._later.setdefault(file.id, now + WRITTEN)

@@ -5,6 +5,7 @@ Source: Documentation/filesystems/fiemap.rst of the Linux kernel.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import struct
@@ -20,19 +21,27 @@ _COUNT = 512
 _LAST = 0x1
 #: Unknown, not allocated yet, or inside the inode: such an extent has no place to compare.
 _NOWHERE = 0x2 | 0x4 | 0x200
+#: Compressed (Btrfs), or encrypted.
+_ENCODED = 0x8
 #: Some other file, or a snapshot, has the same blocks.
 _SHARED = 0x2000
 _END = (1 << 64) - 1
-#: The place of an extent that has none, or none yet: it shares its blocks with no other.
-NOWHERE = _END
+#: The distance of an extent that has no place, or none yet: it shares its blocks with no other.
+NOWHERE = (1 << 63) - 1
+#: No disk is as large, so no plain extent has a distance from here on.
+_WHOLE = 1 << 62
 
 
 class Extent(NamedTuple):
-    """Bytes of a file that lie together: `start` in the file, `place` on the disk; `shared` with another file."""
+    """Bytes of a file that lie together; `shared` with another file.
+
+    `distance`: of their place on the disk from that in the file. Two files share the bytes that have one distance
+    in both, at the same place of both.
+    """
 
     start: int
-    place: int
     length: int
+    distance: int
     shared: bool = False
 
     @property
@@ -45,31 +54,43 @@ def extents(fd: int) -> Iterator[Extent]:
 
     Raises OSError with EOPNOTSUPP or ENOTTY where the file system does not tell (tmpfs, many FUSE).
     """
-    return (extent for extent in _mapped(fd, _FLAG_SYNC) if extent.place != NOWHERE)
+    return (extent for extent in _mapped(fd, _FLAG_SYNC) if extent.distance != NOWHERE)
 
 
-def extents_now(fd: int) -> Iterator[Extent]:
-    """All extents as they are, those that are not written yet at `NOWHERE`. Raises OSError as `extents`."""
-    return _mapped(fd, 0)
+def extents_now(fd: int, most: int) -> Iterator[Extent]:
+    """All extents as they are, those that are not written yet at `NOWHERE`.
+
+    What is written anew over blocks that other files have is told at its old place until it is on the disk. Raises
+    OSError as `extents`, and with EFBIG where there are more than `most`.
+    """
+    for number, extent in enumerate(_mapped(fd, 0)):
+        if number == most:
+            raise OSError(errno.EFBIG, f"more than {most} extents")
+        yield extent
 
 
 def _mapped(fd: int, how: int) -> Iterator[Extent]:
     start = 0
+    request = bytearray(_HEADER.size + _COUNT * _EXTENT.size)
     while True:
-        request = bytearray(_HEADER.size + _COUNT * _EXTENT.size)
         _HEADER.pack_into(request, 0, start, _END - start, how, 0, _COUNT, 0)
         fcntl.ioctl(fd, _FS_IOC_FIEMAP, request)
         mapped = _HEADER.unpack_from(request)[3]
-        for number in range(mapped):
-            begin, place, length, _, _, flags, *_ = _EXTENT.unpack_from(
-                request, _HEADER.size + number * _EXTENT.size
-            )
-            yield Extent(begin, NOWHERE if flags & _NOWHERE else place, length, bool(flags & _SHARED))
+        found = bytes(request[_HEADER.size : _HEADER.size + mapped * _EXTENT.size])
+        for begin, place, length, _, _, flags, *_ in _EXTENT.iter_unpack(found):
+            yield Extent(begin, length, _distance(begin, place, flags), bool(flags & _SHARED))
             start = begin + length
             if flags & _LAST:
                 return
         if not mapped:
             return
+
+
+def _distance(begin: int, place: int, flags: int) -> int:
+    if flags & _NOWHERE:
+        return NOWHERE
+    # Of any part of a compressed extent, the place that is told is where the whole of it begins.
+    return place | _WHOLE if flags & _ENCODED else place - begin
 
 
 def own_ranges(kept: int, gone: int) -> list[tuple[int, int]]:
@@ -95,7 +116,7 @@ def own_ranges(kept: int, gone: int) -> list[tuple[int, int]]:
                 _add(ranges, begin, shared.start)
                 begin = shared.start
             end = min(shared.end, extent.end)
-            if shared.place - shared.start != extent.place - extent.start:
+            if shared.distance != extent.distance:
                 _add(ranges, begin, end)
             begin = end
             at += 1

@@ -10,45 +10,79 @@ import struct
 from bisect import bisect_left, bisect_right
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
+from itertools import chain, islice
+
+from blake3 import blake3
 
 from lorad.blocks.extents import NOWHERE, Extent
 
-_EXTENT = struct.Struct("=QQQ")
+#: Pieces of a file that are kept one by one; the most that a file costs is 12 KiB.
+MOST = 512
+#: What follows, and the file system or, before a digest, the bytes that the file takes.
+_HEADER = struct.Struct("=cQ")
+_PIECES, _DIGEST = b"p", b"d"
+#: Start, length and distance.
+_PIECE = struct.Struct("=QQq")
 
 
 class Room:
     """What the files that were added so far take of the disk, each byte of it once."""
 
     def __init__(self) -> None:
-        #: By device and distance between the place on the disk and that in the file: where intervals begin and end
-        #: in the file, in turn. No two of them touch.
+        #: By file system and distance between the place on the disk and that in the file: where intervals begin
+        #: and end in the file, in turn. No two of them touch.
         self._taken: defaultdict[tuple[int, int], list[int]] = defaultdict(list)
+        self._digests: set[bytes] = set()
 
-    def add(self, dev: int, size: int, extents: bytes | None) -> int:
-        """The bytes that a file takes and none of those before did; `size` where its extents are not known."""
-        if not extents:
+    def add(self, size: int, extents: bytes | None) -> int:
+        """The bytes that a file takes and none of those before did; `size` where its extents are not known.
+
+        They are not where a catalogue has them in another form, either.
+        """
+        if extents is None or extents[:1] not in (_PIECES, _DIGEST):
             return size
+        kind, number = _HEADER.unpack_from(extents)
+        if kind == _DIGEST:
+            return self._add_digest(extents[_HEADER.size :], number)
         own = 0
-        for start, place, length in unpacked(extents):
-            end = min(start + length, size)
-            if start < end:
-                own += end - start if place == NOWHERE else _take(self._taken[dev, place - start], start, end)
+        for start, length, distance in unpacked(extents):
+            end = start + length
+            own += length if distance == NOWHERE else _take(self._taken[number, distance], start, end)
         return own
 
+    def _add_digest(self, digest: bytes, taken: int) -> int:
+        if digest in self._digests:
+            return 0
+        if digest:
+            self._digests.add(digest)
+        return taken
 
-def packed(extents: Iterable[Extent]) -> bytes:
-    """Extents as the catalogue keeps them; what lies together is one, however it was cut."""
-    return b"".join(_EXTENT.pack(extent.start, extent.place, extent.length) for extent in _joined(extents))
+
+def packed(file_system: int, size: int, extents: Iterable[Extent], most: int = MOST) -> bytes:
+    """The extents of a file as the catalogue keeps them; what lies together is one, however it was cut.
+
+    Of more than `most` pieces only a digest is kept: two such files are found to share all or nothing.
+    """
+    pieces = _joined(extents, size)
+    first = list(islice(pieces, most + 1))
+    if len(first) > most:
+        return _digest(file_system, chain(first, pieces))
+    return _HEADER.pack(_PIECES, file_system) + b"".join(_PIECE.pack(*piece) for piece in first)
 
 
 def unpacked(extents: bytes) -> Iterator[tuple[int, int, int]]:
-    """Start, place and length of each."""
-    return _EXTENT.iter_unpack(extents)
+    """Start, length and distance of each piece, where they are kept one by one."""
+    return _PIECE.iter_unpack(extents[_HEADER.size :])
 
 
-def is_placed(extents: bytes) -> bool:
-    """Whether each extent has a place on the disk."""
-    return all(place != NOWHERE for _, place, _ in unpacked(extents))
+def _digest(file_system: int, pieces: Iterable[tuple[int, int, int]]) -> bytes:
+    """Empty where some piece has no place: such a file shares nothing with one that looks the same."""
+    hasher, taken, placed = blake3(file_system.to_bytes(8)), 0, True
+    for piece in pieces:
+        hasher.update(_PIECE.pack(*piece))
+        taken += piece[1]
+        placed &= piece[2] != NOWHERE
+    return _HEADER.pack(_DIGEST, taken) + (hasher.digest() if placed else b"")
 
 
 def _take(bounds: list[int], start: int, end: int) -> int:
@@ -64,19 +98,18 @@ def _take(bounds: list[int], start: int, end: int) -> int:
     return end - start - covered
 
 
-def _joined(extents: Iterable[Extent]) -> Iterator[Extent]:
-    last: Extent | None = None
+def _joined(extents: Iterable[Extent], size: int) -> Iterator[tuple[int, int, int]]:
+    """Start, length and distance, up to the end of the file: what is reserved behind it comes and goes."""
+    start, end, distance = 0, 0, NOWHERE
     for extent in extents:
-        if last is not None and (extent.start, extent.place) == (last.end, _following(last)):
-            last = last._replace(length=last.length + extent.length)
+        until = min(extent.end, size)
+        if until <= extent.start:
             continue
-        if last is not None:
-            yield last
-        last = extent
-    if last is not None:
-        yield last
-
-
-def _following(extent: Extent) -> int:
-    """The place behind it."""
-    return NOWHERE if extent.place == NOWHERE else extent.place + extent.length
+        if (extent.start, extent.distance) == (end, distance):
+            end = until
+            continue
+        if start < end:
+            yield start, end - start, distance
+        start, end, distance = extent.start, until, extent.distance
+    if start < end:
+        yield start, end - start, distance

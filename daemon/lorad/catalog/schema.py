@@ -66,8 +66,8 @@ MIGRATIONS = (
     ) WITHOUT ROWID;
     """,
     """
-    -- Where the blocks of a duplicate lay when they were last looked at, see lorad.blocks; NULL where no file can
-    -- share them.
+    -- Where the blocks of a duplicate lay when they were last looked at, see lorad.blocks; NULL where that
+    -- cannot be told.
     ALTER TABLE files ADD COLUMN extents BLOB;
     -- Names that led to a duplicate of these weights, and when that ended.
     CREATE TABLE held (path BLOB PRIMARY KEY, signature BLOB NOT NULL, gone_at REAL NOT NULL) WITHOUT ROWID;

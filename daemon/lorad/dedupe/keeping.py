@@ -37,7 +37,7 @@ class Copy(NamedTuple):
     residue: bytes | None
     metadata: int = 0
     links: tuple[bytes, ...] = ()
-    extents: bytes = b""
+    extents: bytes | None = None
     volatile: bool = False
 
 

@@ -140,9 +140,9 @@ def _steps(going: list[_Going], copies: Sequence[Copy], policy: Policy) -> Itera
     room = Room()
     for copy in copies:
         if (copy.dev, copy.ino) not in gone:
-            room.add(copy.dev, copy.size, copy.extents)
+            room.add(copy.size, copy.extents)
     for copy, choice, level, why in sorted(going, key=lambda each: each.copy.paths):
-        own = room.add(copy.dev, copy.size, copy.extents)
+        own = room.add(copy.size, copy.extents)
         names = copy.paths[:1] if policy.action == "reflink" else copy.paths
         for path in names:
             freed = own if path == names[-1] else 0
@@ -210,8 +210,8 @@ def _why_not(copy: Copy, choice: Choice, level: str, policy: Policy) -> str:
 
 def _shares_all(copy: Copy, kept: Copy) -> bool:
     room = Room()
-    room.add(kept.dev, kept.size, kept.extents)
-    return not room.add(copy.dev, copy.size, copy.extents)
+    room.add(kept.size, kept.extents)
+    return not room.add(copy.size, copy.extents)
 
 
 def _apart(level: str, policy: Policy) -> str:

@@ -10,6 +10,7 @@ import errno
 import fcntl
 import os
 import signal
+import time
 
 from lorad.blocks.extents import own_ranges
 from lorad.dedupe import syscalls
@@ -23,6 +24,9 @@ from lorad.dedupe.site import Site
 #: The most that Btrfs and XFS take at once.
 _AT_ONCE = 16 << 20
 _UNSUPPORTED = (errno.EOPNOTSUPP, errno.EINVAL, errno.EXDEV, errno.ENOTTY, errno.ENOSYS)
+#: Seconds that a file may still be open, and between two looks.
+_A_MOMENT = 0.5
+_PAUSE = 0.01
 _CANNOT = "its file system cannot share blocks between these two files; order hardlink, symlink or quarantine"
 
 
@@ -128,9 +132,18 @@ def _is_unchanged(entry: Entry, status: os.stat_result) -> bool:
 
 
 def _hold_alone(fd: int, path: bytes) -> None:
-    """A write lease: nobody else has the file open, and whoever opens it waits until the descriptor is closed."""
-    try:
-        fcntl.fcntl(fd, fcntl.F_SETSIG, signal.SIGURG)
-        fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_WRLCK)
-    except OSError as error:
-        raise Refused.about(path, "somebody has it open; try again when it is closed") from error
+    """A write lease: nobody else has the file open, and whoever opens it waits until the descriptor is closed.
+
+    Who looks at it just now, as lorad does for its blocks, has a moment to be done.
+    """
+    fcntl.fcntl(fd, fcntl.F_SETSIG, signal.SIGURG)
+    until = time.monotonic() + _A_MOMENT
+    while True:
+        try:
+            fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_WRLCK)
+        except OSError as error:
+            if error.errno != errno.EAGAIN or time.monotonic() >= until:
+                raise Refused.about(path, "somebody has it open; try again when it is closed") from error
+            time.sleep(_PAUSE)
+        else:
+            return

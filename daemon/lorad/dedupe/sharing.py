@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import suppress
 
-from lorad.blocks.looking import FileSystems, look_up
+from lorad.blocks.looking import FileSystems, Place, look
 from lorad.dedupe.keeping import Copy
 
 
@@ -14,15 +15,28 @@ def with_extents(sets: Sequence[Sequence[Copy]]) -> list[list[Copy]]:
 
     It opens those files; what cannot be opened, or is another file now, stays without.
     """
-    places = FileSystems()
-    return [_looked_up(copies, places) for copies in sets]
+    file_systems = FileSystems()
+    return [_looked_up(copies, file_systems) for copies in sets]
 
 
-def _looked_up(copies: Sequence[Copy], places: FileSystems) -> list[Copy]:
-    on_device = Counter(copy.dev for copy in copies)
+def _looked_up(copies: Sequence[Copy], file_systems: FileSystems) -> list[Copy]:
+    places = [_place(copy, file_systems) for copy in copies]
+    on_file_system = Counter(place.file_system for place in places if place is not None)
     return [
-        copy._replace(extents=look_up(copy.paths, copy.dev, copy.ino, copy.size) or b"")
-        if on_device[copy.dev] > 1 and places.share(copy.dev, copy.paths)
+        copy._replace(extents=_look(place))
+        if place is not None and on_file_system[place.file_system] > 1
         else copy
-        for copy in copies
+        for copy, place in zip(copies, places, strict=True)
     ]
+
+
+def _place(copy: Copy, file_systems: FileSystems) -> Place | None:
+    with suppress(OSError):
+        return file_systems.place(copy.paths, copy.dev, copy.ino, copy.size)
+    return None
+
+
+def _look(place: Place) -> bytes | None:
+    with suppress(OSError):
+        return look(place)
+    return None

@@ -15,7 +15,7 @@ from lorad.blocks.room import Room
 
 #: The columns of `Name`, of all names in view.
 NAMES = (
-    "SELECT path, file, dev, size, mtime_ns, layout, status, load_seconds, error, signature, residue, extents "
+    "SELECT path, file, size, mtime_ns, layout, status, load_seconds, error, signature, residue, extents "
     "FROM names JOIN files ON files.id = names.file WHERE active"
 )
 
@@ -25,7 +25,6 @@ class Name(NamedTuple):
 
     path: bytes
     file: int
-    dev: int
     size: int
     mtime_ns: int
     layout: int | None
@@ -125,9 +124,9 @@ def find_duplicates(snapshot: Snapshot) -> Duplicates:
 def own_bytes(kept: Name, others: Iterable[Name]) -> Iterator[int]:
     """What each of these takes of the disk beside the kept one and those before it: each inode and block once."""
     room, seen = Room(), {kept.file}
-    room.add(kept.dev, kept.size, kept.extents)
+    room.add(kept.size, kept.extents)
     for other in others:
-        yield 0 if other.file in seen else room.add(other.dev, other.size, other.extents)
+        yield 0 if other.file in seen else room.add(other.size, other.extents)
         seen.add(other.file)
 
 

@@ -157,7 +157,6 @@ class Deduplication:
                 self._log.warning("not acted", action=action, kept=kept, path=path, reason=reason)
             case ActionUndone(number, path):
                 self._log.info("undone", id=number, path=path)
-                self._rearranged.append(path)
         if isinstance(event, ActionTaken | ActionRefused | ActionUndone):
             with self._lock:
                 self._day.add(event)

@@ -7,6 +7,7 @@ import re
 import shutil
 import stat
 import subprocess
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -84,6 +85,24 @@ def test_undo_of_reflink_takes_blocks_apart_where_it_can(disk: Disk, kind: str) 
         assert "nothing had to be brought back" in undone.text
 
 
+@pytest.mark.parametrize("leaves", [True, False])
+def test_undo_of_reflink_waits_a_moment_for_who_has_the_file_open(disk: Disk, leaves: bool) -> None:
+    """As lorad itself has for its blocks; who stays is not waited for."""
+    world = make_world(disk("xfs"))
+    result = world.apply("reflink")
+    reader = os.open(world.gone, os.O_RDONLY)
+    closing = threading.Timer(0.1, os.close, [reader])
+    if leaves:
+        closing.start()
+        assert world.undo(result.id).state == "undone"
+        closing.join()
+    else:
+        with pytest.raises(Refused, match="somebody has it open"):
+            world.undo(result.id)
+        os.close(reader)
+        assert world.undo(result.id).state == "undone"
+
+
 @pytest.mark.parametrize("kind", SHARING)
 def test_what_is_shared_already_is_not_counted(disk: Disk, kind: str) -> None:
     """Only blocks that are not shared yet are shared and counted; links that free none save none."""
@@ -105,6 +124,29 @@ def test_what_is_shared_already_is_not_counted(disk: Disk, kind: str) -> None:
         assert not own_ranges(kept.fileno(), gone.fileno())
         assert not unshared_bytes(gone.fileno())
     assert world.apply("delete").bytes == 0
+
+
+def test_parts_of_compressed_files_are_shared_once(disk: Disk) -> None:
+    """Of those that differ, each; and then there is nothing to do any more."""
+    folder = disk("btrfs")
+    subprocess.run(["btrfs", "property", "set", folder, "compression", "zstd"], check=True)
+    world = make_world(folder)
+    content = bytes(byte & 3 for byte in os.urandom(1 << 20))
+    Path(os.fsdecode(world.kept)).write_bytes(content)
+    os.sync()
+    subprocess.run(["cp", "--reflink=always", world.kept, world.gone], check=True)
+    with open(world.gone, "r+b", buffering=0) as file:
+        file.seek(50 << 12)
+        file.write(content[50 << 12 : 51 << 12])
+        os.fsync(file.fileno())
+    assert _ranges(world) == [(50 << 12, 1 << 12)]
+    assert world.apply("reflink").bytes == 1 << 12
+    assert _ranges(world) == []
+
+
+def _ranges(world: World) -> list[tuple[int, int]]:
+    with open(world.kept, "rb") as kept, open(world.gone, "rb") as gone:
+        return own_ranges(kept.fileno(), gone.fileno())
 
 
 # XFS frees the blocks of a file that is gone in the background, a moment later.

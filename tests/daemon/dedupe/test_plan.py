@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from loracore.config import Dedupe
 from loracore.settings import ACTIONS
 from lorad.blocks.extents import Extent
-from lorad.blocks.room import packed, unpacked
+from lorad.blocks.room import MOST, packed, unpacked
 from lorad.dedupe.keeping import Copy
 from lorad.dedupe.plan import Plan, Skipped, Step, make_plan, plan_for
 from lorad.dedupe.policy import Policy, Rule, is_inside
@@ -181,10 +181,11 @@ def test_levels_limit_what_goes() -> None:
     assert reasons(made) == {"/b": "level file is not in levels"}
 
 
-def at(*places: int) -> bytes:
+def at(*places: int, most: int = MOST) -> bytes:
     """The extents of a file of 100 bytes, in as many pieces of equal length as there are places."""
     length = 100 // len(places)
-    return packed(Extent(number * length, place, length) for number, place in enumerate(places))
+    extents = (Extent(number * length, length, place - number * length) for number, place in enumerate(places))
+    return packed(1, 100, extents, most)
 
 
 def test_blocks_that_are_shared_are_not_freed_again() -> None:
@@ -237,14 +238,26 @@ NAMES = st.tuples(st.sampled_from(FOLDERS), st.integers(0, 60)).map(
 TIMES = st.integers(0, 3).map(lambda hours: NOW - hours * HOUR)
 
 
+#: Where the files of each set may lie, and which of these are in so many pieces that only a digest is kept.
+LYING = [
+    (at(*(10_000 * number + place for place in places), most=most), number)
+    for number in range(24)
+    for places, most in (
+        ((1000,), MOST), ((1000, 5000), MOST), ((7000,), MOST), ((1000, 5000), 1), ((1000, 6000), 1),
+    )
+]  # fmt: skip
+DIGESTS = {extents for extents, _ in LYING if extents.startswith(b"d")}
+
+
 @st.composite
 def libraries(draw: st.DrawFn) -> list[list[Copy]]:
-    """Sets of inodes with a few names each; no name twice."""
+    """Sets of inodes with a few names each; no name twice, and no block in two sets."""
     names = iter(draw(st.lists(NAMES, unique=True, min_size=2, max_size=24)))
     sets: list[list[Copy]] = []
     number = 0
     while True:
         copies: list[Copy] = []
+        lying = [None, None, *(extents for extents, in_set in LYING if in_set == len(sets))]
         for _ in range(draw(st.integers(1, 6))):
             paths = [name for _, name in zip(range(draw(st.integers(1, 3))), names, strict=False)]
             if not paths:
@@ -261,7 +274,7 @@ def libraries(draw: st.DrawFn) -> list[list[Copy]]:
                     ctime_ns=draw(TIMES),
                     residue=content,
                     metadata=draw(st.sampled_from([0, 250, 500])),
-                    extents=draw(st.sampled_from([b"", b"", at(1000), at(1000, 5000), at(7000)])),
+                    extents=draw(st.sampled_from(lying)),
                 )
             )
         if not copies:
@@ -304,10 +317,13 @@ def taken(copies: Iterable[Copy]) -> int:
     """What files take of the disk, byte for byte."""
     held: set[object] = set()
     for copy in copies:
-        for start, place, length in unpacked(copy.extents):
-            held |= {(copy.dev, place - start, byte) for byte in range(start, min(start + length, copy.size))}
-        if not copy.extents:
+        if copy.extents is None:
             held |= {(copy.ino, byte) for byte in range(copy.size)}
+        elif copy.extents in DIGESTS:
+            held |= {(copy.extents, byte) for byte in range(100)}
+        else:
+            for start, length, distance in unpacked(copy.extents):
+                held |= {(distance, byte) for byte in range(start, start + length)}
     return len(held)
 
 

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
+import shutil
+import subprocess
 from collections.abc import Callable
+from functools import partial
 
 import pytest
 
@@ -50,13 +53,13 @@ def test_a_plan_writes_nothing_to_the_disk(disk: Disk, kind: str) -> None:
         with open(f"{folder}/{name}", "wb") as file:
             file.write(b"x" * size)
     looked_at = with_extents([copies(f"{folder}/a", f"{folder}/b")])
-    assert [list(unpacked(copy.extents)) for copy in looked_at[0]] == [[(0, NOWHERE, size)]] * 2
+    assert [list(unpacked(copy.extents or b"")) for copy in looked_at[0]] == [[(0, size, NOWHERE)]] * 2
     assert make_plan(looked_at, Policy("delete"), 10**20).bytes == size
 
 
 def test_nothing_is_said_where_blocks_cannot_be_shared(disk: Disk) -> None:
     world = make_world(disk("ext4"))
-    assert {copy.extents for copy in with_extents([copies(world.kept, world.gone)])[0]} == {b""}
+    assert {copy.extents for copy in with_extents([copies(world.kept, world.gone)])[0]} == {None}
 
 
 @pytest.mark.parametrize("kind", ["xfs"])
@@ -65,13 +68,47 @@ def test_files_that_are_gone_or_others_are_no_trouble(disk: Disk, kind: str) -> 
     world = make_world(disk(kind))
     given = copies(world.kept, world.gone)
     os.sync()
-    os.unlink(world.gone)
-    assert [bool(copy.extents) for copy in with_extents([given])[0]] == [True, False]
-    os.symlink(world.kept, world.gone)
-    assert [bool(copy.extents) for copy in with_extents([given])[0]] == [True, False]
-    given[0] = given[0]._replace(size=1)
-    given[1] = given[1]._replace(size=1)
-    assert {copy.extents for copy in with_extents([given])[0]} == {b""}
+    third = f"{os.fsdecode(world.gone)}.third"
+    shutil.copy(world.kept, third)
+    given += copies(third)
+    for change in (partial(os.unlink, world.gone), partial(os.symlink, world.kept, world.gone)):
+        change()
+        assert [copy.extents is None for copy in with_extents([given])[0]] == [False, True, False]
+    assert {copy.extents for copy in with_extents([[copy._replace(size=1) for copy in given]])[0]} == {None}
+
+
+def test_files_in_many_pieces_are_not_planned_again(disk: Disk) -> None:
+    """Once they share all, however much of them is kept in mind."""
+    world = make_world(disk("xfs"))
+    for path in (world.kept, world.gone):
+        with open(path, "r+b", buffering=0) as file:
+            content = file.read(4096) + bytes(6 << 20)
+            file.seek(0)
+            file.write(content)
+            os.fsync(file.fileno())
+        subprocess.run(["cp", "--reflink=always", path, f"{os.fsdecode(path)}.old"], check=True)
+        with open(path, "r+b", buffering=0) as file:
+            for block in range(0, len(content) >> 12, 2):
+                file.seek(block << 12)
+                file.write(content[block << 12 : (block + 1) << 12])
+            os.fsync(file.fileno())
+    given = [copies(world.kept, world.gone)]
+    assert make_plan(with_extents(given), Policy("reflink"), 10**20).bytes == len(content)
+    assert world.apply("reflink").state == "done"
+    assert make_plan(with_extents(given), Policy("reflink"), 10**20).steps == []
+    assert world.apply("reflink").state == "nothing"
+
+
+def test_files_share_across_subvolumes(disk: Disk) -> None:
+    """Each of Btrfs's subvolumes has a device number of its own, and they are one file system."""
+    folder = disk("btrfs")
+    subprocess.run(["btrfs", "-q", "subvolume", "create", f"{folder}/inner"], check=True)
+    with open(f"{folder}/a", "wb") as file:
+        file.write(os.urandom(1 << 20))
+    os.sync()
+    subprocess.run(["cp", "--reflink=always", f"{folder}/a", f"{folder}/inner/b"], check=True)
+    plan = make_plan(with_extents([copies(f"{folder}/a", f"{folder}/inner/b")]), Policy("delete"), 10**20)
+    assert (plan.steps, [row.reason for row in plan.skipped]) == ([], ["shares its blocks already"])
 
 
 def test_files_without_blocks_share_none(disk: Disk) -> None:

@@ -37,7 +37,9 @@ facts = st.fixed_dictionaries(
         "signature": st.sampled_from([b"\x01" * 32, b"\x01" * 32, b"\x02" * 32, None]),
         "residue": st.sampled_from([b"\x03" * 32, b"\x04" * 32, None]),
         "error": st.sampled_from([None, "no „header”\n"]),
-        "extents": st.sampled_from([None, None, packed([Extent(0, 1000, 20)]), packed([Extent(0, 1000, 8)])]),
+        "extents": st.sampled_from(
+            [None, None, *(packed(1, 20, [Extent(0, length, 1000)]) for length in (8, 20)), packed(1, 20, [], -1)]
+        ),
     }
 )
 change = st.one_of(
