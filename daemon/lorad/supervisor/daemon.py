@@ -155,7 +155,7 @@ class Daemon:
     def _turn(self) -> None:
         try:
             self._tenure.step(self._config, self._pause())
-            self._tenure.use(acts=self._config.dedupe.action != "report")
+            self._tenure.use(acts=self._acts)
             self._remember_newcomers()
             self._published_news()
             self._take_news()
@@ -173,6 +173,11 @@ class Daemon:
             self._answer_waits()
         self._deduplication.look(self._tenure.generation)
         self._jobs.tidy()
+
+    @property
+    def _acts(self) -> bool:
+        """Whether newcomers are acted on."""
+        return self._config.dedupe.action != "report"
 
     def _pause(self) -> float:
         """Seconds that nothing is due."""
@@ -391,7 +396,7 @@ class Daemon:
 
     def _duplicate(self, file: File, others: Sequence[bytes]) -> None:
         """A file has become a duplicate of these. None is a newcomer for the sake of a root that is not known."""
-        if self._tenure.is_new(file) and all(map(self._tenure.knows, others)):
+        if self._acts and self._tenure.is_new(file) and all(map(self._tenure.knows, others)):
             held = self._tenure.held(file)
             self._deduplication.duplicate(file.names[0], self._tenure.generation, file.before, held=held)
 

@@ -160,9 +160,12 @@ class Tenure:
         What lies on a disk that is mounted below a root, or in a folder that was moved into it or made readable,
         is as old as it is. Where the file system does not know, ctime tells.
         """
-        since = min((when for root, when in self._known.items() if is_under([root])(file.names[0])), default=None)
-        made = born_ns(file.names[0], file.identity.ino) or file.identity.ctime_ns
-        return since is not None and made + tick_of(made) > since
+        path = file.names[0]
+        since = min((when for root, when in self._known.items() if is_under([root])(path)), default=None)
+        if since is None:
+            return False
+        made = born_ns(path, file.identity.ino) or file.identity.ctime_ns
+        return made + tick_of(made) > since
 
     def held(self, file: File) -> bool:
         """Whether one of its names led to a duplicate of the same weights before."""
