@@ -29,7 +29,7 @@ class File:
 
     __slots__ = (
         "arrangement", "base", "before", "deaths", "error", "extents", "format", "id", "identity", "layout",
-        "names", "passed_over", "read_ns", "residue", "seconds", "signature", "status",
+        "names", "passed_over", "read_ns", "residue", "seconds", "signature", "status", "was",
     )  # fmt: skip
 
     def __init__(self, number: int, identity: Identity) -> None:
@@ -53,6 +53,9 @@ class File:
         #: came, or its ctime or name changed and it had to be read anew. Empty once it is told apart again. The
         #: catalogue has them too: reading anew may take longer than lorad runs.
         self.before: tuple[bytes, ...] = ()
+        #: The weight signature that this inode had when it was a duplicate, whatever its times were then. Known
+        #: since this start alone, or since it lost its names.
+        self.was: bytes | None = None
         #: Where its blocks lay when it was last looked at as a duplicate; see `lorad.blocks`.
         self.extents: bytes | None = None
 
@@ -152,7 +155,7 @@ class Files:
         """A new record, for an inode to be read."""
         file = self._new(identity)
         self._by_inode[identity.dev, identity.ino] = file
-        file.before = self.gone.back(identity)
+        file.before, file.was = self.gone.back(identity)
         return file
 
     def pass_over(self, identity: Identity, status: Status, reason: str) -> File:
@@ -177,6 +180,8 @@ class Files:
             file.before += tuple(file.names)
             for path in file.names:
                 self._leaves(file, path)
+            if file.status is Status.DUPLICATE:
+                file.was = file.signature
         file.status = status
         self._count(file, 1)
         self.changed(file)
@@ -250,7 +255,8 @@ class Files:
         self._dirty.pop(file.id, None)
         self._dropped_files.append(file.id)
         if file.before:
-            self.gone.went(file.identity, file.before)
+            weights = file.signature if file.status is Status.DUPLICATE else file.was
+            self.gone.went(file.identity, file.before, weights)
 
     def changed(self, file: File) -> None:
         """The record differs from the catalogue's."""

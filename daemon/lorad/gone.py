@@ -1,6 +1,6 @@
 """What is not there any more and may come back, so that it is no news then.
 
-An inode that was told apart may come back under another name, or with another ctime, within the hour: `Gone.back`.
+An inode that was told apart may come back under another name, or with other times, within the hour: `Gone.back`.
 A name that led to a duplicate may lead to the same weights again, in another inode, as its file was written anew,
 touched or restored: `Gone.held`. The catalogue has both, for either may take longer than lorad runs.
 """
@@ -29,6 +29,7 @@ class _Inodes(NamedTuple):
     mtime_ns: int
     names: tuple[bytes, ...]
     gone_at: float
+    signature: bytes | None
 
 
 class _Name(NamedTuple):
@@ -55,7 +56,7 @@ class Gone:
             inode = gone.dev % 2**64, gone.ino % 2**64
             # Nobody knows for how long of that time lorad was there to see it come back.
             names = tuple(gone.names.split(b"\0"))
-            self._inodes[inode] = _Inodes(gone.size, gone.mtime_ns, names, time.time())
+            self._inodes[inode] = _Inodes(gone.size, gone.mtime_ns, names, time.time(), gone.signature)
         for held in self._catalog.held():
             self._names[held.path] = _Name(held.signature, held.gone_at)
 
@@ -72,11 +73,14 @@ class Gone:
         self._names[path] = _Name(signature, now)
         self._changed_names.add(path)
 
-    def took(self, path: bytes) -> None:
-        """It was us who took a file from its name. What comes there next is as new as elsewhere."""
+    def took(self, path: bytes, *, still: bool) -> None:
+        """It was us who took a file from its name. What comes there next is as new as elsewhere.
+
+        `still`: that is yet to be seen.
+        """
         if self._names.pop(path, None) is not None:
             self._changed_names.add(path)
-        else:
+        if still:
             self._ours.add(path)
 
     def held(self, path: bytes, signature: bytes | None) -> bool:
@@ -84,31 +88,41 @@ class Gone:
         name = self._names.get(path)
         return name is not None and name.signature == signature
 
-    def went(self, identity: Identity, names: tuple[bytes, ...]) -> None:
-        """An inode that was told apart under these names has none any more, or another ctime."""
+    def went(self, identity: Identity, names: tuple[bytes, ...], signature: bytes | None) -> None:
+        """An inode that was told apart under these names has none any more, or other times.
+
+        `signature`: that of its weights, if it was a duplicate.
+        """
         now = time.time()
         for inode in _stale(self._inodes, lambda one: now - one.gone_at >= _AWAY, None):
             del self._inodes[inode]
             self._changed_inodes.add(inode)
         inode = identity.dev, identity.ino
         self._inodes.pop(inode, None)
-        self._inodes[inode] = _Inodes(identity.size, identity.mtime_ns, names, now)
+        self._inodes[inode] = _Inodes(identity.size, identity.mtime_ns, names, now, signature)
         self._changed_inodes.add(inode)
 
-    def back(self, identity: Identity) -> tuple[bytes, ...]:
-        """The names that an inode had when it was told apart, if it is still of that size and mtime."""
+    def back(self, identity: Identity) -> tuple[tuple[bytes, ...], bytes | None]:
+        """The names that an inode had when it was told apart, if it is still of that size and mtime.
+
+        And the signature of its weights, if it was a duplicate: it may have been written to.
+        """
         inode = identity.dev, identity.ino
         gone = self._inodes.pop(inode, None)
         if gone is None:
-            return ()
+            return (), None
         self._changed_inodes.add(inode)
+        if time.time() - gone.gone_at >= _AWAY:
+            return (), None
         same = (gone.size, gone.mtime_ns) == (identity.size, identity.mtime_ns)
-        return gone.names if same and time.time() - gone.gone_at < _AWAY else ()
+        return gone.names if same else (), gone.signature
 
     def save(self) -> None:
         self._catalog.drop_departed(map(_signed, self._changed_inodes))
         self._catalog.save_departed(
-            Departed(*_signed(inode), gone.size, gone.mtime_ns, b"\0".join(gone.names), gone.gone_at)
+            Departed(
+                *_signed(inode), gone.size, gone.mtime_ns, b"\0".join(gone.names), gone.gone_at, gone.signature
+            )
             for inode in self._changed_inodes
             if (gone := self._inodes.get(inode)) is not None
         )

@@ -41,18 +41,19 @@ def gone(tmp_path: Path) -> Gone:
 
 
 def test_an_inode_comes_back_once(gone: Gone, later: Callable[[Gone], Gone]) -> None:
-    gone.went(INODE, NAMES)
+    gone.went(INODE, NAMES, WEIGHTS)
     gone = later(gone)
-    assert gone.back(INODE) == NAMES
+    assert gone.back(INODE) == (NAMES, WEIGHTS)
     gone = later(gone)
-    assert gone.back(INODE) == ()
+    assert gone.back(INODE) == ((), None)
 
 
-@pytest.mark.parametrize("other", [Identity(1, INODE.ino, 100, 5, 6), Identity(INODE.dev, INODE.ino, 100, 4, 6)])
-def test_another_inode_is_not_it(gone: Gone, later: Callable[[Gone], Gone], other: Identity) -> None:
-    """Another device, or another mtime: a number is given again."""
-    gone.went(INODE, NAMES)
-    assert later(gone).back(other) == ()
+def test_another_inode_is_not_it(gone: Gone, later: Callable[[Gone], Gone]) -> None:
+    """One of another size or mtime may have been written to: its weights will tell."""
+    gone.went(INODE, NAMES, WEIGHTS)
+    gone = later(gone)
+    assert gone.back(Identity(1, INODE.ino, 100, 5, 6)) == ((), None)
+    assert gone.back(Identity(INODE.dev, INODE.ino, 100, 4, 6)) == ((), WEIGHTS)
 
 
 def test_a_name_holds_what_it_held(gone: Gone, later: Callable[[Gone], Gone]) -> None:
@@ -67,13 +68,18 @@ def test_a_name_holds_what_it_held(gone: Gone, later: Callable[[Gone], Gone]) ->
 
 
 @pytest.mark.parametrize("first", ["lost", "took"])
-def test_what_we_took_may_come_again(gone: Gone, later: Callable[[Gone], Gone], first: str) -> None:
+@pytest.mark.parametrize("before", [False, True], ids=["", "after it was lost before"])
+def test_what_we_took_may_come_again(
+    gone: Gone, later: Callable[[Gone], Gone], first: str, *, before: bool
+) -> None:
     """In whichever order it is told of."""
+    if before:
+        gone.lost(NAMES[0], WEIGHTS)
     for step in [first, *{"lost", "took"} - {first}]:
         if step == "lost":
             gone.lost(NAMES[0], WEIGHTS)
         else:
-            gone.took(NAMES[0])
+            gone.took(NAMES[0], still=step == first)
     gone = later(gone)
     assert not gone.held(NAMES[0], WEIGHTS)
     gone.lost(NAMES[0], WEIGHTS)
@@ -85,10 +91,10 @@ def test_not_for_ever(gone: Gone, later: Callable[[Gone], Gone], monkeypatch: py
     now = 1_000_000.0
     monkeypatch.setattr(module.time, "time", lambda: now)
     gone.lost(NAMES[0], WEIGHTS)
-    gone.went(INODE, NAMES)
+    gone.went(INODE, NAMES, WEIGHTS)
     now += module._HELD
     gone.lost(NAMES[1], WEIGHTS)
-    assert gone.back(INODE) == ()
+    assert gone.back(INODE) == ((), None)
     gone = later(gone)
     assert [gone.held(name, WEIGHTS) for name in NAMES] == [False, True]
     monkeypatch.setattr(module, "_NAMES", 1)

@@ -139,7 +139,8 @@ def test_what_came_while_it_was_to_report_is_old(tmp_path: Path) -> None:
         assert acted_on_until(daemon, newcomer, root / "a/0.safetensors") == {os.fsencode(newcomer)}
 
 
-def test_what_was_undone_stays_under_another_name(tmp_path: Path) -> None:
+@pytest.mark.parametrize("touched", [False, True], ids=["renamed", "touched and renamed"])
+def test_what_was_undone_stays_under_another_name(tmp_path: Path, *, touched: bool) -> None:
     library(tmp_path, "loras/a", "loras/b")
     root = tmp_path / "loras"
     with deleting(tmp_path, root) as daemon, daemon.client() as client:
@@ -147,11 +148,51 @@ def test_what_was_undone_stays_under_another_name(tmp_path: Path) -> None:
         assert client.apply_dedupe("delete").done == FEW
         gone = {action.path for action in client.history()}
         assert client.undo(all=True).done == FEW
-        for path in map(os.fsdecode, gone):
-            os.rename(path, f"{path}.mine.safetensors")
+        for path in map(Path, map(os.fsdecode, gone)):
+            if touched:
+                path.touch()
+            path.rename(path.with_suffix(".mine.safetensors"))
         newcomer = root / "new.safetensors"
         assert acted_on_until(daemon, newcomer, root / "a/0.safetensors") == {*gone, os.fsencode(newcomer)}
         assert sum(action.state == "done" for action in client.history()) == 1
+
+
+def test_what_was_left_alone_stays_old(tmp_path: Path) -> None:
+    """Also when it is touched and renamed, and the policy would have it go then."""
+    library(tmp_path, "loras/a")
+    root = tmp_path / "loras"
+    (root / "in scope").mkdir()
+    with deleting(tmp_path, root, scope=[str(root / "in scope")], keep=["shortest-path"]) as daemon:
+        daemon.settle()
+        shutil.copytree(root / "a", root / "b", copy_function=shutil.copyfile)
+        daemon.settle()
+        for path in (root / "b").iterdir():
+            path.touch()
+            path.rename(root / "in scope" / path.name)
+        newcomer = root / "in scope/new.safetensors"
+        assert acted_on_until(daemon, newcomer, root / "a/0.safetensors") == {os.fsencode(newcomer)}
+
+
+@pytest.mark.parametrize("action", ["delete", "symlink"])
+def test_a_copy_of_the_same_time_comes_back_without_its_original(tmp_path: Path, action: str) -> None:
+    """Mv between two mounts of one file system copies, too; nothing tells it from who copies for good."""
+    library(tmp_path, "loras/a")
+    root = tmp_path / "loras"
+    daemon = deleting(tmp_path, root)
+    daemon.tables = daemon.tables.replace("delete", action)
+    daemon.configure([root])
+    with daemon, daemon.client() as client:
+        daemon.settle()
+        with client.events(["action"]) as events:
+            copy = root / "a long name for a copy.safetensors"
+            shutil.copy2(root / "a/0.safetensors", copy)
+            taken = next(events).event
+        assert isinstance(taken, ActionTaken)
+        assert (taken.action, taken.path) == ("quarantine", os.fsencode(copy))
+        content = (root / "a/0.safetensors").read_bytes()
+        (root / "a/0.safetensors").unlink()
+        assert client.undo(all=True).done == 1
+        assert copy.read_bytes() == content
 
 
 def test_newcomers_count_beside_old_files_that_are_read_anew(tmp_path: Path) -> None:

@@ -84,6 +84,7 @@ class Departed(NamedTuple):
     mtime_ns: int
     names: bytes
     gone_at: float
+    signature: bytes | None
 
 
 class Held(NamedTuple):
@@ -237,7 +238,7 @@ class Catalog:
         return map(Departed._make, self._db.execute("SELECT * FROM departed ORDER BY gone_at"))
 
     def save_departed(self, departed: Iterable[Departed]) -> None:
-        self._db.executemany("INSERT OR REPLACE INTO departed VALUES (?, ?, ?, ?, ?, ?)", departed)
+        self._db.executemany("INSERT OR REPLACE INTO departed VALUES (?, ?, ?, ?, ?, ?, ?)", departed)
 
     def drop_departed(self, inodes: Iterable[tuple[int, int]]) -> None:
         self._db.executemany("DELETE FROM departed WHERE dev = ? AND ino = ?", inodes)

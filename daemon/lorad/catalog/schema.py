@@ -69,6 +69,8 @@ MIGRATIONS = (
     -- Where the blocks of a duplicate lay when they were last looked at, see lorad.blocks; NULL where that
     -- cannot be told.
     ALTER TABLE files ADD COLUMN extents BLOB;
+    -- That of the weights, of those that were duplicates.
+    ALTER TABLE departed ADD COLUMN signature BLOB;
     -- Names that led to a duplicate of these weights, and when that ended.
     CREATE TABLE held (path BLOB PRIMARY KEY, signature BLOB NOT NULL, gone_at REAL NOT NULL) WITHOUT ROWID;
     """,

@@ -11,7 +11,7 @@ from loracore.control import Outcome, Refusal
 from lorad.catalog import Newcomer
 from lorad.dedupe.desk import Desk
 from lorad.dedupe.keeping import Copy
-from lorad.dedupe.moves import Moves
+from lorad.dedupe.moves import Moves, undoably
 from lorad.dedupe.newcomers import MOST, Newcomers
 from lorad.dedupe.plan import UNREAD, YOUNG, Plan, Step
 from lorad.files import signed
@@ -116,8 +116,8 @@ class Automatic:
             wanted = [step for step in plan.steps if step.kept not in unread]
             back = self._put_back(due, wanted)
             steps = [step for step in wanted if _is_due(step, due, back)]
-            moved = [step for step in steps if self._moves.goes_on(step, time.time_ns())]
-            steps = [step for step in steps if step not in moved]
+            moved = self._moves.going_on(steps, time.time_ns())
+            steps = [undoably(step) for step in steps if step not in moved]
             # Whoever changes the action, to `report` above all, does not want the rest of this one.
             outcomes = self._desk.carry_out(steps, watched=False, wanted=partial(self._is_still, plan.action))
             if len(outcomes) < len(steps):
@@ -136,7 +136,7 @@ class Automatic:
         """The inodes that would go, or that are newcomers, and that stand where they do by an undo."""
         copies = {step.gone[1:3]: step.gone for step in steps}
         copies |= {step.keeper[1:3]: step.keeper for step in steps if not due.keys().isdisjoint(step.keeper.paths)}
-        return {inode for inode, copy in copies.items() if self._desk.past.was_put_back(copy)}
+        return self._desk.past.put_back(copies)
 
     def _sort(self, due: Due, plan: Plan, done: Mapping[Step, Outcome], moved: Sequence[Step]) -> None:
         """Which of them are through, and when to look at the others again."""

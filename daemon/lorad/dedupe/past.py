@@ -6,7 +6,7 @@ From any thread. All that is asked raises StateError where the journal cannot be
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 
@@ -47,10 +47,18 @@ class Past:
             numbers = journal.standing() if ids is None else sorted(set(ids), reverse=True)
             return {number: journal.get(number) for number in numbers}
 
-    def was_put_back(self, copy: Copy) -> bool:
-        """Whether a file is there because an action on it was undone, perhaps under another name by now."""
+    def put_back(self, copies: Mapping[tuple[int, int], Copy]) -> set[tuple[int, int]]:
+        """Which of these files (by device and inode) are there because an action on them was undone.
+
+        They are known by name or inode, and by their size: they may have been renamed, or touched, since.
+        """
         with self._journal() as journal:
-            return journal is not None and any(_stands_again(entry, copy) for entry in journal.undone())
+            brought = {place for entry in journal.undone() for place in _places(entry)} if journal else set()
+        return {
+            inode
+            for inode, copy in copies.items()
+            if not brought.isdisjoint((place, copy.size) for place in (copy.ino, *copy.paths))
+        }
 
     def action_of(self, step: Step) -> int | None:
         """The id of the action that took this very step already."""
@@ -85,12 +93,11 @@ class Past:
             journal.close()
 
 
-def _stands_again(entry: Entry, copy: Copy) -> bool:
-    """Whether a file is what the undo of an action brought back."""
+def _places(entry: Entry) -> Iterator[tuple[bytes | int, int]]:
+    """Where what the undo of an action brought back may be, by name or inode, and its size."""
     was = entry.gone.identity
-    return (was.size, was.mtime_ns) == (copy.size, copy.mtime_ns) and (
-        entry.gone.path in copy.paths or copy.ino in {was.ino, entry.restored}
-    )
+    for place in (entry.gone.path, was.ino, entry.restored):
+        yield place, was.size
 
 
 def _history_entry(entry: Entry) -> HistoryEntry:

@@ -159,7 +159,7 @@ class Daemon:
             self._remember_newcomers()
             self._published_news()
             self._take_news()
-            self._tenure.know(self._settling.names)
+            self._tenure.know()
             self._take_hashes()
         except sqlite3.Error as error:
             self._tenure.fail(error)
@@ -244,7 +244,7 @@ class Daemon:
         for path in self._deduplication.rearranged():
             engine.rearranged(path)
         for path in self._deduplication.took():
-            engine.files.gone.took(path)
+            engine.files.gone.took(path, still=path in engine.files.by_path)
 
     def _take_hashes(self) -> None:
         """Keep what was hashed meanwhile, and let files be hashed when there is nothing else to do."""

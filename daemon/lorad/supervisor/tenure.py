@@ -74,9 +74,6 @@ class Tenure:
         self._known: dict[bytes, int] = {}
         #: Whether newcomers were acted on when that was last asked.
         self._acts = False
-        #: Roots that are about to be known, and names that had to settle when they were looked through.
-        self._seen: list[bytes] = []
-        self._first_seen: set[bytes] | None = None
 
     @property
     def generation(self) -> int:
@@ -117,24 +114,14 @@ class Tenure:
             self.engine.tidy()
             self._next_tidy = time.monotonic() + _TIDY
 
-    def know(self, settling: Callable[[], set[bytes]]) -> None:
-        """Once all roots were looked through: what is found from now on is new, also for a daemon after this one.
-
-        Files that were being written then (`settling` gives the names) belong to what was found there.
-        """
+    def know(self) -> None:
+        """Once all roots were looked through, what is made from then on is new, also for a daemon after this one."""
         if self._known.keys() == set(self._roots) or not self.finished or self.catalog is None:
             return
         seen = [root for root in self._roots if root in self._known or self._holds_files(root)]
-        if self._known.keys() == set(seen):
-            return
-        names = set(filter(has_reader, settling()))
-        self._first_seen = names if self._first_seen is None or seen != self._seen else self._first_seen & names
-        self._seen = seen
-        if self._first_seen:
-            return
-        self._know(seen)
-        self.catalog.commit(new_generation=False)
-        self._first_seen = None
+        if self._known.keys() != set(seen):
+            self._know(seen)
+            self.catalog.commit(new_generation=False)
 
     def _know(self, roots: Sequence[bytes], *, anew: bool = False) -> None:
         """Keep that these roots, and no others, are known; from now on, or since they are."""
@@ -168,9 +155,11 @@ class Tenure:
         return made + tick_of(made) > since
 
     def held(self, file: File) -> bool:
-        """Whether one of its names led to a duplicate of the same weights before."""
-        gone = self.engine.files.gone if self.engine else None
-        return gone is not None and any(gone.held(name, file.signature) for name in file.names)
+        """Whether its inode, or one of its names, led to a duplicate of the same weights before."""
+        if self.engine is None or file.signature is None:
+            return False
+        gone, weights = self.engine.files.gone, file.signature
+        return file.was == weights or any(gone.held(name, weights) for name in file.names)
 
     def use(self, *, acts: bool) -> None:
         """Whether newcomers are acted on now. What came while they were not is old once they are."""
