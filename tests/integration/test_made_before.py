@@ -215,14 +215,15 @@ def test_newcomers_count_beside_old_files_that_are_read_anew(tmp_path: Path) -> 
         assert len(list(root.rglob("*.safetensors"))) == 60
 
 
-def test_a_log_that_is_written_all_the_time_holds_nothing_up(tmp_path: Path) -> None:
-    """A root is known once all its files that are read have settled."""
+@pytest.mark.parametrize("name", ["train.log", "slow.safetensors"])
+def test_a_file_that_is_written_all_the_time_holds_nothing_up(tmp_path: Path, name: str) -> None:
+    """What is made meanwhile is new, whatever was there and has not settled yet."""
     library(tmp_path, "loras/a")
     root, stop = tmp_path / "loras", threading.Event()
 
     def write() -> None:
         while not stop.wait(0.05):
-            with (root / "train.log").open("a") as log:
+            with (root / name).open("a") as log:
                 log.write("x\n")
 
     writer = threading.Thread(target=write)

@@ -115,7 +115,7 @@ class Tenure:
             self._next_tidy = time.monotonic() + _TIDY
 
     def know(self) -> None:
-        """Once all roots were looked through, what is made from then on is new, also for a daemon after this one."""
+        """Once all roots were looked through, what is made from then on is new, also for a later daemon."""
         if self._known.keys() == set(self._roots) or not self.finished or self.catalog is None:
             return
         seen = [root for root in self._roots if root in self._known or self._holds_files(root)]
