@@ -92,8 +92,8 @@ class Deduplication:
     def duplicate(self, path: bytes, generation: int, before: Sequence[bytes], *, held: bool) -> None:
         """A file became a duplicate while the catalogue was at this generation.
 
-        `before`: names under which it was told apart already; `held`: its name, or its inode with other times, led to
-        the same weights before. Then it is a newcomer only if it was one and still is.
+        `before`: names under which it was told apart already; `held`: its name, or its inode with other times, led
+        to the same weights before. Then it is a newcomer only if it was one and still is.
         """
         if self._automatic is None or self._remembered is None or not self._automatic.acts:
             return
