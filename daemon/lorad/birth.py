@@ -7,7 +7,6 @@ on Linux.
 from __future__ import annotations
 
 import ctypes
-import os
 import struct
 
 _AT_FDCWD = -100
@@ -23,7 +22,7 @@ def born_ns(path: bytes, ino: int) -> int | None:
     if _statx is None:
         return None
     buffer = ctypes.create_string_buffer(_SIZE)
-    if _statx(_AT_FDCWD, ctypes.c_char_p(os.fsencode(path)), 0, _INO | _BTIME, buffer):
+    if _statx(_AT_FDCWD, path, 0, _INO | _BTIME, buffer):
         return None
     mask, found, seconds, nanoseconds = _STATX.unpack_from(buffer.raw)
     if not mask & _BTIME or found != ino or not seconds:

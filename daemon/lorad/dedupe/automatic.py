@@ -117,7 +117,8 @@ class Automatic:
             back = self._put_back(due, wanted)
             steps = [step for step in wanted if _is_due(step, due, back)]
             moved = self._moves.going_on(steps, time.time_ns())
-            steps = [undoably(step) for step in steps if step not in moved]
+            waits = {step.path for step in moved}
+            steps = [undoably(step) for step in steps if step.path not in waits]
             # Whoever changes the action, to `report` above all, does not want the rest of this one.
             outcomes = self._desk.carry_out(steps, watched=False, wanted=partial(self._is_still, plan.action))
             if len(outcomes) < len(steps):

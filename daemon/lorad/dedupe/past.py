@@ -96,8 +96,9 @@ class Past:
 def _places(entry: Entry) -> Iterator[tuple[bytes | int, int]]:
     """Where what the undo of an action brought back may be, by name or inode, and its size."""
     was = entry.gone.identity
-    for place in (entry.gone.path, was.ino, entry.restored):
-        yield place, was.size
+    yield entry.gone.path, was.size
+    # Where a new file was made, the number of the old one may be that of any other by now.
+    yield entry.restored or was.ino, was.size
 
 
 def _history_entry(entry: Entry) -> HistoryEntry:
