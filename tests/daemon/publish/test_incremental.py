@@ -86,7 +86,7 @@ class History:
             case "name":
                 path, file = about
                 self.names[path] = file
-                self.catalog.save_names([(path, file)])
+                self.catalog.save_names([(path, file, None)])
                 return [path]
             case "drop name":
                 self.names.pop(about[0], None)
