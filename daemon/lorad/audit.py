@@ -31,7 +31,7 @@ _YOUNG = 10.0
 _ROW = 48
 _ROWS = (
     "SELECT path, dev, ino, size, mtime_ns, ctime_ns, passed_over, error FROM names "
-    "JOIN files ON files.id = names.file WHERE active"
+    "JOIN files ON files.id = names.file WHERE active = 1"
 )
 _UPDATED = re.compile(rb'"updated": "[^"]*"')
 #: As `lorad.dedupe.site` names them.

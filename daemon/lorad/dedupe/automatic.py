@@ -6,15 +6,24 @@ import threading
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
+from typing import NamedTuple
 
 from loracore.control import Outcome, Refusal
-from lorad.catalog import Newcomer
 from lorad.dedupe.desk import Desk
 from lorad.dedupe.keeping import Copy
-from lorad.dedupe.moves import Moves, undoably
 from lorad.dedupe.newcomers import MOST, Newcomers
 from lorad.dedupe.plan import UNREAD, YOUNG, Plan, Step
 from lorad.files import signed
+
+
+class Newcomer(NamedTuple):
+    """A name, and what its inode was when it was noted."""
+
+    path: bytes
+    ino: int
+    size: int
+    mtime_ns: int
+
 
 #: Seconds until a file is looked at again that is not read to its end.
 _UNREAD = 1.0
@@ -40,7 +49,6 @@ class Automatic:
         self._wake = wake
         self._lock = threading.Lock()
         self._newcomers = Newcomers()
-        self._moves = Moves()
         #: Newcomers are planned for, or acted on.
         self._busy = False
         self._action = "report"
@@ -62,11 +70,6 @@ class Automatic:
             with self._lock:
                 self._newcomers.add(path)
 
-    def take_left(self) -> set[bytes]:
-        """Newcomers that are settled, given up or forgotten, since this was asked the last time."""
-        with self._lock:
-            return self._newcomers.take_left()
-
     @property
     def busy(self) -> bool:
         return self._busy
@@ -76,11 +79,6 @@ class Automatic:
         """How many newcomers more are remembered."""
         with self._lock:
             return MOST - len(self._newcomers)
-
-    def waits_for(self, names: Collection[bytes]) -> bool:
-        """Whether one of these is a newcomer that is not settled yet."""
-        with self._lock:
-            return any(name in self._newcomers for name in names)
 
     def look(self, still: Callable[[bytes], Newcomer | None]) -> None:
         """See to those that are due, once the catalogue has them.
@@ -116,15 +114,12 @@ class Automatic:
             wanted = [step for step in plan.steps if step.kept not in unread]
             back = self._put_back(due, wanted)
             steps = [step for step in wanted if _is_due(step, due, back)]
-            moved = self._moves.going_on(steps, time.time_ns())
-            waits = {step.path for step in moved}
-            steps = [undoably(step) for step in steps if step.path not in waits]
             # Whoever changes the action, to `report` above all, does not want the rest of this one.
             outcomes = self._desk.carry_out(steps, watched=False, wanted=partial(self._is_still, plan.action))
             if len(outcomes) < len(steps):
                 self._later(due)
             else:
-                self._sort(due, plan, dict(zip(steps, outcomes, strict=True)), moved)
+                self._sort(due, plan, dict(zip(steps, outcomes, strict=True)))
         except Exception as error:
             self._failed(f"newcomers cannot be acted on: {error}")
             self._later(due)
@@ -139,7 +134,7 @@ class Automatic:
         copies |= {step.keeper[1:3]: step.keeper for step in steps if not due.keys().isdisjoint(step.keeper.paths)}
         return self._desk.past.put_back(copies)
 
-    def _sort(self, due: Due, plan: Plan, done: Mapping[Step, Outcome], moved: Sequence[Step]) -> None:
+    def _sort(self, due: Due, plan: Plan, done: Mapping[Step, Outcome]) -> None:
         """Which of them are through, and when to look at the others again."""
         vain: set[bytes] = set()
         for step, outcome in done.items():
@@ -150,17 +145,15 @@ class Automatic:
         waiting = {row.kept for row in plan.skipped if row.reason == UNREAD}
         unread = [path for path in due if skipped.get(path) == UNREAD or kept_by.get(path) in waiting]
         young = [path for path in due if skipped.get(path) == YOUNG]
-        moving = {path for step in moved for path in (*step.gone.paths, *step.keeper.paths)}.intersection(due)
         # What is no duplicate at the moment may be read anew, as its mode was changed.
         seen = kept_by.keys() | skipped.keys() | {row.kept for row in plan.skipped}
         again = vain.intersection(due) | due.keys() - seen
         now = time.monotonic()
         ripe = now + max(0.0, ((plan.due_ns or 0) - time.time_ns()) / 1e9)
         with self._lock:
-            self._newcomers.settled(due.keys() - {*unread, *young, *moving, *again})
+            self._newcomers.settled(due.keys() - {*unread, *young, *again})
             self._newcomers.wait(unread, now + _UNREAD)
             self._newcomers.wait(young, ripe)
-            self._newcomers.wait(moving, now + self._moves.seconds_left(time.time_ns()))
             self._newcomers.refused(again, now)
             self._busy = False
         self._wake()

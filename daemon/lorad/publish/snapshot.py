@@ -16,7 +16,7 @@ from lorad.blocks.room import Room
 #: The columns of `Name`, of all names in view.
 NAMES = (
     "SELECT path, file, size, mtime_ns, layout, status, load_seconds, error, signature, residue, extents "
-    "FROM names JOIN files ON files.id = names.file WHERE active"
+    "FROM names JOIN files ON files.id = names.file WHERE active = 1"
 )
 
 

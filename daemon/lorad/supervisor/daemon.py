@@ -118,6 +118,7 @@ class Daemon:
             duplicate=self._duplicate,
             defer=self._defer,
             complain=self._complain,
+            opened=self._deduplication.go_on,
         )
         self._next_tick = 0.0
         self._next_ping = 0.0
@@ -156,10 +157,8 @@ class Daemon:
         try:
             self._tenure.step(self._config, self._pause())
             self._tenure.use(acts=self._acts)
-            self._remember_newcomers()
             self._published_news()
             self._take_news()
-            self._tenure.know()
             self._take_hashes()
         except sqlite3.Error as error:
             self._tenure.fail(error)
@@ -185,13 +184,6 @@ class Daemon:
         due = self._settling.next_due
         return max(0.0, min(self._next_tick if due is None else min(due, self._next_tick), now + _TICK) - now)
 
-    def _remember_newcomers(self) -> None:
-        """Before anything else is told of a new engine's files: they may be newcomers under another name."""
-        engine, tenure = self._tenure.engine, self._tenure
-        swept = engine is not None and not engine.sweeping
-        if self._deduplication.remember(tenure.remembered, tenure.knows, swept=swept) and engine is not None:
-            engine.save()
-
     def _published_news(self) -> None:
         """Tell of JSON files of a new generation."""
         engine = self._tenure.engine
@@ -212,7 +204,7 @@ class Daemon:
         for item in self._watcher.take():
             match item:
                 case Dirty(path, closed):
-                    self._overfull |= not self._settling.add(path, closed)
+                    self._dirty(path, closed)
                 case Rescan(folder, reason):
                     self._log.info("rescan", folder=folder, reason=reason)
                     if engine:
@@ -237,14 +229,19 @@ class Daemon:
             command = self._commands.popleft()
             self._waits.ask(command.reply if command.kind == "wait" else partial(self._audit, command.reply))
 
+    def _dirty(self, path: bytes, closed: bool) -> None:
+        """Something happened to a name: it is looked at when it has settled."""
+        if not self._settling.add(path, closed):
+            self._overfull = True
+        elif self._tenure.engine:
+            self._tenure.engine.noticed(path)
+
     def _take_own_changes(self, engine: Engine) -> None:
         """What files are since they were acted on."""
         for before, now in self._deduplication.relinked():
             engine.relinked(before, now)
         for path in self._deduplication.rearranged():
             engine.rearranged(path)
-        for path in self._deduplication.took():
-            engine.files.gone.took(path, still=path in engine.files.by_path)
 
     def _take_hashes(self) -> None:
         """Keep what was hashed meanwhile, and let files be hashed when there is nothing else to do."""
@@ -258,7 +255,7 @@ class Daemon:
             self._hashing.taken()
         if self._status is not None and self._status.hashing != self._hashing.state:
             self._next_tick = min(self._next_tick, time.monotonic() + _BUSY_TICK)
-        if hashed is not None and file is not None and hashed.found.sha256 is not None:
+        if hashed is not None and file is not None and file.names and hashed.found.sha256 is not None:
             self._tell(FileHashed(file.names[0], hashed.found.sha256.hex()))
 
     def _answer_waits(self) -> None:
@@ -389,16 +386,15 @@ class Daemon:
         if isinstance(event, FileFailedEvent):
             self._log.warning("file failed", path=event.path, reason=event.reason)
             self._reporter.trouble(event.reason, event.path)
-            self._tenure.failed(event.path)
         elif isinstance(event, DuplicateFound):
             self._log.info("duplicate", path=event.path, like=event.others[0] if event.others else b"")
         self._tell_clients(event)
 
     def _duplicate(self, file: File, others: Sequence[bytes]) -> None:
-        """A file has become a duplicate of these. None is a newcomer for the sake of a root that is not known."""
-        if self._acts and self._tenure.is_new(file) and all(map(self._tenure.knows, others)):
-            held = self._tenure.held(file)
-            self._deduplication.duplicate(file.names[0], self._tenure.generation, file.before, held=held)
+        """A file has become a duplicate of these."""
+        engine = self._tenure.engine
+        if engine is not None and engine.is_newcomer(file.names[0]):
+            self._deduplication.duplicate(file.names[0], self._tenure.generation)
 
     def _tell_clients(self, event: Event) -> None:
         self._control.tell(event)

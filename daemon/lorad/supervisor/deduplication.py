@@ -5,14 +5,15 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 
 from loracore.config import Config
 from loracore.control import ActionRefused, ActionTaken, ActionUndone, Event
-from lorad.dedupe.automatic import Automatic, PlanFor
+from lorad.dedupe.automatic import Automatic, Newcomer, PlanFor
 from lorad.dedupe.day import Day
 from lorad.dedupe.desk import Desk
-from lorad.dedupe.remembered import Remembered
+from lorad.engine import Engine
+from lorad.files import signed
 from lorad.pipeline.protocol import Identity
 from lorad.supervisor.logs import get_logger
 
@@ -42,12 +43,11 @@ class Deduplication:
         self._day = Day(time.time())
         self._relinked: deque[tuple[Identity, Identity]] = deque()
         self._rearranged: deque[bytes] = deque()
-        self._took: deque[bytes] = deque()
         self.desk = Desk(state_dir, self._told, lambda before, now: self._relinked.append((before, now)))
         self._automatic: Automatic | None = None
         #: Duplicates that were found, and after which generation the catalogue has them.
         self._found: dict[bytes, int] = {}
-        self._remembered: Remembered | None = None
+        self._engine: Engine | None = None
         #: Whether all roots were looked through since the catalogue was opened: what it says may be long past.
         self._swept = False
         self._config = config
@@ -67,48 +67,15 @@ class Deduplication:
             if not self._automatic.acts:
                 self._found.clear()
 
-    def remember(self, remembered: Remembered | None, knows: Callable[[bytes], bool], *, swept: bool) -> bool:
-        """Go on with the newcomers of a catalogue that was opened, and keep it true to what waits.
+    def go_on(self, engine: Engine) -> None:
+        """An engine begins: what the one before it found is found again."""
+        self._engine, self._swept = engine, False
+        self._found.clear()
 
-        For `knows` see `Remembered`; `swept`: nothing is being looked through. Whether all is to be committed now.
-        """
-        assert self._automatic is not None
-        waiting: list[bytes] = []
-        if remembered is not self._remembered:
-            self._remembered, self._swept = remembered, False
-            # What was not committed is told of again.
-            self._found.clear()
-            waiting = remembered.take_up(knows) if remembered is not None else []
-        if remembered is None:
-            return False
-        left = self._automatic.take_left() - self._found.keys()
-        for path in waiting:
-            if path not in left and not self._automatic.waits_for([path]):
-                self._automatic.newcomer(path)
-        # Plans are made of what is committed, and shall know what the sweep saw.
-        begins, self._swept = swept and not self._swept, self._swept or swept
-        return (remembered.drop(left) if self._automatic.acts else remembered.clear()) or begins
-
-    def duplicate(self, path: bytes, generation: int, before: Sequence[bytes], *, held: bool) -> None:
-        """A file became a duplicate while the catalogue was at this generation.
-
-        `before`: names under which it was told apart already; `held`: its name, or its inode with other times, led
-        to the same weights before. Then it is a newcomer only if it was one and still is.
-        """
-        if self._automatic is None or self._remembered is None or not self._automatic.acts:
-            return
-        if len(self._found) >= self._automatic.room:
-            return
-        # Such a name may wait for a file that an old one was moved over.
-        own = [name for name in before if self._remembered.was(path, name)]
-        if self._waits(own) if before else not held or self._waits([path]):
+    def duplicate(self, path: bytes, generation: int) -> None:
+        """A new file became a duplicate while the catalogue was at this generation."""
+        if self._automatic is not None and self._automatic.acts and len(self._found) < self._automatic.room:
             self._found[path] = generation
-            self._remembered.note(path)
-
-    def _waits(self, names: Sequence[bytes]) -> bool:
-        """Whether one of these names is that of a newcomer that was not acted on yet."""
-        assert self._automatic is not None
-        return not self._found.keys().isdisjoint(names) or self._automatic.waits_for(names)
 
     def relinked(self) -> Iterator[tuple[Identity, Identity]]:
         """What kept files were and are, since they got another name."""
@@ -120,20 +87,17 @@ class Deduplication:
         while self._rearranged:
             yield self._rearranged.popleft()
 
-    def took(self) -> Iterator[bytes]:
-        """Names that do not lead to the file any more that they led to, by our doing."""
-        while self._took:
-            yield self._took.popleft()
-
     def look(self, generation: int) -> None:
         """Have those acted on that the catalogue has by now, and tell of the day when it is over."""
         assert self._automatic is not None
+        if self._engine is not None and not self._engine.sweeping:
+            self._swept = True
         # One that came again while its name is acted on is not settled with that.
-        if self._remembered is not None and self._swept and not self._automatic.busy:
+        if self._engine is not None and self._swept and not self._automatic.busy:
             for path in [path for path, found in self._found.items() if found < generation]:
                 del self._found[path]
                 self._automatic.newcomer(path)
-            self._automatic.look(self._remembered.still)
+            self._automatic.look(self._newcomer)
         with self._lock:
             summary = self._day.ended(time.time())
         if summary is not None:
@@ -141,6 +105,13 @@ class Deduplication:
                 "the day", done=summary.done, bytes=summary.bytes, refused=summary.refused, undone=summary.undone
             )
             self._tell(summary)
+
+    def _newcomer(self, path: bytes) -> Newcomer | None:
+        """What a name leads to, if that is a newcomer."""
+        if self._engine is None or not self._engine.is_newcomer(path):
+            return None
+        identity = self._engine.files.by_path[path].identity
+        return Newcomer(path, signed(identity.ino), identity.size, identity.mtime_ns)
 
     def stop(self) -> None:
         self.desk.stop(_PATIENCE)
@@ -151,8 +122,6 @@ class Deduplication:
                 self._log.info("acted", id=number, action=action, kept=kept, path=path, bytes=event.bytes)
                 if action == "reflink":
                     self._rearranged += (kept, path)
-                else:
-                    self._took.append(path)
             case ActionRefused(action, kept, path, reason):
                 self._log.warning("not acted", action=action, kept=kept, path=path, reason=reason)
             case ActionUndone(number, path):
