@@ -16,6 +16,7 @@ from loracore.control import Event, FileFailedEvent, FileGrouped
 from loracore.messages import Progress
 from lorad.blocks.backlog import Backlog
 from lorad.catalog import Catalog, Identified
+from lorad.configs import Configs
 from lorad.files import File, Files, is_under
 from lorad.hiding import Hiding
 from lorad.holders import Holders
@@ -72,8 +73,10 @@ class Engine:
             catalog, self.files, self._library, self._reading, self._blocks, tell=tell, duplicate=duplicate
         )
         self._do = self._knowledge.do
+        self._configs = Configs(self.files, self._reading.layer_names)
         self._presence = Presence(
             self.files,
+            self._configs,
             self._library,
             roots,
             follow=follow,
@@ -175,6 +178,7 @@ class Engine:
         """Do what can be done now; wait up to `timeout` seconds for news when there is nothing else."""
         self._repeat_postponed()
         self._feed()
+        self._configs.forget()
         now = time.monotonic()
         self._blocks.add_written(now)
         busy = self._presence.sweeping
@@ -285,6 +289,10 @@ class Engine:
             file.residue = outcome.residue
             return
         header: Header = outcome.header
+        file.function = header.function
+        if file.layout is not None:
+            # All else of it was learnt before functions were.
+            return
         file.layout = self._catalog.layout_id(header.layout_signature)
         file.arrangement = self._catalog.arrangement_id(header.arrangement_signature)
         if file.layout is None or file.arrangement is None:
@@ -293,6 +301,8 @@ class Engine:
             self._reading.headers.append(file.id)
             return
         file.base, file.format, file.residue = header.base, header.format, header.residue
+        for name in file.names:
+            self._configs.look(name)
         alone = not self._library.has_layout(file.layout)
         self._do(self._library.header(file.id, file.layout))
         if file.names:

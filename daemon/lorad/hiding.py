@@ -104,5 +104,3 @@ def _identity(path: bytes) -> Identity | None:
 def _same_content(one: Identity, other: Identity) -> bool:
     """Whether this is one inode that was only renamed: that changes its ctime alone."""
     return (one.dev, one.ino, one.size, one.mtime_ns) == (other.dev, other.ino, other.size, other.mtime_ns)
-
-

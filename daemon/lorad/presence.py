@@ -15,6 +15,7 @@ from contextlib import suppress
 
 from loracore.control import Event, FileFailedEvent, FileGone, FileSeen
 from loracore.tensorfile import has_reader
+from lorad.configs import Configs
 from lorad.files import File, Files, is_under
 from lorad.library import Instruction, Library, Status
 from lorad.pipeline.protocol import Identity
@@ -54,6 +55,7 @@ class Presence:
     def __init__(
         self,
         files: Files,
+        configs: Configs,
         library: Library,
         roots: Sequence[bytes],
         *,
@@ -70,6 +72,7 @@ class Presence:
         #: Names that an action is under way on: nothing becomes of them meanwhile.
         self.put_off: Callable[[bytes], bool] = lambda path: False
         self._files = files
+        self._configs = configs
         self._library = library
         self.roots = roots
         self._follow = follow
@@ -142,6 +145,7 @@ class Presence:
             gone += self._files.names_under(path)
         self._gone(gone)
         self._met.pop(path, None)
+        self._configs.touched(path)
         self._look_at_links()
 
     def relinked(self, before: Identity, now: Identity) -> None:
@@ -269,6 +273,7 @@ class Presence:
             self._files.held.renumbered[known.identity.dev] = identity.dev
             self._files.restamp(known, identity)
         if known is not None and known.identity == identity and self._stays(known, seen, fresh):
+            self._configs.look(path)
             if fresh and self._remind and known.status is Status.FAILED and path == known.names[0]:
                 self._tell(FileFailedEvent(path, known.error or ""))
             return
@@ -346,6 +351,7 @@ class Presence:
         there = self._files.at_inode(identity)
         if there is not None and there.identity == identity:
             self._files.name(there, path)
+            self._configs.look(path)
             self._files.changed(there)
             return
         names, aside, strangers = [path], list[bytes](), list[bytes]()

@@ -81,6 +81,8 @@ MIGRATIONS = (
     UPDATE files SET function = x'' WHERE layout IS NOT NULL;
     -- The same of the adapter_config.json beside this name; NULL for none, or nothing that counts.
     ALTER TABLE names ADD COLUMN config BLOB;
+    -- The JSON files say more than they did.
+    UPDATE meta SET value = 0 WHERE key = 'complete';
     """,
     """
     -- Weights that names held: a row for each name that does not lead any more to what it led to, the newest with
