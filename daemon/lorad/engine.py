@@ -16,7 +16,7 @@ from loracore.control import Event, FileFailedEvent, FileGrouped
 from loracore.messages import Progress
 from lorad.blocks.backlog import Backlog
 from lorad.catalog import Catalog, Identified
-from lorad.files import File, Files, is_under
+from lorad.files import File, Files
 from lorad.knowledge import Duplicate, Knowledge
 from lorad.library import Library, Status
 from lorad.pipeline.dispatch import Finished, Job, Lost, PiecesJob
@@ -26,6 +26,7 @@ from lorad.presence import DEATHS, Presence
 from lorad.reading import Reading
 from lorad.recorder import Recorder
 from lorad.statistics import Statistics
+from lorad.watch.exclude import Exclude
 
 #: Names looked at between two looks at the children's messages.
 _STEP = 256
@@ -38,7 +39,8 @@ class Engine:
 
     It looks when it is told to: `sweep` a folder, or a name was `touched`. `tell` hears of what it finds, and
     `duplicate` of each file that becomes one, the first of a set included, while `File.before` still says under
-    which names it was told apart before; for `defer` and `remind` see `Presence`, for `render_once` `Recorder`.
+    which names it was told apart before; for `met`, `defer` and `remind` see `Presence`, for `render_once`
+    `Recorder`. `exclude` is as in the configuration.
     """
 
     def __init__(
@@ -48,9 +50,11 @@ class Engine:
         roots: Sequence[bytes],
         *,
         follow: bool,
+        exclude: Sequence[str] = (),
         state_dir: bytes,
         tell: Callable[[Event], None],
         duplicate: Duplicate | None = None,
+        met: Callable[[bytes, bool], None] | None = None,
         defer: Callable[[bytes, os.stat_result], bool] | None = None,
         remind: bool = False,
         render_once: bool = False,
@@ -68,32 +72,37 @@ class Engine:
             catalog, self.files, self._library, self._reading, self._blocks, tell=tell, duplicate=duplicate
         )
         self._do = self._knowledge.do
-        self._presence = Presence(
+        leaves_out = Exclude(exclude, roots)
+        # What is loaded stays: looking for garbage in it would take longer than loading.
+        gc.disable()
+        try:
+            self._knowledge.load(leaves_out.in_view())
+        finally:
+            gc.enable()
+        gc.freeze()
+        self._presence = presence = Presence(
             self.files,
             self._library,
             roots,
             follow=follow,
+            exclude=leaves_out,
             without=[state_dir],
             do=self._do,
             tell=tell,
+            met=met,
             defer=defer,
             swept=self._blocks.add_under,
             remind=remind,
         )
-        # What is loaded stays: looking for garbage in it would take longer than loading.
-        gc.disable()
-        try:
-            self._knowledge.load(is_under(roots))
-        finally:
-            gc.enable()
-        gc.freeze()
         self._recorder = Recorder(
             catalog, self.files, machinery, self.statistics, os.fsdecode(state_dir), render_once=render_once
         )
         machinery.forget_layouts()
-        #: Look through a folder; look at one name that something happened to; an inode that we gave a name.
-        self.sweep, self.touched = self._presence.sweep, self._presence.touched
-        self.relinked = self._presence.relinked
+        #: Look through a folder; look at one name that something happened to, once it has settled and before that.
+        self.sweep, self.touched, self.noticed = presence.sweep, presence.touched, presence.noticed
+        #: Whether a name that is not found may be out of view; an inode that we gave a name.
+        self.is_away = presence.is_away
+        self.relinked = presence.relinked
         #: By our own doing, the file of this name shares other blocks than it did.
         self.rearranged = self._blocks.add_name
 

@@ -13,9 +13,13 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 
 from loracore.control import Event, FileFailedEvent, FileGone, FileSeen
-from lorad.files import File, Files, is_under
+from loracore.tensorfile import has_reader
+from lorad.files import File, Files
 from lorad.library import Instruction, Library, Status
 from lorad.pipeline.protocol import Identity
+from lorad.view import View
+from lorad.watch.exclude import Exclude
+from lorad.watch.mounts import is_below
 from lorad.watch.scanner import Seen, look, walk
 
 #: A file that changes this often while it is read is left alone until it is touched again.
@@ -27,22 +31,29 @@ DEATHS = 3
 
 
 class Sweep:
-    """One look through a folder: `walk` gives what is there, `unseen` are the known names not met yet."""
+    """One look through a folder: `walk` gives what is there, `unseen` are the known names not met yet.
 
-    def __init__(self, folder: bytes, root: bytes, walked: Iterator[Seen], unseen: set[bytes]) -> None:
+    `entered` are the folders in it that came into view at once and are looked through by this.
+    """
+
+    def __init__(self, folder: bytes, root: bytes, walked: Iterator[Seen], unseen: set[bytes], view: View) -> None:
         self.folder = folder
         self.root = root
         self.walked = walked
         self.unseen = unseen
+        self.looked = view.begin(root)
+        self.entered = {each for each in view.entered if is_below(each, folder)}
         self.place = _place(root)
 
 
 class Presence:
-    """The names under `roots`.
+    """The names under `roots`, without those that `exclude` leaves out.
 
-    `defer(path, status)` may put a name off until it has settled, and says whether it did. `swept(folder)` hears
-    of each folder that was looked through to its end. With `remind`, failures that are known from before are told
-    of as well.
+    `met(path, first_look)` hears of each name of a model that is not known, before anything is done about it; with
+    `first_look` it came into view at once with all around it, and may have been there for long. It may hear of a
+    name more than once. `defer(path, status)` may put a name off until it has settled, and says whether it did.
+    `swept(folder)` hears of each folder that was looked through to its end. With `remind`, failures that are known
+    from before are told of as well.
     """
 
     def __init__(
@@ -52,9 +63,11 @@ class Presence:
         roots: Sequence[bytes],
         *,
         follow: bool,
+        exclude: Exclude,
         without: Sequence[bytes],
         do: Callable[[list[Instruction]], None],
         tell: Callable[[Event], None],
+        met: Callable[[bytes, bool], None] | None = None,
         defer: Callable[[bytes, os.stat_result], bool] | None = None,
         swept: Callable[[bytes], None] | None = None,
         remind: bool = False,
@@ -63,6 +76,9 @@ class Presence:
         self._library = library
         self.roots = roots
         self._follow = follow
+        self._exclude = exclude
+        self._view = View(files, roots, exclude=exclude, follow=follow)
+        self._met = met
         self._without = without
         self._do = do
         self._tell = tell
@@ -76,14 +92,18 @@ class Presence:
         self._renumbered: dict[int, int] = {}
         #: Names of inodes that lost another one.
         self._linked: list[bytes] = []
-        self._is_ours = is_under(roots)
 
     @property
     def sweeping(self) -> bool:
         return self._sweep is not None or bool(self._waiting)
 
-    def sweep(self, folder: bytes) -> None:
-        """Look through a folder, soon."""
+    def sweep(self, folder: bytes, *, view: bool = False) -> None:
+        """Look through a folder, soon. `view`: all in it came into view at once."""
+        if view:
+            self._view.entered.add(folder)
+            if self._sweep is not None:
+                # That look may be past it.
+                self._sweep.entered.discard(folder)
         if any(folder == other or folder.startswith(os.path.join(other, b"")) for other in self._waiting):
             return
         self._waiting.append(folder)
@@ -115,7 +135,10 @@ class Presence:
 
     def touched(self, path: bytes) -> None:
         """Something happened to this name, and it has settled."""
-        if not self._is_ours(path):
+        if self._view.root(path) is None:
+            return
+        if self._exclude(path):
+            self._leave_out(path)
             return
         seen = look(path, follow=self._follow)
         if seen is not None:
@@ -125,6 +148,30 @@ class Presence:
             gone += self._files.names_under(path)
         self._gone(gone)
         self._look_at_links()
+
+    def noticed(self, path: bytes) -> None:
+        """Something happens to this name, and it has not settled yet."""
+        known = self._files.by_path.get(path)
+        if self._met is None or self._view.root(path) is None or not (known is None or known.passed_over):
+            return
+        if os.path.lexists(path) and not self._exclude(path):
+            self._meet(path)
+
+    def is_away(self, path: bytes, device: int | None = None) -> bool:
+        """Whether a name that is not found may be out of view and not gone.
+
+        So it is in no root or left out of them, where its folder may not be looked into, and where its root, or
+        the disk that it is known on, is not there or has something else mounted over it. `device`: where it was
+        last, if it is not known any more.
+        """
+        file = self._files.by_path.get(path)
+        if device is None and file is not None and not file.passed_over:
+            device = file.identity.dev
+        seen = look(path, follow=self._follow)
+        if self._exclude(path) or self._view.is_covered(path) or (seen is not None and seen.failed):
+            return True
+        there = self._device_at(os.path.dirname(path))
+        return there is None or (device is not None and there != self._number_now(device))
 
     def relinked(self, before: Identity, now: Identity) -> None:
         """An inode got or lost a name by our own doing, which changed its ctime and nothing that was read."""
@@ -168,28 +215,30 @@ class Presence:
 
     def _begin(self, folder: bytes) -> Sweep | None:
         """A sweep, unless its root is not there: that is not the end of the files in it."""
-        root = max(
-            (root for root in self.roots if folder == root or folder.startswith(os.path.join(root, b""))),
-            key=len,
-            default=None,
-        )
+        root = self._view.root(folder)
         if root is None or _place(root) is None:
             return None
         if not os.path.isdir(folder):
             self.touched(folder)
             return None
-        walked = walk([folder], follow=self._follow, without=self._without)
+        if folder != root and self._exclude(folder):
+            self._leave_out(folder)
+            return None
+        walked = walk([folder], follow=self._follow, without=self._without, exclude=self._exclude)
         known = set(self._files.names_under(folder))
         if folder in self._files.by_path:
             # It could not be listed the last time.
             known.add(folder)
-        return Sweep(folder, root, walked, known)
+        return Sweep(folder, root, walked, known, self._view)
 
     def _end(self, sweep: Sweep) -> None:
         if sweep.place != _place(sweep.root):
             return
         gone = []
         for path in list(sweep.unseen):
+            if self._exclude(path):
+                self._leave_out(path)
+                continue
             # It may have come back since its folder was listed.
             seen = look(path, follow=self._follow)
             if seen is None:
@@ -197,6 +246,9 @@ class Presence:
             else:
                 self._see(seen, fresh=True, swept=True)
         self._gone(gone)
+        self._view.entered -= sweep.entered
+        if sweep.folder == sweep.root:
+            self._view.end(sweep.root, sweep.looked)
         if self._swept:
             self._swept(sweep.folder)
 
@@ -209,6 +261,8 @@ class Presence:
         known = self._files.by_path.get(path)
         if self._sweep is not None:
             self._sweep.unseen.discard(path)
+        if self._met and (known is None or (known.passed_over and not seen.passed_over)):
+            self._meet(path)
         if known is not None and seen.status is None and not known.passed_over:
             # A trouble that may pass says nothing of what the name leads to.
             return
@@ -216,6 +270,8 @@ class Presence:
             # The system numbers devices anew when it starts.
             self._renumbered[known.identity.dev] = identity.dev
             self._files.restamp(known, identity)
+        if seen.status is not None:
+            self._view.found(path)
         if known is not None and known.identity == identity and self._stays(known, seen, fresh):
             if fresh and self._remind and known.status is Status.FAILED and path == known.names[0]:
                 self._tell(FileFailedEvent(path, known.error or ""))
@@ -270,8 +326,19 @@ class Presence:
         seen = look(path, follow=self._follow)
         return seen is not None and seen.status is not None and Identity.of(seen.status) == identity
 
-    def _gone(self, paths: Sequence[bytes] | set[bytes]) -> None:
-        """Names were not found. Those on a device that is not there now are away, not gone."""
+    def _meet(self, path: bytes) -> None:
+        if self._met and has_reader(path):
+            self._met(path, self._view.first_look(path))
+
+    def _leave_out(self, path: bytes) -> None:
+        """A name or folder is left out from now on: what was known of it is out of view, which is not gone."""
+        known = [path] if path in self._files.by_path else []
+        for name in [*known, *self._files.names_under(path)]:
+            self._drop(name)
+        self._look_at_links()
+
+    def _gone(self, paths: Sequence[bytes]) -> None:
+        """Names were not found. Those that lie on what is not there now are away, not gone."""
         devices: dict[bytes, int | None] = {}
         for path in paths:
             file = self._files.by_path.get(path)
@@ -283,14 +350,17 @@ class Presence:
             folder = os.path.dirname(path)
             if folder not in devices:
                 devices[folder] = self._device_at(folder)
-            device, before = devices[folder], file.identity.dev
-            known_as = (before, self._renumbered.get(before))
-            if device is not None and device in known_as:
+            if devices[folder] == self._number_now(file.identity.dev) and not self._view.is_covered(path):
                 self._vanished(path)
+
+    def _number_now(self, device: int) -> int | None:
+        """The number that a device of this number has now; None where that is another one's since."""
+        number = self._renumbered.get(device, device)
+        return None if number == device and device in self._renumbered.values() else number
 
     def _device_at(self, folder: bytes) -> int | None:
         """The device that a folder is on, or was on when it is gone; None when its root is gone."""
-        while any(folder == root or folder.startswith(os.path.join(root, b"")) for root in self.roots):
+        while self._view.root(folder) is not None:
             try:
                 return os.stat(folder).st_dev
             except OSError:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from loracore.config import Watch
 from loracore.control import Difference
 from lorad.audit import audit
 from tests.daemon.control.serving import Library, library
@@ -25,12 +26,12 @@ def copy(library: Library, tmp_path: Path) -> Library:
 
 
 def run(library: Library, *roots: Path, sleep: Callable[[float], None] = lambda _: None) -> list[Difference]:
-    where = [os.fsencode(root) for root in roots or (library.folder,)]
-    return audit(str(library.state), where, follow=False, sleep=sleep).differences
+    where = tuple(map(str, roots or (library.folder,)))
+    return audit(str(library.state), Watch(roots=where), sleep=sleep).differences
 
 
 def test_an_idle_library_has_no_differences(library: Library) -> None:
-    answer = audit(str(library.state), [os.fsencode(library.folder)], follow=False)
+    answer = audit(str(library.state), Watch(roots=(str(library.folder),)))
     assert answer.files == 9
     assert answer.differences == []
 
@@ -128,6 +129,6 @@ def test_only_the_moment_of_writing_may_differ(copy: Library) -> None:
 def test_differences_fit_into_an_answer(copy: Library, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """What does not fit is counted."""
     monkeypatch.setattr("lorad.audit.PAGE_BYTES", 300)
-    answer = audit(str(copy.state), [os.fsencode(tmp_path)], follow=False, sleep=lambda _: None)
+    answer = audit(str(copy.state), Watch(roots=(str(tmp_path),)), sleep=lambda _: None)
     assert len(answer.differences) >= 1
     assert len(answer.differences) + answer.omitted >= 9

@@ -13,6 +13,7 @@ from lorad.catalog import Catalog
 from lorad.files import Files
 from lorad.library import Library
 from lorad.presence import Presence
+from lorad.watch.exclude import Exclude
 
 
 class Look:
@@ -30,6 +31,7 @@ class Look:
             Library(),
             roots,
             follow=False,
+            exclude=Exclude(roots=roots),
             without=[],
             do=lambda instructions: None,
             tell=self.told.append,

@@ -10,12 +10,12 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection
 from typing import Literal, NamedTuple, TypeVar
 
 import msgspec
 
-from loracore.config import Config
+from loracore.config import Config, Watch
 from loracore.control import (
     Answer,
     ApplyDedupe,
@@ -60,7 +60,7 @@ Give = Callable[[Answer | msgspec.Raw], None]
 class Command(NamedTuple):
     """What only the core can do. `reply` is called once, from any thread, now or later.
 
-    `wait` is answered by `Waited`. For `audit`, the core calls `Answering.audit` with its roots.
+    `wait` is answered by `Waited`. For `audit`, the core calls `Answering.audit` with what it watches.
     """
 
     kind: Literal["wait", "audit"]
@@ -118,13 +118,13 @@ class Answering:
         if not self._query_worker.submit(lambda: give(_done(lambda: self._queries.plan_for(newcomers)))):
             give(_BUSY)
 
-    def audit(self, roots: Sequence[bytes], follow: bool, reply: Reply) -> None:
+    def audit(self, watch: Watch, reply: Reply) -> None:
         """Compare these folders with the catalogue and the JSON files, and reply."""
 
         def job() -> Answer:
             from lorad.audit import audit  # noqa: PLC0415 - seldom asked for
 
-            return audit(self._state_dir, roots, follow=follow)
+            return audit(self._state_dir, watch)
 
         if not self._examiner.submit(lambda: reply(_done(job))):
             reply(_BUSY)

@@ -40,7 +40,7 @@ _SINCE = msgspec.msgpack.Decoder(dict[bytes, int])
 
 
 class Tenure:
-    """`tell`, `duplicate` and `defer` are the engine's; `complain` hears what is wrong with the catalogue.
+    """`tell`, `duplicate`, `met` and `defer` are the engine's; `complain` hears what is wrong with the catalogue.
 
     `engine`, `catalog` and `remembered` are None while there are none; `trouble` says what is wrong now.
     """
@@ -52,6 +52,7 @@ class Tenure:
         *,
         tell: Callable[[Event], None],
         duplicate: Duplicate,
+        met: Callable[[bytes, bool], None] | None = None,
         defer: Callable[[bytes, os.stat_result], bool],
         complain: Callable[[str], None],
     ) -> None:
@@ -59,6 +60,7 @@ class Tenure:
         self._machinery = machinery
         self._tell = tell
         self._duplicate = duplicate
+        self._met = met
         self._defer = defer
         self._complain = complain
         self.engine: Engine | None = None
@@ -215,9 +217,11 @@ class Tenure:
                 self._machinery,
                 roots,
                 follow=config.watch.follow_symlinks,
+                exclude=config.watch.exclude,
                 state_dir=os.fsencode(self._state_dir),
                 tell=self._tell,
                 duplicate=self._duplicate,
+                met=self._met,
                 defer=self._defer,
                 render_once=True,
             )
@@ -245,5 +249,5 @@ class Tenure:
 
 
 def roots_of(config: Config) -> list[bytes]:
-    """The watched folders, under the names that all files in them are known by."""
-    return [os.fsencode(os.path.realpath(root)) for root in config.watch.roots]
+    """The watched folders of a configuration in which they have no symbolic links any more."""
+    return list(map(os.fsencode, config.watch.roots))
