@@ -10,6 +10,7 @@ import json
 import os
 import re
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from itertools import accumulate, zip_longest
@@ -88,15 +89,34 @@ def _compare_disk(state_dir: str, watch: Watch) -> tuple[int, list[Difference]]:
     known = _known(state_dir)
     lost = [root for root in roots if root not in there]
     in_lost = is_under(lost)
+    away: Counter[bytes] = Counter()
     found = [Difference(root, "missing", "this watched folder is not there") for root in lost]
     found += leftovers(there)
     for path in sorted(names.keys() | known.keys()):
         if lost and in_lost(path):
             continue
+        if path not in names and (folder := _unmounted(path, known[path])) is not None:
+            away[folder] += 1
+            continue
         difference = compare(path, known.get(path), names.get(path))
         if difference is not None:
             found.append(difference)
-    return len(names), found
+    return len(names), found + [
+        Difference(folder, "missing", f"{count:,} files below it lie on what is not mounted there now; mount it")
+        for folder, count in away.items()
+    ]
+
+
+def _unmounted(path: bytes, known: Known) -> bytes | None:
+    """The folder that is left on the way to a name whose disk is not there; None where that is not the reason."""
+    folder = path
+    while True:
+        try:
+            status = os.lstat(folder)
+        except OSError:
+            folder = os.path.dirname(folder)
+            continue
+        return folder if known.identity[0] not in (0, status.st_dev) and folder != path else None
 
 
 def leftovers(roots: Sequence[bytes]) -> list[Difference]:

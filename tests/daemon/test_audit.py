@@ -13,6 +13,7 @@ from loracore.config import Watch
 from loracore.control import Difference
 from lorad.audit import audit
 from tests.daemon.control.serving import Library, library
+from tests.daemon.watch.conftest import mounted
 
 __all__ = ["library"]
 
@@ -87,6 +88,25 @@ def test_a_root_that_is_not_there_is_one_difference(copy: Library) -> None:
     """A disk that is not mounted is not a mass deletion."""
     missing = copy.folder.parent / "unmounted"
     assert [one.what for one in run(copy, missing) if one.path == os.fsencode(missing)] == ["missing"]
+
+
+def test_files_on_a_disk_that_is_not_mounted_are_one_difference(copy: Library) -> None:
+    """Likewise those in a folder that something else is mounted over."""
+    with mounted(os.fsencode(copy.folder)):
+        (found,) = [one for one in run(copy) if not one.what.endswith(".json")]
+    assert found.path == os.fsencode(copy.folder)
+    assert found.text.startswith("9 files below it lie on what is not mounted")
+
+
+def test_what_is_left_out_is_not_looked_at(copy: Library) -> None:
+    before = run(copy)
+    new = copy.folder / ".Trash-0" / "new.safetensors"
+    new.parent.mkdir()
+    new.write_bytes(b"x")
+    try:
+        assert run(copy) == before
+    finally:
+        shutil.rmtree(new.parent)
 
 
 def test_files_of_a_folder_that_is_not_watched_any_more_are_stale(copy: Library, tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ or the jobs can answer is handed on to them.
 from __future__ import annotations
 
 import logging
+import os
 import threading
 import time
 from collections.abc import Callable, Collection
@@ -41,6 +42,7 @@ from lorad.control.jobs import JobRequest, JobRunner
 from lorad.control.queries import Queries, Query
 from lorad.control.worker import Worker
 from lorad.dedupe.plan import Plan
+from lorad.watch.exclude import Exclude
 
 _LOG = logging.getLogger(__name__)
 
@@ -83,6 +85,7 @@ class Answering:
         self._post = post
         self._status: tuple[Status, float] | None = None
         self._queries = Queries(state_dir)
+        self._exclude = Exclude()
         self._query_worker = Worker("lorad-queries", _QUERIES, idle=self._queries.rest, last=self._queries.close)
         self._acting = Acting(self._queries, deduper) if deduper else None
         self._jobs = jobs
@@ -107,6 +110,7 @@ class Answering:
     def use(self, config: Config) -> None:
         """Plan by this configuration from now on, and explain by it."""
         self._queries.planner.use(config)
+        self._exclude = Exclude(config.watch.exclude, list(map(os.fsencode, config.watch.roots)))
         self._queries.hashes_on_arrival = config.hashes.on_arrival
 
     def plan_for(self, newcomers: Collection[bytes], give: Callable[[Plan | Refusal], None]) -> None:
@@ -217,7 +221,8 @@ class Answering:
         from lorad.doctor import examine  # noqa: PLC0415 - seldom asked for
 
         roots, hashing = (self._status[0].roots, self._status[0].hashing) if self._status else ([], None)
-        return examine(self._state_dir, self._runtime_dir, roots, self._queries.planner.running, hashing)
+        policy = self._queries.planner.running
+        return examine(self._state_dir, self._runtime_dir, roots, policy, hashing, exclude=self._exclude)
 
 
 def failed(error: Exception) -> Refusal:
