@@ -17,7 +17,7 @@ from loracore.messages import Progress
 from lorad.blocks.backlog import Backlog
 from lorad.catalog import Catalog, Identified
 from lorad.configs import Configs
-from lorad.files import File, Files, is_under
+from lorad.files import File, Files
 from lorad.hiding import Hiding
 from lorad.holders import Holders
 from lorad.knowledge import Duplicate, Knowledge
@@ -29,6 +29,7 @@ from lorad.presence import DEATHS, Presence
 from lorad.reading import Reading, Wanted
 from lorad.recorder import Recorder
 from lorad.statistics import Statistics
+from lorad.watch.exclude import Exclude
 
 #: Names looked at between two looks at the children's messages.
 _STEP = 256
@@ -41,7 +42,7 @@ class Engine:
 
     It looks when it is told to: `sweep` a folder, or a name was `touched`. `tell` hears of what it finds, and
     `duplicate` of each file that becomes one, the first of a set included; for `defer` and `remind` see
-    `Presence`, for `render_once` `Recorder`.
+    `Presence`, for `render_once` `Recorder`. `exclude` is as in the configuration.
     """
 
     def __init__(
@@ -51,6 +52,7 @@ class Engine:
         roots: Sequence[bytes],
         *,
         follow: bool,
+        exclude: Sequence[str] = (),
         state_dir: bytes,
         tell: Callable[[Event], None],
         duplicate: Duplicate | None = None,
@@ -74,12 +76,21 @@ class Engine:
         )
         self._do = self._knowledge.do
         self._configs = Configs(self.files, self._reading.layer_names)
-        self._presence = Presence(
+        leaves_out = Exclude(exclude, roots)
+        # What is loaded stays: looking for garbage in it would take longer than loading.
+        gc.disable()
+        try:
+            self._knowledge.load(leaves_out.in_view())
+        finally:
+            gc.enable()
+        gc.freeze()
+        self._presence = presence = Presence(
             self.files,
             self._configs,
             self._library,
             roots,
             follow=follow,
+            exclude=leaves_out,
             without=[state_dir],
             do=self._do,
             tell=tell,
@@ -87,27 +98,22 @@ class Engine:
             swept=self._blocks.add_under,
             remind=remind,
         )
-        # What is loaded stays: looking for garbage in it would take longer than loading.
-        gc.disable()
-        try:
-            self._knowledge.load(is_under(roots))
-        finally:
-            gc.enable()
-        gc.freeze()
         self._recorder = Recorder(
             catalog, self.files, machinery, self.statistics, os.fsdecode(state_dir), render_once=render_once
         )
         machinery.forget_layouts()
-        #: Look through a folder; look at one name that something happened to; an inode that we gave a name.
-        self.sweep, self.touched = self._presence.sweep, self._presence.touched
-        self.relinked, self.noticed = self._presence.relinked, self._presence.noticed
+        #: Look through a folder; look at one name that something happened to, once it has settled and before that.
+        self.sweep, self.touched, self.noticed = presence.sweep, presence.touched, presence.noticed
+        #: Whether a name that is not found may be out of view; an inode that we gave a name.
+        self.is_away = presence.is_away
+        self.relinked = presence.relinked
         #: What was hidden and is shown again, see `Hiding`.
-        hiding = Hiding(self.files, self._presence, self._knowledge)
+        hiding = Hiding(self.files, presence, self._knowledge)
         self.hide, self.show, self.hidden = hiding.hide, hiding.show, hiding.hidden
         #: Which files hold weights, and which are new, see `Holders`.
-        self._holders = Holders(catalog, self.files, self._presence, self._knowledge.signature_of_layout)
-        self.is_newcomer, self.keepers = self._holders.is_newcomer, self._holders.keepers
-        self.unresolved, self.dirty_weights = self._holders.unresolved, self._holders.dirty_weights
+        self._holders = holders = Holders(catalog, self.files, presence, self._knowledge.signature_of_layout)
+        self.is_newcomer, self.keepers = holders.is_newcomer, holders.keepers
+        self.unresolved, self.dirty_weights = holders.unresolved, holders.dirty_weights
         #: By our own doing, the file of this name shares other blocks than it did.
         self.rearranged = self._blocks.add_name
 

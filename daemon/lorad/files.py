@@ -144,6 +144,7 @@ class Files:
         self._new_names: dict[bytes, int] = {}
         self._dropped_names: list[bytes] = []
         self._dropped_files: list[int] = []
+        self._kept: dict[str, bytes] = {}
         self._restored: set[int] = set()
         #: How many names in view have each status.
         self.counts: Counter[Status] = Counter()
@@ -432,10 +433,18 @@ class Files:
         """The record differs from the catalogue's."""
         self._dirty[file.id] = file
 
+    def kept(self, key: str) -> bytes:
+        """What the catalogue keeps under a name; empty if it was never told."""
+        return self._kept.get(key) or self._catalog.text(key)
+
+    def keep(self, key: str, value: bytes) -> None:
+        """Have the catalogue keep something, together with the files as they are now."""
+        self._kept[key] = value
+
     @property
     def unsaved(self) -> int:
         names = len(self._new_names) + len(self._dropped_names)
-        return len(self._dirty) + names + len(self._dropped_files) + self.held.unsaved
+        return len(self._dirty) + names + len(self._dropped_files) + len(self._kept) + self.held.unsaved
 
     def save(self) -> set[bytes] | None:
         """Write what changed into the catalogue's open transaction: the names whose row did, None if nothing had.
@@ -443,6 +452,9 @@ class Files:
         A name's row is that of its file, so with a file all its names are among them.
         """
         self.held.save()
+        for key, value in self._kept.items():
+            self._catalog.keep(key, value)
+        self._kept.clear()
         rows = [row for row in (file.row() for file in self._dirty.values()) if not self._is_stored(row)]
         if not (rows or self._new_names or self._dropped_names or self._dropped_files):
             self._dirty.clear()

@@ -67,7 +67,7 @@ class Hiding:
         any other.
         """
         file = self._files.hidden.get(hidden_path)
-        identity = _identity(path) if path is not None and self._presence.is_ours(path) else None
+        identity = _identity(path) if path is not None and self._presence.is_in_view(path) else None
         if file is None or identity is None or not _same_content(file.identity, identity):
             if file is not None:
                 self._lose(hidden_path, gone=path is None)

@@ -16,9 +16,12 @@ from contextlib import suppress
 from loracore.control import Event, FileFailedEvent, FileGone, FileSeen
 from loracore.tensorfile import has_reader
 from lorad.configs import Configs
-from lorad.files import File, Files, is_under
+from lorad.files import File, Files
 from lorad.library import Instruction, Library, Status
 from lorad.pipeline.protocol import Identity
+from lorad.view import View
+from lorad.watch.exclude import Exclude
+from lorad.watch.mounts import is_below
 from lorad.watch.scanner import Seen, look, walk
 
 #: A file that changes this often while it is read is left alone until it is touched again.
@@ -30,22 +33,23 @@ DEATHS = 3
 
 
 class Sweep:
-    """One look through a folder: `walk` gives what is there, `unseen` are the known names not met yet."""
+    """One look through a folder: `walk` gives what is there, `unseen` are the known names not met yet.
 
-    def __init__(
-        self, folder: bytes, root: bytes, walked: Iterator[Seen], unseen: set[bytes], views: set[bytes]
-    ) -> None:
+    `entered` are the folders in it that came into view at once and are looked through by this.
+    """
+
+    def __init__(self, folder: bytes, root: bytes, walked: Iterator[Seen], unseen: set[bytes], view: View) -> None:
         self.folder = folder
         self.root = root
         self.walked = walked
         self.unseen = unseen
+        self.looked = view.begin(root)
+        self.entered = {each for each in view.entered if is_below(each, folder)}
         self.place = _place(root)
-        #: Folders in it that came into view at once.
-        self.views = views
 
 
 class Presence:
-    """The names under `roots`.
+    """The names under `roots`, without those that `exclude` leaves out.
 
     `defer(path, status)` may put a name off until it has settled, and says whether it did. `swept(folder)` hears
     of each folder that was looked through to its end. With `remind`, failures that are known from before are told
@@ -60,6 +64,7 @@ class Presence:
         roots: Sequence[bytes],
         *,
         follow: bool,
+        exclude: Exclude,
         without: Sequence[bytes],
         do: Callable[[list[Instruction]], None],
         tell: Callable[[Event], None],
@@ -76,6 +81,8 @@ class Presence:
         self._library = library
         self.roots = roots
         self._follow = follow
+        self._exclude = exclude
+        self._view = View(files, roots, exclude=exclude, follow=follow)
         self._without = without
         self._do = do
         self._tell = tell
@@ -89,9 +96,6 @@ class Presence:
         self._linked: list[bytes] = []
         #: Names that were met and wait to settle, and whether they are new.
         self._met: dict[bytes, bool] = {}
-        #: Folders that came into view at once, until they are looked through.
-        self._views: set[bytes] = set()
-        self.is_ours = is_under(roots)
 
     @property
     def sweeping(self) -> bool:
@@ -100,7 +104,10 @@ class Presence:
     def sweep(self, folder: bytes, *, view: bool = False) -> None:
         """Look through a folder, soon. `view`: all in it came into view at once, so nothing in it is new."""
         if view:
-            self._views.add(folder)
+            self._view.entered.add(folder)
+            if self._sweep is not None:
+                # That look may be past it.
+                self._sweep.entered.discard(folder)
         if any(folder == other or folder.startswith(os.path.join(other, b"")) for other in self._waiting):
             return
         self._waiting.append(folder)
@@ -135,7 +142,10 @@ class Presence:
 
     def touched(self, path: bytes) -> None:
         """Something happened to this name, and it has settled."""
-        if not self.is_ours(path) or self.put_off(path):
+        if self._view.root(path) is None or self.put_off(path):
+            return
+        if self._exclude(path):
+            self._leave_out(path)
             return
         seen = look(path, follow=self._follow)
         if seen is not None:
@@ -147,6 +157,22 @@ class Presence:
         self._met.pop(path, None)
         self._configs.touched(path)
         self._look_at_links()
+
+    def is_away(self, path: bytes, device: int | None = None) -> bool:
+        """Whether a name that is not found may be out of view and not gone.
+
+        So it is in no root or left out of them, where its folder may not be looked into, and where its root, or
+        the disk that it is known on, is not there or has something else mounted over it. `device`: where it was
+        last, if it is not known any more.
+        """
+        file = self._files.by_path.get(path)
+        if device is None and file is not None and not file.passed_over:
+            device = file.identity.dev
+        seen = look(path, follow=self._follow)
+        if self._exclude(path) or self._view.is_covered(path) or (seen is not None and seen.failed):
+            return True
+        there = self._device_at(os.path.dirname(path))
+        return there is None or (device is not None and there != self._number_now(device))
 
     def relinked(self, before: Identity, now: Identity) -> None:
         """An inode got or lost a name by our own doing, which changed its ctime and nothing that was read."""
@@ -220,23 +246,21 @@ class Presence:
 
     def _begin(self, folder: bytes) -> Sweep | None:
         """A sweep, unless its root is not there: that is not the end of the files in it."""
-        root = max(
-            (root for root in self.roots if folder == root or folder.startswith(os.path.join(root, b""))),
-            key=len,
-            default=None,
-        )
+        root = self._view.root(folder)
         if root is None or _place(root) is None:
             return None
         if not os.path.isdir(folder):
             self.touched(folder)
             return None
-        walked = walk([folder], follow=self._follow, without=self._without)
+        if folder != root and self._exclude(folder):
+            self._leave_out(folder)
+            return None
+        walked = walk([folder], follow=self._follow, without=self._without, exclude=self._exclude)
         known = set(self._files.names_under(folder))
         if folder in self._files.by_path:
             # It could not be listed the last time.
             known.add(folder)
-        views = {view for view in self._views if view == folder or view.startswith(os.path.join(folder, b""))}
-        return Sweep(folder, root, walked, known, views)
+        return Sweep(folder, root, walked, known, self._view)
 
     def _end(self, sweep: Sweep) -> None:
         if sweep.place != _place(sweep.root):
@@ -245,6 +269,9 @@ class Presence:
         for path in list(sweep.unseen):
             if self.put_off(path):
                 continue
+            if self._exclude(path):
+                self._leave_out(path)
+                continue
             # It may have come back since its folder was listed.
             seen = look(path, follow=self._follow)
             if seen is None:
@@ -252,7 +279,9 @@ class Presence:
             else:
                 self._see(seen, fresh=True, swept=True)
         self._gone(gone)
-        self._views = {view for view in self._views if view not in sweep.views}
+        self._view.entered -= sweep.entered
+        if sweep.folder == sweep.root:
+            self._view.end(sweep.root, sweep.looked)
         if self._swept:
             self._swept(sweep.folder)
 
@@ -272,6 +301,8 @@ class Presence:
             # The system numbers devices anew when it starts.
             self._files.held.renumbered[known.identity.dev] = identity.dev
             self._files.restamp(known, identity)
+        if seen.status is not None:
+            self._view.found(path)
         if known is not None and known.identity == identity and self._stays(known, seen, fresh):
             self._configs.look(path)
             if fresh and self._remind and known.status is Status.FAILED and path == known.names[0]:
@@ -290,18 +321,27 @@ class Presence:
         if known is not None:
             self.drop(path)
         if seen.passed_over:
-            status = Status.FAILED if seen.failed else Status.IGNORED
-            record = self._files.pass_over(identity, status, seen.passed_over, fresh=int(self._is_new(path)))
-            self._files.name(record, path)
-            if seen.failed:
-                self._tell(FileFailedEvent(path, seen.passed_over))
-            return
-        self._tell(FileSeen(path, identity.size))
-        self._arrive(path, identity)
+            self._pass_over(seen, identity)
+        else:
+            self._tell(FileSeen(path, identity.size))
+            self._arrive(path, identity)
+
+    def _pass_over(self, seen: Seen, identity: Identity) -> None:
+        status = Status.FAILED if seen.failed else Status.IGNORED
+        fresh = int(seen.failed and self._is_new(seen.path))
+        self._files.name(self._files.pass_over(identity, status, seen.passed_over, fresh=fresh), seen.path)
+        if seen.failed:
+            self._tell(FileFailedEvent(seen.path, seen.passed_over))
+
+    def is_in_view(self, path: bytes) -> bool:
+        """Whether a name lies in a root and is not left out of it."""
+        return self._view.root(path) is not None and not self._exclude(path)
 
     def noticed(self, path: bytes) -> None:
         """Something happens to this name, and it has not settled yet."""
-        if self.is_ours(path) and has_reader(path) and self._meet(path):
+        if not has_reader(path) or not self.is_in_view(path):
+            return
+        if self._meet(path):
             seen = look(path, follow=self._follow)
             if seen is not None and seen.status is not None:
                 self._waits(path, Identity.of(seen.status))
@@ -315,15 +355,11 @@ class Presence:
 
     def _waits(self, path: bytes, identity: Identity) -> None:
         """A name that was met settles first. In a first look it is old, also for a lorad that starts meanwhile."""
-        if self._is_first_look(path):
+        if self._view.first_look(path):
             self._files.held.lost(path, identity, None, None)
 
     def _is_new(self, path: bytes) -> bool:
-        return self.acts and not self._is_first_look(path)
-
-    def _is_first_look(self, path: bytes) -> bool:
-        """Whether a name came into view at once with all around it, which is not looked through yet."""
-        return any(path.startswith(os.path.join(view, b"")) for view in self._views)
+        return self.acts and not self._view.first_look(path)
 
     def _stays(self, known: File, seen: Seen, fresh: bool) -> bool:
         """Whether what is known of an unchanged inode still holds."""
@@ -383,15 +419,15 @@ class Presence:
         except OSError:
             return False
 
-    def is_away(self, path: bytes) -> bool:
-        """Whether a name that is not known may be out of view and not gone."""
-        if not self.is_ours(path) or self._device_at(os.path.dirname(path)) is None:
-            return True
-        seen = look(path, follow=self._follow)
-        return seen is not None and seen.failed
+    def _leave_out(self, path: bytes) -> None:
+        """A name or folder is left out from now on: what was known of it is out of view, which is not gone."""
+        known = [path] if path in self._files.by_path else []
+        for name in [*known, *self._files.names_under(path)]:
+            self.drop(name)
+        self._look_at_links()
 
-    def _gone(self, paths: Sequence[bytes] | set[bytes]) -> None:
-        """Names were not found. Those on a device that is not there now are away, not gone."""
+    def _gone(self, paths: Sequence[bytes]) -> None:
+        """Names were not found. Those that lie on what is not there now are away, not gone."""
         devices: dict[bytes, int | None] = {}
         for path in paths:
             file = self._files.by_path.get(path)
@@ -403,14 +439,17 @@ class Presence:
             folder = os.path.dirname(path)
             if folder not in devices:
                 devices[folder] = self._device_at(folder)
-            device, before = devices[folder], file.identity.dev
-            known_as = (before, self._files.held.renumbered.get(before))
-            if device is not None and device in known_as:
+            if devices[folder] == self._number_now(file.identity.dev) and not self._view.is_covered(path):
                 self._vanished(path)
+
+    def _number_now(self, device: int) -> int | None:
+        """The number that a device of this number has now; None where that is another one's since."""
+        number = self._files.held.renumbered.get(device, device)
+        return None if number == device and device in self._files.held.renumbered.values() else number
 
     def _device_at(self, folder: bytes) -> int | None:
         """The device that a folder is on, or was on when it is gone; None when its root is gone."""
-        while any(folder == root or folder.startswith(os.path.join(root, b"")) for root in self.roots):
+        while self._view.root(folder) is not None:
             try:
                 return os.stat(folder).st_dev
             except OSError:

@@ -200,7 +200,7 @@ class Catalog:
         """Forget files with all that was learnt from them."""
         files = list(files)
         self._dropped |= bool(files)
-        for table, column in (("files", "id"), ("answers", "file"), ("hashes", "file")):
+        for table, column in (("files", "id"), ("names", "file"), ("answers", "file"), ("hashes", "file")):
             self._db.executemany(f"DELETE FROM {table} WHERE {column} = ?", ((file,) for file in files))
 
     def save_answers(self, answers: Iterable[Answer]) -> None:

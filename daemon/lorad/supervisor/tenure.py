@@ -146,6 +146,7 @@ class Tenure:
                 self._machinery,
                 roots,
                 follow=config.watch.follow_symlinks,
+                exclude=config.watch.exclude,
                 state_dir=os.fsencode(self._state_dir),
                 tell=self._tell,
                 duplicate=self._duplicate,
@@ -172,5 +173,5 @@ class Tenure:
 
 
 def roots_of(config: Config) -> list[bytes]:
-    """The watched folders, under the names that all files in them are known by."""
-    return [os.fsencode(os.path.realpath(root)) for root in config.watch.roots]
+    """The watched folders of a configuration in which they have no symbolic links any more."""
+    return list(map(os.fsencode, config.watch.roots))
