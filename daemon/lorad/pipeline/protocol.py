@@ -26,6 +26,10 @@ class Identity(msgspec.Struct, frozen=True, array_like=True):
     def of(cls, status: os.stat_result) -> Identity:
         return cls(status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
 
+    def renamed(self, now: Identity) -> bool:
+        """Whether `now` may be the same file after it was renamed, which changes its ctime alone."""
+        return (self.dev, self.ino, self.size, self.mtime_ns) == (now.dev, now.ino, now.size, now.mtime_ns)
+
 
 class Run(msgspec.Struct, frozen=True, array_like=True):
     """Pieces of these lengths that lie back to back from `offset`, which counts from the target's `base`.
