@@ -33,7 +33,7 @@ def root(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def life(root: Path, tmp_path: Path) -> Life:
-    life = Life(tmp_path / "state", [root]).settle()
+    life = Life(tmp_path / "state", [root]).settle().aged()
     assert life.newcomers == set()
     assert life.status(root / "a.safetensors") is Status.DUPLICATE
     return life

@@ -38,7 +38,7 @@ def kept(root: Path) -> Path:
 
 @pytest.fixture
 def life(root: Path, tmp_path: Path) -> Life:
-    return Life(tmp_path / "state", [root]).settle()
+    return Life(tmp_path / "state", [root]).settle().aged()
 
 
 def hidden_name(path: Path, number: int = 1) -> Path:
