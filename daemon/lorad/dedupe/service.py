@@ -1,7 +1,7 @@
-"""Where plans become actions: one thread and, while there is something to do, one worker process.
+"""Where decisions become actions: one thread and, while there is something to do, one process that acts.
 
-It serves clients (`lorad.control.acting.Deduper`), and acts by itself on newcomers, by the configured policy.
-What a plan says is as old as the catalogue; the worker looks at each file again before it touches it.
+It serves clients (`lorad.control.acting.Deduper`), and what the core decides by itself: newcomers, files to be freed
+or given back. What comes of it waits here until the core takes it, since only the core knows what names lead to.
 """
 
 from __future__ import annotations
@@ -9,8 +9,8 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from loracore.config import Config
 from loracore.control import (
@@ -22,6 +22,9 @@ from loracore.control import (
     Applied,
     DedupeProgress,
     Event,
+    FileFreed,
+    FileGivenBack,
+    Freed,
     HistoryEntry,
     Outcome,
     Refusal,
@@ -31,56 +34,56 @@ from loracore.errors import LoraError, StateError
 from lorad.control.acting import Reply
 from lorad.control.planning import resolved
 from lorad.control.worker import Worker
-from lorad.dedupe.deputy import Deputy
-from lorad.dedupe.journal import FINAL, JOURNAL, Entry
-from lorad.dedupe.keeping import Copy
-from lorad.dedupe.orders import Order, Refused, Result, Side, Unsettled
-from lorad.dedupe.past import Past
+from lorad.dedupe.action.journal import Entry
+from lorad.dedupe.action.order import ACTIONS, HELD, FreeOrder, Order, Result, Side
+from lorad.dedupe.history import PastActions
 from lorad.dedupe.plan import Plan, Step
 from lorad.dedupe.policy import is_inside
-from lorad.dedupe.worker import Carry, TakeBack, Wish
+from lorad.dedupe.process import ActingProcess, Apply, Clock, Free, GiveBack, Note, Retarget, Undo, Wish
 from lorad.pipeline.protocol import Identity
 
-#: Requests that may wait for the thread, and seconds after which a worker without work is let go.
-_WAITING, _IDLE = 64, 30.0
+#: Requests that may wait for the thread, and seconds after which a process without work is let go.
+_WAITING, _IDLE = 256, 30.0
 #: Seconds until repair is tried again where something could not be brought to an end; the last one ever after.
 _AGAIN = (60.0, 600.0, 3600.0)
+#: Orders that share their syncs, and the bytes of their files: so long it takes until a request has its turn.
+_GROUP, _GROUP_BYTES = 64, 1 << 30
 #: Bytes that an outcome takes beside its paths and words.
 _OUTCOME = 120
 #: Seconds between two words about how far it is.
 _INTERVAL = 0.2
-#: Actions that can take the files beside one along.
-_AWAY = ("quarantine", "delete")
 
 Tell = Callable[[Event], None]
+#: Files that may keep the weights of an action, the best first; asked in the service's thread.
+Keepers = Callable[[Entry, bool], Sequence[Side]]
 
 
-class Desk:
-    """Carries plans out and takes actions back, one at a time.
+class Service:
+    """Carries plans out, frees, gives back and takes actions back, one group at a time.
 
-    In its thread, `tell` hears what was done, and `relinked` what a kept file is before and after it got a name.
+    `tell` is called with what happened, `wake` when the core has results to take. Both from its thread.
     """
 
-    def __init__(
-        self,
-        state_dir: str,
-        tell: Tell,
-        relinked: Callable[[Identity, Identity], None] = lambda before, now: None,
-    ) -> None:
-        self._state_dir = state_dir
+    def __init__(self, state_dir: str, tell: Tell, wake: Callable[[], None], keepers: Keepers) -> None:
         self._tell = tell
-        self._relinked = relinked
-        self.past = Past(state_dir)
+        self._wake = wake
+        self._keepers = keepers
+        self.past = PastActions(state_dir)
         self._roots: tuple[bytes, ...] = ()
         self._sidecars = "keep"
-        self._deputy = Deputy(state_dir, self._mended)
-        dismiss = self._deputy.dismiss
+        self._process = ActingProcess(state_dir, self._repaired)
+        dismiss = self._process.dismiss
         self._worker = Worker("lorad-dedupe", _WAITING, idle=dismiss, last=dismiss, idle_seconds=_IDLE)
         self._stopping = threading.Event()
         self._timer: threading.Timer | None = None
         self._vain = 0
+        self._results: deque[Result] = deque()
+        #: Names that an action is under way on, until the core has taken what came of it.
+        self._under_way: set[bytes] = set()
         #: What was last said of each action that waits, and of repair itself (0).
         self._said: dict[int, str] = {}
+        #: Seconds that lorad has run, as the core counts them.
+        self.clock = 0.0
         #: Actions that are still to be taken, of what is under way.
         self.left = 0
 
@@ -95,24 +98,27 @@ class Desk:
         self._worker.submit(self._repair)
 
     def stop(self, patience: float) -> None:
-        """End after the present action, or at once after so many seconds: the journal knows where it was."""
+        """End after the present group, or at once after so many seconds: the journal knows where it was."""
         self._stopping.set()
         if self._timer is not None:
             self._timer.cancel()
         self._worker.stop(patience)
-        self._deputy.kill()
+        self._process.kill()
 
-    def submit(self, job: Callable[[], None]) -> bool:
-        """Run something in the desk's thread; False when too much waits already."""
-        return self._worker.submit(job)
+    @property
+    def token(self) -> str:
+        return self._process.token
 
     # What clients ask for: `lorad.control.acting.Deduper`
 
-    def apply(self, plan: Plan, reply: Reply) -> None:
-        self._promise(lambda: Applied(*_counted(self.carry_out(plan.steps, watched=True))), reply)
+    def apply(self, plan: Plan, reply: Reply, *, now: bool) -> None:
+        self._promise(lambda: Applied(*_counted(self._carry_out(plan.steps, watched=True, now=now))), reply)
 
     def undo(self, ids: Sequence[int] | None, reply: Reply) -> None:
         self._promise(lambda: self._undone(ids), reply)
+
+    def free(self, ids: Sequence[int] | None, reply: Reply) -> None:
+        self._promise(lambda: self._freed(ids), reply)
 
     def history(self, after: int, most: int, reply: Callable[[Sequence[HistoryEntry] | Refusal], None]) -> None:
         try:
@@ -130,153 +136,272 @@ class Desk:
         else:
             reply(savings)
 
-    def carry_out(
-        self, steps: Sequence[Step], *, watched: bool, wanted: Callable[[], bool] = lambda: True
-    ) -> list[Outcome]:
-        """Take these steps, in their order, as long as they are `wanted`; the outcomes of those that were.
+    # What the core wants
 
-        `watched`: somebody waits for it, and hears how far it is.
-        """
+    def take(self) -> Iterator[Result]:
+        """What came of actions since this was asked last. Call `settled` with each, once its names are in place."""
+        while self._results:
+            yield self._results.popleft()
+
+    def settled(self, result: Result) -> None:
+        """The core knows what the names of a result lead to."""
+        self._under_way.difference_update((result.path, result.aside, result.shown))
+
+    def is_under_way(self, path: bytes) -> bool:
+        """Whether a name changes by our own doing just now."""
+        return path in self._under_way
+
+    def act(self, steps: Sequence[Step], wanted: Callable[[], bool], done: Callable[[list[Outcome]], None]) -> bool:
+        """Take these steps of newcomers as long as they are `wanted`; False where too much waits."""
+        return self._worker.submit(lambda: done(self._carry_out(steps, watched=False, wanted=wanted)))
+
+    def give_back(self, numbers: Sequence[int], names: Iterable[bytes]) -> bool:
+        """Show again what these actions have put aside, under these names."""
+        self._under_way.update(names)
+        return self._worker.submit(lambda: self._asked(GiveBack(list(numbers)), given_back=True))
+
+    def free_due(self, entries: Sequence[int], done: Callable[[list[Result]], None]) -> bool:
+        """Free what these actions have put aside, as its grace is over."""
+        return self._worker.submit(lambda: done(self._free(self.past.entries(entries).values(), by_itself=True)))
+
+    def retarget(self, number: int, kept: Side) -> bool:
+        return self._worker.submit(lambda: self._asked(Retarget(number, kept)))
+
+    def note(self, number: int, state: str, text: str, path: bytes = b"") -> bool:
+        """Write down what was seen of a file that is put aside."""
+        return self._worker.submit(lambda: self._asked(Note(number, state, text, path)))
+
+    def keep_clock(self) -> bool:
+        return self._worker.submit(lambda: self._asked(Clock(self.clock)))
+
+    # In its thread
+
+    def _carry_out(
+        self,
+        steps: Sequence[Step],
+        *,
+        watched: bool,
+        now: bool = False,
+        wanted: Callable[[], bool] = lambda: True,
+    ) -> list[Outcome]:
+        """Take these steps, in their order, as long as they are `wanted`; the outcomes of those that were."""
         pace = _Pace(len(steps), sum(step.gone.size for step in steps), self._tell if watched else None)
-        #: What inodes are since our own actions changed them.
-        ours: dict[tuple[int, int], Identity] = {}
         outcomes: list[Outcome] = []
-        broken: StateError | None = None
-        for place, step in enumerate(steps):
+        broken = ""
+        for group in _groups(steps):
             if not wanted():
                 break
-            self.left = len(steps) - place
-            try:
-                order = _order(step, self._roots, self._sidecars, ours)
-                result = self._ask(Carry(order), pace, broken)
-            except (Refused, StateError) as error:
-                broken = error if isinstance(error, StateError) else None
-                outcomes.append(self._done_before(step) or self._refused(step, error))
-                kept_now = error.kept_now if isinstance(error, Refused) else None
+            self.left = len(steps) - len(outcomes)
+            orders: list[tuple[Step, Order]] = []
+            for step in group:
+                try:
+                    orders.append((step, self._order(step)))
+                except LoraError as error:
+                    outcomes.append(self._refused(step, str(error)))
+            if not broken:
+                try:
+                    results = self._ask(Apply([order for _, order in orders], now, self.clock), pace)
+                except StateError as error:
+                    broken = str(error)
+            if broken:
+                outcomes += [self._refused(step, broken) for step, _ in orders]
+            elif not results and orders:
+                outcomes += [self._after_death(step) for step, _ in orders]
             else:
-                outcomes.append(self._taken(result))
-                kept_now = result.kept_now
-                _note_gone(step, ours)
-            if kept_now is not None:
-                before = ours.get((kept_now.dev, kept_now.ino)) or Identity(*step.keeper[1:6])
-                ours[kept_now.dev, kept_now.ino] = kept_now
-                if kept_now != before:
-                    self._relinked(before, kept_now)
-            pace.next(step.gone.size)
+                outcomes += [self._taken(step, result) for (step, _), result in zip(orders, results, strict=True)]
+            pace.next(group)
         self.left = 0
         return outcomes
 
     def _undone(self, ids: Sequence[int] | None) -> Undone | Refusal:
+        """Undo these actions, the newest first, since a later one may stand on what an earlier one left."""
         entries = self.past.entries(ids)
         if ids and not any(entries.values()):
             return Refusal("not-found", f"there is no action {ids[0]}; see the history")
-        return Undone(*_counted(self._take_back(entries)))
-
-    def _take_back(self, entries: Mapping[int, Entry | None]) -> list[Outcome]:
-        """Undo these actions, the newest first, since a later one may stand on what an earlier one left."""
-        sizes = {number: entry.gone.identity.size for number, entry in entries.items() if entry is not None}
-        pace = _Pace(len(entries), sum(sizes.values()), self._tell)
         outcomes: list[Outcome] = []
-        broken: StateError | None = None
         for place, (number, entry) in enumerate(entries.items()):
             self.left = len(entries) - place
-            action, kept, path = (entry.action, entry.kept.path, entry.gone.path) if entry else ("", b"", b"")
+            if entry is None:
+                text = f"there is no action {number}; see the history"
+                outcomes.append(Outcome(number, "", b"", b"", 0, "refused", text))
+                continue
+            self._under_way.add(entry.gone.path)
+            sources = [] if entry.state in HELD else list(self._keepers(entry, False))
             try:
-                result = self._ask(TakeBack(number), pace, broken)
-            except (Refused, StateError) as error:
-                broken = error if isinstance(error, StateError) else None
-                outcomes.append(Outcome(number, action, kept, path, 0, "refused", str(error)))
-            else:
-                outcomes.append(Outcome(number, action, kept, path, result.bytes, "done", result.text))
-                self._tell(ActionUndone(number, path))
-            pace.next(sizes.get(number, 0))
+                results = self._ask(Undo(number, sources))
+            except StateError as error:
+                results = [Result(number, entry.action, b"", entry.gone.path, 0, "refused", str(error))]
+            for result in results:
+                state = {"undone": "done"}.get(result.state, result.state)
+                kept, path = entry.kept.path, entry.gone.path
+                outcomes.append(Outcome(number, entry.action, kept, path, result.bytes, state, result.text))
+                if state == "done":
+                    self._tell(ActionUndone(number, path))
+            if not results:
+                self._under_way.discard(entry.gone.path)
         self.left = 0
-        return outcomes
+        return Undone(*_counted(outcomes))
 
-    def _ask(self, wish: Wish, pace: _Pace, broken: StateError | None) -> Result:
-        """Have the worker do it; `broken` is why it can do nothing, where that is known."""
-        if broken is not None:
-            raise broken
-        if self._stopping.is_set():
-            raise Refused("lorad is being stopped; ask again when it is back")
+    def _freed(self, ids: Sequence[int] | None) -> Freed | Refusal:
+        """Free what these actions have put aside, or (None) all but what lies in quarantine."""
+        entries = self.past.entries(ids)
+        if ids and not any(entries.values()):
+            return Refusal("not-found", f"there is no action {ids[0]}; see the history")
+        held = ("hidden", "waiting") if ids is None else HELD
+        wanted = [entry for entry in entries.values() if entry is not None and entry.state in held]
+        results = self._free(wanted, by_itself=False)
+        outcomes = [
+            Outcome(result.id, result.action, result.kept, result.path, result.bytes, _outcome_state(result), result.text)
+            for result in results
+        ]
+        for number, entry in entries.items():
+            if ids is not None and entry is not None and entry.state not in held:
+                text = f"it is {entry.state}: nothing of it is put aside"
+                outcomes.append(Outcome(number, entry.action, entry.kept.path, entry.gone.path, 0, "nothing", text))
+        return Freed(*_counted(outcomes))
+
+    def _free(self, entries: Iterable[Entry | None], *, by_itself: bool) -> list[Result]:
+        results: list[Result] = []
+        group: list[FreeOrder] = []
+        todo = [entry for entry in entries if entry is not None and entry.state in HELD]
+        for place, entry in enumerate(todo):
+            self.left = len(todo) - place
+            group.append(FreeOrder(entry.id, tuple(self._keepers(entry, by_itself)), by_itself))
+            if len(group) == _GROUP or place == len(todo) - 1:
+                try:
+                    results += self._ask(Free(group))
+                except StateError as error:
+                    self._tell(ActionRefused("free", entry.kept.path, entry.gone.path, str(error)))
+                    break
+                group = []
+        self.left = 0
+        for result in results:
+            if result.state in ("freed", "linked"):
+                self._tell(FileFreed(result.id, result.path, result.bytes))
+        return results
+
+    def _asked(self, wish: Wish, *, given_back: bool = False) -> None:
+        """Have a wish of the core carried out."""
         try:
-            return self._deputy.carry(wish, pace.far)
-        except Unsettled:
-            self._repair_later(first=True)
-            raise
+            results = self._ask(wish)
+        except StateError as error:
+            self._tell(ActionRefused("", b"", b"", str(error)))
+            return
+        for result in results:
+            if given_back and result.state == "given_back":
+                self._tell(FileGivenBack(result.id, result.path, result.shown))
+            elif given_back:
+                self._tell(ActionRefused("give back", result.kept, result.path, result.text))
 
-    def _taken(self, result: Result) -> Outcome:
-        if result.state != "done":
+    def _ask(self, wish: Wish, pace: _Pace | None = None) -> list[Result]:
+        """Have the process do it, and keep what came of it for the core. Raises StateError."""
+        if self._stopping.is_set():
+            raise StateError("lorad is being stopped; ask again when it is back")
+        if isinstance(wish, Apply):
+            self._under_way.update(order.gone.path for order in wish.orders)
+        results = self._process.ask(wish, pace.report) if pace else self._process.ask(wish)
+        self._results += results
+        if any(result.state in ("planned", "freeing", "undoing") for result in results):
+            # Only a new process repairs.
+            self._process.dismiss()
+            self._repair_later(first=True)
+        self._wake()
+        return results
+
+    def _order(self, step: Step) -> Order:
+        """Raises LoraError for a file that no root holds any more."""
+
+        def side(path: bytes, identity: Identity) -> Side:
+            inside = [root for root in self._roots if is_inside(path, root)]
+            if not inside:
+                raise LoraError(f"{os.fsdecode(path)}: it lies in no watched folder any more; see [watch] roots")
+            return Side(path, identity, max(inside, key=len))
+
+        return Order(
+            action=step.action,
+            level=step.level,
+            kept=side(step.kept, Identity(*step.keeper[1:6])),
+            gone=side(step.path, Identity(*step.gone[1:6])),
+            sidecars=self._sidecars if not ACTIONS[step.action].links else "keep",
+            bytes=step.bytes,
+        )
+
+    def _taken(self, step: Step, result: Result) -> Outcome:
+        if result.state == "refused":
+            self._under_way.discard(step.path)
+            return self._refused(step, result.text, result.id)
+        if result.state == "nothing":
+            self._under_way.discard(step.path)
             return Outcome(0, result.action, result.kept, result.path, 0, "nothing", result.text)
         self._tell(ActionTaken(result.id, result.action, result.kept, result.path, result.bytes))
         return Outcome(result.id, result.action, result.kept, result.path, result.bytes, "done", result.text)
 
-    def _done_before(self, step: Step) -> Outcome | None:
-        """The outcome of a step that was taken already: the plan was made before the catalogue knew of it."""
-        with suppress(StateError):
-            number = self.past.action_of(step)
-            if number is not None:
-                text = f"action {number} did it already"
-                return Outcome(0, step.action, step.kept, step.path, 0, "nothing", text)
-        return None
+    def _refused(self, step: Step, text: str, number: int = 0) -> Outcome:
+        self._under_way.discard(step.path)
+        self._tell(ActionRefused(step.action, step.kept, step.path, text))
+        return Outcome(number, step.action, step.kept, step.path, 0, "refused", text)
 
-    def _refused(self, step: Step, error: LoraError) -> Outcome:
-        self._tell(ActionRefused(step.action, step.kept, step.path, str(error)))
-        return Outcome(0, step.action, step.kept, step.path, 0, "refused", str(error))
+    def _after_death(self, step: Step) -> Outcome:
+        """The process died over this group, and what was begun was repaired."""
+        return self._refused(step, "the process that acts on files died meanwhile; try again")
+
+    # Repair
 
     def _repair(self) -> None:
-        """Bring to an end what an earlier run was killed in, or what could not be brought to one then."""
-        self._timer = None
-        if self._stopping.is_set() or not self.past.is_unfinished():
+        """Have what was interrupted brought to an end."""
+        if not self.past.is_unfinished() and not self._has_held():
             return
         try:
-            self._deputy.dismiss()
-            self._deputy.start()
+            self._process.dismiss()
+            self._process.start()
         except StateError as error:
-            if self._is_news(0, str(error)):
-                path = os.fsencode(os.path.join(self._state_dir, JOURNAL))
-                self._tell(ActionRefused("repair", b"", path, str(error)))
             self._repair_later()
+            if self._said.get(0) != str(error):
+                self._said[0] = str(error)
+                self._tell(ActionRefused("repair", b"", b"", str(error)))
+
+    def _has_held(self) -> bool:
+        try:
+            return bool(self.past.in_state(*HELD))
+        except StateError:
+            return True
 
     def _repair_later(self, *, first: bool = False) -> None:
-        """Try again by and by; what keeps an action from its end is a full disk, or one that is not mounted."""
         if first:
             self._vain = 0
-        if self._timer is not None:
-            if not first:
-                return
-            self._timer.cancel()
-        delay = _AGAIN[min(self._vain, len(_AGAIN) - 1)]
+        seconds = _AGAIN[min(self._vain, len(_AGAIN) - 1)]
         self._vain += 1
-        self._timer = threading.Timer(delay, self._worker.submit, [self._repair])
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = threading.Timer(seconds, lambda: self._worker.submit(self._repair))
         self._timer.daemon = True
         self._timer.start()
 
-    def _is_news(self, number: int, text: str) -> bool:
-        news = self._said.get(number) != text
-        self._said[number] = text
-        return news
-
-    def _mended(self, results: list[Result]) -> None:
-        waiting = [result for result in results if result.state not in FINAL]
-        self._said = {number: text for number, text in self._said.items() if number in {one.id for one in waiting}}
+    def _repaired(self, results: list[Result]) -> None:
+        """What became of actions that were interrupted; called when the process starts."""
+        self._results += results
+        waiting = {result.id: result.text for result in results if result.state in ("planned", "freeing", "undoing")}
         if waiting:
             self._repair_later()
         else:
             self._vain = 0
         for result in results:
-            if result.state not in FINAL and not self._is_news(result.id, result.text):
+            if waiting.get(result.id) == self._said.get(result.id, ""):
                 continue
             match result.state:
-                case "done":
-                    self._tell(ActionTaken(result.id, result.action, result.kept, result.path, result.bytes))
                 case "undone":
                     self._tell(ActionUndone(result.id, result.path))
+                case "given_back":
+                    self._tell(FileGivenBack(result.id, result.path, result.shown))
+                case "freed" | "linked":
+                    self._tell(FileFreed(result.id, result.path, result.bytes))
                 case _:
                     self._tell(ActionRefused(result.action, result.kept, result.path, result.text))
+        self._said = waiting
+        self._wake()
 
     def _promise(self, answer: Callable[[], Answer], reply: Reply) -> None:
-        """Have something answered in the desk's thread, whatever happens."""
+        """Have something answered in the service's thread, whatever happens."""
 
         def job() -> None:
             try:
@@ -291,23 +416,23 @@ class Desk:
 
 
 class _Pace:
-    """How far many actions are, told now and then to those who listen."""
+    """How far many actions are, told now and then to clients that listen."""
 
     def __init__(self, total: int, size: int, tell: Tell | None) -> None:
         self._total, self._size = total, size
         self._tell = tell
-        self._done = self._before = 0
+        self._done = self._before = self._group = 0
         self._next_word = 0.0
 
-    def far(self, done: int, total: int) -> None:
-        """Of the present action, which may read its file more than once."""
+    def report(self, done: int, total: int) -> None:
+        """Of the present file, which may be read more than once."""
         del total
         self._say(self._before + done)
 
-    def next(self, size: int) -> None:
-        """The next action begins, after one on a file of this size."""
-        self._done += 1
-        self._before += size
+    def next(self, group: Sequence[Step]) -> None:
+        """The next group begins, after this one."""
+        self._done += len(group)
+        self._before += sum(step.gone.size for step in group)
         self._say(self._before)
 
     def _say(self, done: int) -> None:
@@ -317,33 +442,27 @@ class _Pace:
             self._tell(DedupeProgress(self._done, self._total, min(done, self._size), self._size))
 
 
-def _order(step: Step, roots: Sequence[bytes], sidecars: str, ours: Mapping[tuple[int, int], Identity]) -> Order:
-    """Raises Refused for a file that no root holds any more."""
+def _groups(steps: Sequence[Step]) -> Iterator[list[Step]]:
+    """Steps that can share their syncs: none is for the sake of a file that another one lets go."""
+    group: list[Step] = []
+    going: set[bytes] = set()
+    kept: set[bytes] = set()
+    size = 0
+    for step in steps:
+        full = len(group) >= _GROUP or size + step.gone.size > _GROUP_BYTES
+        if group and (full or step.kept in going or step.path in kept):
+            yield group
+            group, going, kept, size = [], set(), set(), 0
+        group.append(step)
+        going.add(step.path)
+        kept.add(step.kept)
+        size += step.gone.size
+    if group:
+        yield group
 
-    def side(path: bytes, copy: Copy) -> Side:
-        inside = [root for root in roots if is_inside(path, root)]
-        if not inside:
-            raise Refused.about(path, "it lies in no watched folder any more; see [watch] roots")
-        known = Identity(copy.dev, copy.ino, copy.size, copy.mtime_ns, copy.ctime_ns)
-        return Side(path, ours.get((copy.dev, copy.ino), known), max(inside, key=len))
 
-    return Order(
-        action=step.action,
-        level=step.level,
-        kept=side(step.kept, step.keeper),
-        gone=side(step.path, step.gone),
-        sidecars=sidecars if step.action in _AWAY else "keep",
-    )
-
-
-def _note_gone(step: Step, ours: dict[tuple[int, int], Identity]) -> None:
-    """A link less changes the ctime of an inode, and nothing else of it."""
-    for path in step.gone.paths if step.path != step.gone.paths[-1] else ():
-        with suppress(OSError):
-            now = Identity.of(os.lstat(path))
-            if (now.dev, now.ino, now.size, now.mtime_ns) == step.gone[1:5]:
-                ours[now.dev, now.ino] = now
-                return
+def _outcome_state(result: Result) -> str:
+    return "done" if result.state in ("freed", "linked") else "refused"
 
 
 def _counted(outcomes: Sequence[Outcome]) -> tuple[int, int, int, list[Outcome], int]:

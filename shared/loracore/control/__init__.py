@@ -16,8 +16,12 @@ from __future__ import annotations
 from loracore.control.dedupe import (
     Applied,
     ApplyDedupe,
+    Freeable,
+    Freed,
+    FreeHidden,
     GetSavings,
     History,
+    HiddenFile,
     HistoryEntry,
     ListHistory,
     Outcome,
@@ -40,6 +44,8 @@ from loracore.control.events import (
     DuplicateFound,
     Event,
     FileFailedEvent,
+    FileFreed,
+    FileGivenBack,
     FileGone,
     FileGrouped,
     FileHashed,
@@ -88,7 +94,7 @@ from loracore.control.library import (
     Show,
     Shown,
 )
-from loracore.control.status import ChildState, Error, GetStatus, Hashing, Root, Status, Wait, Waited
+from loracore.control.status import ChildState, Error, GetStatus, Hashing, Hidden, Root, Status, Wait, Waited
 
 __all__ = [
     "CONTROL_SOCKET",
@@ -123,6 +129,8 @@ __all__ = [
     "Failed",
     "FailedFile",
     "FileFailedEvent",
+    "FileFreed",
+    "FileGivenBack",
     "FileGone",
     "FileGrouped",
     "FileHashed",
@@ -131,7 +139,12 @@ __all__ = [
     "Finding",
     "Found",
     "GetResult",
+    "FreeHidden",
+    "Freeable",
+    "Freed",
     "GetSavings",
+    "Hidden",
+    "HiddenFile",
     "GetStatus",
     "Group",
     "Groups",

@@ -2,8 +2,8 @@
 
 Before a file is removed, a kept file is opened anew by its path and held, every byte of the file that goes is
 made anew from its layers and compared, and the recipe for that is durable in the journal. After the last name is
-removed the kept name is looked at once more; if it is not there, the file is written anew from the descriptor still
-open.
+removed the kept name is looked at once more; if it is not there, the file is written anew from the descriptor
+that is still open.
 """
 
 from __future__ import annotations

@@ -116,6 +116,10 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True):
             text=self.text if text is None else spoken(text),
             time_ns=self.time_ns,
             level=self.level,
+            layout=self.layout,
+            weights=self.weights,
+            hidden_at=self.hidden_at,
+            unit=self.unit,
         )
 
 

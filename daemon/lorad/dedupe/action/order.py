@@ -108,7 +108,7 @@ class Result(msgspec.Struct, frozen=True):
     """What came of an order, as it stands in the history, or `nothing` (there was nothing to do: `id` is 0).
 
     `text` says why it was refused or what it waits for. `bytes` is the space that it takes out of the library.
-    `aside` is where the file is that was put aside. `kept_before` and `kept_now`: what the kept file was and is,
+    `aside` is where the file is that was put aside, `layout`, `weights` and `hidden_at` are the entry's. `kept_before` and `kept_now`: what the kept file was and is,
     where a link changed its ctime. `shown`: where what was put aside is now.
     """
 
@@ -123,6 +123,10 @@ class Result(msgspec.Struct, frozen=True):
     level: str = ""
     aside: Raw = b""
     shown: Raw = b""
+    layout: Raw = b""
+    weights: Raw = b""
+    hidden_at: float = 0.0
+    unit: bool = False
     kept_before: Identity | None = None
     kept_now: Identity | None = None
 

@@ -25,6 +25,8 @@ _LITERAL_PART, _LITERAL_BYTES = 4, 64 << 20
 #: What a recipe may take in the journal.
 _MOST = 16 << 20
 _LITERAL = -1
+_CHECK = 8
+_OTHER = "its layers are not those of the file that was freed"
 _OLD_MAGIC = b"loradrecipe\x00\x00\x00\x00\x01"
 _OLD_LENGTH = struct.Struct("<Q")
 _OLD_BODY = 64 << 20
@@ -38,6 +40,7 @@ class Recipe(msgspec.Struct, frozen=True):
     """`segments`: (number of a layer, or -1 for literal bytes; its first byte; length).
 
     `layout`: signature of the layout. `digest`: BLAKE3-256 of the whole file. `literal`: zlib of literal bytes.
+    `checks`: the first eight bytes of each segment's BLAKE3, by which other layers are told early.
     """
 
     size: int
@@ -45,6 +48,7 @@ class Recipe(msgspec.Struct, frozen=True):
     digest: Raw
     segments: tuple[tuple[int, int, int], ...]
     literal: Raw
+    checks: Raw
 
 
 class _OldRecipe(msgspec.Struct, frozen=True):
@@ -81,15 +85,19 @@ def make(kept: Layers, gone: Layers, progress: Progress) -> bytes:
     packed += packer.flush()
     if len(packed) + 40 * len(segments) > _MOST:
         raise Unfit(f"what is not layers takes {len(packed)} bytes, which is more than the journal takes")
-    draft = Recipe(size, gone.container.layout.signature, b"", tuple(segments), bytes(packed))
-    hasher, position = blake3(), 0
-    for piece in _made(draft, kept):
-        hasher.update(piece)
-        if os.pread(gone.held.fd, len(piece), position) != piece:
-            raise Unfit(f"made anew from the kept file, it differs after byte {position}")
-        position += len(piece)
-        progress(position, size)
-    return _ENCODER.encode(msgspec.structs.replace(draft, digest=hasher.digest()))
+    draft = Recipe(size, gone.container.layout.signature, b"", tuple(segments), bytes(packed), b"")
+    whole, checks, position = blake3(), bytearray(), 0
+    for parts in _made(draft, kept):
+        segment = blake3()
+        for piece in parts:
+            whole.update(piece)
+            segment.update(piece)
+            if os.pread(gone.held.fd, len(piece), position) != piece:
+                raise Unfit(f"made anew from the kept file, it differs after byte {position}")
+            position += len(piece)
+            progress(position, size)
+        checks += segment.digest(_CHECK)
+    return _ENCODER.encode(msgspec.structs.replace(draft, digest=whole.digest(), checks=bytes(checks)))
 
 
 def rebuild(body: bytes, source: Layers) -> Iterator[bytes]:
@@ -103,13 +111,18 @@ def rebuild(body: bytes, source: Layers) -> Iterator[bytes]:
         raise ValueError("its recipe is damaged") from error
     if source.container.layout.signature != recipe.layout:
         raise ValueError("its layers have other names or shapes")
-    hasher, size = blake3(), 0
-    for piece in _made(recipe, source):
-        hasher.update(piece)
-        size += len(piece)
-        yield piece
-    if (size, hasher.digest()) != (recipe.size, recipe.digest):
-        raise ValueError("its layers are not those of the file that was freed")
+    whole, size = blake3(), 0
+    for number, parts in enumerate(_made(recipe, source)):
+        segment = blake3()
+        for piece in parts:
+            whole.update(piece)
+            segment.update(piece)
+            size += len(piece)
+            yield piece
+        if segment.digest(_CHECK) != recipe.checks[_CHECK * number : _CHECK * (number + 1)]:
+            raise ValueError(_OTHER)
+    if (size, whole.digest()) != (recipe.size, recipe.digest):
+        raise ValueError(_OTHER)
 
 
 def rebuild_old(path: str, kept: int) -> Iterator[bytes]:
@@ -133,10 +146,11 @@ def rebuild_old(path: str, kept: int) -> Iterator[bytes]:
             yield from literal(count) if offset == _LITERAL else pieces(kept, offset, count)
 
 
-def _made(recipe: Recipe, source: Layers) -> Iterator[bytes]:
+def _made(recipe: Recipe, source: Layers) -> Iterator[Iterator[bytes]]:
+    """The bytes of each segment."""
     literal = _unpacked(recipe.literal)
     for index, start, length in recipe.segments:
-        yield from literal(length) if index == _LITERAL else source.part(index, start, length)
+        yield literal(length) if index == _LITERAL else source.part(index, start, length)
 
 
 class _unpacked:  # noqa: N801 - a function with a place that it has come to
