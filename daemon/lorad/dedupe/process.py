@@ -52,10 +52,10 @@ class GiveBack(msgspec.Struct, frozen=True, tag="give back"):
 
 
 class Undo(msgspec.Struct, frozen=True, tag="undo"):
-    """Undo this action; `sources` are files that a freed one can be made from."""
+    """Undo these actions, in this order; `sources` are files that freed ones can be made from."""
 
-    number: int
-    sources: list[Side] = []
+    numbers: list[int]
+    sources: dict[int, list[Side]] = {}
 
 
 class Retarget(msgspec.Struct, frozen=True, tag="retarget"):
@@ -219,8 +219,8 @@ def _carry(actor: Actor, wish: Wish, progress: Progress) -> list[Result]:
             return actor.free(frees, progress)
         case GiveBack(numbers):
             return actor.give_back(numbers)
-        case Undo(number, sources):
-            return [_or_refused(number, lambda: actor.undo(number, sources, progress))]
+        case Undo(numbers, sources):
+            return actor.undo(numbers, sources, progress)
         case Retarget(number, kept):
             return [_or_refused(number, lambda: actor.retarget(number, kept))]
         case Note(number, state, text, path):

@@ -151,7 +151,9 @@ class Service:
         """Whether a name changes by our own doing just now."""
         return path in self._under_way
 
-    def act(self, steps: Sequence[Step], wanted: Callable[[], bool], done: Callable[[list[Outcome]], None]) -> bool:
+    def act(
+        self, steps: Sequence[Step], wanted: Callable[[], bool], done: Callable[[list[Outcome]], None]
+    ) -> bool:
         """Take these steps of newcomers as long as they are `wanted`; False where too much waits."""
         return self._worker.submit(lambda: done(self._carry_out(steps, watched=False, wanted=wanted)))
 
@@ -251,13 +253,23 @@ class Service:
         wanted = [entry for entry in entries.values() if entry is not None and entry.state in held]
         results = self._free(wanted, by_itself=False)
         outcomes = [
-            Outcome(result.id, result.action, result.kept, result.path, result.bytes, _outcome_state(result), result.text)
+            Outcome(
+                result.id,
+                result.action,
+                result.kept,
+                result.path,
+                result.bytes,
+                _outcome_state(result),
+                result.text,
+            )
             for result in results
         ]
         for number, entry in entries.items():
             if ids is not None and entry is not None and entry.state not in held:
                 text = f"it is {entry.state}: nothing of it is put aside"
-                outcomes.append(Outcome(number, entry.action, entry.kept.path, entry.gone.path, 0, "nothing", text))
+                outcomes.append(
+                    Outcome(number, entry.action, entry.kept.path, entry.gone.path, 0, "nothing", text)
+                )
         return Freed(*_counted(outcomes))
 
     def _free(self, entries: Iterable[Entry | None], *, by_itself: bool) -> list[Result]:
@@ -380,7 +392,9 @@ class Service:
     def _repaired(self, results: list[Result]) -> None:
         """What became of actions that were interrupted; called when the process starts."""
         self._results += results
-        waiting = {result.id: result.text for result in results if result.state in ("planned", "freeing", "undoing")}
+        waiting = {
+            result.id: result.text for result in results if result.state in ("planned", "freeing", "undoing")
+        }
         if waiting:
             self._repair_later()
         else:

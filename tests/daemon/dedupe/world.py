@@ -81,7 +81,8 @@ class World:
 
     def undo(self, number: int) -> Result:
         with self.actor() as actor:
-            return actor.undo(number)
+            (result,) = actor.undo([number])
+        return result
 
     def history(self, after: int = 0, limit: int = 1000) -> list[Result]:
         if not os.path.exists(os.path.join(self.state, JOURNAL)):

@@ -9,18 +9,21 @@ from __future__ import annotations
 import fcntl
 import os
 import sqlite3
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, suppress
+from itertools import groupby
 from types import TracebackType
 from typing import NamedTuple
 
 import msgspec
 
+from loracore.adapter.folder import weight_parts
+from loracore.adapter.function import function_at
 from loracore.errors import FileError, LoraError, StateError, StateLocked
-from lorad.blocks.extents import unshared_bytes
 from lorad.dedupe.action import free, links, quarantine, reflink, sidecars, undo
 from lorad.dedupe.action.attributes import Attributes
 from lorad.dedupe.action.compare import Layers, same_bytes, same_layers
+from lorad.dedupe.action.folders import same_folders
 from lorad.dedupe.action.hold import Held, hold, refuse_volatile, same
 from lorad.dedupe.action.journal import Context, Entry, Journal
 from lorad.dedupe.action.order import (
@@ -128,6 +131,7 @@ class Actor:
         `nothing`. Raises StateError when the journal cannot be written.
         """
         context = self._in_place()
+        self._parts: dict[tuple[int, int], frozenset[bytes]] = {}
         results: dict[int, Result] = {}
         places: dict[int, int] = {}
         with ExitStack() as stack:
@@ -176,12 +180,15 @@ class Actor:
             gone = mine.enter_context(hold(gone_at, order.gone.identity))
             refuse_volatile(kept.before, gone.before, gone.path)
             act = self._compare(order, kept, gone, _watchful(kept, gone, progress))
+            if order.folder:
+                act = _as_folder(act, mine.enter_context(reach(order.gone.root, order.folder)))
             stack.push(mine.pop_all())
         return act
 
     def _compare(self, order: Order, kept: Held, gone: Held, progress: Progress) -> _Act:
         """What is to be done, once the files proved to be the same. Raises Refused where it may not be."""
         attributes = Attributes.of(gone.fd, gone.before)
+        function, config = self._refuse_other_function(order, kept, gone)
         if order.action in ("hardlink", "symlink"):
             links.refuse_other_access(kept, gone, attributes)
         ranges: list[tuple[int, int]] = []
@@ -204,17 +211,48 @@ class Actor:
             level=order.level,
             kept=order.kept,
             gone=order.gone,
-            bytes=min(order.bytes, unshared_bytes(gone.fd)),
+            bytes=order.bytes,
             attributes=attributes,
             place=quarantine.choose(self._context, gone.reached) if order.action == "quarantine" else "",
             sidecars=sidecars.beside(gone.reached) if aside else (),
             folder=Folder.of(gone.folder),
+            function=function,
+            config=config,
             layout=order.layout,
             weights=order.weights,
         )
         if order.action == "symlink":
             entry = links.pointing(entry, order.kept)
         return _Act(order, kept, gone, gone.reached, gone.before.st_ino, entry, ranges)
+
+    def _refuse_other_function(self, order: Order, kept: Held, gone: Held) -> tuple[bytes | None, bytes | None]:
+        """Raises Refused where the two do something else to a model, or `gone` is a part of a folder; its function."""
+        ours = function_at(gone.fd, gone.name, gone.folder)
+        theirs = function_at(kept.fd, kept.name, kept.folder)
+        other = os.fsdecode(kept.path)
+        if ours[0] != theirs[0]:
+            raise Refused.about(
+                gone.path, f"its header says another function than that of {other} (alpha, rank …)"
+            )
+        if ACTIONS[order.action].links:
+            return ours
+        if ours[1] != theirs[1]:
+            raise Refused.about(
+                gone.path, f"its adapter_config.json says another function than that of {other}; order a link"
+            )
+        if gone.name in self._parts_in(gone.folder) and not order.folder:
+            raise Refused.about(
+                gone.path, "it is a part of an adapter folder, which goes as a whole or not at all"
+            )
+        return ours
+
+    def _parts_in(self, folder: int) -> frozenset[bytes]:
+        """The weight files of an adapter folder, empty for any other folder; each is listed once a group."""
+        status = os.fstat(folder)
+        key = status.st_dev, status.st_ino
+        if key not in self._parts:
+            self._parts[key] = weight_parts(map(os.fsencode, os.listdir(folder))) or frozenset()
+        return self._parts[key]
 
     def _perform(self, act: _Act, places: dict[int, int], progress: Progress, clock: float) -> Entry:
         """Change the names; the entry as it is to be written down. What fails is taken back."""
@@ -223,6 +261,8 @@ class Actor:
         try:
             act.kept.look_in_place(renamed=True)
             act.gone.look_in_place(renamed=True)
+            if not act.reached.in_place():
+                raise Refused.about(act.reached.path, "its folder was moved meanwhile; scan again")
             for link in context.journal.links_to(entry.gone.path) if ACTIONS[entry.action].hides else ():
                 with suppress(*_TROUBLE):
                     links.retarget(context, link, entry.kept)
@@ -282,36 +322,58 @@ class Actor:
 
     def give_back(self, numbers: Sequence[int]) -> list[Result]:
         """Give files that were put aside their names back. The journal need not take it: `repair` records it."""
-        return self._show(numbers, undo=False)
-
-    def undo(self, number: int, sources: Sequence[Side] = (), progress: Progress = silent) -> Result:
-        """Undo an action. What is undone, given back or refused already is `nothing` to do.
-
-        `sources`: files that a freed one can be made from. Raises Refused, and StateError.
-        """
         context = self._in_place()
-        entry = context.journal.get(number)
-        if entry is None:
-            raise LoraError(f"there is no action {number}; see the history")
+        entries = [
+            entry for number in sorted(set(numbers), reverse=True) if (entry := context.journal.get(number))
+        ]
+        return self._show([entry for entry in entries if entry.state in (*HELD, "lost")], undo=False)
+
+    def undo(
+        self,
+        numbers: Sequence[int],
+        sources: Mapping[int, Sequence[Side]] | None = None,
+        progress: Progress = silent,
+    ) -> list[Result]:
+        """Undo actions, in this order. What is undone, given back or refused already is `nothing` to do.
+
+        `sources`: files that a freed one can be made from. What cannot be undone is `refused`, with the reason.
+        Raises StateError.
+        """
+        context, results = self._in_place(), []
+        try:
+            for held, group in groupby(map(context.journal.get, numbers), self._is_held):
+                entries = [entry for entry in group if entry is not None]
+                if held:
+                    results += self._show(entries, undo=True)
+                else:
+                    results += [
+                        self._undo(entry, (sources or {}).get(entry.id, ()), progress) for entry in entries
+                    ]
+        except sqlite3.Error as error:
+            raise self._journal_error(error) from error
+        return results
+
+    def _is_held(self, entry: Entry | None) -> bool:
+        """Whether the file of an action is put aside, so that a rename brings it back."""
+        if entry is None or entry.state not in (*HELD, "lost"):
+            return False
+        return entry.state != "lost" or os.path.lexists(aside_of(self._context, entry))
+
+    def _undo(self, entry: Entry, sources: Sequence[Side], progress: Progress) -> Result:
+        """Undo one that is not put aside any more."""
+        context = self._context
         if entry.state in ("undone", "given_back", "refused"):
             return msgspec.structs.replace(entry.result(f"it is {entry.state} already"), state="nothing")
         try:
             undo.refuse_covered(context, entry)
-            if entry.state in HELD or (entry.state == "lost" and os.path.lexists(aside_of(context, entry))):
-                (result,) = self._show([number], undo=True)
-                if result.state != "undone":
-                    raise Refused(result.text, os.fsdecode(entry.gone.path))
-                return result
             if entry.action == "reflink":
                 return undo.unshare(context, entry).result()
             aside = aside_of(context, entry)
             entry, shown = undo.remake(context, entry, sources, progress)
             return msgspec.structs.replace(entry.result(), aside=aside, shown=shown)
         except _TROUBLE as error:
-            self._settle_undo(number, error)
-            raise _refused(entry.gone.path, error) from error
-        except sqlite3.Error as error:
-            raise self._journal_error(error) from error
+            self._settle_undo(entry.id, error)
+            return msgspec.structs.replace(entry.result(_reason(error)), state="refused")
 
     def _settle_undo(self, number: int, error: Exception) -> None:
         entry = self._context.journal.get(number)
@@ -345,21 +407,17 @@ class Actor:
             raise self._journal_error(error) from error
         return msgspec.structs.replace(entry.result(), aside=aside_of(self._context, entry))
 
-    def _show(self, numbers: Sequence[int], *, undo: bool) -> list[Result]:
+    def _show(self, entries: Sequence[Entry], *, undo: bool) -> list[Result]:
+        """Give what these actions have put aside its names back; what cannot be is `refused`, with the reason."""
         context = self._context
-        entries = [
-            entry for number in sorted(set(numbers), reverse=True) if (entry := context.journal.get(number))
-        ]
         shown: list[tuple[Entry, bytes]] = []
         failed: list[Result] = []
         folders: list[int] = []
         for entry in entries:
-            if entry.state not in (*HELD, "lost"):
-                continue
             try:
                 after, path, opened = give_name_back(context, entry, undo=undo)
             except _TROUBLE as error:
-                failed.append(entry.result(_reason(error)))
+                failed.append(msgspec.structs.replace(entry.result(_reason(error)), state="refused"))
                 continue
             shown.append((after, path))
             folders += opened
@@ -401,6 +459,19 @@ class Actor:
 
 class _Nothing(Exception):
     """There is nothing to do."""
+
+
+def _as_folder(act: _Act, folder: Reached) -> _Act:
+    """The same for the whole adapter folder. Raises Refused where it is not the same as that of the kept file."""
+    there = folder.status()
+    if there is None or not os.path.samestat(there, os.fstat(act.gone.folder)):
+        raise Refused.about(folder.path, "it is not the folder of its weight file any more; scan again")
+    reason = same_folders(act.kept.folder, act.gone.folder)
+    if reason:
+        raise Refused.about(folder.path, f"the whole folder is not the same as that of the kept file: {reason}")
+    gone = Side(folder.path, Identity.of(there), folder.root)
+    entry = msgspec.structs.replace(act.entry, gone=gone, unit=True, sidecars=(), folder=Folder.of(folder.folder))
+    return act._replace(reached=folder, ino=there.st_ino, entry=entry)
 
 
 def _are_one(kept: Reached, gone: Reached) -> bool:

@@ -16,13 +16,14 @@ from typing import NamedTuple
 
 import msgspec
 
+from loracore.adapter.function import function_at
 from loracore.errors import FileError
 from lorad.dedupe.action import recipe
 from lorad.dedupe.action.attributes import rehearse
 from lorad.dedupe.action.compare import Layers, pieces, write_all
 from lorad.dedupe.action.hold import Held, hold
 from lorad.dedupe.action.journal import Context, Entry
-from lorad.dedupe.action.order import HELD, FreeOrder, Progress, Refused, Result, Side, spoken
+from lorad.dedupe.action.order import ACTIONS, HELD, FreeOrder, Progress, Refused, Result, Side, spoken
 from lorad.dedupe.action.place import Reached, reach
 from lorad.dedupe.action.quarantine import clear, place
 from lorad.dedupe.action.recovery import aside_of, final_state
@@ -100,6 +101,7 @@ def _prepare(
         with ExitStack() as mine:
             try:
                 kept = mine.enter_context(hold(mine.enter_context(reach(side.root, side.path)), None))
+                _refuse_other_function(entry, kept, held, reached)
                 body = recipe.make(Layers(kept), Layers(held, os.path.basename(entry.gone.path)), progress)
                 with doing("make a file in its folder, as giving it back would need"):
                     rehearse(entry.attributes, reached.folder, context.temp(entry))
@@ -111,6 +113,16 @@ def _prepare(
             stack.push(mine.pop_all())
             return _Freeing(entry, held, kept, body)
     raise trouble
+
+
+def _refuse_other_function(entry: Entry, kept: Held, held: Held, reached: Reached) -> None:
+    """Raises Refused where the kept file does something else to a model."""
+    name = os.path.basename(entry.gone.path)
+    ours = function_at(held.fd, name, reached.folder)
+    theirs = function_at(kept.fd, kept.name, kept.folder)
+    links = ACTIONS[entry.action].links
+    if ours[0] != theirs[0] or (ours[1] != theirs[1] and not links):
+        raise Refused.about(kept.path, "it has another function by now than the file that was put aside for it")
 
 
 def _remove(context: Context, entry: Entry, each: _Freeing) -> Entry:

@@ -90,7 +90,7 @@ class Order(msgspec.Struct, frozen=True):
     kept: Side
     gone: Side
     sidecars: str = "keep"
-    folder: bytes = b""
+    folder: Raw = b""
     layout: Raw = b""
     weights: Raw = b""
     bytes: int = 0
@@ -127,6 +127,8 @@ class Result(msgspec.Struct, frozen=True):
     weights: Raw = b""
     hidden_at: float = 0.0
     unit: bool = False
+    function: Raw | None = None
+    config: Raw | None = None
     kept_before: Identity | None = None
     kept_now: Identity | None = None
 

@@ -13,8 +13,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from loracore.paths import shown
-from lorad.dedupe.compare import pieces
-from lorad.dedupe.orders import Progress, silent
+from lorad.dedupe.action.compare import pieces
+from lorad.dedupe.action.order import Progress, silent
 from lorad.pipeline.protocol import Identity
 
 #: Entries of a folder at all depths, and depths. Adapter folders have some dozens.

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from lorad.dedupe import folders
-from lorad.dedupe.folders import same_folders
-from lorad.dedupe.orders import Progress, silent
+from lorad.dedupe.action.folders import same_folders
+from lorad.dedupe.action.order import Progress, silent
 from tests.builders.real import by_peft
 
 BIG = 3 << 20
