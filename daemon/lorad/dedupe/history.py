@@ -60,6 +60,11 @@ class PastActions:
         with self._journal() as journal:
             return journal.in_state(*states) if journal else []
 
+    def token(self) -> str:
+        """The journal's token; empty where there is no journal."""
+        with self._journal() as journal:
+            return journal.token if journal else ""
+
     def clock(self) -> float:
         """Seconds that lorad has run, as far as they were written down."""
         with self._journal() as journal:

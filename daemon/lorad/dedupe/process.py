@@ -71,7 +71,7 @@ class Note(msgspec.Struct, frozen=True, tag="note"):
     number: int
     state: str
     text: str
-    path: bytes = b""
+    gone: Side | None = None
 
 
 class Clock(msgspec.Struct, frozen=True, tag="clock"):
@@ -223,8 +223,8 @@ def _carry(actor: Actor, wish: Wish, progress: Progress) -> list[Result]:
             return actor.undo(numbers, sources, progress)
         case Retarget(number, kept):
             return [_or_refused(number, lambda: actor.retarget(number, kept))]
-        case Note(number, state, text, path):
-            noted = actor.note(number, state, text, path)
+        case Note(number, state, text, gone):
+            noted = actor.note(number, state, text, gone)
             return [noted] if noted is not None else []
         case Clock(seconds):
             actor.set_clock(seconds)

@@ -12,6 +12,8 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
+import msgspec
+
 from loracore.config import Config
 from loracore.control import (
     PAGE_BYTES,
@@ -36,6 +38,8 @@ from lorad.control.planning import resolved
 from lorad.control.worker import Worker
 from lorad.dedupe.action.journal import Entry
 from lorad.dedupe.action.order import ACTIONS, HELD, FreeOrder, Order, Result, Side
+from lorad.dedupe.action.quarantine import path_of
+from lorad.dedupe.action.recovery import find_hidden
 from lorad.dedupe.history import PastActions
 from lorad.dedupe.plan import Plan, Step
 from lorad.dedupe.policy import is_inside
@@ -71,6 +75,8 @@ class Service:
         self.past = PastActions(state_dir)
         self._roots: tuple[bytes, ...] = ()
         self._sidecars = "keep"
+        self._state_dir = state_dir
+        self._is_repaired = False
         self._process = ActingProcess(state_dir, self._repaired)
         dismiss = self._process.dismiss
         self._worker = Worker("lorad-dedupe", _WAITING, idle=dismiss, last=dismiss, idle_seconds=_IDLE)
@@ -143,6 +149,35 @@ class Service:
         while self._results:
             yield self._results.popleft()
 
+    @property
+    def repaired(self) -> bool:
+        """Whether what an earlier run was interrupted in was seen to."""
+        return self._is_repaired
+
+    def in_force(self) -> list[Result]:
+        """Actions that have something put aside, and links of ours. Raises StateError."""
+        return [
+            msgspec.structs.replace(entry.result(), aside=self._aside_of(entry))
+            for entry in self.past.in_state(*HELD, "freed")
+            if entry.state in HELD or entry.action == "symlink"
+        ]
+
+    def _aside_of(self, entry: Entry) -> bytes:
+        if entry.action == "quarantine":
+            return path_of(self._state_dir, self.past.token(), entry)
+        return os.path.join(os.path.dirname(entry.gone.path), entry.aside)
+
+    def look_for(self, numbers: Sequence[int]) -> bool:
+        """Look in all roots for files that were put aside and are not where they were: their folder was moved."""
+        return self._worker.submit(lambda: self._look_for(set(numbers)))
+
+    def side(self, path: bytes, identity: Identity) -> Side:
+        """A file of the library for an order. Raises LoraError for one that no root holds any more."""
+        inside = [root for root in self._roots if is_inside(path, root)]
+        if not inside:
+            raise LoraError(f"{os.fsdecode(path)}: it lies in no watched folder any more; see [watch] roots")
+        return Side(path, identity, max(inside, key=len))
+
     def settled(self, result: Result) -> None:
         """The core knows what the names of a result lead to."""
         self._under_way.difference_update((result.path, result.aside, result.shown))
@@ -166,12 +201,25 @@ class Service:
         """Free what these actions have put aside, as its grace is over."""
         return self._worker.submit(lambda: done(self._free(self.past.entries(entries).values(), by_itself=True)))
 
+    def _look_for(self, wanted: set[int]) -> None:
+        """Write down where these lie now, or that they are lost."""
+        entries = {number: entry for number, entry in self.past.entries(list(wanted)).items() if entry is not None}
+        found = find_hidden(self._roots, self.past.token(), entries)
+        for number, entry in entries.items():
+            path = found.get(number)
+            if path is not None:
+                name = os.path.join(os.path.dirname(path), os.path.basename(entry.gone.path))
+                state = "hidden" if entry.state == "lost" else entry.state
+                self._asked(Note(number, state, "", self.side(name, entry.gone.identity)))
+            elif os.path.isdir(os.path.dirname(entry.gone.path)):
+                self._asked(Note(number, "lost", "it was removed from where it was put aside"))
+
     def retarget(self, number: int, kept: Side) -> bool:
         return self._worker.submit(lambda: self._asked(Retarget(number, kept)))
 
-    def note(self, number: int, state: str, text: str, path: bytes = b"") -> bool:
+    def note(self, number: int, state: str, text: str) -> bool:
         """Write down what was seen of a file that is put aside."""
-        return self._worker.submit(lambda: self._asked(Note(number, state, text, path)))
+        return self._worker.submit(lambda: self._asked(Note(number, state, text)))
 
     def keep_clock(self) -> bool:
         return self._worker.submit(lambda: self._asked(Clock(self.clock)))
@@ -322,18 +370,11 @@ class Service:
 
     def _order(self, step: Step) -> Order:
         """Raises LoraError for a file that no root holds any more."""
-
-        def side(path: bytes, identity: Identity) -> Side:
-            inside = [root for root in self._roots if is_inside(path, root)]
-            if not inside:
-                raise LoraError(f"{os.fsdecode(path)}: it lies in no watched folder any more; see [watch] roots")
-            return Side(path, identity, max(inside, key=len))
-
         return Order(
             action=step.action,
             level=step.level,
-            kept=side(step.kept, Identity(*step.keeper[1:6])),
-            gone=side(step.path, Identity(*step.gone[1:6])),
+            kept=self.side(step.kept, Identity(*step.keeper[1:6])),
+            gone=self.side(step.path, Identity(*step.gone[1:6])),
             sidecars=self._sidecars if not ACTIONS[step.action].links else "keep",
             bytes=step.bytes,
         )
@@ -362,10 +403,12 @@ class Service:
     def _repair(self) -> None:
         """Have what was interrupted brought to an end."""
         if not self.past.is_unfinished() and not self._has_held():
+            self._is_repaired = True
             return
         try:
             self._process.dismiss()
             self._process.start()
+            self._is_repaired = True
         except StateError as error:
             self._repair_later()
             if self._said.get(0) != str(error):

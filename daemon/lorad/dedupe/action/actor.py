@@ -395,14 +395,13 @@ class Actor:
         except sqlite3.Error as error:
             raise self._journal_error(error) from error
 
-    def note(self, number: int, state: str, text: str, path: bytes = b"") -> Result | None:
+    def note(self, number: int, state: str, text: str, gone: Side | None = None) -> Result | None:
         """Write down what was seen of a file that was put aside: it is lost, or was moved with its folder."""
         entry = self._in_place().journal.get(number)
         if entry is None or entry.state not in (*HELD, "lost"):
             return None
-        gone = msgspec.structs.replace(entry.gone, path=path) if path else entry.gone
         try:
-            entry = self._context.journal.update(entry, state=state, text=text, gone=gone)
+            entry = self._context.journal.update(entry, state=state, text=text, gone=gone or entry.gone)
         except sqlite3.Error as error:
             raise self._journal_error(error) from error
         return msgspec.structs.replace(entry.result(), aside=aside_of(self._context, entry))

@@ -10,8 +10,10 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import sqlite3
 import stat
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 
 import msgspec
@@ -61,6 +63,43 @@ def aside_of(context: Context, entry: Entry) -> bytes:
     if entry.place and entry.action == "quarantine":
         return quarantine.path_of(context.state_dir, context.journal.token, entry)
     return os.path.join(os.path.dirname(entry.gone.path), entry.aside)
+
+
+def find_hidden(roots: Iterable[bytes], token: str, wanted: Mapping[int, Entry]) -> dict[int, bytes]:
+    """Where these hidden files lie under the roots now, by the numbers of their actions.
+
+    A folder that was moved took what was hidden in it along; one that was copied has a copy. The file itself goes
+    before a copy with its time, and that before any of its size.
+    """
+    pattern = re.compile(rb"\..+\.aside-%s-(\d{1,18})" % token.encode(), re.DOTALL)
+    found: dict[int, tuple[int, bytes]] = {}
+    for root in roots:
+        for folder, folders, names in os.walk(root):
+            for name in (*folders, *names):
+                match = pattern.fullmatch(name)
+                entry = wanted.get(int(match[1])) if match else None
+                if entry is None or not os.access(folder, os.W_OK):
+                    continue
+                likeness = _likeness(os.path.join(folder, name), entry)
+                if likeness > found.get(entry.id, (0, b""))[0]:
+                    found[entry.id] = likeness, os.path.join(folder, name)
+    return {number: path for number, (_, path) in found.items()}
+
+
+def _likeness(path: bytes, entry: Entry) -> int:
+    """How much speaks for a file's being the one that was hidden; 0 where it is not."""
+    try:
+        status = os.lstat(path)
+    except OSError:
+        return 0
+    was = entry.gone.identity
+    if status.st_ino == was.ino:
+        return 3
+    if entry.unit:
+        return int(stat.S_ISDIR(status.st_mode))
+    if not stat.S_ISREG(status.st_mode) or status.st_size != was.size:
+        return 0
+    return 2 if status.st_mtime_ns == was.mtime_ns else 1
 
 
 def settle(context: Context, entry: Entry, reached: Reached, text: str) -> Entry:
