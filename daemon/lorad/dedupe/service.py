@@ -210,7 +210,7 @@ class Service:
             if path is not None:
                 name = os.path.join(os.path.dirname(path), os.path.basename(entry.gone.path))
                 state = "hidden" if entry.state == "lost" else entry.state
-                self._asked(Note(number, state, "", self.side(name, entry.gone.identity)))
+                self._asked(Note(number, state, "", self.side(name, Identity.of(os.lstat(path)))))
             elif os.path.isdir(os.path.dirname(entry.gone.path)):
                 self._asked(Note(number, "lost", "it was removed from where it was put aside"))
 

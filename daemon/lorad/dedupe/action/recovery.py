@@ -13,8 +13,9 @@ import os
 import re
 import sqlite3
 import stat
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
+from itertools import islice
 
 import msgspec
 
@@ -25,6 +26,8 @@ from lorad.dedupe.action.order import Result, spoken
 from lorad.dedupe.action.place import Folder, Reached, exchange, reach, rename_new
 
 _LOG = logging.getLogger(__name__)
+#: Names like its own, under which a file that was given back is looked for.
+_NAMES = 8
 _INTERRUPTED = "it was interrupted; nothing was changed"
 
 
@@ -47,15 +50,43 @@ def record_shown(context: Context) -> list[Result]:
     """Files that were given back while the journal could not be written: their actions are over."""
     shown = []
     for entry in context.journal.in_state("hidden", "waiting", "quarantined"):
-        with suppress(OSError):
-            if os.lstat(entry.gone.path).st_ino != entry.gone.identity.ino:
-                continue
-            if not os.path.lexists(aside_of(context, entry)):
-                shown.append(msgspec.structs.replace(entry, state="given_back"))
+        path = shown_at(entry)
+        if path:
+            with suppress(OSError, FileError):
+                shown.append((finish_shown(context, entry, "given_back"), path))
+    context.journal.update_all([entry for entry, _ in shown])
     return [
-        msgspec.structs.replace(entry.result(), aside=aside_of(context, entry), shown=entry.gone.path)
-        for entry in context.journal.update_all(shown)
+        msgspec.structs.replace(entry.result(), aside=aside_of(context, entry), shown=path) for entry, path in shown
     ]
+
+
+def shown_at(entry: Entry) -> bytes:
+    """Where a file that was put aside has a name again: its own, or one like it; empty where it has none."""
+    folder, name = os.path.split(entry.gone.path)
+    for each in (name, *islice(free_names(name), _NAMES)):
+        with suppress(OSError):
+            if os.lstat(path := os.path.join(folder, each)).st_ino == entry.gone.identity.ino:
+                return path
+    return b""
+
+
+def free_names(name: bytes) -> Iterator[bytes]:
+    """Names for a file that is given back where its own is taken."""
+    stem, ending = os.path.splitext(name)
+    yield stem + b" (given back)" + ending
+    for number in range(2, 1000):
+        yield stem + b" (given back) (%d)" % number + ending
+
+
+def finish_shown(context: Context, entry: Entry, state: str) -> Entry:
+    """A file has its name again: remove the link that was there, and give its sidecars theirs back."""
+    with reach(entry.gone.root, entry.gone.path) as reached, quarantine.place(context, entry) as place:
+        if links.is_ours(entry, reached, entry.aside, reached.status(entry.aside)):
+            os.unlink(entry.aside, dir_fd=reached.folder)
+        taken = sidecars.put_back(context, entry, reached, place)
+        os.fsync(reached.folder)
+    quarantine.clear(context, entry)
+    return msgspec.structs.replace(entry, state=state, text=with_taken("", taken))
 
 
 def aside_of(context: Context, entry: Entry) -> bytes:
@@ -200,7 +231,7 @@ def _settle_freeing(context: Context, entry: Entry, reached: Reached, text: str)
             return context.journal.update(entry, state=entry.before or "hidden", text=text)
         if at_place is None:
             _refuse_unsure(entry, reached, None)
-    return context.journal.update(entry, state=final_state(entry), text="")
+    return context.journal.update(entry, state=final_state(entry), before="", rebuild=True, text="")
 
 
 def final_state(entry: Entry) -> str:
@@ -217,8 +248,7 @@ def _settle_undo(context: Context, entry: Entry, reached: Reached, text: str) ->
     if entry.restored and there is not None and there.st_ino == entry.restored:
         if aside is not None and links.is_ours(entry, reached, temp, aside):
             os.unlink(temp, dir_fd=reached.folder)
-        os.fsync(reached.folder)
-        return context.journal.update(entry, state="undone", text="")
+        return context.journal.update(finish_shown(context, entry, "undone"))
     if aside is not None and (not entry.restored or aside.st_ino == entry.restored):
         # The copy, which is no only one: what it was made from is still there.
         os.unlink(temp, dir_fd=reached.folder)

@@ -21,12 +21,9 @@ from lorad.dedupe.action.hold import hold
 from lorad.dedupe.action.journal import RECIPES, Context, Entry
 from lorad.dedupe.action.order import HELD, Progress, Refused, Side
 from lorad.dedupe.action.place import Folder, Reached, exchange, reach, rename_new
-from lorad.dedupe.action.recovery import with_taken
+from lorad.dedupe.action.recovery import finish_shown, free_names, with_taken
 from lorad.dedupe.trouble import doing
 
-GIVEN_BACK = b" (given back)"
-#: Names that are tried where they are taken.
-_TRIES = 1000
 _FOLDER_MODE = 0o755
 
 
@@ -46,8 +43,10 @@ def show(context: Context, entry: Entry, *, undo: bool) -> tuple[Entry, bytes, l
             if place is None:
                 raise _not_there(entry, quarantine.path_of(context.state_dir, context.journal.token, entry))
             folder, name = place, reached.name
-        aside = _status(folder, name)
-        if aside is None:
+        aside, there = _status(folder, name), reached.status()
+        if there is not None and there.st_ino == entry.gone.identity.ino:
+            return finish_shown(context, entry, "undone" if undo else "given_back"), entry.gone.path, []
+        if aside is None or links.is_ours(entry, reached, name, aside):
             raise _not_there(entry, os.path.join(os.path.dirname(entry.gone.path), name))
         shown = _rename(entry, reached, folder, name, undo=undo)
         context.at("shown")
@@ -74,7 +73,7 @@ def _rename(entry: Entry, reached: Reached, folder: int, name: bytes, *, undo: b
                 return reached.name
             # Another file came to stand there just now.
             exchange(folder, name, reached.name)
-        for other in _free_names(reached.name):
+        for other in free_names(reached.name):
             with suppress(FileExistsError):
                 rename_new(folder, name, reached.folder, other)
                 return other
@@ -93,13 +92,6 @@ def _gives_way(entry: Entry, reached: Reached, there: os.stat_result, *, undo: b
     except OSError:
         return True
     return undo
-
-
-def _free_names(name: bytes) -> Iterator[bytes]:
-    stem, ending = os.path.splitext(name)
-    yield stem + GIVEN_BACK + ending
-    for number in range(2, _TRIES):
-        yield stem + GIVEN_BACK + b" (%d)" % number + ending
 
 
 def _not_there(entry: Entry, aside: bytes) -> Refused:
