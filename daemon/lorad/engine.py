@@ -17,16 +17,19 @@ from loracore.messages import Progress
 from lorad.blocks.backlog import Backlog
 from lorad.catalog import Catalog, Identified
 from lorad.configs import Configs
-from lorad.files import File, Files, is_under
+from lorad.files import File, Files
+from lorad.hiding import Hiding
+from lorad.holders import Holders
 from lorad.knowledge import Duplicate, Knowledge
 from lorad.library import Library, Status
 from lorad.pipeline.dispatch import Finished, Job, Lost, PiecesJob
 from lorad.pipeline.machinery import Machinery
 from lorad.pipeline.protocol import Header, Identity, Outcome, Published, Trouble
 from lorad.presence import DEATHS, Presence
-from lorad.reading import Reading
+from lorad.reading import Reading, Wanted
 from lorad.recorder import Recorder
 from lorad.statistics import Statistics
+from lorad.watch.exclude import Exclude
 
 #: Names looked at between two looks at the children's messages.
 _STEP = 256
@@ -38,8 +41,8 @@ class Engine:
     """Keeps the catalogue and the JSON files true to what is under `roots`.
 
     It looks when it is told to: `sweep` a folder, or a name was `touched`. `tell` hears of what it finds, and
-    `duplicate` of each file that becomes one, the first of a set included, while `File.before` still says under
-    which names it was told apart before; for `defer` and `remind` see `Presence`, for `render_once` `Recorder`.
+    `duplicate` of each file that becomes one, the first of a set included; for `defer` and `remind` see
+    `Presence`, for `render_once` `Recorder`. `exclude` is as in the configuration.
     """
 
     def __init__(
@@ -49,6 +52,7 @@ class Engine:
         roots: Sequence[bytes],
         *,
         follow: bool,
+        exclude: Sequence[str] = (),
         state_dir: bytes,
         tell: Callable[[Event], None],
         duplicate: Duplicate | None = None,
@@ -63,6 +67,8 @@ class Engine:
         self._library = Library()
         self._reading = Reading(catalog, self.files, follow=follow, loaders=machinery.loaders)
         self.statistics = Statistics()
+        #: What is to be read again when an action is over.
+        self._postponed: list[tuple[Job, File, Wanted | None]] = []
         #: Duplicates whose blocks are to be looked at, once all is read.
         self._blocks = Backlog(self.files)
         self._knowledge = Knowledge(
@@ -70,12 +76,21 @@ class Engine:
         )
         self._do = self._knowledge.do
         self._configs = Configs(self.files, self._reading.layer_names)
-        self._presence = Presence(
+        leaves_out = Exclude(exclude, roots)
+        # What is loaded stays: looking for garbage in it would take longer than loading.
+        gc.disable()
+        try:
+            self._knowledge.load(leaves_out.in_view())
+        finally:
+            gc.enable()
+        gc.freeze()
+        self._presence = presence = Presence(
             self.files,
             self._configs,
             self._library,
             roots,
             follow=follow,
+            exclude=leaves_out,
             without=[state_dir],
             do=self._do,
             tell=tell,
@@ -83,20 +98,22 @@ class Engine:
             swept=self._blocks.add_under,
             remind=remind,
         )
-        # What is loaded stays: looking for garbage in it would take longer than loading.
-        gc.disable()
-        try:
-            self._knowledge.load(is_under(roots))
-        finally:
-            gc.enable()
-        gc.freeze()
         self._recorder = Recorder(
             catalog, self.files, machinery, self.statistics, os.fsdecode(state_dir), render_once=render_once
         )
         machinery.forget_layouts()
-        #: Look through a folder; look at one name that something happened to; an inode that we gave a name.
-        self.sweep, self.touched = self._presence.sweep, self._presence.touched
-        self.relinked = self._presence.relinked
+        #: Look through a folder; look at one name that something happened to, once it has settled and before that.
+        self.sweep, self.touched, self.noticed = presence.sweep, presence.touched, presence.noticed
+        #: Whether a name that is not found may be out of view; an inode that we gave a name.
+        self.is_away = presence.is_away
+        self.relinked = presence.relinked
+        #: What was hidden and is shown again, see `Hiding`.
+        hiding = Hiding(self.files, presence, self._knowledge)
+        self.hide, self.show, self.hidden = hiding.hide, hiding.show, hiding.hidden
+        #: Which files hold weights, and which are new, see `Holders`.
+        self._holders = holders = Holders(catalog, self.files, presence, self._knowledge.signature_of_layout)
+        self.is_newcomer, self.keepers = holders.is_newcomer, holders.keepers
+        self.unresolved, self.dirty_weights = holders.unresolved, holders.dirty_weights
         #: By our own doing, the file of this name shares other blocks than it did.
         self.rearranged = self._blocks.add_name
 
@@ -132,7 +149,18 @@ class Engine:
     @property
     def reading(self) -> bool:
         """Whether files are being read, or wait for it."""
-        return not (self._reading.empty and self._machinery.idle)
+        return not (self._reading.empty and self._machinery.idle) or bool(self._postponed)
+
+    def put_off(self, names: Callable[[bytes], bool]) -> None:
+        """Leave names alone as long as `names` says that an action is under way on them.
+
+        What happens to them meanwhile is not seen: `touched` is to be called for each when it is over.
+        """
+        self._presence.put_off = names
+
+    def act(self, acts: bool) -> None:
+        """Whether files that are met from now on may be newcomers: a policy other than to report is in force."""
+        self._presence.acts = acts
 
     def progress(self) -> Progress:
         counts = self.files.counts
@@ -150,10 +178,11 @@ class Engine:
     def groups(self) -> int:
         """How many layouts the files have."""
         told = (Status.GROUPED, Status.UNIQUE, Status.DUPLICATE)
-        return len({file.layout for file in self.files if file.status in told})
+        return len({file.layout for file in self.files if file.status in told and file.names})
 
     def step(self, timeout: float) -> None:
         """Do what can be done now; wait up to `timeout` seconds for news when there is nothing else."""
+        self._repeat_postponed()
         self._feed()
         self._configs.forget()
         now = time.monotonic()
@@ -196,6 +225,7 @@ class Engine:
 
     def tidy(self) -> None:
         """Drop what is kept of layouts that no file has any more. Only when all is `finished`."""
+        self._holders.note_dirty()
         self._library.forget_unused()
         self._catalog.forget_unused()
         self._catalog.commit(new_generation=False)
@@ -235,11 +265,24 @@ class Engine:
             if outcome.trouble is not None:
                 self._troubled(file, outcome.trouble)
                 if outcome.trouble.kind == "changed" and self._still_wanted(file):
-                    self._reading.repeat(job, number, wanted)
+                    self._repeat(job, file, wanted)
             elif wanted is not None:
                 self._knowledge.answer(number, wanted.question, digests)
             else:
                 self._learn(file, outcome)
+
+    def _repeat(self, job: Job, file: File, wanted: Wanted | None) -> None:
+        """Read a file again that was not there as it was, once no action is under way on it."""
+        if self._presence.is_put_off(file):
+            self._postponed.append((job, file, wanted))
+        else:
+            self._reading.repeat(job, file.id, wanted)
+
+    def _repeat_postponed(self) -> None:
+        postponed, self._postponed = self._postponed, []
+        for job, file, wanted in postponed:
+            if self._still_wanted(file):
+                self._repeat(job, file, wanted)
 
     def _still_wanted(self, file: File) -> bool:
         """Whether a file that could not be read under one name is there, the same, under another."""
@@ -268,9 +311,12 @@ class Engine:
             self._configs.look(name)
         alone = not self._library.has_layout(file.layout)
         self._do(self._library.header(file.id, file.layout))
-        self._tell(FileGrouped(file.names[0], header.layout_signature, alone))
+        if file.names:
+            self._tell(FileGrouped(file.names[0], header.layout_signature, alone))
 
     def _troubled(self, file: File, trouble: Trouble) -> None:
+        if trouble.kind == "changed" and self._presence.is_put_off(file):
+            return
         if trouble.kind == "changed" and self._presence.may_try_again(file):
             self._presence.look_again(file)
             return
@@ -286,7 +332,8 @@ class Engine:
     def _fail(self, file: File, reason: str) -> None:
         file.error = reason
         self._do(self._library.failed(file.id))
-        self._tell(FileFailedEvent(file.names[0], reason))
+        if file.names:
+            self._tell(FileFailedEvent(file.names[0], reason))
 
     def _lost(self, lost: Lost) -> None:
         """A process died with this job. What was not the cause is read again."""

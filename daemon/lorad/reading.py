@@ -139,7 +139,7 @@ class Reading:
         return None
 
     def _target(self, file: File) -> Target:
-        return Target(file.names[0], file.identity, self._follow, file.base or 0)
+        return Target(file.path, file.identity, self._follow, file.base or 0)
 
     def _header_job(self) -> HeaderJob | None:
         count = min(_FILES, len(self.headers) // (2 * self._loaders) + 1)

@@ -17,7 +17,7 @@ from lorad.blocks.room import Room
 NAMES = (
     "SELECT path, file, size, mtime_ns, layout, status, load_seconds, error, signature, residue, extents, "
     "function, config "
-    "FROM names JOIN files ON files.id = names.file WHERE active"
+    "FROM names JOIN files ON files.id = names.file WHERE active = 1"
 )
 
 

@@ -29,11 +29,15 @@ NEWS = select.POLLPRI | select.POLLERR
 
 
 class Mount(NamedTuple):
-    """A line of mountinfo. `device` is as in `st_dev`, but on btrfs, which has one for each subvolume."""
+    """A line of mountinfo. `device` is as in `st_dev`, but on btrfs, which has one for each subvolume.
+
+    `root` is the folder of the file system that shows at `point`: of two mounts of one device it may differ.
+    """
 
     point: bytes
     kind: bytes
     device: int
+    root: bytes = b"/"
 
 
 def parse(mountinfo: bytes) -> list[Mount]:
@@ -44,7 +48,8 @@ def parse(mountinfo: bytes) -> list[Mount]:
         try:
             kind = fields[fields.index(b"-", 6) + 1]
             major, minor = fields[2].split(b":")
-            mounts.append(Mount(_unescaped(fields[4]), kind, os.makedev(int(major), int(minor))))
+            device = os.makedev(int(major), int(minor))
+            mounts.append(Mount(_unescaped(fields[4]), kind, device, _unescaped(fields[3])))
         except (ValueError, IndexError):
             # A line of a form that is not known yet says nothing about the other mounts.
             continue
