@@ -11,10 +11,11 @@ import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 
+from loracore.identity import Identity, bounded
+from loracore.identity import signed as signed  # noqa: PLC0414 - also imported from here
 from lorad.catalog import Catalog, Row
 from lorad.gone import Gone
 from lorad.library import Status
-from lorad.pipeline.protocol import Identity
 
 #: Coarser than the clock ticks that file systems use for their times, in nanoseconds.
 _TICK = 20_000_000
@@ -29,7 +30,7 @@ class File:
 
     __slots__ = (
         "arrangement", "base", "before", "deaths", "error", "extents", "format", "id", "identity", "layout",
-        "names", "passed_over", "read_ns", "residue", "seconds", "signature", "status", "was",
+        "names", "news", "passed_over", "read_ns", "residue", "seconds", "signature", "status", "was",
     )  # fmt: skip
 
     def __init__(self, number: int, identity: Identity) -> None:
@@ -47,6 +48,8 @@ class File:
         self.seconds = 0.0
         self.error: str | None = None
         self.deaths = 0
+        #: Something happened to it just before it was met, rather than that a folder was looked through.
+        self.news = False
         #: One name that is never opened: its kind already says that it is not to be read.
         self.passed_over = False
         #: Names that this inode, of the same size and mtime, had when it was told apart: until its twin went or
@@ -66,7 +69,7 @@ class File:
             number, dev, ino, size, mtime_ns, ctime_ns, read_ns, status, layout, arrangement, base, format_,
             residue, signature, seconds, error, deaths, passed_over, before, extents,
         ) = row  # fmt: skip
-        file = cls(number, Identity(dev % 2**64, ino % 2**64, size, mtime_ns, ctime_ns))
+        file = cls(number, Identity.of_stored(dev, ino, size, mtime_ns, ctime_ns))
         file.read_ns = read_ns
         file.status = _STATUS[status]
         file.layout, file.arrangement, file.base, file.format = layout, arrangement, base, format_
@@ -79,9 +82,8 @@ class File:
         return file
 
     def row(self) -> Row:
-        dev, ino, size, mtime_ns, ctime_ns = (getattr(self.identity, name) for name in Identity.__struct_fields__)
         return Row(
-            self.id, signed(dev), signed(ino), size, mtime_ns, ctime_ns, self.read_ns, self.status.value,
+            self.id, *self.identity.stored(), bounded(self.read_ns), self.status.value,
             self.layout, self.arrangement, self.base, self.format, self.residue, self.signature,
             self.seconds, self.error, self.deaths, int(self.passed_over),
             b"\0".join(self.before) or None, self.extents,
@@ -306,8 +308,3 @@ def is_under(roots: Iterable[bytes]) -> Callable[[bytes], bool]:
     """A test whether a path lies in one of the roots."""
     prefixes = tuple(os.path.join(root, b"") for root in roots)
     return lambda path: path.startswith(prefixes)
-
-
-def signed(number: int) -> int:
-    """An unsigned 64-bit number as SQLite's signed one."""
-    return number - 2**64 if number >= 2**63 else number

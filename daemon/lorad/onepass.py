@@ -6,13 +6,15 @@ import json
 import os
 import select
 import sqlite3
+import sys
 import time
 from typing import TYPE_CHECKING, BinaryIO
 
 from loracore.control import Event, FileFailedEvent
 from loracore.errors import StateError
 from loracore.messages import FileFailed, Note, Summary
-from loracore.paths import CATALOGUE
+from loracore.paths import CATALOGUE, shown
+from loracore.trouble import explained
 from loracore.wire import write_report
 from lorad.catalog import Catalog
 from lorad.engine import Engine
@@ -42,9 +44,7 @@ def one_pass(options: Options, crew: Crew, reports: BinaryIO, started: float) ->
         _pass(options, machinery, reports, started)
     except sqlite3.Error as error:
         where = os.path.join(options.state_dir, CATALOGUE)
-        raise StateError(
-            f"{where}: {error}; make room, or move it away to start afresh, or give another --state-dir"
-        ) from error
+        raise StateError(f"{where}: {explained(error, where)}, or give another --state-dir") from error
     finally:
         machinery.stop()
 
@@ -64,6 +64,7 @@ def _pass(options: Options, machinery: Machinery, reports: BinaryIO, started: fl
         state_dir=os.fsencode(options.state_dir),
         tell=tell,
         remind=True,
+        mistake=lambda path, traceback: print(f"{shown(path)}: {traceback}", file=sys.stderr),
     )
     for root in options.roots:
         engine.sweep(root)

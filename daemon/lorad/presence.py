@@ -8,14 +8,21 @@ through `tell`.
 from __future__ import annotations
 
 import os
+import sqlite3
 import time
+import traceback
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 
 from loracore.control import Event, FileFailedEvent, FileGone, FileSeen
+from loracore.errors import StateError
+from loracore.identity import Identity
+from loracore.paths import shown
 from lorad.files import File, Files, is_under
 from lorad.library import Instruction, Library, Status
-from lorad.pipeline.protocol import Identity
+from lorad.pipeline.health import PipelineBrokenError
+from lorad.pipeline.protocol import OUR_MISTAKE
 from lorad.watch.scanner import Seen, look, walk
 
 #: A file that changes this often while it is read is left alone until it is touched again.
@@ -42,7 +49,8 @@ class Presence:
 
     `defer(path, status)` may put a name off until it has settled, and says whether it did. `swept(folder)` hears
     of each folder that was looked through to its end. With `remind`, failures that are known from before are told
-    of as well.
+    of as well. `mistake(path, traceback)` hears of files at which lorad failed by a mistake of its own, and
+    `forgot` of the numbers of files of which nothing more is wanted.
     """
 
     def __init__(
@@ -58,6 +66,8 @@ class Presence:
         defer: Callable[[bytes, os.stat_result], bool] | None = None,
         swept: Callable[[bytes], None] | None = None,
         remind: bool = False,
+        mistake: Callable[[bytes, str], None] = lambda path, traceback: None,
+        forgot: Callable[[int], None] = lambda file: None,
     ) -> None:
         self._files = files
         self._library = library
@@ -69,6 +79,8 @@ class Presence:
         self._defer = defer
         self._swept = swept
         self._remind = remind
+        self._mistake = mistake
+        self._forgot = forgot
         self._attempts: Counter[bytes] = Counter()
         self._sweep: Sweep | None = None
         self._waiting: deque[bytes] = deque()
@@ -109,14 +121,45 @@ class Presence:
             if seen.failed and seen.status is None:
                 # What is in a folder that cannot be listed now is not gone.
                 sweep.unseen.difference_update(self._files.names_under(seen.path))
-            self._see(seen, fresh=fresh, swept=True)
-            self._look_at_links()
+            with self.about(seen.path):
+                self._see(seen, fresh=fresh, swept=True)
+                self._look_at_links()
         return names if sweep else 0
+
+    @contextmanager
+    def about(self, path: bytes) -> Iterator[None]:
+        """Set a file aside as failed where handling it, inside, meets a mistake in lorad."""
+        try:
+            yield
+        except (sqlite3.Error, PipelineBrokenError, StateError):
+            # Of the catalogue and the pipeline, not of this file.
+            raise
+        except Exception as error:
+            error.add_note(f"while it handled {shown(path)}")
+            self.set_aside(path, traceback.format_exc())
+
+    def set_aside(self, path: bytes, why: str) -> None:
+        """A mistake in lorad came up with this file: it is failed, until it is looked at again."""
+        self._mistake(path, why)
+        identity = Identity(0, 0, 0, 0, 0)
+        with suppress(OSError):
+            identity = Identity.of(os.lstat(path))
+        known = self._files.by_path.get(path)
+        if known is not None and not known.passed_over:
+            for name in list(known.names):
+                self._drop(name)
+        elif known is not None:
+            self._drop(path)
+        self._files.name(self._files.pass_over(identity, Status.FAILED, OUR_MISTAKE), path)
+        self._tell(FileFailedEvent(path, OUR_MISTAKE))
 
     def touched(self, path: bytes) -> None:
         """Something happened to this name, and it has settled."""
-        if not self._is_ours(path):
-            return
+        if self._is_ours(path):
+            with self.about(path):
+                self._touched(path)
+
+    def _touched(self, path: bytes) -> None:
         seen = look(path, follow=self._follow)
         if seen is not None:
             self._see(seen, fresh=False, swept=False)
@@ -191,11 +234,12 @@ class Presence:
         gone = []
         for path in list(sweep.unseen):
             # It may have come back since its folder was listed.
-            seen = look(path, follow=self._follow)
-            if seen is None:
-                gone.append(path)
-            else:
-                self._see(seen, fresh=True, swept=True)
+            with self.about(path):
+                seen = look(path, follow=self._follow)
+                if seen is None:
+                    gone.append(path)
+                else:
+                    self._see(seen, fresh=True, swept=True)
         self._gone(gone)
         if self._swept:
             self._swept(sweep.folder)
@@ -236,7 +280,9 @@ class Presence:
                 self._tell(FileFailedEvent(path, seen.passed_over))
             return
         self._tell(FileSeen(path, identity.size))
-        self._arrive(names, identity)
+        # A folder that is looked through by itself has just come, too.
+        whole = swept and self._sweep is not None and self._sweep.folder in self.roots
+        self._arrive(names, identity, news=not whole)
 
     def _stays(self, known: File, seen: Seen, fresh: bool) -> bool:
         """Whether what is known of an unchanged inode still holds."""
@@ -245,7 +291,7 @@ class Presence:
         unreadable = known.status is Status.FAILED and not known.read_ns and known.deaths < DEATHS
         return not fresh or not (known.too_young or unreadable)
 
-    def _arrive(self, names: list[bytes], identity: Identity) -> None:
+    def _arrive(self, names: list[bytes], identity: Identity, *, news: bool) -> None:
         """Names lead to an inode that is to be read: new, changed, or known under another name."""
         strangers: list[bytes] = []
         there = self._files.at_inode(identity)
@@ -260,6 +306,7 @@ class Presence:
             self._forget(there)
             strangers = [name for name in others if name not in names]
         file = self._files.add(identity)
+        file.news = news
         for name in names:
             self._files.name(file, name)
         self._do(self._library.found(file.id))
@@ -319,6 +366,7 @@ class Presence:
                 self._see(seen, fresh=False, swept=False)
 
     def _forget(self, file: File) -> None:
+        self._forgot(file.id)
         self._do(self._library.forget(file.id))
         self._files.forget(file)
 

@@ -17,7 +17,9 @@ import msgspec
 
 from loracore.config import Config
 from loracore.control import Event
+from loracore.paths import CATALOGUE
 from loracore.tensorfile.readers import has_reader
+from loracore.trouble import explained
 from lorad.birth import born_ns
 from lorad.catalog import Catalog
 from lorad.dedupe.remembered import Remembered
@@ -40,7 +42,7 @@ _SINCE = msgspec.msgpack.Decoder(dict[bytes, int])
 
 
 class Tenure:
-    """`tell`, `duplicate` and `defer` are the engine's; `complain` hears what is wrong with the catalogue.
+    """`tell`, `duplicate`, `defer` and `mistake` are the engine's; `complain` hears what is wrong here.
 
     `engine`, `catalog` and `remembered` are None while there are none; `trouble` says what is wrong now.
     """
@@ -54,13 +56,16 @@ class Tenure:
         duplicate: Duplicate,
         defer: Callable[[bytes, os.stat_result], bool],
         complain: Callable[[str], None],
+        mistake: Callable[[bytes, str], None],
     ) -> None:
         self._state_dir = state_dir
+        self._path = os.path.join(state_dir, CATALOGUE)
         self._machinery = machinery
         self._tell = tell
         self._duplicate = duplicate
         self._defer = defer
         self._complain = complain
+        self._mistake = mistake
         self.engine: Engine | None = None
         self.catalog: Catalog | None = None
         self.remembered: Remembered | None = None
@@ -184,18 +189,24 @@ class Tenure:
         """Keep what is known and let the engine go."""
         if self.engine is None or self.catalog is None:
             return
+        self._machinery.cancel()
         try:
             self.engine.save()
             self.catalog.close()
         except sqlite3.Error as error:
-            self._complain(f"the last findings could not be saved: {error}; they will be made again")
+            why = explained(error, self._path)
+            self._complain(f"{self._path}: {why}; the last findings are not saved and will be made again")
             self.catalog.abandon()
         self.engine = self.catalog = self.remembered = None
 
-    def fail(self, error: sqlite3.Error) -> None:
-        """The catalogue cannot be written: begin again from what it holds, as after a kill."""
-        self.trouble = f"the catalogue cannot be written: {error}; tried again in {_RETRY:.0f} s"
+    def fail(self, error: Exception) -> None:
+        """Begin again from what the catalogue holds, as after a kill."""
+        if isinstance(error, sqlite3.Error):
+            self.trouble = f"{self._path}: {explained(error, self._path)}; tried again every {_RETRY:.0f} s"
+        else:
+            self.trouble = f"a mistake in lorad ({type(error).__name__}); please report what its log says of it"
         self._complain(self.trouble)
+        self._machinery.cancel()
         if self.catalog:
             self.catalog.abandon()
         self.engine = self.catalog = self.remembered = None
@@ -220,12 +231,14 @@ class Tenure:
                 duplicate=self._duplicate,
                 defer=self._defer,
                 render_once=True,
+                mistake=self._mistake,
             )
             known = catalog.text(_KNOWN)
         except sqlite3.Error as error:
             if catalog:
                 catalog.abandon()
-            self._complain(f"the catalogue cannot be opened: {error}")
+            self.trouble = f"{self._path}: {explained(error, self._path)}; tried again every {_RETRY:.0f} s"
+            self._complain(self.trouble)
             self._open_at = time.monotonic() + _RETRY
             return
         self.catalog, self.engine, self.remembered = catalog, engine, Remembered(catalog, engine.files)
