@@ -17,6 +17,8 @@ from typing import NamedTuple
 
 from loracore.control import PAGE_BYTES, Audited, Difference
 from loracore.identity import Identity
+from loracore.trouble import explained
+from loracore.whole import regular
 from lorad.files import is_under
 from lorad.publish.model import Model
 from lorad.publish.render import render
@@ -169,10 +171,10 @@ def compare_views(state_dir: str) -> list[Difference]:
 def _differs(path: str, expected: bytes, generation: int) -> str:
     """How a file is not what it should be; empty where it is."""
     try:
-        with open(path, "rb") as file:
+        with open(path, "rb", opener=regular) as file:
             content = file.read()
     except OSError as error:
-        return f"cannot be read: {(error.strerror or str(error)).lower()}"
+        return f"cannot be read: {explained(error)}"
     if _undated(content) == _undated(expected):
         return ""
     try:

@@ -15,6 +15,7 @@ from loracore.errors import StateError
 from loracore.messages import FileFailed, Note, Summary
 from loracore.paths import CATALOGUE, shown
 from loracore.trouble import explained
+from loracore.whole import regular
 from loracore.wire import write_report
 from lorad.catalog import Catalog
 from lorad.engine import Engine
@@ -87,7 +88,7 @@ def _pass(options: Options, machinery: Machinery, reports: BinaryIO, started: fl
 
 def _summary(engine: Engine, catalog: Catalog, state_dir: str, seconds: float) -> Summary:
     try:
-        with open(os.path.join(state_dir, "duplicates.json"), encoding="utf-8") as file:
+        with open(os.path.join(state_dir, "duplicates.json"), encoding="utf-8", opener=regular) as file:
             duplicates = json.load(file)
     except ValueError as error:
         raise StateError(f"{state_dir}/duplicates.json: not as it was written; remove it, scan again") from error

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     import sqlite3  # who has an error of it has it loaded
 
 _AGAIN = "try again"
-_DENIED = "give lorad's user the right to it"
+_DENIED = "give the user that lorad runs as the right to it"
 _FULL = "make room there"
 _READ_ONLY = "mount it for writing, or give its path to ReadWritePaths= of the service"
 _INODES = "no inodes are left on its disk; remove some files there, however small"
@@ -22,7 +22,7 @@ _REMEDIES = {
     errno.EDQUOT: "make room there, or raise the quota",
     errno.EFBIG: "its file system takes no file so large",
     errno.EACCES: _DENIED,
-    errno.EPERM: "give lorad's user the right to it, or clear its immutable flag (chattr -i -a)",
+    errno.EPERM: f"{_DENIED}, or clear its immutable flag (chattr -i -a)",
     errno.EROFS: _READ_ONLY,
     errno.EIO: "look after the disk first",
     errno.EBUSY: "it is a mount point or otherwise in use; unmount it or wait",
@@ -56,7 +56,7 @@ _SQLITE = {
     _IOERR: "look after the disk first",
     _CORRUPT: "move it away to start afresh",
     13: _FULL,
-    _CANTOPEN: "see that its folder is there and lorad's user may write to it",
+    _CANTOPEN: "see that its folder is there and the user that lorad runs as may write to it",
     _NOTADB: "move it away to start afresh",
 }
 _OF_THE_PLACE = (errno.ENOSPC, errno.EACCES)
@@ -77,7 +77,7 @@ def explained(error: OSError | sqlite3.Error, path: bytes | str = "") -> str:
         # Errors of the module itself, such as a connection that is closed, have no code.
         code = getattr(error, "sqlite_errorcode", 0) & 0xFF
         text, known = str(error), _SQLITE.get(code, _AGAIN)
-        looks = code in _OF_THE_PLACE_IN_SQLITE
+        looks = code in _OF_THE_PLACE_IN_SQLITE or not code
         if path and os.path.isdir(path):
             known, looks = _REMEDIES[errno.EISDIR], False
     return f"{text}; {(looks and path and state_of(path)) or known}"

@@ -20,6 +20,7 @@ import msgspec
 
 from loracore.errors import ChangedFile, FileError, UnknownFormat
 from loracore.tensorfile import Container, Layer, Source, read_container, residue
+from loracore.trouble import explained
 from lorad.pipeline.arena import Arena
 from lorad.pipeline.child import CoreGoneError, Line, take_place
 from lorad.pipeline.protocol import (
@@ -170,7 +171,7 @@ class Loader:
         except FileError as error:
             trouble = _trouble("failed", error.reason)
         except OSError as error:
-            trouble = _trouble("changed" if error.errno in _NOT_THERE else "unreadable", _remedy(error))
+            trouble = _trouble("changed" if error.errno in _NOT_THERE else "unreadable", explained(error))
         except MemoryError:
             trouble = _trouble("unreadable", "reading it needs more memory than there is")
         except CoreGoneError:
@@ -302,13 +303,6 @@ def _check(fd: int, target: Target) -> None:
 def _trouble(kind: str, reason: str, why: str = "") -> Trouble:
     """What a hostile file has put into the texts is bounded, and fit to be sent."""
     return Trouble(kind, *(text[-_TEXT:].encode("utf-8", "backslashreplace").decode() for text in (reason, why)))
-
-
-def _remedy(error: OSError) -> str:
-    reason = (error.strerror or str(error)).lower()
-    if isinstance(error, PermissionError):
-        return f"{reason}; make it readable for the user that lorad runs as"
-    return f"{reason}; check the disk and the file"
 
 
 def main() -> None:
