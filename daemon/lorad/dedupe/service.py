@@ -27,6 +27,7 @@ from loracore.control import (
     FileFreed,
     FileGivenBack,
     Freed,
+    HiddenFile,
     HistoryEntry,
     Outcome,
     Refusal,
@@ -68,10 +69,19 @@ class Service:
     `tell` is called with what happened, `wake` when the core has results to take. Both from its thread.
     """
 
-    def __init__(self, state_dir: str, tell: Tell, wake: Callable[[], None], keepers: Keepers) -> None:
+    def __init__(
+        self,
+        state_dir: str,
+        tell: Tell,
+        wake: Callable[[], None],
+        keepers: Keepers,
+        hidden: Callable[[Sequence[int] | None], Sequence[HiddenFile]],
+    ) -> None:
         self._tell = tell
         self._wake = wake
         self._keepers = keepers
+        #: What actions have put aside, as the core knows it.
+        self.hidden = hidden
         self.past = PastActions(state_dir)
         self._roots: tuple[bytes, ...] = ()
         self._sidecars = "keep"
