@@ -119,7 +119,7 @@ def _unmounted(path: bytes, known: Known) -> bytes | None:
         except OSError:
             folder = os.path.dirname(folder)
             continue
-        return folder if known.identity[0] not in (0, status.st_dev) and folder != path else None
+        return folder if known.identity.dev not in (0, status.st_dev) and folder != path else None
 
 
 def leftovers(roots: Sequence[bytes]) -> list[Difference]:

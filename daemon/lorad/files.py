@@ -18,7 +18,6 @@ from loracore.identity import Identity, bounded
 from loracore.identity import signed as signed  # noqa: PLC0414 - also imported from here
 from lorad.catalog import Catalog, Row
 from lorad.held import Held, Weights
-from lorad.held import signed as signed  # noqa: PLC0414 - also imported from here
 from lorad.library import Status
 
 #: Coarser than the clock ticks that file systems use for their times, in nanoseconds.

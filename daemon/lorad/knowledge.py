@@ -147,7 +147,7 @@ class Knowledge:
         if file.layout is not None and file.status not in (Status.FAILED, Status.IGNORED):
             self.do(self._library.restore(file.id, file.layout, answers, twin))
             if file.function == b"":
-                self._reading.headers.append(file.id)
+                self._reading.want_header(file.id)
         elif file.status is Status.PENDING:
             self.do(self._library.found(file.id))
 

@@ -173,9 +173,9 @@ class Presence:
         known = self._files.by_path.get(path)
         if known is not None and not known.passed_over:
             for name in list(known.names):
-                self._drop(name)
+                self.drop(name)
         elif known is not None:
-            self._drop(path)
+            self.drop(path)
         self._files.name(self._files.pass_over(identity, Status.FAILED, OUR_MISTAKE), path)
         self._tell(FileFailedEvent(path, OUR_MISTAKE))
 

@@ -6,10 +6,10 @@ import os
 from pathlib import Path
 
 import pytest
+from lorad.dedupe.journal import Journal
 
 from loracore.control import Finding, Root
 from lorad import doctor
-from lorad.dedupe.journal import Journal
 from lorad.dedupe.policy import Policy
 from lorad.doctor import examine
 from lorad.watch.exclude import Exclude
