@@ -266,7 +266,7 @@ def _duplicates(db: sqlite3.Connection, head: _Head, cursor: str, level: str) ->
             listed = [path for path in sorted(found.levels) if not level or found.levels[path] == level]
             own = own_bytes(copies, rules, frozenset(listed))
             for path in listed:
-                member = _Member(found.kept, path, found.levels[path], own.get(path, 0))
+                member = _Member(found.kept, path, found.levels[path], path in found.differs, own.get(path, 0))
                 yield Row((found.kept, path), len(path) + 10, member)
 
     def make(members: list[_Member], following: str) -> Duplicates:
@@ -342,5 +342,5 @@ def _show(db: sqlite3.Connection, path: bytes) -> Shown | Refusal:
         load_seconds=name.load_seconds,
         hashes=hexadecimal(hashes),
         hashes_error=unhashed or "",
-        differing=sorted(found.differing),
+        differing=sorted(found.differs) if found else [],
     )

@@ -28,7 +28,6 @@ from dataclasses import dataclass
 from lorad.dedupe.action.order import Refused
 from lorad.dedupe.action.place import Reached, open_file
 from lorad.pipeline.protocol import Identity
-from lorad.watch.mounts import read_mounts, volatile_devices
 
 _LEASES = {
     errno.EAGAIN: "somebody has it open for writing; try again when it is closed",
@@ -128,13 +127,3 @@ def _lease(fd: int, path: bytes) -> None:
             "its file system has no leases, so that nobody could be kept from writing to it; report it only",
         )
         raise Refused.about(path, reason) from error
-
-
-def refuse_volatile(kept: os.stat_result, gone: os.stat_result, path: bytes) -> None:
-    """Raises Refused where the kept file would be lost with the power, and the one that goes, at `path`, not."""
-    if kept.st_dev != gone.st_dev:
-        devices = volatile_devices(read_mounts())
-        if kept.st_dev in devices and gone.st_dev not in devices:
-            raise Refused.about(
-                path, "its twin lies in memory (tmpfs) and is lost at a restart; keep the one on the disk"
-            )
