@@ -16,10 +16,10 @@ from itertools import accumulate, zip_longest
 from typing import NamedTuple
 
 from loracore.control import PAGE_BYTES, Audited, Difference
+from lorad.catalog.views import connect, read_snapshot
 from lorad.files import is_under
 from lorad.publish.model import Model
 from lorad.publish.render import render
-from lorad.publish.snapshot import connect, read_snapshot
 from lorad.watch.scanner import Seen, walk
 
 #: Seconds before each further look at what differs. The first is for what changed under our eyes, the others,

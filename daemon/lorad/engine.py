@@ -19,6 +19,7 @@ from lorad.catalog import Catalog, Identified
 from lorad.files import File, Files, is_under
 from lorad.knowledge import Duplicate, Knowledge
 from lorad.library import Library, Status
+from lorad.library.keepers import Rules
 from lorad.pipeline.dispatch import Finished, Job, Lost, PiecesJob
 from lorad.pipeline.machinery import Machinery
 from lorad.pipeline.protocol import Header, Identity, Outcome, Published, Trouble
@@ -26,6 +27,7 @@ from lorad.presence import DEATHS, Presence
 from lorad.reading import Reading
 from lorad.recorder import Recorder
 from lorad.statistics import Statistics
+from lorad.terms import PresentTerms
 
 #: Names looked at between two looks at the children's messages.
 _STEP = 256
@@ -87,8 +89,15 @@ class Engine:
         finally:
             gc.enable()
         gc.freeze()
+        self._terms = PresentTerms(self.files, roots, follow=follow)
         self._recorder = Recorder(
-            catalog, self.files, machinery, self.statistics, os.fsdecode(state_dir), render_once=render_once
+            catalog,
+            self.files,
+            machinery,
+            self.statistics,
+            os.fsdecode(state_dir),
+            terms=self._terms,
+            render_once=render_once,
         )
         machinery.forget_layouts()
         #: Look through a folder; look at one name that something happened to; an inode that we gave a name.
@@ -96,6 +105,11 @@ class Engine:
         self.relinked = self._presence.relinked
         #: By our own doing, the file of this name shares other blocks than it did.
         self.rearranged = self._blocks.add_name
+
+    def keep_by(self, rules: Rules) -> None:
+        """Go by these rules from now on, as to which file of a set is named as the kept one."""
+        self._terms.rules = rules
+        self._recorder.look_at_terms()
 
     @property
     def finished(self) -> bool:
@@ -256,6 +270,7 @@ class Engine:
             self._reading.headers.append(file.id)
             return
         file.base, file.format, file.residue = header.base, header.format, header.residue
+        file.metadata = header.metadata
         alone = not self._library.has_layout(file.layout)
         self._do(self._library.header(file.id, file.layout))
         self._tell(FileGrouped(file.names[0], header.layout_signature, alone))

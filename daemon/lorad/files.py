@@ -29,7 +29,8 @@ class File:
 
     __slots__ = (
         "arrangement", "base", "before", "deaths", "error", "extents", "format", "function", "id", "identity",
-        "layout", "names", "passed_over", "read_ns", "residue", "seconds", "signature", "status", "was",
+        "layout", "metadata", "names", "passed_over", "read_ns", "residue", "seconds", "signature", "status",
+        "was",
     )  # fmt: skip
 
     def __init__(self, number: int, identity: Identity) -> None:
@@ -60,6 +61,8 @@ class File:
         self.extents: bytes | None = None
         #: What its header says that changes what its tensors do; empty where that is still to be read.
         self.function: bytes | None = None
+        #: How much that says beside its layers, in characters.
+        self.metadata: int | None = None
 
     @classmethod
     def from_row(cls, row: Row) -> File:
@@ -67,6 +70,7 @@ class File:
         (
             number, dev, ino, size, mtime_ns, ctime_ns, read_ns, status, layout, arrangement, base, format_,
             residue, signature, seconds, error, deaths, passed_over, before, extents, function,
+            metadata,
         ) = row  # fmt: skip
         file = cls(number, Identity(dev % 2**64, ino % 2**64, size, mtime_ns, ctime_ns))
         file.read_ns = read_ns
@@ -77,7 +81,7 @@ class File:
         file.passed_over = bool(passed_over)
         if before:
             file.before = tuple(before.split(b"\0"))
-        file.extents, file.function = extents, function
+        file.extents, file.function, file.metadata = extents, function, metadata
         return file
 
     def row(self) -> Row:
@@ -86,7 +90,7 @@ class File:
             self.id, signed(dev), signed(ino), size, mtime_ns, ctime_ns, self.read_ns, self.status.value,
             self.layout, self.arrangement, self.base, self.format, self.residue, self.signature,
             self.seconds, self.error, self.deaths, int(self.passed_over),
-            b"\0".join(self.before) or None, self.extents, self.function,
+            b"\0".join(self.before) or None, self.extents, self.function, self.metadata,
         )  # fmt: skip
 
     @property

@@ -9,12 +9,14 @@ import sqlite3
 import time
 from typing import TYPE_CHECKING, BinaryIO
 
+from loracore.config import Dedupe
 from loracore.control import Event, FileFailedEvent
 from loracore.errors import StateError
 from loracore.messages import FileFailed, Note, Summary
 from loracore.paths import CATALOGUE
 from loracore.wire import write_report
 from lorad.catalog import Catalog
+from lorad.dedupe.policy import Policy
 from lorad.engine import Engine
 from lorad.pipeline.launch import Crew
 from lorad.pipeline.machinery import Machinery
@@ -65,6 +67,7 @@ def _pass(options: Options, machinery: Machinery, reports: BinaryIO, started: fl
         tell=tell,
         remind=True,
     )
+    engine.keep_by(Policy.of(Dedupe(), os.fsencode).rules)
     for root in options.roots:
         engine.sweep(root)
     next_report = 0.0

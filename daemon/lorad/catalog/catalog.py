@@ -56,6 +56,7 @@ class Row(NamedTuple):
     before: bytes | None = None
     extents: bytes | None = None
     function: bytes | None = None
+    metadata: int | None = None
 
 
 class Answer(NamedTuple):

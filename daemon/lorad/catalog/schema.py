@@ -82,6 +82,10 @@ MIGRATIONS = (
     -- The same of the adapter_config.json beside this name; NULL for none, or nothing that counts.
     ALTER TABLE names ADD COLUMN config BLOB;
     """,
+    """
+    -- How much its header says beside its layers, in characters; NULL where it was read before this was kept.
+    ALTER TABLE files ADD COLUMN metadata INTEGER;
+    """,
 )
 
 

@@ -18,6 +18,7 @@ from lorad.dedupe.attributes import Attributes
 from lorad.dedupe.compare import Layers, digest, same_bytes, same_layers
 from lorad.dedupe.guard import Held, hold, same
 from lorad.dedupe.journal import Entry, Journal
+from lorad.dedupe.keepable import refuse_volatile
 from lorad.dedupe.orders import Order, Progress, Refused, Result, Unsettled, check, silent
 from lorad.dedupe.reach import Folder, Reached, reach
 from lorad.dedupe.repair import repair
@@ -25,7 +26,6 @@ from lorad.dedupe.settle import Pending, settle
 from lorad.dedupe.site import Site
 from lorad.dedupe.trouble import told
 from lorad.dedupe.undo import undo
-from lorad.dedupe.volatile import refuse_volatile
 from lorad.pipeline.protocol import Identity
 
 LOCK = "dedupe.lock"
@@ -94,7 +94,7 @@ class Actor:
             self._refuse_places(order)
             kept = stack.enter_context(hold(kept_at, order.kept.identity))
             gone = stack.enter_context(hold(gone_at, order.gone.identity))
-            refuse_volatile(kept.before, gone.before, gone.path)
+            refuse_volatile(order.kept.path, order.gone.path)
             self._site.at("leased")
             try:
                 return self._apply(order, kept, gone, _watchful(kept, gone, progress))

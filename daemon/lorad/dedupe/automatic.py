@@ -10,11 +10,11 @@ from functools import partial
 from loracore.control import Outcome, Refusal
 from lorad.catalog import Newcomer
 from lorad.dedupe.desk import Desk
-from lorad.dedupe.keeping import Copy
 from lorad.dedupe.moves import Moves, undoably
 from lorad.dedupe.newcomers import MOST, Newcomers
 from lorad.dedupe.plan import UNREAD, YOUNG, Plan, Step
 from lorad.files import signed
+from lorad.library.keepers import Copy
 
 #: Seconds until a file is looked at again that is not read to its end.
 _UNREAD = 1.0
@@ -111,11 +111,8 @@ class Automatic:
     def _act(self, due: Due, plan: Plan) -> None:
         """In the desk's thread."""
         try:
-            # While a file of a set is read again, another one would be kept than is to be.
-            unread = {row.kept for row in plan.skipped if row.reason == UNREAD}
-            wanted = [step for step in plan.steps if step.kept not in unread]
-            back = self._put_back(due, wanted)
-            steps = [step for step in wanted if _is_due(step, due, back)]
+            back = self._put_back(due, plan.steps)
+            steps = [step for step in plan.steps if _is_due(step, due, back)]
             moved = self._moves.going_on(steps, time.time_ns())
             waits = {step.path for step in moved}
             steps = [undoably(step) for step in steps if step.path not in waits]
@@ -147,9 +144,8 @@ class Automatic:
                 vain.update(step.gone.paths, step.keeper.paths)
         skipped = {row.path: row.reason for row in plan.skipped}
         kept_by = {path: step.kept for step in plan.steps for path in (*step.gone.paths, *step.keeper.paths)}
-        waiting = {row.kept for row in plan.skipped if row.reason == UNREAD}
-        unread = [path for path in due if skipped.get(path) == UNREAD or kept_by.get(path) in waiting]
-        young = [path for path in due if skipped.get(path) == YOUNG]
+        unread = [path for path in due if skipped.get(path, "").endswith(UNREAD)]
+        young = [path for path in due if skipped.get(path, "").endswith(YOUNG)]
         moving = {path for step in moved for path in (*step.gone.paths, *step.keeper.paths)}.intersection(due)
         # What is no duplicate at the moment may be read anew, as its mode was changed.
         seen = kept_by.keys() | skipped.keys() | {row.kept for row in plan.skipped}

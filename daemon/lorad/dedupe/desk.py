@@ -33,12 +33,11 @@ from lorad.control.planning import resolved
 from lorad.control.worker import Worker
 from lorad.dedupe.deputy import Deputy
 from lorad.dedupe.journal import FINAL, JOURNAL, Entry
-from lorad.dedupe.keeping import Copy
 from lorad.dedupe.orders import Order, Refused, Result, Side, Unsettled
 from lorad.dedupe.past import Past
 from lorad.dedupe.plan import Plan, Step
-from lorad.dedupe.policy import is_inside
 from lorad.dedupe.worker import Carry, TakeBack, Wish
+from lorad.library.keepers import Copy, is_inside
 from lorad.pipeline.protocol import Identity
 
 #: Requests that may wait for the thread, and seconds after which a worker without work is let go.
@@ -318,7 +317,9 @@ class _Pace:
 
 
 def _order(step: Step, roots: Sequence[bytes], sidecars: str, ours: Mapping[tuple[int, int], Identity]) -> Order:
-    """Raises Refused for a file that no root holds any more."""
+    """Raises Refused for a file that no root holds any more, and for a folder."""
+    if step.folder:
+        raise Refused.about(step.path, "its folder goes as a whole or not at all, which is not done yet")
 
     def side(path: bytes, copy: Copy) -> Side:
         inside = [root for root in roots if is_inside(path, root)]

@@ -14,8 +14,8 @@ from loracore.control import HistoryEntry, Savings
 from loracore.errors import StateError
 from lorad.dedupe.guard import same
 from lorad.dedupe.journal import Entry, Journal
-from lorad.dedupe.keeping import Copy
 from lorad.dedupe.plan import Step
+from lorad.library.keepers import Copy
 from lorad.pipeline.protocol import Identity
 
 

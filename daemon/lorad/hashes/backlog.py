@@ -5,8 +5,8 @@ from __future__ import annotations
 import sqlite3
 from typing import NamedTuple
 
+from lorad.catalog.views import connect
 from lorad.pipeline.protocol import Identity
-from lorad.publish.snapshot import connect
 
 _KNOWN = (
     "FROM files LEFT JOIN hashes ON hashes.file = files.id WHERE status IN ('grouped', 'unique', 'duplicate') "

@@ -137,6 +137,7 @@ class Loader:
             base=container.base,
             format=container.format,
             residue=container.residue,
+            metadata=sum(len(key) + len(value) for key, value in container.metadata.items()),
         )
         if len(self._known) > _KNOWN:
             # The core gets some again, which it does not mind.

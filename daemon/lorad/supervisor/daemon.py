@@ -34,6 +34,7 @@ from loracore.control import (
 from loracore.errors import LoraError
 from lorad.control.acting import Reply
 from lorad.control.answering import Command
+from lorad.control.planning import policy_of
 from lorad.control.server import ControlServer
 from lorad.engine import Engine
 from lorad.files import File
@@ -311,6 +312,8 @@ class Daemon:
             ):
                 self._tenure.close()
             self._machinery.set_memory_limit(config.pipeline.memory_limit_mb << 20)
+            if self._tenure.engine:
+                self._tenure.engine.keep_by(policy_of(config).rules)
             self._watcher.set_settings(config.watch)
             self._watcher.set_follow(config.watch.follow_symlinks)
             self._watcher.set_roots(roots_of(config))

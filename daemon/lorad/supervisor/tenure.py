@@ -20,6 +20,7 @@ from loracore.control import Event
 from loracore.tensorfile.readers import has_reader
 from lorad.birth import born_ns
 from lorad.catalog import Catalog
+from lorad.control.planning import policy_of
 from lorad.dedupe.remembered import Remembered
 from lorad.engine import Engine
 from lorad.files import File, is_under, tick_of
@@ -235,6 +236,7 @@ class Tenure:
         now = time.time_ns()
         # A clock that was wrong then is not to make all old that comes from now on.
         self._known = {root: min(when, now) for root, when in (_SINCE.decode(known) if known else {}).items()}
+        engine.keep_by(policy_of(config).rules)
         for root in roots:
             engine.sweep(root)
 

@@ -29,9 +29,9 @@ from loracore.control import (
 from lorad.dedupe import desk as module
 from lorad.dedupe.deputy import Deputy
 from lorad.dedupe.desk import Desk
-from lorad.dedupe.keeping import Copy
 from lorad.dedupe.plan import Plan, make_plan
 from lorad.dedupe.policy import Policy
+from lorad.library.keepers import Copy
 from lorad.pipeline.protocol import Identity
 
 SECONDS = 30

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from lorad.dedupe.keeping import Copy
 from lorad.dedupe.moves import Moves, undoably
 from lorad.dedupe.plan import Step
+from lorad.library.keepers import Copy
 
 NOW, SECOND = 10**18, 10**9
 HOUR = 3600 * SECOND

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from lorad.dedupe.keeping import Copy
 from lorad.dedupe.past import Past
+from lorad.library.keepers import Copy
 from tests.daemon.dedupe.world import World, make_world
 
 
