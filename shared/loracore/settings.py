@@ -11,6 +11,9 @@ from typing import Annotated
 from loracore.toml import Rule
 
 _YEAR = 366 * 86400.0
+_UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+#: Percent of a disk that may be asked to be free: more would empty it of all that is put aside.
+_MOST_FREE = 50.0
 #: SPEC section 5. What `[dedupe]` may do with a file, and the samenesses that it may do it for.
 ACTIONS = ("report", "reflink", "hardlink", "symlink", "quarantine", "delete")
 ACTED_LEVELS = ("file", "tensors")
@@ -18,6 +21,14 @@ ACTED_LEVELS = ("file", "tensors")
 KEEP_RULES = ("final-name", "most-metadata", "oldest", "newest", "shortest-path")
 PATH_PREFIX = "path-prefix:"
 SIDECARS = ("keep", "move")
+#: SPEC section 5. What a watch leaves out: bins, snapshots, versions, thumbnails and the like; and `blobs` of a
+#: Hugging Face cache, which is not a pattern. What de-duplication makes itself is always left out.
+EXCLUDE = (
+    ".Trash*", ".snapshots", ".zfs", ".stversions", ".stfolder", "#recycle", "@eaDir", "$RECYCLE.BIN",
+    "lost+found", ".git", "__pycache__", ".ipynb_checkpoints",
+)  # fmt: skip
+#: At the beginning of a list of patterns: it does not extend `EXCLUDE`, but stands in its place.
+NO_DEFAULT = "!default"
 
 
 def host_port(text: str) -> tuple[str, int]:
@@ -42,6 +53,21 @@ def keep_rule(text: str) -> str:
     return _one_of(KEEP_RULES)(text)
 
 
+def excluded(patterns: Sequence[str]) -> tuple[tuple[str, ...], bool]:
+    """The patterns that a configured list stands for, and whether `blobs` beside `snapshots` is left out."""
+    if NO_DEFAULT in patterns[:1]:
+        return tuple(patterns[1:]), False
+    return (*EXCLUDE, *patterns), True
+
+
+def _pattern(text: str) -> str:
+    if text != NO_DEFAULT and (
+        text.startswith("!") or "\0" in text or not {"", ".", ".."}.isdisjoint(text.split("/"))
+    ):
+        raise ValueError(text)
+    return text
+
+
 def _seconds(value: float) -> float:
     if not (math.isfinite(value) and 0 < value <= _YEAR):
         raise ValueError(value)
@@ -50,6 +76,35 @@ def _seconds(value: float) -> float:
 
 def _seconds_or_none(value: float) -> float:
     return _seconds(value) if value else value
+
+
+def grace_seconds(text: str) -> float:
+    """Seconds of `90s`, `30m`, `12h` or `7d`. Raises ValueError."""
+    found = re.fullmatch(r"(\d{1,9})([smhd])", text)
+    seconds = float(found[1]) * _UNITS[found[2]] if found else math.inf
+    if seconds > 100 * _YEAR:
+        raise ValueError(text)
+    return seconds
+
+
+def free_part(text: str) -> float:
+    """The part of a disk that `5%` or `2.5%` stands for; 0 for `off`. Raises ValueError."""
+    if text == "off":
+        return 0.0
+    found = re.fullmatch(r"(\d{1,2}(?:\.\d{1,3})?)%", text)
+    if found is None or not 0 < float(found[1]) <= _MOST_FREE:
+        raise ValueError(text)
+    return float(found[1]) / 100
+
+
+def _grace_text(text: str) -> str:
+    grace_seconds(text)
+    return text
+
+
+def _free_text(text: str) -> str:
+    free_part(text)
+    return text
 
 
 def _folder(text: str) -> str:
@@ -137,6 +192,14 @@ SecondsOrNone = Annotated[float, Rule("0, or a number of seconds up to a year", 
 """A duration that may be nothing."""
 Folder = Annotated[str, Rule('an absolute folder without "..", such as "/srv/models" or "~/models"', _folder)]
 """A folder; `~` is the home folder of the daemon's user."""
+Pattern = Annotated[
+    str,
+    Rule(
+        'a pattern of names such as "*.old", one of paths below a root such as "old/*", or "!default" in front',
+        _pattern,
+    ),
+]
+"""What is left out of the watch: a shell pattern for each name on the way to a file, or with "/" for the way."""
 OptionalFolder = Annotated[str, Rule('an absolute folder without "..", or "" for the default', _folder_or_none)]
 """A folder, or "" for its default."""
 OptionalAddress = Annotated[str, Rule('host:port, such as "127.0.0.1:9570", or "" for none', _address_or_none)]
@@ -165,5 +228,9 @@ KeepRule = Annotated[
     str, Rule(f'{_quoted(KEEP_RULES).replace(" or", ",")} or "{PATH_PREFIX}/a/folder"', keep_rule)
 ]
 """Which file of a set is kept."""
+Grace = Annotated[str, Rule('a duration such as "7d", "12h", "30m" or "0s"', _grace_text)]
+"""For how long what goes is put aside before it is removed."""
+FreeBelow = Annotated[str, Rule('a part of a disk such as "5%", at most "50%", or "off"', _free_text)]
+"""Free space below which what is put aside is removed before its time."""
 Sidecars = Annotated[str, Rule(_quoted(SIDECARS), _one_of(SIDECARS))]
 """What becomes of the files beside one that goes."""

@@ -10,9 +10,11 @@ import pytest
 
 from loracore.control import Event, FileFailedEvent, FileGone
 from lorad.catalog import Catalog
+from lorad.configs import Configs
 from lorad.files import Files
 from lorad.library import Library
 from lorad.presence import Presence
+from lorad.watch.exclude import Exclude
 
 
 class Look:
@@ -27,9 +29,11 @@ class Look:
         roots = [os.fsencode(root)]
         self.presence = Presence(
             self.files,
+            Configs(self.files, lambda layout: []),
             Library(),
             roots,
             follow=False,
+            exclude=Exclude(roots=roots),
             without=[],
             do=lambda instructions: None,
             tell=self.told.append,

@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 import msgspec
 
+from loracore.identity import Identity
 from loracore.paths import CATALOGUE
 from lorad.library.keepers import Copy, Rules
 from lorad.watch.storage import Finder, Storage
@@ -141,6 +142,38 @@ def names_in_sets_with(db: sqlite3.Connection, paths: Iterable[bytes]) -> list[N
             if found is not None:
                 names.update((name.path, name) for name in map(Name._make, db.execute(_SET_OF, found)))
     return list(names.values())
+
+
+def weights_at(db: sqlite3.Connection, paths: Iterable[bytes]) -> dict[bytes, tuple[bytes, bytes]]:
+    """The signatures of the layout and the weights that names in view lead to, of those that are known."""
+    query = (
+        "SELECT layouts.signature, files.weights FROM names JOIN files ON files.id = names.file "
+        "JOIN layouts ON layouts.id = files.layout WHERE active = 1 AND path = ? AND files.weights IS NOT NULL"
+    )
+    found = ((path, db.execute(query, (path,)).fetchone()) for path in paths)
+    return {path: (bytes(row[0]), bytes(row[1])) for path, row in found if row is not None}
+
+
+def holding(db: sqlite3.Connection, layout: bytes, weights: bytes) -> list[tuple[bytes, Identity]]:
+    """Names in view that lead to these weights, by the signature of their layout and their own."""
+    rows = db.execute(
+        "SELECT path, dev, ino, size, mtime_ns, ctime_ns FROM files JOIN names ON names.file = files.id "
+        "JOIN layouts ON layouts.id = files.layout "
+        "WHERE files.weights = ? AND layouts.signature = ? AND active = 1 ORDER BY path",
+        (weights, layout),
+    )
+    return [(path, Identity.of_stored(*numbers)) for path, *numbers in rows]
+
+
+def of_layout(db: sqlite3.Connection, layout: bytes, most: int) -> list[tuple[bytes, Identity]]:
+    """Some names in view of a layout whose weights are not known: they may hold any."""
+    rows = db.execute(
+        "SELECT path, dev, ino, size, mtime_ns, ctime_ns FROM layouts JOIN files ON files.layout = layouts.id "
+        "JOIN names ON names.file = files.id "
+        "WHERE layouts.signature = ? AND files.weights IS NULL AND active = 1 ORDER BY files.id DESC LIMIT ?",
+        (layout, most),
+    )
+    return [(path, Identity.of_stored(*numbers)) for path, *numbers in rows]
 
 
 def sets_of(names: Iterable[Name]) -> list[list[list[Name]]]:

@@ -66,12 +66,12 @@ _T = TypeVar("_T")
 
 _GROUPS = (
     "SELECT layouts.signature, path FROM names JOIN files ON files.id = names.file "
-    "JOIN layouts ON layouts.id = files.layout WHERE active AND status IN ('grouped', 'unique', 'duplicate') "
+    "JOIN layouts ON layouts.id = files.layout WHERE active = 1 AND status IN ('grouped', 'unique', 'duplicate') "
     "ORDER BY layouts.signature, path"
 )
 _FAILED = (
     "SELECT path, error FROM names JOIN files ON files.id = names.file "
-    "WHERE active AND status = 'failed' ORDER BY path"
+    "WHERE active = 1 AND status = 'failed' ORDER BY path"
 )
 
 
@@ -86,6 +86,7 @@ class _Member(NamedTuple):
     kept: bytes
     path: bytes
     level: str
+    differs: bool
     wasted: int
 
 
@@ -265,7 +266,7 @@ def _duplicates(db: sqlite3.Connection, head: _Head, cursor: str, level: str) ->
             listed = [path for path in sorted(found.levels) if not level or found.levels[path] == level]
             own = own_bytes(copies, rules, frozenset(listed))
             for path in listed:
-                member = _Member(found.kept, path, found.levels[path], own.get(path, 0))
+                member = _Member(found.kept, path, found.levels[path], path in found.differs, own.get(path, 0))
                 yield Row((found.kept, path), len(path) + 10, member)
 
     def make(members: list[_Member], following: str) -> Duplicates:
@@ -273,7 +274,8 @@ def _duplicates(db: sqlite3.Connection, head: _Head, cursor: str, level: str) ->
         for kept, part in groupby(members, lambda member: member.kept):
             others = list(part)
             wasted = sum(member.wasted for member in others)
-            sets.append(DuplicateSet(kept, [(member.path, member.level) for member in others], wasted))
+            differing = [member.path for member in others if member.differs]
+            sets.append(DuplicateSet(kept, [(member.path, member.level) for member in others], wasted, differing))
         return Duplicates(head.generation, head.complete, sets, following)
 
     return paginate(head.generation, rows(), cursor, make)
@@ -296,7 +298,7 @@ _ADAPTERS = (b"adapter_model.safetensors", b"adapter_model.bin")
 
 
 def _show(db: sqlite3.Connection, path: bytes) -> Shown | Refusal:
-    row = db.execute("SELECT file FROM names WHERE active AND path = ?", (path,)).fetchone()
+    row = db.execute("SELECT file FROM names WHERE active = 1 AND path = ?", (path,)).fetchone()
     if row is None:
         if os.path.isdir(path):
             # A PEFT adapter counts through its weight file.
@@ -340,4 +342,5 @@ def _show(db: sqlite3.Connection, path: bytes) -> Shown | Refusal:
         load_seconds=name.load_seconds,
         hashes=hexadecimal(hashes),
         hashes_error=unhashed or "",
+        differing=sorted(found.differs) if found else [],
     )

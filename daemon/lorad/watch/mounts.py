@@ -34,12 +34,14 @@ NEWS = select.POLLPRI | select.POLLERR
 class Mount(NamedTuple):
     """A line of mountinfo. `device` is as in `st_dev`, but on btrfs, which has one for each subvolume.
 
+    `root` is the folder of the file system that shows at `point`: of two mounts of one device it may differ.
     `upper`: the folder that an overlay writes to, as it was called when that was mounted.
     """
 
     point: bytes
     kind: bytes
     device: int
+    root: bytes = b"/"
     read_only: bool = False
     upper: bytes = b""
 
@@ -56,7 +58,7 @@ def parse(mountinfo: bytes) -> list[Mount]:
             # Of the mount, and of the file system, which may be mounted elsewhere as well.
             read_only = b"ro" in (*fields[5].split(b","), *options.split(b","))
             upper = _upper(options) if kind == b"overlay" else b""
-            mounts.append(Mount(_unescaped(fields[4]), kind, device, read_only, upper))
+            mounts.append(Mount(_unescaped(fields[4]), kind, device, _unescaped(fields[3]), read_only, upper))
         except (ValueError, IndexError):
             # A line of a form that is not known yet says nothing about the other mounts.
             continue

@@ -45,13 +45,13 @@ def test_version_1_keeps_what_it_has_and_takes_hashes(tmp_path: Path) -> None:
     old.execute(f"INSERT INTO files VALUES ({', '.join('?' * 18)})", row[:18])
     old.execute("INSERT INTO names VALUES (?, 7, 1)", (b"/a\xff",))
     old.execute("INSERT INTO answers VALUES (7, 0, ?, ?)", (b"k", b"d" * 32))
-    old.execute("INSERT INTO meta VALUES ('generation', 5)")
+    old.execute("INSERT INTO meta VALUES ('generation', 5), ('complete', 1)")
     old.commit()
     old.close()
     catalog = Catalog(str(tmp_path))
-    # Its header is to be read again for the function.
+    # Its header is to be read again for the function, and the JSON files to be rendered again.
     row = row._replace(function=b"")
-    assert (catalog.generation, list(catalog.rows())) == (5, [row])
+    assert (catalog.generation, catalog.number("complete"), list(catalog.rows())) == (5, 0, [row])
     assert list(catalog.names()) == [(b"/a\xff", 7, 1, None)]
     assert catalog.answers(7) == {0: b"d" * 32}
     catalog.save_hashes(7, Identified(sha256=b"h" * 32))

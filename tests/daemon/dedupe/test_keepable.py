@@ -8,9 +8,9 @@ import subprocess
 from collections.abc import Callable
 
 import pytest
-
 from lorad.dedupe.keepable import why_not_kept
 from lorad.dedupe.orders import Order, Refused
+
 from lorad.library.keepers import Rule, Rules
 from tests.daemon.dedupe.world import make_world, read, side
 from tests.daemon.watch.conftest import mounted

@@ -92,14 +92,14 @@ class History:
                 row = Row(
                     number, 1, number, has["size"], has["mtime_ns"], 0, 0, has["status"], has["layout"], None, 0,
                     "safetensors", has["residue"], has["signature"], number / 7, has["error"], 0, 0,
-                    None, has["extents"], has["function"], has["metadata"],
+                    has["extents"], has["function"], None, None, 0, has["metadata"],
                 )  # fmt: skip
                 self.catalog.save_files([row])
                 return self._names_of(number)
             case "name":
                 path, file, config = about
                 self.names[path] = file
-                self.catalog.save_names([(path, file, config)])
+                self.catalog.save_names([(path, file, 1, config)])
                 return [path]
             case "drop name":
                 self.names.pop(about[0], None)
