@@ -29,11 +29,20 @@ NEWS = select.POLLPRI | select.POLLERR
 
 
 class Mount(NamedTuple):
-    """A line of mountinfo. `device` is as in `st_dev`, but on btrfs, which has one for each subvolume."""
+    """A line of mountinfo. `device` is as in `st_dev`, but on btrfs, which has one for each subvolume.
+
+    `root`: the folder of the file system that is seen at `point`. `number`: as statx(2) has it; `parent`: of the
+    mount that `point` lies on. `options`: those of the file system, such as the layers of an overlay.
+    """
 
     point: bytes
     kind: bytes
     device: int
+    root: bytes = b"/"
+    number: int = 0
+    parent: int = 0
+    source: bytes = b""
+    options: bytes = b""
 
 
 def parse(mountinfo: bytes) -> list[Mount]:
@@ -42,10 +51,12 @@ def parse(mountinfo: bytes) -> list[Mount]:
     for line in mountinfo.split(b"\n"):
         fields = line.split(b" ")
         try:
-            kind = fields[fields.index(b"-", 6) + 1]
-            major, minor = fields[2].split(b":")
-            mounts.append(Mount(_unescaped(fields[4]), kind, os.makedev(int(major), int(minor))))
-        except (ValueError, IndexError):
+            kind, source, options, *_ = [*fields[fields.index(b"-", 6) + 1 :], b"", b""]
+            device = os.makedev(*map(int, fields[2].split(b":")))
+            root, point = _unescaped(fields[3]), _unescaped(fields[4])
+            number, parent = int(fields[0]), int(fields[1])
+            mounts.append(Mount(point, kind, device, root, number, parent, _unescaped(source), options))
+        except (ValueError, IndexError, TypeError):
             # A line of a form that is not known yet says nothing about the other mounts.
             continue
     return mounts
@@ -122,7 +133,7 @@ class MountTable:
             return False
         self.stale = False
         before, self.mounts = self.mounts, self._read()
-        return before != self.mounts
+        return [mount[:3] for mount in before] != [mount[:3] for mount in self.mounts]
 
     def close(self) -> None:
         self._file.close()
