@@ -114,7 +114,8 @@ def join_groups(one: Group, other: Group) -> Group | None:
 def join_sets(one: DuplicateSet, other: DuplicateSet) -> DuplicateSet | None:
     if one.kept != other.kept:
         return None
-    return DuplicateSet(one.kept, one.others + other.others, one.wasted_bytes + other.wasted_bytes)
+    wasted = one.wasted_bytes + other.wasted_bytes
+    return DuplicateSet(one.kept, one.others + other.others, wasted, one.differing + other.differing)
 
 
 def join_plans(pages: Sequence[Planned]) -> Planned:

@@ -49,10 +49,12 @@ def groups_form(generation: int, groups: Iterable[Group]) -> dict[str, Any]:
 def duplicates_form(generation: int, complete: bool, sets: Iterable[DuplicateSet]) -> dict[str, Any]:
     duplicates: dict[str, list[str]] = {}
     levels: dict[str, str] = {}
+    functions: dict[str, str] = {}
     wasted = 0
     for found in sets:
         duplicates[os.fsdecode(found.kept)] = [os.fsdecode(path) for path, _ in found.others]
         levels.update((os.fsdecode(path), level) for path, level in found.others)
+        functions.update((os.fsdecode(path), "differs") for path in found.differing)
         wasted += found.wasted_bytes
     return {
         "generation": generation,
@@ -60,6 +62,7 @@ def duplicates_form(generation: int, complete: bool, sets: Iterable[DuplicateSet
         "wasted_bytes": wasted,
         "duplicates": duplicates,
         "levels": levels,
+        "functions": functions,
     }
 
 

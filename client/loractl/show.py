@@ -89,7 +89,7 @@ def show_scan(
     sets = sorted(found["duplicates"].items(), key=lambda item: -_bytes(item[0]) * len(item[1]))
     if sets:
         console.print(Text(f"Files that hold the same weights{where}", style="bold"))
-        console.print(_duplicates_table(sets[:_SETS], found["levels"], place))
+        console.print(_duplicates_table(sets[:_SETS], found, place))
     if len(sets) > _SETS:
         rest = shown(os.path.join(state_dir, "duplicates.json"))
         console.print(Text(f"… and {len(sets) - _SETS:,} more sets in {rest}\n"), soft_wrap=True)
@@ -107,7 +107,7 @@ def show_scan(
     console.print(Text(f"{read} Results: {shown(state_dir)}", style="dim"), soft_wrap=True)
 
 
-def _duplicates_table(sets: Sequence[tuple[str, list[str]]], levels: dict[str, str], place: str) -> Table:
+def _duplicates_table(sets: Sequence[tuple[str, list[str]]], found: dict[str, Any], place: str) -> Table:
     table = Table(box=None, pad_edge=False, show_header=True, header_style="dim")
     table.add_column("same", style="cyan", no_wrap=True)
     table.add_column("size", justify="right", no_wrap=True)
@@ -115,7 +115,8 @@ def _duplicates_table(sets: Sequence[tuple[str, list[str]]], levels: dict[str, s
     for kept, others in sets:
         table.add_row("kept", size(_bytes(kept)), Text(_relative(kept, place), style="bold"), style="green")
         for path in others:
-            table.add_row(levels[path], size(_bytes(path)), Text(_relative(path, place)))
+            differs = " (other function)" if path in found.get("functions", ()) else ""
+            table.add_row(found["levels"][path], size(_bytes(path)), Text(_relative(path, place) + differs))
         table.add_row()
     return table
 

@@ -16,6 +16,7 @@ from loracore.control import Event, FileFailedEvent, FileGrouped
 from loracore.messages import Progress
 from lorad.blocks.backlog import Backlog
 from lorad.catalog import Catalog, Identified
+from lorad.configs import Configs
 from lorad.files import File, Files, is_under
 from lorad.knowledge import Duplicate, Knowledge
 from lorad.library import Library, Status
@@ -68,8 +69,10 @@ class Engine:
             catalog, self.files, self._library, self._reading, self._blocks, tell=tell, duplicate=duplicate
         )
         self._do = self._knowledge.do
+        self._configs = Configs(self.files, self._reading.layer_names)
         self._presence = Presence(
             self.files,
+            self._configs,
             self._library,
             roots,
             follow=follow,
@@ -152,6 +155,7 @@ class Engine:
     def step(self, timeout: float) -> None:
         """Do what can be done now; wait up to `timeout` seconds for news when there is nothing else."""
         self._feed()
+        self._configs.forget()
         now = time.monotonic()
         self._blocks.add_written(now)
         busy = self._presence.sweeping
@@ -248,6 +252,10 @@ class Engine:
             file.residue = outcome.residue
             return
         header: Header = outcome.header
+        file.function = header.function
+        if file.layout is not None:
+            # All else of it was learnt before functions were.
+            return
         file.layout = self._catalog.layout_id(header.layout_signature)
         file.arrangement = self._catalog.arrangement_id(header.arrangement_signature)
         if file.layout is None or file.arrangement is None:
@@ -256,6 +264,8 @@ class Engine:
             self._reading.headers.append(file.id)
             return
         file.base, file.format, file.residue = header.base, header.format, header.residue
+        for name in file.names:
+            self._configs.look(name)
         alone = not self._library.has_layout(file.layout)
         self._do(self._library.header(file.id, file.layout))
         self._tell(FileGrouped(file.names[0], header.layout_signature, alone))

@@ -28,8 +28,8 @@ class File:
     """One inode in one state, and what is known of it."""
 
     __slots__ = (
-        "arrangement", "base", "before", "deaths", "error", "extents", "format", "id", "identity", "layout",
-        "names", "passed_over", "read_ns", "residue", "seconds", "signature", "status", "was",
+        "arrangement", "base", "before", "deaths", "error", "extents", "format", "function", "id", "identity",
+        "layout", "names", "passed_over", "read_ns", "residue", "seconds", "signature", "status", "was",
     )  # fmt: skip
 
     def __init__(self, number: int, identity: Identity) -> None:
@@ -58,13 +58,15 @@ class File:
         self.was: bytes | None = None
         #: Where its blocks lay when it was last looked at as a duplicate; see `lorad.blocks`.
         self.extents: bytes | None = None
+        #: What its header says that changes what its tensors do; empty where that is still to be read.
+        self.function: bytes | None = None
 
     @classmethod
     def from_row(cls, row: Row) -> File:
         # Unpacked at once: a hundred thousand of these are read at each start.
         (
             number, dev, ino, size, mtime_ns, ctime_ns, read_ns, status, layout, arrangement, base, format_,
-            residue, signature, seconds, error, deaths, passed_over, before, extents,
+            residue, signature, seconds, error, deaths, passed_over, before, extents, function,
         ) = row  # fmt: skip
         file = cls(number, Identity(dev % 2**64, ino % 2**64, size, mtime_ns, ctime_ns))
         file.read_ns = read_ns
@@ -75,7 +77,7 @@ class File:
         file.passed_over = bool(passed_over)
         if before:
             file.before = tuple(before.split(b"\0"))
-        file.extents = extents
+        file.extents, file.function = extents, function
         return file
 
     def row(self) -> Row:
@@ -84,7 +86,7 @@ class File:
             self.id, signed(dev), signed(ino), size, mtime_ns, ctime_ns, self.read_ns, self.status.value,
             self.layout, self.arrangement, self.base, self.format, self.residue, self.signature,
             self.seconds, self.error, self.deaths, int(self.passed_over),
-            b"\0".join(self.before) or None, self.extents,
+            b"\0".join(self.before) or None, self.extents, self.function,
         )  # fmt: skip
 
     @property
@@ -101,6 +103,8 @@ class Files:
         self._catalog = catalog
         self.by_id: dict[int, File] = {}
         self.by_path: dict[bytes, File] = {}
+        #: By name, what the configuration beside it says that changes what the file does, where it says anything.
+        self.configs: dict[bytes, bytes] = {}
         self._by_inode: dict[tuple[int, int], File] = {}
         self.gone = Gone(catalog)
         #: How many names and folders lie in each folder that has any.
@@ -128,7 +132,7 @@ class Files:
         self.gone.load()
         wake: list[bytes] = []
         sleep: list[bytes] = []
-        for path, number, active in self._catalog.names():
+        for path, number, active, config in self._catalog.names():
             file = records.get(number)
             wanted = file is not None and under(path)
             if wanted and file is not None:
@@ -139,6 +143,8 @@ class Files:
                         self._by_inode[file.identity.dev, file.identity.ino] = file
                 file.names.append(path)
                 self.by_path[path] = file
+                if config is not None:
+                    self.configs[path] = config
                 self._place(path, 1)
             if wanted != bool(active):
                 (wake if wanted else sleep).append(path)
@@ -197,9 +203,20 @@ class Files:
         self._place(path, 1)
         self._new_names[path] = file.id
 
+    def configure(self, path: bytes, config: bytes | None) -> None:
+        """Keep what the configuration beside a name says."""
+        if self.configs.get(path) == config:
+            return
+        if config is None:
+            del self.configs[path]
+        else:
+            self.configs[path] = config
+        self._new_names[path] = self.by_path[path].id
+
     def unname(self, path: bytes) -> File:
         """Take a name away; the file that had it, which may have none left."""
         file = self.by_path.pop(path)
+        self.configs.pop(path, None)
         self._place(path, -1)
         file.names.remove(path)
         if file.status in _TOLD_APART:
@@ -280,7 +297,7 @@ class Files:
         self._catalog.drop_names(self._dropped_names)
         self._catalog.drop_files(self._dropped_files)
         self._catalog.save_files(rows)
-        self._catalog.save_names(self._new_names.items())
+        self._catalog.save_names((path, file, self.configs.get(path)) for path, file in self._new_names.items())
         self.gone.save()
         for book in (self._dirty, self._new_names, self._dropped_names, self._dropped_files):
             book.clear()

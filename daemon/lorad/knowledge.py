@@ -121,6 +121,8 @@ class Knowledge:
         """A file of an earlier run takes its place again."""
         if file.layout is not None and file.status not in (Status.FAILED, Status.IGNORED):
             self.do(self._library.restore(file.id, file.layout, answers, twin))
+            if file.function == b"":
+                self._reading.headers.append(file.id)
         elif file.status is Status.PENDING:
             self.do(self._library.found(file.id))
 

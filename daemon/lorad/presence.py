@@ -13,6 +13,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 
 from loracore.control import Event, FileFailedEvent, FileGone, FileSeen
+from lorad.configs import Configs
 from lorad.files import File, Files, is_under
 from lorad.library import Instruction, Library, Status
 from lorad.pipeline.protocol import Identity
@@ -48,6 +49,7 @@ class Presence:
     def __init__(
         self,
         files: Files,
+        configs: Configs,
         library: Library,
         roots: Sequence[bytes],
         *,
@@ -60,6 +62,7 @@ class Presence:
         remind: bool = False,
     ) -> None:
         self._files = files
+        self._configs = configs
         self._library = library
         self.roots = roots
         self._follow = follow
@@ -124,6 +127,7 @@ class Presence:
         if self._files.has_folder(path) and not os.path.isdir(path):
             gone += self._files.names_under(path)
         self._gone(gone)
+        self._configs.touched(path)
         self._look_at_links()
 
     def relinked(self, before: Identity, now: Identity) -> None:
@@ -217,6 +221,7 @@ class Presence:
             self._renumbered[known.identity.dev] = identity.dev
             self._files.restamp(known, identity)
         if known is not None and known.identity == identity and self._stays(known, seen, fresh):
+            self._configs.look(path)
             if fresh and self._remind and known.status is Status.FAILED and path == known.names[0]:
                 self._tell(FileFailedEvent(path, known.error or ""))
             return
@@ -252,6 +257,7 @@ class Presence:
         if there is not None and there.identity == identity:
             for name in names:
                 self._files.name(there, name)
+                self._configs.look(name)
             self._files.changed(there)
             return
         if there is not None:

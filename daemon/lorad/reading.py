@@ -84,6 +84,9 @@ class Reading:
         order = sorted(range(len(sizes)), key=lambda layer: (records[layer], places.offsets[layer]))
         return LayoutShape(sizes, order, frozenset(places.strided))
 
+    def layer_names(self, layout: int) -> list[str]:
+        return [layer.name for layer in self._layout(layout).layers]
+
     def want(self, file: int, layout: int, question: Question, known: dict[int, bytes]) -> bytes | None:
         """Queue a question. `known` are digests of whole layers; where they suffice, the answer at once."""
         places = {place: known[piece.layer] for place, piece in enumerate(question.pieces) if piece.layer in known}

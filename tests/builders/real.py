@@ -7,7 +7,7 @@ alone. The libraries take seconds to import, so each function imports its own.
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -16,13 +16,17 @@ if TYPE_CHECKING:
 LYCORIS_ALGORITHMS = ("locon", "loha", "lokr")
 
 
-def by_peft(folder: str, *, safetensors: bool = True, seed: int = 0) -> list[str]:
-    """`PeftModel.save_pretrained` of a tiny attention block: the weights and `adapter_config.json`."""
+def by_peft(folder: str, *, safetensors: bool = True, seed: int = 0, **fields: Any) -> list[str]:
+    """`PeftModel.save_pretrained` of a tiny attention block: the weights and `adapter_config.json`.
+
+    `fields` are more of its `LoraConfig`.
+    """
     import torch
     from peft import LoraConfig, get_peft_model
 
     torch.manual_seed(seed)
-    config = LoraConfig(r=4, lora_alpha=8, target_modules=["to_q", "to_v"], init_lora_weights=False)
+    usual = {"r": 4, "lora_alpha": 8, "target_modules": ["to_q", "to_v"], "init_lora_weights": False}
+    config = LoraConfig(**usual | fields)
     model = get_peft_model(attention(), config)
     model.save_pretrained(folder, safe_serialization=safetensors)
     return [os.path.join(folder, "adapter_model.safetensors" if safetensors else "adapter_model.bin")]
@@ -44,16 +48,20 @@ def by_lycoris(folder: str, *, seed: int = 0) -> list[str]:
     return paths
 
 
-def by_diffusers(folder: str, *, seed: int = 0) -> list[str]:
-    """`save_lora_weights` of diffusers' Stable Diffusion loader, in both of its containers."""
+def by_diffusers(folder: str, *, seed: int = 0, config: dict[str, object] | None = None) -> list[str]:
+    """`save_lora_weights` of diffusers' Stable Diffusion loader, in both of its containers.
+
+    `config` is the UNet's `LoraConfig` as a dict, which goes into the header of the first.
+    """
     from diffusers.loaders.lora_pipeline import StableDiffusionLoraLoaderMixin
 
     layers: dict[str, nn.Module | Tensor] = {**lora_tensors(seed)}
     paths = []
     for name, safe in (("pytorch_lora_weights.safetensors", True), ("pytorch_lora_weights.bin", False)):
         StableDiffusionLoraLoaderMixin.save_lora_weights(
-            folder, unet_lora_layers=layers, weight_name=name, safe_serialization=safe
-        )
+            folder, unet_lora_layers=layers, weight_name=name, safe_serialization=safe,
+            unet_lora_adapter_metadata=config if safe else None,
+        )  # fmt: skip
         paths.append(os.path.join(folder, name))
     return paths
 

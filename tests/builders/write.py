@@ -107,8 +107,12 @@ def write_peft_folder(
     rank: int,
     targets: Sequence[str],
     base: str = "meta-llama/Meta-Llama-3-8B",
+    **fields: object,
 ) -> str:
-    """Write `adapter_model.safetensors` and `adapter_config.json` as PEFT does; return the former's path."""
+    """Write `adapter_model.safetensors` and `adapter_config.json` as PEFT does; return the former's path.
+
+    `fields` of the configuration are as given: a scale of 2 and nothing special where none is.
+    """
     os.makedirs(folder, exist_ok=True)
     config = {
         "base_model_name_or_path": base,
@@ -121,6 +125,7 @@ def write_peft_folder(
         "r": rank,
         "target_modules": list(targets),
         "task_type": "CAUSAL_LM",
+        **fields,
     }
     with open(os.path.join(folder, "adapter_config.json"), "w", encoding="utf-8") as file:
         json.dump(config, file, indent=2)

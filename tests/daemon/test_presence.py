@@ -10,6 +10,7 @@ import pytest
 
 from loracore.control import Event, FileFailedEvent, FileGone
 from lorad.catalog import Catalog
+from lorad.configs import Configs
 from lorad.files import Files
 from lorad.library import Library
 from lorad.presence import Presence
@@ -27,6 +28,7 @@ class Look:
         roots = [os.fsencode(root)]
         self.presence = Presence(
             self.files,
+            Configs(self.files, lambda layout: []),
             Library(),
             roots,
             follow=False,

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from loracore.control import DuplicateSet, Group, Shown
 
 _LEVELS = ("inode", "file", "tensors", "weights")
+#: Beside a file whose header or configuration gives the same tensors another function.
+_DIFFERS = " (other function)"
 
 
 @click.command(short_help="Files by layout.")
@@ -51,7 +53,8 @@ def duplicates(connect: Connect, as_json: bool, level: str | None) -> None:
     """Sets of files that hold the same weights, and which of each is kept.
 
     Levels: `inode` one file under several names; `file` all bytes are equal; `tensors` all layers are equal,
-    metadata, order or container may differ. --json is as in duplicates.json.
+    metadata, order or container may differ. "Other function": the header, or adapter_config.json beside the file,
+    says something else of the same tensors, another alpha say; it is not counted. --json is as in duplicates.json.
     """
     from loracore.control import Duplicates, ListDuplicates  # noqa: PLC0415 - not loaded for --help
     from loractl import exchange, forms, tables  # noqa: PLC0415
@@ -82,7 +85,8 @@ def _set_rows(found: list[DuplicateSet]) -> Iterator[tuple[str, str, str]]:
 
     for one in found:
         yield "kept", size(one.wasted_bytes), shown(one.kept)
-        yield from ((level, "", shown(path)) for path, level in one.others)
+        for path, level in one.others:
+            yield level, "", shown(path) + (_DIFFERS if path in one.differing else "")
 
 
 @click.command()
@@ -147,7 +151,8 @@ def _facts(answer: Shown) -> Iterator[tuple[str, str]]:
     yield from (("other name", shown(link)) for link in answer.links)
     if answer.kept is not None:
         yield "kept", shown(answer.kept)
-    yield from ((f"same ({level})", shown(path)) for path, level in answer.duplicates)
+    for path, level in answer.duplicates:
+        yield f"same ({level})", shown(path) + (_DIFFERS if path in answer.differing else "")
     yield "load time", f"{answer.load_seconds:.3f} s"
 
 

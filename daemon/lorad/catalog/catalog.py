@@ -55,6 +55,7 @@ class Row(NamedTuple):
     passed_over: int
     before: bytes | None = None
     extents: bytes | None = None
+    function: bytes | None = None
 
 
 class Answer(NamedTuple):
@@ -178,9 +179,9 @@ class Catalog:
         row = self._db.execute("SELECT * FROM files WHERE id = ?", (file,)).fetchone()
         return Row._make(row) if row else None
 
-    def names(self) -> Iterator[tuple[bytes, int, int]]:
-        """All (path, file, active)."""
-        return self._db.execute("SELECT path, file, active FROM names")
+    def names(self) -> Iterator[tuple[bytes, int, int, bytes | None]]:
+        """All (path, file, active, config)."""
+        return self._db.execute("SELECT path, file, active, config FROM names")
 
     def answer_keys(self) -> dict[int, dict[int, bytes]]:
         """For each file, the keys of all its answers by question number."""
@@ -199,8 +200,9 @@ class Catalog:
         marks = ", ".join("?" * len(Row._fields))
         self._db.executemany(f"INSERT OR REPLACE INTO files VALUES ({marks})", rows)
 
-    def save_names(self, names: Iterable[tuple[bytes, int]]) -> None:
-        self._db.executemany("INSERT OR REPLACE INTO names VALUES (?, ?, 1)", names)
+    def save_names(self, names: Iterable[tuple[bytes, int, bytes | None]]) -> None:
+        """Keep (path, file, config) of names that are in view."""
+        self._db.executemany("INSERT OR REPLACE INTO names VALUES (?, ?, 1, ?)", names)
 
     def set_active(self, active: int, paths: Iterable[bytes]) -> None:
         """Say whether paths lie under a folder that is looked at now."""

@@ -74,6 +74,16 @@ MIGRATIONS = (
     -- Names that led to a duplicate of these weights, and when that ended.
     CREATE TABLE held (path BLOB PRIMARY KEY, signature BLOB NOT NULL, gone_at REAL NOT NULL) WITHOUT ROWID;
     """,
+    """
+    -- What the header says that changes what the tensors do, see loracore.adapter.function: a digest, NULL for
+    -- nothing, empty where the header was read before this was kept.
+    ALTER TABLE files ADD COLUMN function BLOB;
+    UPDATE files SET function = x'' WHERE layout IS NOT NULL;
+    -- The same of the adapter_config.json beside this name; NULL for none, or nothing that counts.
+    ALTER TABLE names ADD COLUMN config BLOB;
+    -- The JSON files say more than they did.
+    UPDATE meta SET value = 0 WHERE key = 'complete';
+    """,
 )
 
 

@@ -85,6 +85,7 @@ class _Member(NamedTuple):
     kept: bytes
     path: bytes
     level: str
+    differs: bool
     wasted: int
 
 
@@ -261,9 +262,10 @@ def _duplicates(db: sqlite3.Connection, head: _Head, cursor: str, level: str) ->
     def rows() -> Iterator[Row[_Member]]:
         for kept, others in found.sets.items():
             listed = [path for path in sorted(others) if not level or found.levels[path] == level]
-            own = catalogue.own_bytes(by_path[kept], map(by_path.__getitem__, listed))
+            stay = catalogue.staying(by_path[kept], map(by_path.__getitem__, others))
+            own = catalogue.own_bytes(stay, map(by_path.__getitem__, listed))
             for path, wasted in zip(listed, own, strict=True):
-                member = _Member(kept, path, found.levels[path], wasted)
+                member = _Member(kept, path, found.levels[path], path in found.differing, wasted)
                 yield Row((kept, path), len(path) + 10, member)
 
     def make(members: list[_Member], following: str) -> Duplicates:
@@ -271,7 +273,8 @@ def _duplicates(db: sqlite3.Connection, head: _Head, cursor: str, level: str) ->
         for kept, part in groupby(members, lambda member: member.kept):
             others = list(part)
             wasted = sum(member.wasted for member in others)
-            sets.append(DuplicateSet(kept, [(member.path, member.level) for member in others], wasted))
+            differing = [member.path for member in others if member.differs]
+            sets.append(DuplicateSet(kept, [(member.path, member.level) for member in others], wasted, differing))
         return Duplicates(head.generation, head.complete, sets, following)
 
     return paginate(head.generation, rows(), cursor, make)
@@ -337,4 +340,5 @@ def _show(db: sqlite3.Connection, path: bytes) -> Shown | Refusal:
         load_seconds=name.load_seconds,
         hashes=hexadecimal(hashes),
         hashes_error=unhashed or "",
+        differing=sorted(found.differing),
     )

@@ -22,8 +22,6 @@ class Newcomers:
     def __init__(self) -> None:
         #: When each is due, and how often it was tried in vain.
         self._waiting: dict[bytes, tuple[float, int]] = {}
-        #: Those that wait no more, until they are taken.
-        self._left: set[bytes] = set()
         #: None is due before; it is asked far more often than anything changes.
         self._next_due = 0.0
 
@@ -37,7 +35,6 @@ class Newcomers:
         """It became a duplicate: it is due at once."""
         if len(self._waiting) < MOST:
             self._waiting[path] = (0.0, 0)
-            self._left.discard(path)
             self._next_due = 0.0
 
     def due(self, now: float) -> list[bytes]:
@@ -50,7 +47,6 @@ class Newcomers:
         """Nothing more is to be done about these."""
         for path in paths:
             self._waiting.pop(path, None)
-            self._left.add(path)
 
     def wait(self, paths: Iterable[bytes], until: float) -> None:
         """Ask again then, without counting that as a try in vain."""
@@ -74,8 +70,3 @@ class Newcomers:
     def forget(self) -> None:
         """The policy is to report again."""
         self.settled(list(self._waiting))
-
-    def take_left(self) -> set[bytes]:
-        """Names that wait no more, since this was asked the last time."""
-        left, self._left = self._left, set()
-        return left

@@ -16,6 +16,7 @@ from contextlib import contextmanager, suppress
 
 import msgspec
 
+from loracore.adapter.function import header_function
 from loracore.errors import ChangedFile, FileError, UnknownFormat
 from loracore.tensorfile import Container, Layer, Source, read_container, residue
 from lorad.pipeline.arena import Arena
@@ -137,6 +138,7 @@ class Loader:
             base=container.base,
             format=container.format,
             residue=container.residue,
+            function=header_function(container.metadata, [layer.name for layer in container.layout.layers]),
         )
         if len(self._known) > _KNOWN:
             # The core gets some again, which it does not mind.

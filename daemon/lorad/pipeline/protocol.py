@@ -109,7 +109,10 @@ class Using(msgspec.Struct, frozen=True, array_like=True, tag="using"):
 
 
 class Header(msgspec.Struct, frozen=True, array_like=True):
-    """What a header said. `layout` and `arrangement` come (zlib) when this loader first meets them."""
+    """What a header said. `layout` and `arrangement` come (zlib) when this loader first meets them.
+
+    `function` stands for what it says beside the layout that changes what the layers do; None for nothing.
+    """
 
     layout_signature: bytes
     layout: bytes | None
@@ -118,6 +121,7 @@ class Header(msgspec.Struct, frozen=True, array_like=True):
     base: int
     format: str
     residue: bytes | None
+    function: bytes | None = None
 
 
 class Trouble(msgspec.Struct, frozen=True, array_like=True):

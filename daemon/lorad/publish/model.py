@@ -39,6 +39,7 @@ class Model:
         self.duplicates = Pages()
         self.levels = Pages()
         self.links = Pages()
+        self.functions = Pages()
         #: Files by name.
         self.names: dict[bytes, File] = {}
         #: How a name is the same as the kept one of its set.
@@ -71,7 +72,7 @@ class Model:
             self._account(file, -1)
         for path in paths:
             if (named := self.names.pop(path, None)) is not None:
-                named.names.remove(path)
+                named.remove(path)
         for name in snapshot.names:
             file = self._learn(name, snapshot.layouts)
             affected[id(file)] = file
@@ -90,7 +91,7 @@ class Model:
         if file is None:
             file = self._files[name.file] = File(name, layout)
         file.facts, file.layout = name, layout
-        file.add(name.path)
+        file.add(name.path, name.config)
         self.names[name.path] = file
         return file
 
@@ -134,6 +135,8 @@ class Model:
                     self.duplicates.withdraw((before.kept, path))
                     self.levels.withdraw((b"", path))
                     del self.level[path]
+                for path in before.differing:
+                    self.functions.withdraw((b"", path))
         for key in changed:
             if not self._sets[key]:
                 del self._sets[key]
@@ -145,6 +148,8 @@ class Model:
                 for path in now.levels:
                     self.duplicates.place((now.kept, path))
                     self.levels.place((b"", path))
+                for path in now.differing:
+                    self.functions.place((b"", path))
                 self.level.update(now.levels)
 
     def _count_set(self, duplicates: DuplicateSet, sign: int) -> None:

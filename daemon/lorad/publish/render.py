@@ -54,6 +54,8 @@ def _duplicates(model: Model) -> Iterator[bytes]:
     yield from _object("levels", model.levels.parts(lambda path: level_line(path, model.level[path])))
     yield b",\n"
     yield from _object("links", model.links.parts(lambda path: links_line(path, model.names[path])))
+    yield b",\n"
+    yield from _object("functions", model.functions.parts(lambda path: text(path) + b': "differs"'))
 
 
 def _statistics(model: Model) -> Iterator[bytes]:

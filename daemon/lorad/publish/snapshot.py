@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sqlite3
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 import msgspec
@@ -15,13 +15,14 @@ from lorad.blocks.room import Room
 
 #: The columns of `Name`, of all names in view.
 NAMES = (
-    "SELECT path, file, size, mtime_ns, layout, status, load_seconds, error, signature, residue, extents "
+    "SELECT path, file, size, mtime_ns, layout, status, load_seconds, error, signature, residue, extents, "
+    "function, config "
     "FROM names JOIN files ON files.id = names.file WHERE active"
 )
 
 
 class Name(NamedTuple):
-    """One name of a file, with what the views show of the file."""
+    """One name of a file, with what the views show of the file; `config` is of the name itself."""
 
     path: bytes
     file: int
@@ -34,6 +35,8 @@ class Name(NamedTuple):
     signature: bytes | None
     residue: bytes | None
     extents: bytes | None
+    function: bytes | None
+    config: bytes | None
 
 
 class Snapshot(NamedTuple):
@@ -50,11 +53,15 @@ class Snapshot(NamedTuple):
 
 
 class Duplicates(NamedTuple):
-    """Sets of the same weights: the kept path, the others with their level, and other names of an inode."""
+    """Sets of the same weights: the kept path, the others with their level, and other names of an inode.
+
+    `differing` are those of another function than the kept one.
+    """
 
     sets: dict[bytes, list[bytes]]
     levels: dict[bytes, str]
     links: dict[bytes, list[bytes]]
+    differing: set[bytes]
     wasted_bytes: int
 
 
@@ -105,26 +112,39 @@ def find_duplicates(snapshot: Snapshot) -> Duplicates:
     sets += [names for names in by_file.values() if len(names) > 1 and names[0].status != "duplicate"]
     result: dict[bytes, list[bytes]] = {}
     levels: dict[bytes, str] = {}
+    differing: set[bytes] = set()
     wasted = 0
     for names in sets:
         kept = min(names, key=lambda name: rank(name, name.path))
         others = [name for name in names if name is not kept]
         result[kept.path] = [name.path for name in others]
         levels.update((name.path, level(name, kept)) for name in others)
-        wasted += sum(own_bytes(kept, others))
+        differing.update(name.path for name in others if differs(name, kept))
+        wasted += sum(own_bytes(staying(kept, others), others))
     links = {
         name.path: [other.path for other in names if other is not name]
         for names in by_file.values()
         if len(names) > 1
         for name in names
     }
-    return Duplicates(dict(sorted(result.items())), levels, dict(sorted(links.items())), wasted)
+    return Duplicates(dict(sorted(result.items())), levels, dict(sorted(links.items())), differing, wasted)
 
 
-def own_bytes(kept: Name, others: Iterable[Name]) -> Iterator[int]:
-    """What each of these takes of the disk beside the kept one and those before it: each inode and block once."""
-    room, seen = Room(), {kept.file}
-    room.add(kept.size, kept.extents)
+def differs(name: Name, kept: Name) -> bool:
+    """Whether a file of the same tensors has another function, by its header or by the configuration beside it."""
+    return (name.function, name.config) != (kept.function, kept.config)
+
+
+def staying(kept: Name, others: Iterable[Name]) -> list[Name]:
+    """The kept one, and those that waste nothing: of another function, if only under one of their names."""
+    return [kept, *(other for other in others if differs(other, kept))]
+
+
+def own_bytes(stay: Sequence[Name], others: Iterable[Name]) -> Iterator[int]:
+    """What each of these takes of the disk beside what stays and those before it: each inode and block once."""
+    room, seen = Room(), {name.file for name in stay}
+    for name in stay:
+        room.add(name.size, name.extents)
     for other in others:
         yield 0 if other.file in seen else room.add(other.size, other.extents)
         seen.add(other.file)

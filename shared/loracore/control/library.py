@@ -48,12 +48,14 @@ class DuplicateSet(Struct, frozen=True):
     """Files that hold the same weights as `kept`, each with its level.
 
     `wasted_bytes` is what the listed ones take beside the kept one; an inode counts once, and so does each block
-    that files share.
+    that files share. `differing`: those whose header, or `adapter_config.json` beside them, gives the same tensors
+    another function; they are not counted.
     """
 
     kept: bytes
     others: list[tuple[bytes, str]]
     wasted_bytes: int
+    differing: list[bytes] = []
 
 
 class Duplicates(Struct, frozen=True, tag="duplicates"):
@@ -79,7 +81,7 @@ class Shown(Struct, frozen=True, tag="shown"):
 
     `links` are other names of its inode. `kept` and `duplicates` are its set, as in `duplicates.json`: the file
     itself is among them. `layers` counts them. `hashes` are its identity hashes in hex, those that it has, by the
-    names of `Match`; `hashes_error` says why it cannot be hashed.
+    names of `Match`; `hashes_error` says why it cannot be hashed. `differing` is that of its `DuplicateSet`.
     """
 
     path: bytes
@@ -97,6 +99,7 @@ class Shown(Struct, frozen=True, tag="shown"):
     load_seconds: float
     hashes: dict[str, str] = {}
     hashes_error: str = ""
+    differing: list[bytes] = []
 
 
 class Match(Struct, frozen=True):

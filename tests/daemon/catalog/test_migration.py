@@ -42,14 +42,17 @@ def test_version_1_keeps_what_it_has_and_takes_hashes(tmp_path: Path) -> None:
     old = sqlite3.connect(tmp_path / CATALOGUE)
     old.executescript(_VERSION_1)
     row = Row(7, 1, 2, 10, 20, 30, 40, "unique", 3, None, 8, "safetensors", b"r", b"s", 0.5, None, 0, 0)
-    old.execute(f"INSERT INTO files VALUES ({', '.join('?' * (len(row) - 2))})", row[:-2])
+    old.execute(f"INSERT INTO files VALUES ({', '.join('?' * (len(row) - 3))})", row[:-3])
     old.execute("INSERT INTO names VALUES (?, 7, 1)", (b"/a\xff",))
     old.execute("INSERT INTO answers VALUES (7, 0, ?, ?)", (b"k", b"d" * 32))
-    old.execute("INSERT INTO meta VALUES ('generation', 5)")
+    old.execute("INSERT INTO meta VALUES ('generation', 5), ('complete', 1)")
     old.commit()
     old.close()
     catalog = Catalog(str(tmp_path))
-    assert (catalog.generation, list(catalog.rows()), list(catalog.names())) == (5, [row], [(b"/a\xff", 7, 1)])
+    # Its header is to be read again for the function, and the JSON files to be rendered again.
+    row = row._replace(function=b"")
+    assert (catalog.generation, catalog.number("complete"), list(catalog.rows())) == (5, 0, [row])
+    assert list(catalog.names()) == [(b"/a\xff", 7, 1, None)]
     assert catalog.answers(7) == {0: b"d" * 32}
     catalog.save_hashes(7, Identified(sha256=b"h" * 32))
     catalog.close()

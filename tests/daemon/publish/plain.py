@@ -87,6 +87,7 @@ def plainly(snapshot: Snapshot) -> dict[str, dict[str, Any]]:
             "duplicates": _decoded(found.sets),
             "levels": {os.fsdecode(path): level for path, level in found.levels.items()},
             "links": _decoded(found.links),
+            "functions": {os.fsdecode(path): "differs" for path in found.differing},
         },
         "statistics.json": {
             "stages": {name: {**stage, "mb_per_s": None} for name, stage in snapshot.stages.items()},

@@ -37,6 +37,7 @@ facts = st.fixed_dictionaries(
         "signature": st.sampled_from([b"\x01" * 32, b"\x01" * 32, b"\x02" * 32, None]),
         "residue": st.sampled_from([b"\x03" * 32, b"\x04" * 32, None]),
         "error": st.sampled_from([None, "no „header”\n"]),
+        "function": st.sampled_from([None, None, b"\x05" * 32]),
         "extents": st.sampled_from(
             [None, None, *(packed(1, 20, [Extent(0, length, 1000)]) for length in (8, 20)), packed(1, 20, [], -1)]
         ),
@@ -44,7 +45,7 @@ facts = st.fixed_dictionaries(
 )
 change = st.one_of(
     st.tuples(st.just("file"), files, facts),
-    st.tuples(st.just("name"), paths, files),
+    st.tuples(st.just("name"), paths, files, st.sampled_from([None, None, b"\x06" * 32, b"\x07" * 32])),
     st.tuples(st.just("drop name"), paths),
     st.tuples(st.just("drop file"), files),
     st.tuples(st.just("show"), paths, st.integers(0, 1)),
@@ -79,14 +80,14 @@ class History:
                 row = Row(
                     number, 1, number, has["size"], has["mtime_ns"], 0, 0, has["status"], has["layout"], None, 0,
                     "safetensors", has["residue"], has["signature"], number / 7, has["error"], 0, 0,
-                    None, has["extents"],
+                    None, has["extents"], has["function"],
                 )  # fmt: skip
                 self.catalog.save_files([row])
                 return self._names_of(number)
             case "name":
-                path, file = about
+                path, file, _ = about
                 self.names[path] = file
-                self.catalog.save_names([(path, file)])
+                self.catalog.save_names([about])
                 return [path]
             case "drop name":
                 self.names.pop(about[0], None)
@@ -115,7 +116,7 @@ def test_following_equals_rendering_anew(steps: list, page: int, burst: float) -
         history = History(state)
         publisher = Publisher(folder)
         told: set[bytes] = set()
-        everything = [("name", path, 1 + number % 5) for number, path in enumerate(PATHS[:10])]
+        everything = [("name", path, 1 + number % 5, None) for number, path in enumerate(PATHS[:10])]
         history.commit(everything)
         assert publisher.publish(Publish(1, None)) == 1
         for changes, others, late in steps:

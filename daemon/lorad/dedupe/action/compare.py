@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
-
-from blake3 import blake3
+from collections.abc import Callable, Iterable, Iterator
 
 from loracore.errors import FileError
 from loracore.tensorfile import Container, Source, read_container
 from loracore.tensorfile.strided import gather
 from loracore.tensorfile.ziprecords import record_start
-from lorad.dedupe.guard import Held
-from lorad.dedupe.orders import Progress, Refused
+from lorad.dedupe.action.hold import Held
+from lorad.dedupe.action.order import Progress, Refused
 
 #: Bytes read at once, of each file.
 PIECE = 1 << 20
@@ -20,33 +18,19 @@ PIECE = 1 << 20
 _MAX_STRIDED = 128 << 20
 
 
-def same_bytes(kept: Held, gone: Held, progress: Progress) -> bytes:
-    """Compare the files byte by byte; returns the BLAKE3-256 of the whole. Raises Refused where they differ."""
+def same_bytes(kept: Held, gone: Held, progress: Progress) -> None:
+    """Compare the files byte by byte. Raises Refused where they differ."""
     size = gone.before.st_size
     if kept.before.st_size != size:
         raise _differ(kept, gone)
     for fd in (kept.fd, gone.fd):
         os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_SEQUENTIAL)
-    hasher = blake3()
     done = 0
     for one, other in zip(pieces(kept.fd, 0, size), pieces(gone.fd, 0, size), strict=True):
         if one != other:
             raise _differ(kept, gone)
-        hasher.update(other)
         done += len(other)
         progress(done, size)
-    return hasher.digest()
-
-
-def digest(fd: int, size: int, progress: Progress) -> bytes:
-    """BLAKE3-256 of the first `size` bytes. Raises EOFError where there are fewer."""
-    hasher = blake3()
-    done = 0
-    for piece in pieces(fd, 0, size):
-        hasher.update(piece)
-        done += len(piece)
-        progress(done, size)
-    return hasher.digest()
 
 
 def pieces(fd: int, offset: int, length: int) -> Iterator[bytes]:
@@ -59,15 +43,29 @@ def pieces(fd: int, offset: int, length: int) -> Iterator[bytes]:
             raise EOFError(error.reason) from error
 
 
+def write_all(fd: int, parts: Iterable[bytes]) -> int:
+    """Write all these bytes; how many they were. Raises OSError."""
+    size = 0
+    for part in parts:
+        view = memoryview(part)
+        while view:
+            view = view[os.write(fd, view) :]
+        size += len(part)
+    return size
+
+
 class Layers:
     """A held container, and where its layers lie in it."""
 
-    def __init__(self, held: Held) -> None:
-        """Read the header. Raises Refused when it is not a container that can be read."""
+    def __init__(self, held: Held, name: bytes = b"") -> None:
+        """Read the header. `name`: that of the file, where it is held under another one.
+
+        Raises Refused when it is not a container that can be read.
+        """
         self.held = held
         self.source = Source(held.fd, held.before.st_size)
         try:
-            self.container: Container = read_container(self.source, held.name)
+            self.container: Container = read_container(self.source, name or held.name)
         except FileError as error:
             raise Refused(error.reason, os.fsdecode(held.path)) from error
 
@@ -81,6 +79,18 @@ class Layers:
         if arrangement.records:
             base = record_start(self.source, arrangement.records[index])
         return base + arrangement.offsets[index]
+
+    def part(self, index: int, start: int, length: int) -> Iterator[bytes]:
+        """So many of a layer's bytes in C order, from `start` on, in pieces of 1 MiB."""
+        if not self.is_strided(index):
+            yield from pieces(self.held.fd, self.place(index) + start, length) if length else ()
+            return
+        position = 0
+        for piece in self.pieces(index):
+            wanted = piece[max(0, start - position) : max(0, start + length - position)]
+            position += len(piece)
+            if wanted:
+                yield wanted
 
     def pieces(self, index: int) -> Iterator[bytes]:
         """The layer's bytes in C order, in pieces of 1 MiB."""

@@ -1,4 +1,4 @@
-"""A file beneath its root, reached one folder after the other and never through a symbolic link.
+"""A file beneath its root, reached one folder after the other and never through a symbolic link, and its names.
 
 What was reached is worked on by the folder's descriptor: whatever is renamed or swapped on the way to it
 afterwards, no call lands elsewhere. `in_place` tells whether the path still leads there.
@@ -6,6 +6,7 @@ afterwards, no call lands elsewhere. `in_place` tells whether the path still lea
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import os
 from collections.abc import Iterator, Sequence
@@ -14,12 +15,20 @@ from dataclasses import dataclass
 
 import msgspec
 
-from lorad.dedupe.orders import Refused
+from lorad.dedupe.action.order import Refused
 
 _WAY = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 #: What is said of a name that leads nowhere, or through a link.
 _NOWHERE = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+#: linux/fs.h.
+_RENAME_NOREPLACE = 1
+_RENAME_EXCHANGE = 2
+#: What a file system says that does not know the flags of renameat2(2).
+_NO_FLAGS = (errno.EINVAL, errno.ENOSYS)
 
 
 class Folder(msgspec.Struct, frozen=True):
@@ -155,3 +164,42 @@ def _walk(root: bytes, parts: Sequence[bytes]) -> int:
             os.close(fd)
         fd = below
     return fd
+
+
+def rename_new(folder: int, name: bytes, to_folder: int, to_name: bytes) -> None:
+    """Rename, unless the new name is taken (FileExistsError)."""
+    try:
+        _renameat2(folder, name, to_folder, to_name, _RENAME_NOREPLACE)
+    except OSError as error:
+        if error.errno not in _NO_FLAGS:
+            raise
+        # NFS, older FUSE: a link is refused as well where the name is taken. Killed in between, it has both names.
+        os.link(name, to_name, src_dir_fd=folder, dst_dir_fd=to_folder, follow_symlinks=False)
+        os.unlink(name, dir_fd=folder)
+
+
+def exchange(folder: int, name: bytes, other: bytes) -> None:
+    """Let two names in one folder change places, at once.
+
+    Raises OSError with EINVAL where the file system cannot (NFS, many FUSE, FAT).
+    """
+    _renameat2(folder, name, folder, other, _RENAME_EXCHANGE)
+
+
+def _renameat2(folder: int, name: bytes, to_folder: int, to_name: bytes, flags: int) -> None:
+    call = getattr(_libc, "renameat2", None)
+    if call is None:
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+    if call(folder, name, to_folder, to_name, ctypes.c_uint(flags)):
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number), name)
+
+
+def sync(folder: int | str) -> None:
+    """Make the names in a folder durable. Raises OSError."""
+    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC) if isinstance(folder, str) else folder
+    try:
+        os.fsync(fd)
+    finally:
+        if fd != folder:
+            os.close(fd)

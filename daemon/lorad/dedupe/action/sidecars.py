@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Callable
 
 from loracore.tensorfile import has_reader
-from lorad.dedupe import syscalls
-from lorad.dedupe.journal import Entry, Sidecar
-from lorad.dedupe.orders import Refused
-from lorad.dedupe.reach import Reached
+from lorad.dedupe.action.journal import Context, Entry, Sidecar, hidden_name
+from lorad.dedupe.action.place import Reached, rename_new
 
 #: What follows the stem, as A1111, Forge, ComfyUI's managers, Civitai Helper, InvokeAI and downloaders write it.
 SUFFIXES = (
@@ -35,40 +32,40 @@ def beside(reached: Reached) -> tuple[Sidecar, ...]:
     return tuple(found)
 
 
-def put_aside(entry: Entry, reached: Reached, place: int, at: Callable[[str], None]) -> None:
-    """Move the action's sidecars into quarantine. One that is gone or another file by now stays where it is."""
+def put_aside(context: Context, entry: Entry, reached: Reached, place: int | None) -> None:
+    """Hide the action's sidecars beside themselves, or move them into its `place` in quarantine.
+
+    One that is gone or another file by now stays as it is.
+    """
     for sidecar in entry.sidecars:
         status = reached.status(sidecar.name)
         if status is not None and status.st_ino == sidecar.ino:
-            syscalls.rename_new(reached.folder, sidecar.name, place, sidecar.name)
-            at("sidecar moved")
-    os.fsync(place)
-    os.fsync(reached.folder)
+            folder, name = _aside(context, entry, reached, place, sidecar)
+            rename_new(reached.folder, sidecar.name, folder, name)
+            context.at("sidecar moved")
 
 
-def put_back(entry: Entry, reached: Reached, place: int, at: Callable[[str], None]) -> list[bytes]:
-    """Move them back, durably; returns the names that were taken by others, whose files stay in quarantine."""
+def put_back(context: Context, entry: Entry, reached: Reached, place: int | None) -> list[bytes]:
+    """Give them their names back; returns the names that are taken by others, whose files stay aside."""
     taken = []
     for sidecar in entry.sidecars:
+        folder, name = _aside(context, entry, reached, place, sidecar)
         try:
-            syscalls.rename_new(place, sidecar.name, reached.folder, sidecar.name)
-            at("sidecar returned")
+            rename_new(folder, name, reached.folder, sidecar.name)
+            context.at("sidecar returned")
         except FileNotFoundError:
             continue
         except FileExistsError:
             taken.append(sidecar.name)
-    os.fsync(reached.folder)
-    os.fsync(place)
     return taken
 
 
-def refuse_taken(entry: Entry, reached: Reached, place: int) -> None:
-    """Raises Refused when a name that a sidecar would get back is taken."""
-    waiting = {os.fsencode(name) for name in os.listdir(place)}
-    for sidecar in entry.sidecars:
-        if sidecar.name in waiting and reached.status(sidecar.name) is not None:
-            path = os.path.join(os.path.dirname(entry.gone.path), sidecar.name)
-            raise Refused.about(path, "another file has its name now; move that one away and undo again")
+def _aside(
+    context: Context, entry: Entry, reached: Reached, place: int | None, sidecar: Sidecar
+) -> tuple[int, bytes]:
+    if place is not None:
+        return place, sidecar.name
+    return reached.folder, hidden_name(sidecar.name, context.journal.token, entry.id)
 
 
 def _belongs(name: bytes, stem: bytes) -> bool:

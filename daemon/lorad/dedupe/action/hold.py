@@ -25,9 +25,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from lorad.dedupe.orders import Refused
-from lorad.dedupe.reach import Reached, open_file
+from lorad.dedupe.action.order import Refused
+from lorad.dedupe.action.place import Reached, open_file
 from lorad.pipeline.protocol import Identity
+from lorad.watch.mounts import read_mounts, volatile_devices
 
 _LEASES = {
     errno.EAGAIN: "somebody has it open for writing; try again when it is closed",
@@ -103,7 +104,8 @@ def hold(reached: Reached, identity: Identity | None) -> Iterator[Held]:
         before = os.fstat(fd)
         if not stat.S_ISREG(before.st_mode):
             raise Refused.about(reached.path, "it is no regular file")
-        if identity is not None and Identity.of(before) != identity:
+        # A link more or less changes ctime: whoever asks compares the content anyway.
+        if identity is not None and not same(Identity.of(before), identity, renamed=True):
             raise Refused.about(reached.path, "it changed since it was read; scan again")
         if not before.st_size:
             raise Refused.about(reached.path, "it is empty; there is nothing to save")
@@ -126,3 +128,13 @@ def _lease(fd: int, path: bytes) -> None:
             "its file system has no leases, so that nobody could be kept from writing to it; report it only",
         )
         raise Refused.about(path, reason) from error
+
+
+def refuse_volatile(kept: os.stat_result, gone: os.stat_result, path: bytes) -> None:
+    """Raises Refused where the kept file would be lost with the power, and the one that goes, at `path`, not."""
+    if kept.st_dev != gone.st_dev:
+        devices = volatile_devices(read_mounts())
+        if kept.st_dev in devices and gone.st_dev not in devices:
+            raise Refused.about(
+                path, "its twin lies in memory (tmpfs) and is lost at a restart; keep the one on the disk"
+            )

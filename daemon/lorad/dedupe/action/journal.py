@@ -15,22 +15,26 @@ import os
 import secrets
 import sqlite3
 import time
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import msgspec
 
 from loracore.errors import StateError
-from lorad.dedupe.attributes import Attributes
-from lorad.dedupe.orders import Raw, Result, Savings, Side, spoken
-from lorad.dedupe.reach import Folder
+from lorad.dedupe.action.attributes import Attributes
+from lorad.dedupe.action.order import ACTIONS, HELD, STANDING, Raw, Result, Savings, Side, spoken
+from lorad.dedupe.action.place import Folder, sync
 
 JOURNAL = "journal.sqlite"
 #: Beside the journal: what it is worthless without, and the other way round.
 RECIPES = "recipes"
 QUARANTINE = "quarantine"
-#: States that an action stays in; every other one is brought to one of these by repair.
-FINAL = ("done", "failed", "undone", "emptied")
+#: States that repair brings an action out of.
+UNFINISHED = ("planned", "freeing", "undoing")
+_IN_FORCE = _SAVED = ("freed", "linked", "shared")
+#: States in which nothing is made from a recipe.
+_WITHOUT_RECIPE = ("refused", "undone", "given_back", *HELD)
+_NAME_BYTES = 255
 #: Beside the journal: its token, which tells that there was one, and which.
 MARKER = "journal.token"
 
@@ -46,27 +50,34 @@ _MIGRATIONS = (
     CREATE INDEX by_kept ON actions (kept);
     CREATE INDEX by_path ON actions (path);
     """,
+    # What a freed file is made from: see `recipe`.
+    "CREATE TABLE recipes (id INTEGER PRIMARY KEY, body BLOB NOT NULL);",
 )
+#: The first version in which what goes is put aside before it is removed.
+_HIDING = 2
 
 
 class Sidecar(msgspec.Struct, frozen=True):
-    """A file that goes with the one that goes: its name, in the folder and in quarantine alike, and its inode."""
+    """A file that is put aside with the one that goes: its name, and its inode."""
 
     name: bytes
     ino: int
 
 
 class Entry(msgspec.Struct, frozen=True, kw_only=True):
-    """An action with all that repair and undo need.
+    """An action with all that repair, undo and giving back need.
 
-    `state`: `planned` (names may be changed, nothing is lost), `removing` (the last name of the file that goes is
-    about to be removed), `done`, `failed`, `undoing`, `undone`, `emptied` (it is in its quarantine no more).
-    `attributes` and `digest` (BLAKE3-256 of all
-    bytes) are those of the file that goes. `target` is what a symbolic link in its place says. `place` tells which
-    quarantine it or its sidecars are in: `state`, `root` or none. `recipe`: there is one, and it is durable.
-    `restored` is the inode of the copy that undo has made, 0 for none. `folder` is the one that the file that goes
-    lay in, or that its undo has begun in: repair believes what it finds in no other. `stands` is the inode that
-    stands in place of a hard link because a later action on that name was undone, 0 for none.
+    `state`: see SPEC section 5, and the unfinished ones: `planned` (names may be changed, nothing is lost),
+    `freeing` (what was put aside is about to be removed), `undoing` (a freed file is made anew). `aside` is the
+    name that the file has beside its own; `place` is where its quarantine is: `state`, `root` or none.
+    `targets`: what a symbolic link of ours in its place says or said, the present one last. `layout` and `weights`
+    are the signatures of what it holds; empty in entries of earlier versions. `function` and `config`: what its header
+    and the configuration beside it say of its function. `attributes` are those of the file
+    that goes. `rebuild`: there is a recipe in the journal. `digest` and `recipe` are those of earlier versions:
+    BLAKE3-256 of the file, and whether there is a recipe file. `hidden_at`: seconds of `Journal.clock`. `restored`
+    is the inode of the copy that an undo has made. `folder` is the one that the file lay in: repair believes what
+    it finds in no other. `unit`: the whole folder went; `gone` is that folder then. `before`: the state before an
+    unfinished one.
     """
 
     id: int = 0
@@ -81,12 +92,21 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True):
     attributes: Attributes
     digest: Raw = b""
     target: Raw = b""
+    targets: tuple[Raw, ...] = ()
     place: str = ""
+    aside: Raw = b""
     recipe: bool = False
+    rebuild: bool = False
     sidecars: tuple[Sidecar, ...] = ()
     restored: int = 0
     folder: Folder = Folder()
-    stands: int = 0
+    unit: bool = False
+    layout: Raw = b""
+    weights: Raw = b""
+    function: Raw | None = None
+    config: Raw | None = None
+    hidden_at: float = 0.0
+    before: str = ""
 
     def result(self, text: str | None = None) -> Result:
         return Result(
@@ -99,7 +119,29 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True):
             text=self.text if text is None else spoken(text),
             time_ns=self.time_ns,
             level=self.level,
+            layout=self.layout,
+            weights=self.weights,
+            hidden_at=self.hidden_at,
+            unit=self.unit,
+            function=self.function,
+            config=self.config,
         )
+
+
+class Context(NamedTuple):
+    """What every step of an action needs. `at` is called with the name of each step, after it."""
+
+    state_dir: str
+    journal: Journal
+    at: Callable[[str], None]
+
+    def temp(self, entry: Entry) -> bytes:
+        """The name of a copy that an undo makes. The walk passes over it."""
+        return b".lorad-%s-%d.tmp" % (self.journal.token.encode(), entry.id)
+
+    def place(self, entry: Entry) -> bytes:
+        """The name of this action's folder in quarantine."""
+        return b"%s-%d" % (self.journal.token.encode(), entry.id)
 
 
 _decode = msgspec.msgpack.Decoder(Entry).decode
@@ -126,6 +168,7 @@ class Journal:
             if writing:
                 os.chmod(self.path, 0o600)
             self._open(writing=writing)
+            self._inode = os.stat(self.path).st_ino
             self._refuse_stranger(state_dir)
             if writing:
                 self._mark(state_dir)
@@ -141,7 +184,14 @@ class Journal:
     @staticmethod
     def was_made(state_dir: str) -> bool:
         """Whether there is a journal in the state folder, or should be."""
-        return any(os.path.exists(os.path.join(state_dir, name)) for name in (JOURNAL, MARKER))
+        if os.path.exists(os.path.join(state_dir, MARKER)):
+            return True
+        try:
+            with open(os.path.join(state_dir, JOURNAL), "rb") as file:
+                # An SQLite database without a version is one that was cut short while it was made.
+                return len(head := file.read(64)) == 64 and head[60:] != b"\0" * 4
+        except OSError:
+            return False
 
     @staticmethod
     def is_torn(state_dir: str) -> bool:
@@ -184,7 +234,7 @@ class Journal:
                 file.flush()
                 os.fsync(file.fileno())
             os.replace(f"{path}.new", path)
-        sync_folder(state_dir)
+        sync(state_dir)
 
     def _open(self, *, writing: bool) -> None:
         db = self._db
@@ -202,47 +252,108 @@ class Journal:
             if sound != "ok":
                 raise sqlite3.DatabaseError(sound)
             for number, script in enumerate(_MIGRATIONS[version:], start=version + 1):
-                db.executescript(f"BEGIN IMMEDIATE; {script} PRAGMA user_version = {number}; COMMIT;")
-            db.execute("INSERT OR IGNORE INTO meta VALUES ('token', ?)", (secrets.token_hex(4),))
+                db.executescript(f"BEGIN IMMEDIATE; {script}")
+                self._insert_token()
+                if number == _HIDING:
+                    self._take_over()
+                db.execute(f"PRAGMA user_version = {number}")
+                db.execute("COMMIT")
         row = db.execute("SELECT value FROM meta WHERE key = 'token'").fetchone()
         if row is None:
             raise sqlite3.DatabaseError("it has no token")
         #: In all names that this journal's actions give, so that no other journal's are taken for its own.
         self.token = str(row[0])
 
-    def plan(self, entry: Entry) -> Entry:
-        """Write down an action that is about to begin; returns it with its id and time."""
-        now = time.time_ns()
-        with _transaction(self._db):
-            cursor = self._db.execute(
-                "INSERT INTO actions (action, state, kept, path, bytes, body) VALUES ('', '', '', '', 0, '')"
+    def _insert_token(self) -> None:
+        self._db.execute("INSERT OR IGNORE INTO meta VALUES ('token', ?)", (secrets.token_hex(4),))
+        (self.token,) = self._db.execute("SELECT value FROM meta WHERE key = 'token'").fetchone()
+
+    def _take_over(self) -> None:
+        """Entries of earlier versions, which removed at once: SPEC section 5, "States of an action"."""
+        for (body,) in self._db.execute("SELECT body FROM actions").fetchall():
+            entry = _decode(body)
+            done = "quarantined" if entry.action == "quarantine" else ACTIONS[entry.action].final
+            states = {"done": done, "failed": "refused", "emptied": "lost", "removing": "freeing"}
+            self._write(
+                msgspec.structs.replace(
+                    entry,
+                    state=states.get(entry.state, entry.state),
+                    before=done if entry.state == "undoing" else "hidden",
+                    aside=b".lorad-%s-%d.tmp" % (self.token.encode(), entry.id),
+                    targets=(entry.target,) if entry.target else (),
+                )
             )
-            assert cursor.lastrowid is not None
-            entry = _spoken(msgspec.structs.replace(entry, id=cursor.lastrowid, time_ns=now))
-            self._write(entry)
-        return entry
+
+    def in_place(self) -> bool:
+        """Whether the path still leads to the file that is written: its disk may have been taken away."""
+        try:
+            return os.stat(self.path).st_ino == self._inode
+        except OSError:
+            return False
+
+    def plan(self, entries: Sequence[Entry]) -> list[Entry]:
+        """Write down actions that are about to begin; returns them with their ids and time, durably."""
+        now, planned = time.time_ns(), []
+        with _transaction(self._db):
+            for entry in entries:
+                cursor = self._db.execute(
+                    "INSERT INTO actions (action, state, kept, path, bytes, body) VALUES ('', '', '', '', 0, '')"
+                )
+                assert cursor.lastrowid is not None
+                number = cursor.lastrowid
+                aside = hidden_name(os.path.basename(entry.gone.path), self.token, number)
+                named = msgspec.structs.replace(entry, id=number, time_ns=now, aside=aside)
+                planned.append(self._write(named))
+        return planned
 
     def update(self, entry: Entry, **changes: Any) -> Entry:
         """Write down what has changed of an action; it is durable when this returns."""
-        entry = _spoken(msgspec.structs.replace(entry, **changes))
-        with _transaction(self._db):
-            self._write(entry)
-        return entry
+        return self.update_all([msgspec.structs.replace(entry, **changes)])[0]
 
-    def _write(self, entry: Entry) -> None:
+    def update_all(self, entries: Sequence[Entry], recipes: Mapping[int, bytes] | None = None) -> list[Entry]:
+        """Write all these down at once, and recipes by the ids of their actions."""
+        if not entries:
+            return []
+        with _transaction(self._db):
+            self._db.executemany("INSERT OR REPLACE INTO recipes VALUES (?, ?)", (recipes or {}).items())
+            return [self._write(entry) for entry in entries]
+
+    def _write(self, entry: Entry) -> Entry:
+        entry = msgspec.structs.replace(entry, text=spoken(entry.text))
         self._db.execute(
             "UPDATE actions SET action = ?, state = ?, kept = ?, path = ?, bytes = ?, body = ? WHERE id = ?",
             (entry.action, entry.state, entry.kept.path, entry.gone.path, entry.bytes, _encode(entry), entry.id),
         )
+        if entry.state in _WITHOUT_RECIPE:
+            self._db.execute("DELETE FROM recipes WHERE id = ?", (entry.id,))
+        return entry
+
+    @property
+    def clock(self) -> float:
+        """Seconds that lorad has run, as far as they were written down: what a grace is counted in."""
+        row = self._db.execute("SELECT value FROM meta WHERE key = 'clock'").fetchone()
+        return float(row[0]) if row else 0.0
+
+    def set_clock(self, seconds: float) -> None:
+        with _transaction(self._db):
+            self._db.execute("INSERT OR REPLACE INTO meta VALUES ('clock', ?)", (repr(seconds),))
 
     def get(self, number: int) -> Entry | None:
         row = self._db.execute("SELECT body FROM actions WHERE id = ?", (number,)).fetchone()
         return _decode(row[0]) if row else None
 
+    def recipe(self, number: int) -> bytes | None:
+        row = self._db.execute("SELECT body FROM recipes WHERE id = ?", (number,)).fetchone()
+        return row[0] if row else None
+
     def unfinished(self) -> list[Entry]:
         """Those that were interrupted, oldest first."""
-        marks = ", ".join("?" * len(FINAL))
-        rows = self._db.execute(f"SELECT body FROM actions WHERE state NOT IN ({marks}) ORDER BY id", FINAL)
+        return self.in_state("planned", "freeing", "undoing")
+
+    def in_state(self, *states: str) -> list[Entry]:
+        """All actions in one of these states, oldest first."""
+        marks = ", ".join("?" * len(states))
+        rows = self._db.execute(f"SELECT body FROM actions WHERE state IN ({marks}) ORDER BY id", states)
         return [_decode(body) for (body,) in rows]
 
     def history(self, after: int = 0, limit: int = 1000) -> list[Entry]:
@@ -250,99 +361,41 @@ class Journal:
         rows = self._db.execute("SELECT body FROM actions WHERE id > ? ORDER BY id LIMIT ?", (after, limit))
         return [_decode(body) for (body,) in rows]
 
-    def leading_to(self, path: bytes) -> list[Entry]:
-        """Symbolic links to `path` that actions have made and that were not undone."""
-        rows = self._db.execute(
-            "SELECT body FROM actions WHERE kept = ? AND action = 'symlink' AND state IN ('done', 'undoing')",
-            (path,),
+    def links_to(self, path: bytes) -> list[Entry]:
+        """Actions in force that have put a symbolic link to `path` somewhere."""
+        marks = ", ".join("?" * len(STANDING))
+        query = (
+            f"SELECT body FROM actions WHERE kept = ? AND action = 'symlink' AND state IN ({marks}) ORDER BY id"
         )
-        return [_decode(body) for (body,) in rows]
+        return [_decode(body) for (body,) in self._db.execute(query, (path, *STANDING))]
 
-    def made_from(self, path: bytes) -> Iterator[Entry]:
-        """Actions that stand and whose undo needs the bytes of `path`, their kept file or what that went for."""
-        waiting, seen = [path], set()
-        while waiting:
-            rows = self._db.execute(
-                "SELECT body FROM actions WHERE kept = ? AND action IN ('symlink', 'delete', 'quarantine')"
-                " AND state IN ('done', 'undoing')",
-                (waiting.pop(),),
-            ).fetchall()
-            for entry in map(_decode, (body for (body,) in rows)):
-                if entry.action != "quarantine":
-                    yield entry
-                elif entry.level == "file" and entry.id not in seen:
-                    # It is not made from the kept file itself, but what was made from it is: see `gone_for`.
-                    seen.add(entry.id)
-                    waiting.append(entry.gone.path)
-
-    def gone_for(self, path: bytes, after: int) -> Entry | None:
-        """The newest action later than `after` that stands and has let `path` go for a file of the same bytes."""
-        rows = self._db.execute(
-            "SELECT body FROM actions WHERE path = ? AND id > ? AND state = 'done'"
-            " AND action IN ('symlink', 'delete', 'quarantine') ORDER BY id DESC LIMIT 1",
-            (path, after),
-        ).fetchall()
-        return next((entry for (body,) in rows if (entry := _decode(body)).level == "file"), None)
-
-    def undone(self) -> Iterator[Entry]:
-        """The newest action on each name, where that was undone or is about to be."""
-        rows = self._db.execute(
-            "SELECT body FROM actions WHERE state IN ('undone', 'undoing')"
-            " AND id IN (SELECT max(id) FROM actions GROUP BY path)"
-        )
-        return (_decode(body) for (body,) in rows)
-
-    def last_of(self, path: bytes) -> Entry | None:
-        """The newest action on a file of this name."""
-        row = self._db.execute(
-            "SELECT body FROM actions WHERE path = ? ORDER BY id DESC LIMIT 1", (path,)
-        ).fetchone()
-        return _decode(row[0]) if row else None
-
-    def standing_at(self, path: bytes, after: int) -> int | None:
-        """The newest action later than `after` that stands on this name; None where there is none."""
-        (number,) = self._db.execute(
-            "SELECT max(id) FROM actions WHERE path = ? AND id > ? AND state = 'done'", (path, after)
-        ).fetchone()
+    def later_at(self, path: bytes, after: int) -> int | None:
+        """The newest action later than `after` that is in force on this name; None where there is none."""
+        marks = ", ".join("?" * len(STANDING))
+        query = f"SELECT max(id) FROM actions WHERE path = ? AND id > ? AND state IN ({marks})"
+        (number,) = self._db.execute(query, (path, after, *STANDING)).fetchone()
         return None if number is None else int(number)
 
-    def restored_at(self, path: bytes, after: int) -> set[int]:
-        """The inodes that undoing actions with larger ids than `after` has put at this name."""
-        rows = self._db.execute(
-            "SELECT body FROM actions WHERE path = ? AND id > ? AND state = 'undone'", (path, after)
-        )
-        return {_decode(body).restored for (body,) in rows} - {0}
-
     def standing(self) -> list[int]:
-        """The ids of all actions that are done and can be undone, the newest first."""
-        return [
-            number
-            for (number,) in self._db.execute("SELECT id FROM actions WHERE state = 'done' ORDER BY id DESC")
-        ]
+        """The ids of all actions that can be undone, the newest first."""
+        marks = ", ".join("?" * len(STANDING))
+        rows = self._db.execute(f"SELECT id FROM actions WHERE state IN ({marks}) ORDER BY id DESC", STANDING)
+        return [number for (number,) in rows]
 
     def saved_by_action(self) -> dict[str, int]:
-        """Bytes of what is done, by action."""
-        rows = self._db.execute("SELECT action, sum(bytes) FROM actions WHERE state = 'done' GROUP BY action")
+        """Bytes that are saved, by action."""
+        rows = self._db.execute(f"SELECT action, sum(bytes) FROM actions WHERE state IN {_SAVED} GROUP BY action")
         return dict(rows.fetchall())
-
-    def needs_recipe(self, number: int) -> bool:
-        """Whether the recipe of this id is still wanted."""
-        entry = self.get(number)
-        return entry is not None and entry.state not in ("failed", "undone")
 
     def savings(self) -> Savings:
         actions, saved, held = self._db.execute(
-            "SELECT count(*), coalesce(sum(iif(action = 'quarantine', 0, bytes)), 0),"
-            " coalesce(sum(iif(action = 'quarantine', bytes, 0)), 0) FROM actions WHERE state = 'done'"
+            f"SELECT count(*), coalesce(sum(iif(state IN {_SAVED}, bytes, 0)), 0),"
+            f" coalesce(sum(iif(state IN {HELD}, bytes, 0)), 0) FROM actions WHERE state IN {(*HELD, *_IN_FORCE)}"
         ).fetchone()
         return Savings(actions, saved, held)
 
     def close(self) -> None:
         self._db.close()
-
-
-def _spoken(entry: Entry) -> Entry:
-    return msgspec.structs.replace(entry, text=spoken(entry.text))
 
 
 class _transaction:  # noqa: N801 - a context, used as a word
@@ -379,10 +432,10 @@ def _quoted(path: str) -> str:
     return quote(os.fsencode(path))
 
 
-def sync_folder(folder: str) -> None:
-    """Make the names in a folder durable. Raises OSError."""
-    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
+def hidden_name(name: bytes, token: str, number: int) -> bytes:
+    """`.NAME.aside-TOKEN-NUMBER`; a NAME too long for that is cut between two characters."""
+    tail = b".aside-%s-%d" % (token.encode(), number)
+    room = _NAME_BYTES - 1 - len(tail)
+    if len(name) > room:
+        name = name[:room].decode("utf-8", "ignore").encode() or name[:room]
+    return b"." + name + tail

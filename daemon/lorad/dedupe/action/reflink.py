@@ -6,20 +6,20 @@ between, and an interruption anywhere leaves both files whole.
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import fcntl
 import os
 import signal
+import struct
 import time
 
 from lorad.blocks.extents import own_ranges
-from lorad.dedupe import syscalls
-from lorad.dedupe.compare import pieces
-from lorad.dedupe.guard import Held
-from lorad.dedupe.journal import Entry
-from lorad.dedupe.orders import Progress, Refused
-from lorad.dedupe.reach import Reached, open_file, reach
-from lorad.dedupe.site import Site
+from lorad.dedupe.action.compare import pieces
+from lorad.dedupe.action.hold import Held
+from lorad.dedupe.action.journal import Context, Entry
+from lorad.dedupe.action.order import Progress, Refused
+from lorad.dedupe.action.place import Reached, open_file, reach
 
 #: The most that Btrfs and XFS take at once.
 _AT_ONCE = 16 << 20
@@ -27,6 +27,12 @@ _UNSUPPORTED = (errno.EOPNOTSUPP, errno.EINVAL, errno.EXDEV, errno.ENOTTY, errno
 #: Seconds that a file may still be open, and between two looks.
 _A_MOMENT = 0.5
 _PAUSE = 0.01
+_libc = ctypes.CDLL(None, use_errno=True)
+#: linux/fs.h and linux/falloc.h.
+_FALLOC_FL_UNSHARE_RANGE = 0x40
+_FIDEDUPERANGE = 0xC0189436
+_DEDUPE = struct.Struct("=QQHHIqQQiI")
+_DIFFERS = 1
 _CANNOT = "its file system cannot share blocks between these two files; order hardlink, symlink or quarantine"
 
 
@@ -44,9 +50,7 @@ def ranges_to_share(kept: Held, gone: Held) -> list[tuple[int, int]]:
         raise
 
 
-def share(  # noqa: PLR0917 - all of an action's, and what is its own
-    site: Site, entry: Entry, kept: Held, gone: Held, ranges: list[tuple[int, int]], progress: Progress
-) -> Entry:
+def share(context: Context, kept: Held, gone: Held, ranges: list[tuple[int, int]], progress: Progress) -> None:
     """Let the ranges of `gone` share the blocks of `kept`. Raises Refused where they differ, and OSError."""
     total = sum(length for _, length in ranges)
     done = 0
@@ -54,7 +58,7 @@ def share(  # noqa: PLR0917 - all of an action's, and what is its own
         offset = start
         while offset < start + length:
             try:
-                shared = syscalls.dedupe(kept.fd, gone.fd, offset, min(_AT_ONCE, start + length - offset))
+                shared = _dedupe(kept.fd, gone.fd, offset, min(_AT_ONCE, start + length - offset))
             except OSError as error:
                 if error.errno in _UNSUPPORTED:
                     raise Refused.about(gone.path, _CANNOT) from error
@@ -65,16 +69,13 @@ def share(  # noqa: PLR0917 - all of an action's, and what is its own
                 )
             if not shared:
                 raise Refused.about(gone.path, _CANNOT)
-            site.at("shared")
+            context.at("shared")
             offset += shared
             done += min(shared, start + length - offset + shared)
             progress(done, total)
-    entry = site.journal.update(entry, state="done")
-    site.at("done")
-    return entry
 
 
-def undo(site: Site, entry: Entry, reached: Reached) -> str:
+def undo(context: Context, entry: Entry, reached: Reached) -> str:
     """Give the file blocks of its own where the file system can (XFS); returns what is to be said.
 
     Raises Refused where somebody has the file open, and OSError, as when there is no room.
@@ -89,8 +90,8 @@ def undo(site: Site, entry: Entry, reached: Reached) -> str:
         if not _is_unchanged(entry, status):
             return "it was changed since; there is nothing to bring back"
         try:
-            syscalls.unshare(fd, status.st_size)
-            site.at("unshared")
+            _unshare(fd, status.st_size)
+            context.at("unshared")
         except OSError as error:
             if error.errno not in _UNSUPPORTED:
                 raise
@@ -147,3 +148,26 @@ def _hold_alone(fd: int, path: bytes) -> None:
             time.sleep(_PAUSE)
         else:
             return
+
+
+def _unshare(fd: int, size: int) -> None:
+    """Give a file open for writing blocks of its own. Raises OSError with EOPNOTSUPP where that cannot be."""
+    call = _libc.fallocate
+    if call(fd, _FALLOC_FL_UNSHARE_RANGE, ctypes.c_longlong(0), ctypes.c_longlong(size)):
+        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+
+
+def _dedupe(source: int, target: int, offset: int, length: int) -> int | None:
+    """Let a range of `target` share the blocks of the same range of `source`, where their bytes are equal.
+
+    Returns how many bytes from the start are shared now, which may be fewer than asked for; None where the bytes
+    differ. Comparing and sharing are one step for the file system (FIDEDUPERANGE, ioctl_fideduperange(2)).
+    """
+    request = bytearray(_DEDUPE.pack(offset, length, 1, 0, 0, target, offset, 0, 0, 0))
+    fcntl.ioctl(source, _FIDEDUPERANGE, request)
+    *_, shared, status, _ = _DEDUPE.unpack(request)
+    if status == _DIFFERS:
+        return None
+    if status < 0:
+        raise OSError(-status, os.strerror(-status))
+    return int(shared)
