@@ -13,10 +13,12 @@ import os
 import signal
 import tempfile
 from collections.abc import Callable
+from contextlib import suppress
 
 from lorad.blocks.looking import SHARING
-from lorad.dedupe import syscalls
-from lorad.dedupe.probe import opened, probe, remove_leftovers
+from lorad.dedupe.action.place import exchange, rename_new
+from lorad.dedupe.action.reflink import share_range
+from lorad.dedupe.probe import new_name, opened, probe, remove_leftovers
 from lorad.dedupe.statx import Status, may_change
 
 #: File systems that change names in both ways: see `man 2 rename`.
@@ -48,6 +50,11 @@ class Abilities:
     def rename_new(self, folder: bytes, status: Status, kind: bytes) -> int:
         """Whether a name can be changed with no risk to a file that has the new one."""
         return 0 if kind in _RENAMES else self._once(("rename", status.mount, status.dev), folder, _rename_new)
+
+    def rename_folder(self, folder: bytes, status: Status, kind: bytes) -> int:
+        """The same for a folder in this one."""
+        key = "folder", status.mount, status.dev
+        return 0 if kind in _RENAMES else self._once(key, folder, _rename_folder)
 
     def share(self, folder: bytes, status: Status, kind: bytes) -> int:
         """Whether files in this folder can share blocks."""
@@ -84,23 +91,41 @@ def _exchange(folder: bytes) -> int:
         remove_leftovers(fd)
         with probe(fd, b"1") as one, probe(fd, b"2") as two:
             try:
-                syscalls.exchange(fd, one, two)
+                exchange(fd, one, two)
             except OSError as error:
                 return error.errno or errno.EINVAL
             return 0 if (_content(fd, one), _content(fd, two)) == (b"2", b"1") else errno.EINVAL
 
 
 def _rename_new(folder: bytes) -> int:
+    """A taken name is not taken over, and a new one is given."""
     with opened(folder) as fd:
         remove_leftovers(fd)
-        with probe(fd, b"1") as one, probe(fd, b"2") as two:
+        with probe(fd) as one, probe(fd) as two:
             try:
-                syscalls.rename_new(fd, one, fd, two)
-            except FileExistsError:
-                return 0
+                with suppress(FileExistsError):
+                    rename_new(fd, one, fd, two)
+                    return errno.EINVAL
+                rename_new(fd, one, fd, new := new_name())
+                os.unlink(new, dir_fd=fd)
             except OSError as error:
                 return error.errno or errno.EINVAL
-            return errno.EINVAL
+    return 0
+
+
+def _rename_folder(folder: bytes) -> int:
+    with opened(folder) as fd:
+        remove_leftovers(fd)
+        name, new = new_name(), new_name()
+        os.mkdir(name, 0o700, dir_fd=fd)
+        try:
+            rename_new(fd, name, fd, new)
+            name = new
+        except OSError as error:
+            return error.errno or errno.EINVAL
+        finally:
+            os.rmdir(name, dir_fd=fd)
+    return 0
 
 
 def _content(folder: int, name: bytes) -> bytes:
@@ -119,7 +144,7 @@ def _share(folder: bytes) -> int:
             file.write(block)
             file.flush()
         try:
-            return 0 if syscalls.dedupe(one.fileno(), other.fileno(), 0, _BLOCK) else errno.EOPNOTSUPP
+            return 0 if share_range(one.fileno(), other.fileno(), 0, _BLOCK) else errno.EOPNOTSUPP
         except OSError as error:
             return error.errno or errno.EOPNOTSUPP
 

@@ -13,7 +13,7 @@ import os
 import unicodedata
 from contextlib import suppress
 
-from lorad.dedupe import reasons
+from loracore.paths import shown
 from lorad.dedupe.mounted import Mounted, is_plain
 from lorad.dedupe.probe import opened, probe, remove_leftovers
 from lorad.dedupe.statx import Status, may_change, statx
@@ -86,10 +86,10 @@ class Aliases:
         `by_itself`: no one asked for it, so that between two devices it is done only where they are surely two.
         """
         if self.same_file(gone, kept, fresh=fresh) is Alias.ONE:
-            return reasons.one_storage(kept)
+            return f"it is {shown(kept)} itself, seen through another mount; watch one of the two folders only"
         folders = os.path.dirname(gone), os.path.dirname(kept)
         if by_itself and _are_two_devices(*folders) and self.between(*folders, fresh=fresh) is Alias.UNKNOWN:
-            return reasons.maybe_one_storage(kept)
+            return f"it may be {shown(kept)} itself, seen through another mount; order it with dedupe --apply"
         return ""
 
     def _is_plain(self, folder: bytes, status: Status) -> bool:

@@ -88,7 +88,7 @@ def _inner(mount: Mount, path: bytes) -> bytes:
 def is_locked(path: bytes, status: Status) -> bool:
     """Whether a file or folder is immutable or append-only, also where only an ioctl says so (mergerfs)."""
     if status.tells or not (stat.S_ISREG(status.mode) or stat.S_ISDIR(status.mode)):
-        return status.locked
+        return bool(status.flags)
     with suppress(OSError):
         flags = _asked(path, _GET_FLAGS, struct.calcsize("l"))
         return bool(int.from_bytes(flags[:4], "little") & LOCKED)

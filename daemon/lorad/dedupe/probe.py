@@ -59,5 +59,9 @@ def remove_leftovers(folder: int) -> None:
         if _NAME.fullmatch(name):
             with suppress(OSError):
                 status = os.stat(name, dir_fd=folder, follow_symlinks=False)
-                if stat.S_ISREG(status.st_mode) and status.st_size <= _SMALL and status.st_mtime < before:
+                if status.st_mtime >= before:
+                    continue
+                if stat.S_ISDIR(status.st_mode):
+                    os.rmdir(name, dir_fd=folder)
+                elif stat.S_ISREG(status.st_mode) and status.st_size <= _SMALL:
                     os.unlink(name, dir_fd=folder)

@@ -10,37 +10,46 @@ import errno
 import os
 import stat
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from typing import NamedTuple
 
-from lorad.dedupe import reasons
+from loracore.paths import shown
+from lorad.dedupe import trouble
 from lorad.dedupe.abilities import Abilities
+from lorad.dedupe.action.journal import QUARANTINE as IN_STATE
+from lorad.dedupe.action.order import ACTIONS
 from lorad.dedupe.aliases import Aliases
-from lorad.dedupe.journal import QUARANTINE as IN_STATE
 from lorad.dedupe.mounted import Mounted, is_locked, is_plain, project
 from lorad.dedupe.plan import Plan, Skipped, Step
 from lorad.dedupe.policy import is_inside
-from lorad.dedupe.reasons import Call, reason
 from lorad.dedupe.rootlock import RootLocks
 from lorad.dedupe.statx import Status, access_error, owns_all, statx
+from lorad.dedupe.trouble import words
 from lorad.watch.mounts import Mount
 from lorad.watch.scanner import QUARANTINE as IN_ROOT
 
-_LINKS = ("hardlink", "symlink")
-#: Actions that take the file out of its folder; a part of an adapter folder is not for them.
-_AWAY = ("quarantine", "delete")
+MOUNTED_INSIDE = "something is mounted in its folder; unmount that first"
+NOT_IN_ROOT = "it lies in no watched folder any more; see [watch] roots"
+#: What each action that gives the file another name does first in its folder, and then to its name.
+_CALLS = {
+    "delete": (trouble.HIDE, trouble.HIDE),
+    "quarantine": (trouble.QUARANTINE, trouble.QUARANTINE),
+    "symlink": (trouble.SYMLINK, trouble.EXCHANGE),
+    "hardlink": (trouble.LINK, trouble.EXCHANGE),
+}
 #: Extended attributes that decide who may read.
 _ACCESS = ("system.posix_acl_access", "security.")
 
 
 class Place(NamedTuple):
-    """A folder. `error`: of a change in it; `covered`: names that something is mounted on; `root`: it lies in."""
+    """A folder in `root`. `error`: of a new name in it; `covered`: names that something is mounted on."""
 
     path: bytes
     status: Status
     mount: Mount | None
     error: int
+    locked: bool
     covered: frozenset[bytes]
     root: bytes
     lock: str
@@ -51,18 +60,11 @@ class Place(NamedTuple):
 
 
 class Refusals:
-    """For one thread. `in_adapter_folder` says whether a folder is one whose files mean something together."""
+    """For one thread. `locks`: of the roots; without them, no other lorad is looked for."""
 
-    def __init__(
-        self,
-        state_dir: str,
-        *,
-        locks: RootLocks | None = None,
-        in_adapter_folder: Callable[[bytes], bool] = lambda folder: False,
-    ) -> None:
+    def __init__(self, state_dir: str, locks: RootLocks | None = None) -> None:
         self._state_dir = os.fsencode(state_dir)
         self._locks = locks
-        self._in_adapter_folder = in_adapter_folder
         self._mounts = Mounted()
         self._abilities = Abilities()
         self.aliases = Aliases(self._mounts)
@@ -109,7 +111,6 @@ class Refusals:
         self._kept_access: dict[bytes, tuple[object, ...]] = {}
         self._quarantines: dict[tuple[object, ...], tuple[str, bytes]] = {}
         self._projects: dict[bytes, tuple[int, bool]] = {}
-        self._adapters: dict[bytes, bool] = {}
 
     def _sift(self, names: list[Step]) -> Iterator[Step | Skipped]:
         """What becomes of the steps of one file. Its bytes count with the last of its names."""
@@ -126,9 +127,11 @@ class Refusals:
         for (_, first), seen in zip(firsts, entries.values(), strict=True):
             for why, step in seen:
                 if stays is not None:
-                    yield Skipped(*step[:3], why or reasons.other_name_stays(stays[1].path, stays[0]))
+                    yield Skipped(
+                        *step[:3], why or f"its other name {shown(stays[1].path)} has to stay: {stays[0]}"
+                    )
                 elif step is not first:
-                    yield Skipped(*step[:3], reasons.same_entry(first.path))
+                    yield Skipped(*step[:3], f"it is the name {shown(first.path)}, seen through another mount")
                 else:
                     last = step is firsts[-1][1]
                     yield step._replace(bytes=sum(each.bytes for each in names) if last else 0)
@@ -139,73 +142,83 @@ class Refusals:
         return (place.status.dev, place.status.ino, os.path.basename(path)) if place else path
 
     def _refusal(self, step: Step) -> str:
-        whole = _folder(step)
-        place, kept_at = self._place(os.path.dirname(whole or step.path)), self._place(os.path.dirname(step.kept))
+        place, kept_at = map(self._place, map(os.path.dirname, (folder_of(step) or step.path, step.kept)))
         kept, why = self._kept_status(step.kept)
         with suppress(OSError):
             status = statx(step.path)
             if place is not None and kept_at is not None and kept is not None:
                 why = next(filter(None, self._of_places(step, place, kept_at)), why)
-                return why or next(filter(None, self._of_action(step, whole, place, status, kept)), "")
+                return why or next(filter(None, self._of_action(step, place, status, kept)), "")
         # It went, or cannot be looked at.
         return ""
 
     def _of_places(self, step: Step, place: Place, kept_at: Place) -> Iterator[str]:
-        yield "" if place.root else reasons.NOT_IN_ROOT
+        yield "" if place.root else NOT_IN_ROOT
         # What another lorad may move away is not to be relied on.
         yield place.lock or kept_at.lock
         if place.status.dev != kept_at.status.dev:
             yield self.aliases.refusal(step.path, step.kept, by_itself=self._by_itself)
 
-    def _of_action(self, step: Step, whole: bytes, place: Place, status: Status, kept: Status) -> Iterator[str]:
-        if step.action == "reflink":
-            number = self._abilities.share(place.path, place.status, place.kind)
-            number = errno.EROFS if place.error == errno.EROFS else number
-            yield reason(Call.SHARE, errno.EXDEV if kept.dev != status.dev else number)
-        else:
-            yield self._why_not_renamed(step, whole, place, status)
-        yield reason(Call.LEASE, self._abilities.lease(step.path, status))
-        if step.action == "hardlink":
-            if _are_apart(place, kept) or self._another_project(step.kept, place.path):
-                yield reason(Call.LINK, errno.EXDEV)
-            if is_locked(step.kept, kept):
-                yield reasons.of_kept(step.kept, reason(Call.LINK, errno.EPERM))
-        if step.action in _LINKS:
-            if step.kept not in self._kept_access:
-                self._kept_access[step.kept] = _access(step.kept, kept)
-            if _access(step.path, status) != self._kept_access[step.kept]:
-                yield reasons.other_access(step.kept)
-        if step.action == "quarantine":
-            yield reason(Call.QUARANTINE, access_error(whole, os.W_OK) if whole else 0)
-            yield self._why_not_moved(whole or step.path, place)
-
-    def _why_not_renamed(self, step: Step, whole: bytes, place: Place, status: Status) -> str:
-        """Each action but `reflink` gives the file, or its whole folder, another name."""
+    def _of_action(self, step: Step, place: Place, status: Status, kept: Status) -> Iterator[str]:
+        """In the order in which the action would meet them."""
+        whole, traits = folder_of(step), ACTIONS[step.action]
         path = whole or step.path
+        yield words(trouble.LEASE, self._abilities.lease(step.path, status))
+        if traits.needs_exchange and self._has_other_access(step, status, kept):
+            yield trouble.other_access(step.kept)
+        if step.action == "reflink":
+            yield words(trouble.SHARE, errno.EXDEV if kept.dev != status.dev else self._share_error(place))
+            yield words("", errno.EROFS if place.error == errno.EROFS else errno.EPERM * status.is_immutable)
+            return
+        if step.action == "hardlink":
+            yield words(trouble.LINK, self._link_error(step, place, kept))
+        if step.action == "quarantine":
+            yield self._why_not_moved(path, place)
         if whole:
-            status = statx(whole)
-            if self._mounts.within(whole):
-                return reasons.MOUNTED_INSIDE
-        elif step.action in _AWAY and self._is_adapter(place.path):
-            return reasons.ADAPTER_PART
-        if place.error:
-            return reason(Call.HIDE, place.error)
+            yield MOUNTED_INSIDE if self._mounts.within(path) else ""
+            status = statx(path)
+        first, then = _CALLS[step.action]
+        yield words(first, place.error)
+        yield words(then, self._rename_error(step, path, place, status))
+
+    def _rename_error(self, step: Step, path: bytes, place: Place, status: Status) -> int:
+        """Of the new name that each action but `reflink` gives the file, or its whole folder."""
         if os.path.basename(path) in place.covered:
-            return reason(Call.HIDE, errno.EBUSY)
-        if is_locked(path, status) or _is_anothers(place.status, status):
-            return reason(Call.HIDE, errno.EPERM)
-        if step.action in _LINKS:
-            return reason(Call.EXCHANGE, self._abilities.exchange(place.path, place.status, place.kind))
-        if whole and place.mount and place.kind == b"overlay" and b"redirect_dir=on" not in place.mount.options:
-            return reason(Call.HIDE, errno.EXDEV)
-        return reason(Call.HIDE, self._abilities.rename_new(place.path, place.status, place.kind))
+            return errno.EBUSY
+        if place.locked or is_locked(path, status) or _is_anothers(place.status, status):
+            return errno.EPERM
+        if ACTIONS[step.action].needs_exchange:
+            return self._abilities.exchange(place.path, place.status, place.kind)
+        if not folder_of(step):
+            return self._abilities.rename_new(place.path, place.status, place.kind)
+        if step.action == "quarantine" and (number := access_error(path, os.W_OK)):
+            return number
+        if place.mount and place.kind == b"overlay" and b"redirect_dir=on" not in place.mount.options:
+            return errno.EXDEV
+        return self._abilities.rename_folder(place.path, place.status, place.kind)
+
+    def _share_error(self, place: Place) -> int:
+        return self._abilities.share(place.path, place.status, place.kind)
+
+    def _link_error(self, step: Step, place: Place, kept: Status) -> int:
+        if place.error != errno.EROFS and (
+            _are_apart(place, kept) or self._another_project(step.kept, place.path)
+        ):
+            return errno.EXDEV
+        return errno.EPERM if not place.error and is_locked(step.kept, kept) else 0
+
+    def _has_other_access(self, step: Step, status: Status, kept: Status) -> bool:
+        """Whether the two differ in who may use them; a link can have but one owner, mode and ACL."""
+        if step.kept not in self._kept_access:
+            self._kept_access[step.kept] = _access(step.kept, kept)
+        return _access(step.path, status) != self._kept_access[step.kept]
 
     def _why_not_moved(self, path: bytes, place: Place) -> str:
         key = *_where(place.status), place.root
         if key not in self._quarantines:
             self._quarantines[key] = self._quarantine(place)
         why, folder = self._quarantines[key]
-        return why or (reason(Call.QUARANTINE, errno.EXDEV) if self._another_project(path, folder) else "")
+        return why or words(trouble.QUARANTINE, errno.EXDEV * self._another_project(path, folder))
 
     def _quarantine(self, place: Place) -> tuple[str, bytes]:
         """Why files of this place cannot be moved into quarantine, or the folder that they are moved into."""
@@ -216,7 +229,7 @@ class Refusals:
                 status = statx(path) if os.path.lexists(path) else None
                 if around is not None and _where(status or around.status) == _where(place.status):
                     return _why_not_used(path, status, around), path if status else around.path
-        return reason(Call.QUARANTINE, errno.EXDEV), b""
+        return words(trouble.QUARANTINE, errno.EXDEV), b""
 
     def _place(self, folder: bytes) -> Place | None:
         if folder not in self._places:
@@ -225,11 +238,11 @@ class Refusals:
                 status = statx(folder)
                 mount = self._mounts.mount(folder, status)
                 error = access_error(folder, os.W_OK | os.X_OK)
-                error = error or (errno.EPERM if is_locked(folder, status) else 0)
+                locked = is_locked(folder, status)
                 root = next((root for root in self._roots if is_inside(folder, root)), b"")
                 lock = self._locks.refusal(folder) if self._locks is not None and root else ""
                 covered = self._mounts.covered(folder, mount)
-                self._places[folder] = Place(folder, status, mount, error, covered, root, lock)
+                self._places[folder] = Place(folder, status, mount, error, locked, covered, root, lock)
         return self._places[folder]
 
     def _kept_status(self, path: bytes) -> tuple[Status | None, str]:
@@ -238,14 +251,9 @@ class Refusals:
             self._kept[path] = None, ""
             with suppress(OSError):
                 status = statx(path)
-                why = reason(Call.LEASE, self._abilities.lease(path, status))
-                self._kept[path] = status, reasons.of_kept(path, why) if why else ""
+                why = words(trouble.LEASE, self._abilities.lease(path, status))
+                self._kept[path] = status, f"{shown(path)}: {why}" if why else ""
         return self._kept[path]
-
-    def _is_adapter(self, folder: bytes) -> bool:
-        if folder not in self._adapters:
-            self._adapters[folder] = self._in_adapter_folder(folder)
-        return self._adapters[folder]
 
     def _another_project(self, path: bytes, folder: bytes) -> bool:
         if folder not in self._projects:
@@ -254,7 +262,7 @@ class Refusals:
         return inherits and project(path)[0] != number
 
 
-def _folder(step: Step) -> bytes:
+def folder_of(step: Step) -> bytes:
     """The adapter folder that goes as a whole; empty where the file goes alone."""
     folder: bytes = getattr(step, "folder", b"")
     return folder
@@ -280,12 +288,11 @@ def _is_anothers(folder: Status, status: Status) -> bool:
 
 def _why_not_used(path: bytes, status: Status | None, around: Place) -> str:
     """Why files cannot be moved into a quarantine (None: to be made in `around`); empty where they can."""
-    if status is None:
-        return reasons.no_quarantine(path, around.error) if around.error else ""
-    if not stat.S_ISDIR(status.mode):
-        return reasons.no_quarantine(path, errno.ENOTDIR)
-    if status.uid != os.geteuid() or status.mode & 0o022:
-        return reasons.strange_quarantine(path)
+    number = around.error if status is None else errno.ENOTDIR * (not stat.S_ISDIR(status.mode))
+    if number:
+        return f"{shown(path)}: {trouble.no_quarantine(number)}"
+    if status and (status.uid != os.geteuid() or status.mode & 0o022):
+        return f"{shown(path)}: {trouble.STRANGE_QUARANTINE}"
     return ""
 
 

@@ -22,15 +22,16 @@ _MASK = 0x7FF | 0x1000
 _HEAD, _TAIL = struct.Struct("=IIQIIIHxxQQQQ"), struct.Struct("=IIQ")
 _TAIL_AT, _SIZE = 136, 256
 #: STATX_ATTR_IMMUTABLE and STATX_ATTR_APPEND, which are FS_IMMUTABLE_FL and FS_APPEND_FL, too.
-LOCKED = 0x10 | 0x20
+_IMMUTABLE, _APPEND = 0x10, 0x20
+LOCKED = _IMMUTABLE | _APPEND
 #: linux/capability.h
 _CAP_FOWNER = 3
 
 
 class Status(NamedTuple):
-    """`mount`: its number in mountinfo, 0 where the kernel does not say. `locked`: immutable or append-only.
+    """`mount`: its number in mountinfo, 0 where the kernel does not say. `flags`: of `LOCKED`, those that are set.
 
-    `tells`: whether its file system says here what is locked.
+    `tells`: whether its file system says here which are.
     """
 
     mode: int
@@ -39,8 +40,12 @@ class Status(NamedTuple):
     dev: int
     ino: int
     mount: int
-    locked: bool
+    flags: int
     tells: bool
+
+    @property
+    def is_immutable(self) -> bool:
+        return bool(self.flags & _IMMUTABLE)
 
 
 def statx(path: bytes) -> Status:
@@ -56,14 +61,14 @@ def statx(path: bytes) -> Status:
         raise OSError(number, os.strerror(number), path)
     # A C library, a kernel or a sandbox that does not know the call.
     status = os.lstat(path)
-    return Status(status.st_mode, status.st_uid, status.st_gid, status.st_dev, status.st_ino, 0, False, False)
+    return Status(status.st_mode, status.st_uid, status.st_gid, status.st_dev, status.st_ino, 0, 0, False)
 
 
 def _unpacked(raw: bytes) -> Status:
     _, _, attributes, _, uid, gid, mode, ino, _, _, told = _HEAD.unpack_from(raw)
     major, minor, mount = _TAIL.unpack_from(raw, _TAIL_AT)
-    locked, tells = bool(attributes & LOCKED), told & LOCKED == LOCKED
-    return Status(mode, uid, gid, os.makedev(major, minor), ino, mount, locked, tells)
+    device = os.makedev(major, minor)
+    return Status(mode, uid, gid, device, ino, mount, attributes & LOCKED, told & LOCKED == LOCKED)
 
 
 def access_error(path: bytes, mode: int) -> int:
@@ -82,5 +87,5 @@ def owns_all() -> bool:
 def may_change(folder: bytes) -> bool:
     """Whether names can be made in a folder and be removed again."""
     with suppress(OSError):
-        return not access_error(folder, os.W_OK | os.X_OK) and not statx(folder).locked
+        return not access_error(folder, os.W_OK | os.X_OK) and not statx(folder).flags
     return False

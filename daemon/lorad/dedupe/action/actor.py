@@ -42,7 +42,7 @@ from lorad.dedupe.action.order import (
 from lorad.dedupe.action.place import Folder, Reached, reach, rename_new
 from lorad.dedupe.action.recovery import Pending, aside_of, record_shown, repair, settle
 from lorad.dedupe.action.undo import show as give_name_back
-from lorad.dedupe.trouble import doing, told
+from lorad.dedupe.trouble import HIDE, doing, told
 from lorad.pipeline.protocol import Identity
 
 LOCK = "dedupe.lock"
@@ -272,7 +272,7 @@ class Actor:
                 case "quarantine":
                     quarantine.move(context, entry, act.reached, places)
                 case "delete":
-                    with doing("put it aside (rename)"):
+                    with doing(HIDE):
                         rename_new(act.reached.folder, act.reached.name, act.reached.folder, entry.aside)
                 case _:
                     links.replace(context, entry, act.kept, act.gone)
