@@ -41,7 +41,7 @@ class Library:
         for number in numbers:
             rows.append(self._row(number, status))
             own = list(_names(number))
-            self.catalog.save_names((name, number, None) for name in own)
+            self.catalog.save_names((name, number, 1, None) for name in own)
             names += own
         self.catalog.save_files(rows)
         self.catalog.keep("complete", 1)
@@ -54,7 +54,7 @@ class Library:
         twin = self._row(number, "duplicate")
         name = b"/srv/models/loras/%02d/newcomer-%06d.safetensors" % (number % _FOLDERS, self.count)
         self.catalog.save_files([twin, twin._replace(id=self.count, ino=self.count)])
-        self.catalog.save_names([(name, self.count, None)])
+        self.catalog.save_names([(name, self.count, 1, None)])
         self.catalog.commit(new_generation=True)
         return [name, *_names(number)]
 

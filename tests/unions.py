@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+_OVERLAY = "mount -t overlay none -o lowerdir={},upperdir={},workdir={{spare}}/work {{pool}}"
 #: Each kind with the command that shows `{branch}` at `{pool}`, too; `{spare}` are empty folders beside them.
 UNIONS = {
     "bind": "mount --bind {branch} {pool}",
@@ -20,8 +21,8 @@ UNIONS = {
     "mergerfs-second": "mergerfs -o category.create=ff {spare}/other:{branch} {pool}",
     "bindfs": "bindfs {branch} {pool}",
     "bindfs-ro": "bindfs -r {branch} {pool}",
-    "overlay-upper": "mount -t overlay none -o lowerdir={spare}/other,upperdir={branch},workdir={spare}/work {pool}",
-    "overlay-lower": "mount -t overlay none -o lowerdir={branch},upperdir={spare}/other,workdir={spare}/work {pool}",
+    "overlay-upper": _OVERLAY.format("{spare}/other", "{branch}"),
+    "overlay-lower": _OVERLAY.format("{branch}", "{spare}/other"),
     "overlay-lowers": "mount -t overlay none -o lowerdir={branch}:{spare}/other {pool}",
 }
 #: Those of which one folder is the other by device and inode.

@@ -10,16 +10,22 @@ import json
 import os
 import re
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from itertools import accumulate, zip_longest
 from typing import NamedTuple
 
+from loracore.config import Watch
 from loracore.control import PAGE_BYTES, Audited, Difference
+from loracore.identity import Identity
+from loracore.trouble import explained
+from loracore.whole import regular
 from lorad.files import is_under
 from lorad.publish.model import Model
 from lorad.publish.render import render
 from lorad.publish.snapshot import connect, read_snapshot
+from lorad.watch.exclude import Exclude
 from lorad.watch.scanner import Seen, walk
 
 #: Seconds before each further look at what differs. The first is for what changed under our eyes, the others,
@@ -31,7 +37,7 @@ _YOUNG = 10.0
 _ROW = 48
 _ROWS = (
     "SELECT path, dev, ino, size, mtime_ns, ctime_ns, passed_over, error FROM names "
-    "JOIN files ON files.id = names.file WHERE active"
+    "JOIN files ON files.id = names.file WHERE active = 1"
 )
 _UPDATED = re.compile(rb'"updated": "[^"]*"')
 #: As `lorad.dedupe.site` names them.
@@ -39,24 +45,22 @@ _TEMPORARY = re.compile(rb"\.lorad-[0-9a-f]+-[0-9]+\.tmp")
 _SET_ASIDE = (
     "set aside by an action that is not at its end: keep it, see history, bring its folder back and restart"
 )
-_NO_IDENTITY = (0, 0, 0, 0, 0)
+_NO_IDENTITY = Identity(0, 0, 0, 0, 0)
 
 
 class Known(NamedTuple):
     """What the catalogue knows of one name: its inode's identity, and why it is not read if it is not."""
 
-    identity: tuple[int, ...]
+    identity: Identity
     passed_over: str | None
 
 
-def audit(
-    state_dir: str, roots: Sequence[bytes], *, follow: bool, sleep: Callable[[float], None] = time.sleep
-) -> Audited:
-    """Compare all names under `roots` with the catalogue in `state_dir`, and that with the JSON files.
+def audit(state_dir: str, watch: Watch, *, sleep: Callable[[float], None] = time.sleep) -> Audited:
+    """Compare all names that are watched with the catalogue in `state_dir`, and that with the JSON files.
 
-    Raises OSError and sqlite3.Error where it cannot look.
+    The roots have no symbolic links. Raises OSError and sqlite3.Error where it cannot look.
     """
-    files, disk = _compare_disk(state_dir, roots, follow)
+    files, disk = _compare_disk(state_dir, watch)
     views = compare_views(state_dir)
     for number, pause in enumerate(_PAUSES):
         if (not disk and not views) or (number and not views and not any(map(_is_young, disk))):
@@ -64,7 +68,7 @@ def audit(
         sleep(pause)
         if disk:
             before = {difference.path for difference in disk}
-            files, disk = _compare_disk(state_dir, roots, follow)
+            files, disk = _compare_disk(state_dir, watch)
             disk = [difference for difference in disk if difference.path in before]
         views = compare_views(state_dir)
     return _fitting(files, views + disk)
@@ -77,23 +81,45 @@ def _fitting(files: int, differences: list[Difference]) -> Audited:
     return Audited(files, differences[:count], len(differences) - count)
 
 
-def _compare_disk(state_dir: str, roots: Sequence[bytes], follow: bool) -> tuple[int, list[Difference]]:
+def _compare_disk(state_dir: str, watch: Watch) -> tuple[int, list[Difference]]:
     """How many names there are, and what differs, sorted by path."""
+    roots = list(map(os.fsencode, watch.roots))
     there = [root for root in roots if os.path.isdir(root)]
     # The disk first: what the daemon learns meanwhile can only be newer.
-    names = {seen.path: seen for seen in walk(there, follow=follow, without=[os.fsencode(state_dir)])}
+    state, exclude = os.fsencode(state_dir), Exclude(watch.exclude, roots)
+    walked = walk(there, follow=watch.follow_symlinks, without=[state], exclude=exclude)
+    names = {seen.path: seen for seen in walked}
     known = _known(state_dir)
     lost = [root for root in roots if root not in there]
     in_lost = is_under(lost)
+    away: Counter[bytes] = Counter()
     found = [Difference(root, "missing", "this watched folder is not there") for root in lost]
     found += leftovers(there)
     for path in sorted(names.keys() | known.keys()):
         if lost and in_lost(path):
             continue
+        if path not in names and (folder := _unmounted(path, known[path])) is not None:
+            away[folder] += 1
+            continue
         difference = compare(path, known.get(path), names.get(path))
         if difference is not None:
             found.append(difference)
-    return len(names), found
+    return len(names), found + [
+        Difference(folder, "missing", f"{count:,} files below it lie on what is not mounted there now; mount it")
+        for folder, count in away.items()
+    ]
+
+
+def _unmounted(path: bytes, known: Known) -> bytes | None:
+    """The folder that is left on the way to a name whose disk is not there; None where that is not the reason."""
+    folder = path
+    while True:
+        try:
+            status = os.lstat(folder)
+        except OSError:
+            folder = os.path.dirname(folder)
+            continue
+        return folder if known.identity.dev not in (0, status.st_dev) and folder != path else None
 
 
 def leftovers(roots: Sequence[bytes]) -> list[Difference]:
@@ -111,7 +137,7 @@ def compare(path: bytes, known: Known | None, seen: Seen | None) -> Difference |
     """One name in the catalogue and on the disk."""
     if seen is None:
         if os.path.lexists(path):
-            return Difference(path, "stale", "in the catalogue, but in no folder that is watched now")
+            return Difference(path, "stale", "in the catalogue, but left out or in no folder that is watched now")
         return Difference(path, "missing", "in the catalogue, not on the disk")
     if known is None:
         return Difference(path, "unknown", "on the disk, not in the catalogue" + _age(seen))
@@ -126,16 +152,13 @@ def compare(path: bytes, known: Known | None, seen: Seen | None) -> Difference |
 def _known(state_dir: str) -> dict[bytes, Known]:
     with closing(connect(state_dir)) as db:
         return {
-            path: Known((dev % 2**64, ino % 2**64, *others), error if passed_over else None)
-            for path, dev, ino, *others, passed_over, error in db.execute(_ROWS)
+            path: Known(Identity.of_stored(*identity), error if passed_over else None)
+            for path, *identity, passed_over, error in db.execute(_ROWS)
         }
 
 
-def _identity(seen: Seen) -> tuple[int, ...]:
-    status = seen.status
-    if status is None:
-        return _NO_IDENTITY
-    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
+def _identity(seen: Seen) -> Identity:
+    return Identity.of(seen.status) if seen.status is not None else _NO_IDENTITY
 
 
 def _age(seen: Seen) -> str:
@@ -171,10 +194,10 @@ def compare_views(state_dir: str) -> list[Difference]:
 def _differs(path: str, expected: bytes, generation: int) -> str:
     """How a file is not what it should be; empty where it is."""
     try:
-        with open(path, "rb") as file:
+        with open(path, "rb", opener=regular) as file:
             content = file.read()
     except OSError as error:
-        return f"cannot be read: {(error.strerror or str(error)).lower()}"
+        return f"cannot be read: {explained(error)}"
     if _undated(content) == _undated(expected):
         return ""
     try:

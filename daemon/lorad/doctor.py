@@ -20,6 +20,7 @@ from loracore.paths import CATALOGUE, shown
 from lorad.blocks.looking import SHARING
 from lorad.dedupe.journal import Journal
 from lorad.dedupe.policy import Policy
+from lorad.watch.exclude import Exclude
 from lorad.watch.mounts import Mount, MountTable, find, is_remote
 
 #: linux/fs.h
@@ -45,12 +46,14 @@ def examine(
     roots: Sequence[Root],
     policy: Policy = _TO_REPORT,
     hashing: Hashing | None = None,
+    *,
+    exclude: Exclude | None = None,
 ) -> Examined:
     """All findings. Probes are made in the state folder alone, with files of our own."""
     findings = [*_inotify(roots)]
     for root in roots:
         findings += _root(root)
-    findings += _policy(state_dir, [root.path for root in roots], policy)
+    findings += _policy(state_dir, [root.path for root in roots], policy, exclude or Exclude())
     findings += [*_state(state_dir), *_journal(state_dir), _sockets(runtime_dir), _gpu(), _limits()]
     if hashing is not None and hashing.on_arrival:
         findings.append(_hashes(hashing))
@@ -118,12 +121,17 @@ def _root(root: Root) -> Iterator[Finding]:
         yield Finding(name, "ok", f"is on {kind}, which cannot share blocks; hardlink and symlink save the space")
 
 
-def _policy(state_dir: str, roots: Sequence[bytes], policy: Policy) -> Iterator[Finding]:
+def _policy(state_dir: str, roots: Sequence[bytes], policy: Policy, exclude: Exclude) -> Iterator[Finding]:
     """Whether the action that is configured can be taken where it is to be taken."""
     if policy.action == "report":
         return
     for folder in policy.scope or roots:
         name = f"{policy.action} in {shown(folder)}"
+        if exclude(folder):
+            yield Finding(
+                name, "problem", "it is left out by [watch] exclude", "change exclude, or [dedupe] scope"
+            )
+            continue
         if not os.path.isdir(folder):
             if policy.scope:
                 yield Finding(name, "problem", "is not there", "mount it, or take it out of [dedupe] scope")

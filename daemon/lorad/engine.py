@@ -13,20 +13,24 @@ import time
 from collections.abc import Callable, Sequence
 
 from loracore.control import Event, FileFailedEvent, FileGrouped
+from loracore.identity import bounded
 from loracore.messages import Progress
 from lorad.blocks.backlog import Backlog
 from lorad.catalog import Catalog, Identified
 from lorad.configs import Configs
-from lorad.files import File, Files, is_under
+from lorad.files import File, Files
+from lorad.hiding import Hiding
+from lorad.holders import Holders
 from lorad.knowledge import Duplicate, Knowledge
 from lorad.library import Library, Status
 from lorad.pipeline.dispatch import Finished, Job, Lost, PiecesJob
 from lorad.pipeline.machinery import Machinery
-from lorad.pipeline.protocol import Header, Identity, Outcome, Published, Trouble
+from lorad.pipeline.protocol import LANES, LONG_LANE, Header, Identity, Outcome, Published, Trouble
 from lorad.presence import DEATHS, Presence
-from lorad.reading import Reading
+from lorad.reading import Reading, Wanted
 from lorad.recorder import Recorder
 from lorad.statistics import Statistics
+from lorad.watch.exclude import Exclude
 
 #: Names looked at between two looks at the children's messages.
 _STEP = 256
@@ -38,8 +42,8 @@ class Engine:
     """Keeps the catalogue and the JSON files true to what is under `roots`.
 
     It looks when it is told to: `sweep` a folder, or a name was `touched`. `tell` hears of what it finds, and
-    `duplicate` of each file that becomes one, the first of a set included, while `File.before` still says under
-    which names it was told apart before; for `defer` and `remind` see `Presence`, for `render_once` `Recorder`.
+    `duplicate` of each file that becomes one, the first of a set included; for `defer`, `remind` and `mistake` see
+    `Presence`, for `render_once` `Recorder`. `exclude` is as in the configuration.
     """
 
     def __init__(
@@ -49,54 +53,79 @@ class Engine:
         roots: Sequence[bytes],
         *,
         follow: bool,
+        exclude: Sequence[str] = (),
         state_dir: bytes,
         tell: Callable[[Event], None],
         duplicate: Duplicate | None = None,
         defer: Callable[[bytes, os.stat_result], bool] | None = None,
         remind: bool = False,
         render_once: bool = False,
+        mistake: Callable[[bytes, str], None],
     ) -> None:
         self._catalog = catalog
         self._machinery = machinery
         self._tell = tell
+        self._mistake = mistake
         self.files = Files(catalog)
         self._library = Library()
         self._reading = Reading(catalog, self.files, follow=follow, loaders=machinery.loaders)
         self.statistics = Statistics()
+        #: What is to be read again when an action is over.
+        self._postponed: list[tuple[Job, File, Wanted | None]] = []
         #: Duplicates whose blocks are to be looked at, once all is read.
         self._blocks = Backlog(self.files)
         self._knowledge = Knowledge(
-            catalog, self.files, self._library, self._reading, self._blocks, tell=tell, duplicate=duplicate
+            catalog,
+            self.files,
+            self._library,
+            self._reading,
+            self._blocks,
+            tell=tell,
+            duplicate=duplicate,
+            about=lambda path: self._presence.about(path),  # noqa: PLW0108 - it is made below
         )
         self._do = self._knowledge.do
         self._configs = Configs(self.files, self._reading.layer_names)
-        self._presence = Presence(
+        leaves_out = Exclude(exclude, roots)
+        # What is loaded stays: looking for garbage in it would take longer than loading.
+        gc.disable()
+        try:
+            self._knowledge.load(leaves_out.in_view())
+        finally:
+            gc.enable()
+        gc.freeze()
+        self._presence = presence = Presence(
             self.files,
             self._configs,
             self._library,
             roots,
             follow=follow,
+            exclude=leaves_out,
             without=[state_dir],
             do=self._do,
             tell=tell,
             defer=defer,
             swept=self._blocks.add_under,
             remind=remind,
+            mistake=mistake,
+            forgot=self._forgot,
         )
-        # What is loaded stays: looking for garbage in it would take longer than loading.
-        gc.disable()
-        try:
-            self._knowledge.load(is_under(roots))
-        finally:
-            gc.enable()
-        gc.freeze()
         self._recorder = Recorder(
             catalog, self.files, machinery, self.statistics, os.fsdecode(state_dir), render_once=render_once
         )
         machinery.forget_layouts()
-        #: Look through a folder; look at one name that something happened to; an inode that we gave a name.
-        self.sweep, self.touched = self._presence.sweep, self._presence.touched
-        self.relinked = self._presence.relinked
+        #: Look through a folder; look at one name that something happened to, once it has settled and before that.
+        self.sweep, self.touched, self.noticed = presence.sweep, presence.touched, presence.noticed
+        #: Whether a name that is not found may be out of view; an inode that we gave a name.
+        self.is_away = presence.is_away
+        self.relinked = presence.relinked
+        #: What was hidden and is shown again, see `Hiding`.
+        hiding = Hiding(self.files, presence, self._knowledge)
+        self.hide, self.show, self.hidden = hiding.hide, hiding.show, hiding.hidden
+        #: Which files hold weights, and which are new, see `Holders`.
+        self._holders = holders = Holders(catalog, self.files, presence, self._knowledge.signature_of_layout)
+        self.is_newcomer, self.keepers = holders.is_newcomer, holders.keepers
+        self.unresolved, self.dirty_weights = holders.unresolved, holders.dirty_weights
         #: By our own doing, the file of this name shares other blocks than it did.
         self.rearranged = self._blocks.add_name
 
@@ -132,7 +161,23 @@ class Engine:
     @property
     def reading(self) -> bool:
         """Whether files are being read, or wait for it."""
-        return not (self._reading.empty and self._machinery.idle)
+        return not (self._reading.empty and self._machinery.idle) or bool(self._postponed)
+
+    def put_off(self, names: Callable[[bytes], bool]) -> None:
+        """Leave names alone as long as `names` says that an action is under way on them.
+
+        What happens to them meanwhile is not seen: `touched` is to be called for each when it is over.
+        """
+        self._presence.put_off = names
+
+    def act(self, acts: bool) -> None:
+        """Whether files that are met from now on may be newcomers: a policy other than to report is in force."""
+        self._presence.acts = acts
+
+    @property
+    def hurries(self) -> bool:
+        """Whether files are being read, or wait for it, of which that does not take long."""
+        return self._reading.waits(LONG_LANE) or self._machinery.works(LONG_LANE)
 
     def progress(self) -> Progress:
         counts = self.files.counts
@@ -141,7 +186,7 @@ class Engine:
             files_processed=counts.total() - counts[Status.PENDING] - counts[Status.GROUPED],
             failed=counts[Status.FAILED],
             duplicates=counts[Status.DUPLICATE],
-            bytes_total=self.files.bytes_total,
+            bytes_total=bounded(self.files.bytes_total),
             bytes_read=self.statistics.bytes_read,
             walking=self._presence.sweeping,
         )
@@ -150,10 +195,11 @@ class Engine:
     def groups(self) -> int:
         """How many layouts the files have."""
         told = (Status.GROUPED, Status.UNIQUE, Status.DUPLICATE)
-        return len({file.layout for file in self.files if file.status in told})
+        return len({file.layout for file in self.files if file.status in told and file.names})
 
     def step(self, timeout: float) -> None:
         """Do what can be done now; wait up to `timeout` seconds for news when there is nothing else."""
+        self._repeat_postponed()
         self._feed()
         self._configs.forget()
         now = time.monotonic()
@@ -196,6 +242,7 @@ class Engine:
 
     def tidy(self) -> None:
         """Drop what is kept of layouts that no file has any more. Only when all is `finished`."""
+        self._holders.note_dirty()
         self._library.forget_unused()
         self._catalog.forget_unused()
         self._catalog.commit(new_generation=False)
@@ -203,43 +250,74 @@ class Engine:
         self._reading.forget_layouts()
         self._knowledge.forget_layouts()
 
+    def _forgot(self, file: int) -> None:
+        self._machinery.cancel(file)
+        self._reading.drop(file)
+
     def _feed(self) -> None:
-        while (loader := self._machinery.room()) is not None:
-            job = self._reading.next_job()
-            if job is None:
-                return
-            self._machinery.start(loader, job)
+        for file in list(self._reading.pointless()):
+            self._machinery.cancel(file)
+        for lane in range(len(LANES) + 1):
+            while (loader := self._machinery.room(lane)) is not None:
+                job = self._reading.next_job(lane)
+                if job is None:
+                    break
+                self._machinery.start(loader, job)
 
     def _finished(self, finished: Finished) -> None:
         job, position = finished.job, 0
-        for index, (number, outcome) in enumerate(zip(job.files, finished.outcomes, strict=True)):
-            self.statistics.job(job, outcome)
-            if outcome.header is not None:
-                # A loader sends a body once, so it is kept whatever became of the file that brought it.
-                self._catalog.layout_id(outcome.header.layout_signature, outcome.header.layout)
-                self._catalog.arrangement_id(outcome.header.arrangement_signature, outcome.header.arrangement)
+        for index, outcome in enumerate(finished.outcomes):
             wanted, digests = None, b""
             if isinstance(job, PiecesJob):
                 end = position + 32 * job.plans[index].pieces
                 wanted, digests = self._reading.take(job, index, finished.digests[position:end])
                 position = end
-            file = self.files.by_id.get(number)
-            if file is None:
-                continue
-            file.seconds += outcome.seconds
-            file.read_ns = file.read_ns or outcome.read_ns
-            self.files.changed(file)
-            if outcome.trouble is None and wanted is not None:
-                # Whatever its loaders died of before, it was not this file for sure.
-                file.deaths = 0
-            if outcome.trouble is not None:
-                self._troubled(file, outcome.trouble)
-                if outcome.trouble.kind == "changed" and self._still_wanted(file):
-                    self._reading.repeat(job, number, wanted)
-            elif wanted is not None:
-                self._knowledge.answer(number, wanted.question, digests)
+            with self._presence.about(job.targets[index].path):
+                self._was_read(job, index, outcome, wanted, digests)
+
+    def _was_read(self, job: Job, index: int, outcome: Outcome, wanted: Wanted | None, digests: bytes) -> None:
+        """What came of a job's `index`-th file."""
+        number = job.files[index]
+        self.statistics.job(job, outcome)
+        if outcome.header is not None:
+            # A loader sends a body once, so it is kept whatever became of the file that brought it.
+            self._catalog.layout_id(outcome.header.layout_signature, outcome.header.layout)
+            self._catalog.arrangement_id(outcome.header.arrangement_signature, outcome.header.arrangement)
+        file = self.files.by_id.get(number)
+        if file is None:
+            return
+        file.seconds += outcome.seconds
+        file.read_ns = file.read_ns or outcome.read_ns
+        self.files.changed(file)
+        if outcome.trouble is None and wanted is not None:
+            # Whatever its loaders died of before, it was not this file for sure.
+            file.deaths = 0
+        if outcome.trouble is not None and outcome.trouble.kind == "cancelled":
+            if wanted is not None:
+                self._reading.park(wanted)
             else:
-                self._learn(file, outcome)
+                self._reading.repeat(job, number, None)
+        elif outcome.trouble is not None:
+            self._troubled(file, outcome.trouble)
+            if outcome.trouble.kind == "changed" and self._still_wanted(file):
+                self._repeat(job, file, wanted)
+        elif wanted is not None:
+            self._knowledge.answer(number, wanted.question, digests)
+        else:
+            self._learn(file, outcome)
+
+    def _repeat(self, job: Job, file: File, wanted: Wanted | None) -> None:
+        """Read a file again that was not there as it was, once no action is under way on it."""
+        if self._presence.is_put_off(file):
+            self._postponed.append((job, file, wanted))
+        else:
+            self._reading.repeat(job, file.id, wanted)
+
+    def _repeat_postponed(self) -> None:
+        postponed, self._postponed = self._postponed, []
+        for job, file, wanted in postponed:
+            if self._still_wanted(file):
+                self._repeat(job, file, wanted)
 
     def _still_wanted(self, file: File) -> bool:
         """Whether a file that could not be read under one name is there, the same, under another."""
@@ -261,16 +339,21 @@ class Engine:
         if file.layout is None or file.arrangement is None:
             # It was sent once, and lost with what could not be committed.
             self._machinery.forget_layouts()
-            self._reading.headers.append(file.id)
+            self._reading.want_header(file.id)
             return
         file.base, file.format, file.residue = header.base, header.format, header.residue
         for name in file.names:
             self._configs.look(name)
         alone = not self._library.has_layout(file.layout)
         self._do(self._library.header(file.id, file.layout))
-        self._tell(FileGrouped(file.names[0], header.layout_signature, alone))
+        if file.names:
+            self._tell(FileGrouped(file.names[0], header.layout_signature, alone))
 
     def _troubled(self, file: File, trouble: Trouble) -> None:
+        if trouble.kind == "changed" and self._presence.is_put_off(file):
+            return
+        if trouble.traceback:
+            self._mistake(file.path, trouble.traceback)
         if trouble.kind == "changed" and self._presence.may_try_again(file):
             self._presence.look_again(file)
             return
@@ -278,7 +361,7 @@ class Engine:
             file.error = trouble.reason
             self._do(self._library.ignored(file.id))
             return
-        if trouble.kind != "failed":
+        if trouble.kind != "failed" or trouble.traceback:
             # The next run tries again: the file itself need not change for that to succeed.
             file.read_ns = 0
         self._fail(file, trouble.reason)
@@ -286,7 +369,8 @@ class Engine:
     def _fail(self, file: File, reason: str) -> None:
         file.error = reason
         self._do(self._library.failed(file.id))
-        self._tell(FileFailedEvent(file.names[0], reason))
+        if file.names:
+            self._tell(FileFailedEvent(file.names[0], reason))
 
     def _lost(self, lost: Lost) -> None:
         """A process died with this job. What was not the cause is read again."""

@@ -3,6 +3,9 @@
 A record is trusted as long as the inode's identity (device, inode, size, mtime, ctime) stays the same. One
 whose ctime is as young as the moment it was first read may have been written to within one tick of the
 file system's clock, unseen; it is read again in the next run.
+
+What de-duplication has hidden stays a file among the others, but in no view: its names are in `File.aside` and
+`Files.hidden` instead of `File.names` and `Files.by_path`.
 """
 
 from __future__ import annotations
@@ -11,16 +14,18 @@ import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 
+from loracore.identity import Identity, bounded
+from loracore.identity import signed as signed  # noqa: PLC0414 - also imported from here
 from lorad.catalog import Catalog, Row
-from lorad.gone import Gone
+from lorad.held import Held, Weights
 from lorad.library import Status
-from lorad.pipeline.protocol import Identity
 
 #: Coarser than the clock ticks that file systems use for their times, in nanoseconds.
 _TICK = 20_000_000
 #: The tick of file systems that count whole (FAT: even) seconds.
 _COARSE_TICK = 2_000_000_000
-_TOLD_APART = frozenset({Status.UNIQUE, Status.DUPLICATE})
+#: A name that is hidden has this as its `active` in the catalogue.
+_HIDDEN = 2
 _STATUS = {status.value: status for status in Status}
 
 
@@ -28,14 +33,17 @@ class File:
     """One inode in one state, and what is known of it."""
 
     __slots__ = (
-        "arrangement", "base", "before", "deaths", "error", "extents", "format", "function", "id", "identity",
-        "layout", "names", "passed_over", "read_ns", "residue", "seconds", "signature", "status", "was",
+        "arrangement", "aside", "base", "deaths", "error", "extents", "format", "fresh", "function", "id",
+        "identity", "layout", "names", "news", "passed_over", "read_ns", "residue", "seconds", "signature",
+        "status", "was", "weights",
     )  # fmt: skip
 
     def __init__(self, number: int, identity: Identity) -> None:
         self.id = number
         self.identity = identity
         self.names: list[bytes] = []
+        #: Its names that are hidden.
+        self.aside: list[bytes] = []
         self.read_ns = 0
         self.status = Status.PENDING
         self.layout: int | None = None
@@ -47,15 +55,16 @@ class File:
         self.seconds = 0.0
         self.error: str | None = None
         self.deaths = 0
+        #: Something happened to it just before it was met, rather than that a folder was looked through.
+        self.news = False
         #: One name that is never opened: its kind already says that it is not to be read.
         self.passed_over = False
-        #: Names that this inode, of the same size and mtime, had when it was told apart: until its twin went or
-        #: came, or its ctime or name changed and it had to be read anew. Empty once it is told apart again. The
-        #: catalogue has them too: reading anew may take longer than lorad runs.
-        self.before: tuple[bytes, ...] = ()
-        #: The weight signature that this inode had when it was a duplicate, whatever its times were then. Known
-        #: since this start alone, or since it lost its names.
-        self.was: bytes | None = None
+        #: Of all its layers, known since it was a duplicate.
+        self.weights: bytes | None = None
+        #: What its inode or its name led to before, until it is told apart.
+        self.was: Weights | None = None
+        #: 0 for an old file, 1 for one that was met as a new one, 2 when that was told apart as well.
+        self.fresh = 0
         #: Where its blocks lay when it was last looked at as a duplicate; see `lorad.blocks`.
         self.extents: bytes | None = None
         #: What its header says that changes what its tensors do; empty where that is still to be read.
@@ -66,28 +75,38 @@ class File:
         # Unpacked at once: a hundred thousand of these are read at each start.
         (
             number, dev, ino, size, mtime_ns, ctime_ns, read_ns, status, layout, arrangement, base, format_,
-            residue, signature, seconds, error, deaths, passed_over, before, extents, function,
+            residue, signature, seconds, error, deaths, passed_over, extents, function, weights, was, fresh,
         ) = row  # fmt: skip
-        file = cls(number, Identity(dev % 2**64, ino % 2**64, size, mtime_ns, ctime_ns))
+        file = cls(number, Identity.of_stored(dev, ino, size, mtime_ns, ctime_ns))
         file.read_ns = read_ns
         file.status = _STATUS[status]
         file.layout, file.arrangement, file.base, file.format = layout, arrangement, base, format_
         file.residue, file.signature = residue, signature
         file.seconds, file.error, file.deaths = seconds, error, deaths
         file.passed_over = bool(passed_over)
-        if before:
-            file.before = tuple(before.split(b"\0"))
         file.extents, file.function = extents, function
+        file.weights, file.fresh = weights, fresh
+        if was:
+            file.was = Weights(was[:32], was[32:])
         return file
 
     def row(self) -> Row:
-        dev, ino, size, mtime_ns, ctime_ns = (getattr(self.identity, name) for name in Identity.__struct_fields__)
         return Row(
-            self.id, signed(dev), signed(ino), size, mtime_ns, ctime_ns, self.read_ns, self.status.value,
+            self.id, *self.identity.stored(), bounded(self.read_ns), self.status.value,
             self.layout, self.arrangement, self.base, self.format, self.residue, self.signature,
             self.seconds, self.error, self.deaths, int(self.passed_over),
-            b"\0".join(self.before) or None, self.extents, self.function,
+            self.extents, self.function, self.weights, b"".join(self.was) if self.was else None, self.fresh,
         )  # fmt: skip
+
+    @property
+    def path(self) -> bytes:
+        """The name under which it is read."""
+        return (self.names or self.aside)[0]
+
+    @property
+    def twin_key(self) -> tuple[int, bytes] | None:
+        """What the files of its weights have in common; None where they are not known."""
+        return (self.layout, self.weights) if self.layout is not None and self.weights else None
 
     @property
     def too_young(self) -> bool:
@@ -103,10 +122,22 @@ class Files:
         self._catalog = catalog
         self.by_id: dict[int, File] = {}
         self.by_path: dict[bytes, File] = {}
+        #: By name, those that are hidden.
+        self.hidden: dict[bytes, File] = {}
         #: By name, what the configuration beside it says that changes what the file does, where it says anything.
         self.configs: dict[bytes, bytes] = {}
         self._by_inode: dict[tuple[int, int], File] = {}
-        self.gone = Gone(catalog)
+        #: Files in view of the same weights, by layout and weights, then by number.
+        self.twins: dict[tuple[int, bytes], dict[int, File]] = {}
+        #: Files that have company in `twins`, or none any more, since it was taken.
+        self._companions: list[File] = []
+        #: Numbers of files that may hold these weights still, as their inode or name did; see `File.was`.
+        self.unread: dict[Weights, set[int]] = {}
+        #: Weights of which a name was lost, gained or changed since they were taken: by the number of the layout,
+        #: and by its signature.
+        self._moved: set[tuple[int, bytes]] = set()
+        self._stirred: set[Weights] = set()
+        self.held = Held(catalog)
         #: How many names and folders lie in each folder that has any.
         self._folders: Counter[bytes] = Counter()
         self._next = 1
@@ -114,59 +145,77 @@ class Files:
         self._new_names: dict[bytes, int] = {}
         self._dropped_names: list[bytes] = []
         self._dropped_files: list[int] = []
+        self._kept: dict[str, bytes] = {}
         self._restored: set[int] = set()
-        #: How many records have each status.
+        #: How many names in view have each status.
         self.counts: Counter[Status] = Counter()
-        #: Bytes of all files that are read or were, each inode once.
+        #: How many files of each layout are still being told apart.
+        self.grouped: Counter[int | None] = Counter()
+        #: Bytes of all files in view that are read or were, each inode once.
         self.bytes_total = 0
         #: Whether `load` put other files into view than were in it before.
         self.view_changed = False
 
     def load(self, under: Callable[[bytes], bool]) -> None:
-        """Take up from the catalogue the files that have a name in the folders that are looked at now.
+        """Take up from the catalogue what is hidden, and the files that have a name in the folders looked at now.
 
         Files elsewhere stay in the catalogue, out of every view, until their folder is looked at again.
         """
         records = {row.id: File.from_row(row) for row in self._catalog.rows()}
         self._next = max(records, default=0) + 1
-        self.gone.load()
+        self.held.load()
         wake: list[bytes] = []
         sleep: list[bytes] = []
         for path, number, active, config in self._catalog.names():
             file = records.get(number)
-            wanted = file is not None and under(path)
-            if wanted and file is not None:
-                if number not in self.by_id:
-                    self.by_id[number] = file
-                    self._count(file, 1)
-                    if not file.passed_over:
-                        self._by_inode[file.identity.dev, file.identity.ino] = file
-                file.names.append(path)
-                self.by_path[path] = file
-                if config is not None:
-                    self.configs[path] = config
-                self._place(path, 1)
+            wanted = file is not None and (active == _HIDDEN or under(path))
+            if file is not None and wanted:
+                self._take_up(file, path, config, hidden=active == _HIDDEN)
+            elif file is not None and active:
+                self._loses(file, path)
             if wanted != bool(active):
                 (wake if wanted else sleep).append(path)
         self._restored = set(self.by_id)
+        for file in self:
+            self._joins(file)
+            self._count_grouped(file, 1)
+            if file.was is not None:
+                self.unread.setdefault(file.was, set()).add(file.id)
+        self._companions.clear()
+        self._moved.clear()
         self._catalog.set_active(1, wake)
         self._catalog.set_active(0, sleep)
+        self.held.save()
         self.view_changed = bool(wake or sleep)
+
+    def _take_up(self, file: File, path: bytes, config: bytes | None, *, hidden: bool) -> None:
+        if file.id not in self.by_id:
+            self.by_id[file.id] = file
+            if not file.passed_over:
+                self._by_inode[file.identity.dev, file.identity.ino] = file
+        if hidden:
+            file.aside.append(path)
+            self.hidden[path] = file
+            return
+        self._appears(file, path)
+        if config is not None:
+            self.configs[path] = config
 
     def at_inode(self, identity: Identity) -> File | None:
         """The record of this inode, in whatever state it was when it was last seen."""
         return self._by_inode.get((identity.dev, identity.ino))
 
-    def add(self, identity: Identity) -> File:
+    def add(self, identity: Identity, *, fresh: int = 0) -> File:
         """A new record, for an inode to be read."""
         file = self._new(identity)
+        file.fresh = fresh
         self._by_inode[identity.dev, identity.ino] = file
-        file.before, file.was = self.gone.back(identity)
         return file
 
-    def pass_over(self, identity: Identity, status: Status, reason: str) -> File:
+    def pass_over(self, identity: Identity, status: Status, reason: str, *, fresh: int = 0) -> File:
         """A new record for one name that is not read, whatever other names its inode has."""
         file = self._new(identity)
+        file.fresh = fresh
         self.set_status(file, status)
         file.error = reason
         file.passed_over = True
@@ -175,33 +224,111 @@ class Files:
     def _new(self, identity: Identity) -> File:
         file = self.by_id[self._next] = File(self._next, identity)
         self._next += 1
-        self._count(file, 1)
         self.changed(file)
         return file
 
     def set_status(self, file: File, status: Status) -> None:
         self._count(file, -1)
-        if file.status is not status and file.status in _TOLD_APART:
-            # Its twin may have gone to be read anew, and it may be next.
-            file.before += tuple(file.names)
-            for path in file.names:
-                self._leaves(file, path)
-            if file.status is Status.DUPLICATE:
-                file.was = file.signature
+        self._count_grouped(file, -1)
         file.status = status
+        self._count_grouped(file, 1)
         self._count(file, 1)
         self.changed(file)
 
+    def told_apart(self, file: File, weights: bytes | None = None) -> None:
+        """It is known what a file is, as it never was or as it is again. `weights`: of all its layers."""
+        self.may_be(file, None)
+        if file.fresh:
+            file.fresh = 2
+        if weights is not None and file.weights is None:
+            file.weights = weights
+            self._joins(file)
+
+    def lost_hold(self, file: File) -> None:
+        """A file that was told apart cannot be read any more."""
+        if file.weights is not None:
+            self._parts(file)
+            self.may_be(file, self.weights_of(file))
+            file.weights = None
+
+    def weights_of(self, file: File) -> Weights | None:
+        """The weights of a file, or those that it may have as it had them."""
+        if (key := file.twin_key) is None:
+            return file.was
+        return Weights(self._catalog.layout_signature(key[0]), key[1])
+
+    def may_be(self, file: File, was: Weights | None) -> None:
+        """Say what a file may still be, as its inode or its name was it."""
+        if file.was == was:
+            return
+        for weights in filter(None, (file.was, was)):
+            self._stirred.add(weights)
+        if file.was is not None:
+            self._forget_unread(file, file.was)
+        if was is not None:
+            self.unread.setdefault(was, set()).add(file.id)
+        file.was = was
+        self.changed(file)
+
+    def _forget_unread(self, file: File, was: Weights) -> None:
+        numbers = self.unread[was]
+        numbers.discard(file.id)
+        if not numbers:
+            del self.unread[was]
+
+    def _joins(self, file: File) -> None:
+        """A file whose weights are known is in view, or its weights are known now."""
+        if (key := file.twin_key) is not None and file.names:
+            twins = self.twins.setdefault(key, {})
+            twins[file.id] = file
+            self._moved.add(key)
+            if len(twins) == 2:
+                self._companions += twins.values()
+            elif len(twins) > 2:
+                self._companions.append(file)
+
+    def _parts(self, file: File) -> None:
+        """A file is not in view any more, or nothing certain is known of it."""
+        if (key := file.twin_key) is not None and (twins := self.twins.get(key)) and twins.pop(file.id, None):
+            self._moved.add(key)
+            if len(twins) == 1:
+                self._companions += twins.values()
+            elif not twins:
+                del self.twins[key]
+
+    def take_companions(self) -> list[File]:
+        """Files that are duplicates of another one in view now, or of none any more, since the last time."""
+        companions, self._companions = self._companions, []
+        return companions
+
+    def take_moved(self, signature: Callable[[int], bytes]) -> set[Weights]:
+        """Weights of which a name was lost, gained or changed since the last time."""
+        moved = {Weights(signature(layout), digests) for layout, digests in self._moved} | self._stirred
+        self._moved, self._stirred = set(), set()
+        return moved
+
+    def _count_grouped(self, file: File, sign: int) -> None:
+        if file.status is Status.GROUPED:
+            self.grouped[file.layout] += sign
+
     def _count(self, file: File, sign: int) -> None:
-        self.counts[file.status] += sign
-        if file.status is not Status.IGNORED:
+        self.counts[file.status] += sign * len(file.names)
+        if file.names and file.status is not Status.IGNORED:
             self.bytes_total += sign * file.identity.size
 
     def name(self, file: File, path: bytes) -> None:
+        self._appears(file, path)
+        self._new_names[path] = file.id
+
+    def _appears(self, file: File, path: bytes) -> None:
+        self._count(file, -1)
         file.names.append(path)
+        self._count(file, 1)
         self.by_path[path] = file
         self._place(path, 1)
-        self._new_names[path] = file.id
+        if len(file.names) == 1:
+            self._joins(file)
+        self._stir(file)
 
     def configure(self, path: bytes, config: bytes | None) -> None:
         """Keep what the configuration beside a name says."""
@@ -212,24 +339,50 @@ class Files:
         else:
             self.configs[path] = config
         self._new_names[path] = self.by_path[path].id
+        self._stir(self.by_path[path])
 
-    def unname(self, path: bytes) -> File:
-        """Take a name away; the file that had it, which may have none left."""
+    def unname(self, path: bytes, *, ours: bool = False) -> File:
+        """Take a name away; the file that had it, which may have none left.
+
+        `ours`: it is named anew at once, with nothing lost.
+        """
         file = self.by_path.pop(path)
         self.configs.pop(path, None)
         self._place(path, -1)
+        self._count(file, -1)
         file.names.remove(path)
-        if file.status in _TOLD_APART:
-            file.before += (path,)
-            self._leaves(file, path)
+        self._count(file, 1)
+        self._stir(file)
+        if not file.names:
+            self._parts(file)
+        if not ours:
+            self._loses(file, path)
         self._new_names.pop(path, None)
         self._dropped_names.append(path)
         return file
 
-    def _leaves(self, file: File, path: bytes) -> None:
-        """A name does not lead to what it led to any more, or that is not the same as another file any more."""
-        if file.status is Status.DUPLICATE and file.signature is not None:
-            self.gone.lost(path, file.signature)
+    def _loses(self, file: File, path: bytes) -> None:
+        """Keep what a name led to. What is new and was not told apart yet was nothing before, and stays new."""
+        if file.status is not Status.IGNORED and file.fresh != 1:
+            self.held.lost(path, file.identity, file.layout, file.weights)
+
+    def _stir(self, file: File) -> None:
+        if (key := file.twin_key) is not None:
+            self._moved.add(key)
+
+    def put_aside(self, file: File, path: bytes) -> None:
+        """A hidden name of a file."""
+        file.aside.append(path)
+        self.hidden[path] = file
+        self._new_names[path] = file.id
+
+    def take_back(self, path: bytes) -> File:
+        """A hidden name is none of this file any more."""
+        file = self.hidden.pop(path)
+        file.aside.remove(path)
+        self._new_names.pop(path, None)
+        self._dropped_names.append(path)
+        return file
 
     def has_folder(self, folder: bytes) -> bool:
         """Whether some name lies in a folder, at any depth."""
@@ -261,33 +414,48 @@ class Files:
         self._by_inode[identity.dev, identity.ino] = file
         self.changed(file)
 
-    def forget(self, file: File) -> None:
-        """Drop a file, its names and all that was learnt from it."""
+    def forget(self, file: File, *, ours: bool = False) -> None:
+        """Drop a file, its names and all that was learnt from it. `ours`: it is only read anew, as it is."""
         for path in list(file.names):
-            self.unname(path)
+            self.unname(path, ours=ours)
+        for path in list(file.aside):
+            self.take_back(path)
+        if file.was is not None:
+            self._forget_unread(file, file.was)
+            self._stirred.add(file.was)
+        self._count_grouped(file, -1)
         del self.by_id[file.id]
-        self._count(file, -1)
         if self._by_inode.get((file.identity.dev, file.identity.ino)) is file:
             del self._by_inode[file.identity.dev, file.identity.ino]
         self._dirty.pop(file.id, None)
         self._dropped_files.append(file.id)
-        if file.before:
-            weights = file.signature if file.status is Status.DUPLICATE else file.was
-            self.gone.went(file.identity, file.before, weights)
 
     def changed(self, file: File) -> None:
         """The record differs from the catalogue's."""
         self._dirty[file.id] = file
 
+    def kept(self, key: str) -> bytes:
+        """What the catalogue keeps under a name; empty if it was never told."""
+        return self._kept.get(key) or self._catalog.text(key)
+
+    def keep(self, key: str, value: bytes) -> None:
+        """Have the catalogue keep something, together with the files as they are now."""
+        self._kept[key] = value
+
     @property
     def unsaved(self) -> int:
-        return len(self._dirty) + len(self._new_names) + len(self._dropped_names) + len(self._dropped_files)
+        names = len(self._new_names) + len(self._dropped_names)
+        return len(self._dirty) + names + len(self._dropped_files) + len(self._kept) + self.held.unsaved
 
     def save(self) -> set[bytes] | None:
         """Write what changed into the catalogue's open transaction: the names whose row did, None if nothing had.
 
         A name's row is that of its file, so with a file all its names are among them.
         """
+        self.held.save()
+        for key, value in self._kept.items():
+            self._catalog.keep(key, value)
+        self._kept.clear()
         rows = [row for row in (file.row() for file in self._dirty.values()) if not self._is_stored(row)]
         if not (rows or self._new_names or self._dropped_names or self._dropped_files):
             self._dirty.clear()
@@ -297,8 +465,10 @@ class Files:
         self._catalog.drop_names(self._dropped_names)
         self._catalog.drop_files(self._dropped_files)
         self._catalog.save_files(rows)
-        self._catalog.save_names((path, file, self.configs.get(path)) for path, file in self._new_names.items())
-        self.gone.save()
+        self._catalog.save_names(
+            (path, file, _HIDDEN if path in self.hidden else 1, self.configs.get(path))
+            for path, file in self._new_names.items()
+        )
         for book in (self._dirty, self._new_names, self._dropped_names, self._dropped_files):
             book.clear()
         return touched
@@ -323,8 +493,3 @@ def is_under(roots: Iterable[bytes]) -> Callable[[bytes], bool]:
     """A test whether a path lies in one of the roots."""
     prefixes = tuple(os.path.join(root, b"") for root in roots)
     return lambda path: path.startswith(prefixes)
-
-
-def signed(number: int) -> int:
-    """An unsigned 64-bit number as SQLite's signed one."""
-    return number - 2**64 if number >= 2**63 else number

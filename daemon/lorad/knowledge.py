@@ -8,7 +8,9 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from functools import lru_cache
+from itertools import islice
 
 from blake3 import blake3
 
@@ -40,7 +42,10 @@ _SIGNATURES = 4096
 
 
 class Knowledge:
-    """`blocks` gets the duplicates whose blocks are to be looked at; for `tell` and `duplicate` see `Engine`."""
+    """`blocks` gets the duplicates whose blocks are to be looked at.
+
+    For `tell` and `duplicate` see `Engine`, for `about` `Presence`.
+    """
 
     def __init__(
         self,
@@ -52,6 +57,7 @@ class Knowledge:
         *,
         tell: Callable[[Event], None],
         duplicate: Duplicate | None,
+        about: Callable[[bytes], AbstractContextManager[None]],
     ) -> None:
         self._catalog = catalog
         self._files = files
@@ -60,6 +66,7 @@ class Knowledge:
         self._blocks = blocks
         self._tell = tell
         self._duplicate = duplicate
+        self._about = about
         self._loading = False
         self._signature_of_layout: Callable[[int], bytes] = lru_cache(_SIGNATURES)(catalog.layout_signature)
         self._weight_signatures: dict[tuple[int, bytes], bytes] = {}
@@ -75,15 +82,15 @@ class Knowledge:
         self._files.load(under)
         self._signature_of_layout = self._catalog.layout_signatures().__getitem__
         answered = self._catalog.answer_keys()
-        twins: dict[tuple[int | None, bytes | None], int] = {}
+        twins: dict[tuple[int, bytes], int] = {}
         for file in self._files:
-            twin = (
-                twins.setdefault((file.layout, file.signature), file.id)
-                if file.status is Status.DUPLICATE
-                else None
-            )
+            twin = twins.setdefault(key, file.id) if (key := file.twin_key) is not None else None
             self._restore(file, answered.pop(file.id, {}), None if twin == file.id else twin)
         self._loading = False
+        for file in self._files:
+            # While others were still to be loaded, that was not certain.
+            if file.status is Status.UNIQUE:
+                self._files.told_apart(file)
         # Where all were at hand while they were all asked for, from now on it is some.
         self.forget_layouts()
 
@@ -98,7 +105,7 @@ class Knowledge:
         while waiting:
             match waiting.popleft():
                 case ReadHeader(file):
-                    self._reading.headers.append(file)
+                    self._reading.want_header(file)
                 case Describe(layout, file):
                     shape = self._reading.shape(layout, self._files.by_id[file].arrangement or 0)
                     waiting += self._library.described(layout, shape)
@@ -111,7 +118,25 @@ class Knowledge:
                 case Planned(layout, sequence, exhausted):
                     self._catalog.save_sequence(layout, sequence, exhausted)
                 case Changed(number, status, key):
-                    self._change(self._files.by_id[number], status, key)
+                    changed = self._files.by_id.get(number)
+                    if changed is None:
+                        # It was set aside meanwhile.
+                        continue
+                    with nullcontext() if self._loading else self._about(changed.path):
+                        self._change(changed, status, key)
+        self.show_companions()
+
+    def show_companions(self, *, news: bool = True) -> None:
+        """Show files as duplicates or as unique, by whether another one in view has their weights.
+
+        Without `news`, nothing is told of those that are duplicates since.
+        """
+        for file in self._files.take_companions():
+            if file.id in self._files.by_id and file.status in (Status.UNIQUE, Status.DUPLICATE):
+                self._show(file, self._shown(file), file.signature, news=news)
+
+    def signature_of_layout(self, layout: int) -> bytes:
+        return self._signature_of_layout(layout)
 
     def answer(self, file: int, question: Question, digests: bytes) -> None:
         """A file has answered a question."""
@@ -122,7 +147,7 @@ class Knowledge:
         if file.layout is not None and file.status not in (Status.FAILED, Status.IGNORED):
             self.do(self._library.restore(file.id, file.layout, answers, twin))
             if file.function == b"":
-                self._reading.headers.append(file.id)
+                self._reading.want_header(file.id)
         elif file.status is Status.PENDING:
             self.do(self._library.found(file.id))
 
@@ -140,31 +165,44 @@ class Knowledge:
         signature = None
         if status is Status.DUPLICATE:
             assert file.layout is not None
-            kept = file.status is status and file.signature
-            signature = kept or self._weight_signature(file.layout, key, file.id)
+            signature = file.weights or self._weight_signature(file.layout, key, file.id)
+            self._files.told_apart(file, signature)
+            status = self._shown(file)
             if file.residue is None:
                 self._reading.want_residue(file.id)
         elif file.layout is not None and status in (Status.GROUPED, Status.UNIQUE):
             signature = blake3(self._signature_of_layout(file.layout) + key).digest()
+            if status is Status.UNIQUE and not self._loading:
+                self._files.told_apart(file)
+        elif status is Status.FAILED:
+            self._files.lost_hold(file)
+        self._show(file, status, signature, news=True)
+
+    def _shown(self, file: File) -> Status:
+        """How a file is shown that agrees with others on every layer, which may all be hidden."""
+        twins = self._files.twins.get(file.twin_key, {}) if file.twin_key is not None else {}
+        return Status.DUPLICATE if len(twins) > 1 or not file.names else Status.UNIQUE
+
+    def _show(self, file: File, status: Status, signature: bytes | None, *, news: bool) -> None:
         if (file.status, file.signature) == (status, signature):
             return
-        news = status is Status.DUPLICATE is not file.status and not self._loading
+        if status is Status.GROUPED:
+            self._reading.unpark(file.id)
+        news &= status is Status.DUPLICATE is not file.status and not self._loading
         self._files.set_status(file, status)
         file.signature = signature
         if news and file.names:
             self._found(file)
-        if status in (Status.UNIQUE, Status.DUPLICATE):
-            file.before = ()
-        if status is Status.DUPLICATE:
+        if status is Status.DUPLICATE and file.names:
             self._blocks.add(file)
 
     def _found(self, file: File) -> None:
-        """A file has become a duplicate."""
-        twins = self._library.twins(file.id)
-        others = (self._files.by_id.get(twin) for twin in twins[:_TOLD] if twin != file.id)
-        named = [other.names[0] for other in others if other is not None and other.names]
+        """A file has become a duplicate of others in view."""
+        assert file.twin_key is not None
+        twins = list(islice(self._files.twins[file.twin_key].values(), _TOLD))
+        named = [twin.names[0] for twin in twins if twin is not file]
         # The first of a set is what the others are duplicates of.
-        if twins[0] != file.id:
+        if twins[0] is not file:
             self._tell(DuplicateFound(file.names[0], named))
         if self._duplicate is not None:
             self._duplicate(file, named)

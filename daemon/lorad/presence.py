@@ -8,15 +8,26 @@ through `tell`.
 from __future__ import annotations
 
 import os
+import sqlite3
 import time
+import traceback
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 
 from loracore.control import Event, FileFailedEvent, FileGone, FileSeen
+from loracore.errors import StateError
+from loracore.identity import Identity
+from loracore.paths import shown
+from loracore.tensorfile import has_reader
 from lorad.configs import Configs
-from lorad.files import File, Files, is_under
+from lorad.files import File, Files
 from lorad.library import Instruction, Library, Status
-from lorad.pipeline.protocol import Identity
+from lorad.pipeline.health import PipelineBrokenError
+from lorad.pipeline.protocol import OUR_MISTAKE
+from lorad.view import View
+from lorad.watch.exclude import Exclude
+from lorad.watch.mounts import is_below
 from lorad.watch.scanner import Seen, look, walk
 
 #: A file that changes this often while it is read is left alone until it is touched again.
@@ -28,22 +39,28 @@ DEATHS = 3
 
 
 class Sweep:
-    """One look through a folder: `walk` gives what is there, `unseen` are the known names not met yet."""
+    """One look through a folder: `walk` gives what is there, `unseen` are the known names not met yet.
 
-    def __init__(self, folder: bytes, root: bytes, walked: Iterator[Seen], unseen: set[bytes]) -> None:
+    `entered` are the folders in it that came into view at once and are looked through by this.
+    """
+
+    def __init__(self, folder: bytes, root: bytes, walked: Iterator[Seen], unseen: set[bytes], view: View) -> None:
         self.folder = folder
         self.root = root
         self.walked = walked
         self.unseen = unseen
+        self.looked = view.begin(root)
+        self.entered = {each for each in view.entered if is_below(each, folder)}
         self.place = _place(root)
 
 
 class Presence:
-    """The names under `roots`.
+    """The names under `roots`, without those that `exclude` leaves out.
 
     `defer(path, status)` may put a name off until it has settled, and says whether it did. `swept(folder)` hears
     of each folder that was looked through to its end. With `remind`, failures that are known from before are told
-    of as well.
+    of as well. `mistake(path, traceback)` hears of files at which lorad failed by a mistake of its own, and
+    `forgot` of the numbers of files of which nothing more is wanted.
     """
 
     def __init__(
@@ -54,39 +71,54 @@ class Presence:
         roots: Sequence[bytes],
         *,
         follow: bool,
+        exclude: Exclude,
         without: Sequence[bytes],
         do: Callable[[list[Instruction]], None],
         tell: Callable[[Event], None],
         defer: Callable[[bytes, os.stat_result], bool] | None = None,
         swept: Callable[[bytes], None] | None = None,
         remind: bool = False,
+        mistake: Callable[[bytes, str], None] = lambda path, traceback: None,
+        forgot: Callable[[int], None] = lambda file: None,
     ) -> None:
+        #: Whether what is met from now on is new, where its root was looked through.
+        self.acts = False
+        #: Names that an action is under way on: nothing becomes of them meanwhile.
+        self.put_off: Callable[[bytes], bool] = lambda path: False
         self._files = files
         self._configs = configs
         self._library = library
         self.roots = roots
         self._follow = follow
+        self._exclude = exclude
+        self._view = View(files, roots, exclude=exclude, follow=follow)
         self._without = without
         self._do = do
         self._tell = tell
         self._defer = defer
         self._swept = swept
         self._remind = remind
+        self._mistake = mistake
+        self._forgot = forgot
         self._attempts: Counter[bytes] = Counter()
         self._sweep: Sweep | None = None
         self._waiting: deque[bytes] = deque()
-        #: Devices whose files were found unchanged under another device number, and that number.
-        self._renumbered: dict[int, int] = {}
         #: Names of inodes that lost another one.
         self._linked: list[bytes] = []
-        self._is_ours = is_under(roots)
+        #: Names that were met and wait to settle, and whether they are new.
+        self._met: dict[bytes, bool] = {}
 
     @property
     def sweeping(self) -> bool:
         return self._sweep is not None or bool(self._waiting)
 
-    def sweep(self, folder: bytes) -> None:
-        """Look through a folder, soon."""
+    def sweep(self, folder: bytes, *, view: bool = False) -> None:
+        """Look through a folder, soon. `view`: all in it came into view at once, so nothing in it is new."""
+        if view:
+            self._view.entered.add(folder)
+            if self._sweep is not None:
+                # That look may be past it.
+                self._sweep.entered.discard(folder)
         if any(folder == other or folder.startswith(os.path.join(other, b"")) for other in self._waiting):
             return
         self._waiting.append(folder)
@@ -112,14 +144,52 @@ class Presence:
             if seen.failed and seen.status is None:
                 # What is in a folder that cannot be listed now is not gone.
                 sweep.unseen.difference_update(self._files.names_under(seen.path))
-            self._see(seen, fresh=fresh, swept=True)
-            self._look_at_links()
+            if self.put_off(seen.path):
+                sweep.unseen.discard(seen.path)
+                continue
+            with self.about(seen.path):
+                self._see(seen, fresh=fresh, swept=True)
+                self._look_at_links()
         return names if sweep else 0
+
+    @contextmanager
+    def about(self, path: bytes) -> Iterator[None]:
+        """Set a file aside as failed where handling it, inside, meets a mistake in lorad."""
+        try:
+            yield
+        except (sqlite3.Error, PipelineBrokenError, StateError):
+            # Of the catalogue and the pipeline, not of this file.
+            raise
+        except Exception as error:
+            error.add_note(f"while it handled {shown(path)}")
+            self.set_aside(path, traceback.format_exc())
+
+    def set_aside(self, path: bytes, why: str) -> None:
+        """A mistake in lorad came up with this file: it is failed, until it is looked at again."""
+        self._mistake(path, why)
+        identity = Identity(0, 0, 0, 0, 0)
+        with suppress(OSError):
+            identity = Identity.of(os.lstat(path))
+        known = self._files.by_path.get(path)
+        if known is not None and not known.passed_over:
+            for name in list(known.names):
+                self.drop(name)
+        elif known is not None:
+            self.drop(path)
+        self._files.name(self._files.pass_over(identity, Status.FAILED, OUR_MISTAKE), path)
+        self._tell(FileFailedEvent(path, OUR_MISTAKE))
 
     def touched(self, path: bytes) -> None:
         """Something happened to this name, and it has settled."""
-        if not self._is_ours(path):
+        if self._view.root(path) is None or self.put_off(path):
             return
+        with self.about(path):
+            if self._exclude(path):
+                self._leave_out(path)
+            else:
+                self._touched(path)
+
+    def _touched(self, path: bytes) -> None:
         seen = look(path, follow=self._follow)
         if seen is not None:
             self._see(seen, fresh=False, swept=False)
@@ -127,8 +197,25 @@ class Presence:
         if self._files.has_folder(path) and not os.path.isdir(path):
             gone += self._files.names_under(path)
         self._gone(gone)
+        self._met.pop(path, None)
         self._configs.touched(path)
         self._look_at_links()
+
+    def is_away(self, path: bytes, device: int | None = None) -> bool:
+        """Whether a name that is not found may be out of view and not gone.
+
+        So it is in no root or left out of them, where its folder may not be looked into, and where its root, or
+        the disk that it is known on, is not there or has something else mounted over it. `device`: where it was
+        last, if it is not known any more.
+        """
+        file = self._files.by_path.get(path)
+        if device is None and file is not None and not file.passed_over:
+            device = file.identity.dev
+        seen = look(path, follow=self._follow)
+        if self._exclude(path) or self._view.is_covered(path) or (seen is not None and seen.failed):
+            return True
+        there = self._device_at(os.path.dirname(path))
+        return there is None or (device is not None and there != self._number_now(device))
 
     def relinked(self, before: Identity, now: Identity) -> None:
         """An inode got or lost a name by our own doing, which changed its ctime and nothing that was read."""
@@ -142,15 +229,45 @@ class Presence:
         One that changes whenever it is looked at is left alone: it is failed, until it is touched again.
         """
         for path in list(file.names):
+            if self.put_off(path):
+                continue
             seen = look(path, follow=self._follow)
             if seen is not None and self._is_being_written(seen, file):
                 # What it was is gone, and what it will be is not there yet.
-                self._drop(path)
+                self.drop(path)
             elif seen is not None:
                 self._see(seen, fresh=False, swept=False)
             elif self._files.by_path.get(path) is file:
                 self._vanished(path)
+        for path in list(file.aside):
+            self._look_at_hidden(path)
         self._look_at_links()
+
+    def _look_at_hidden(self, path: bytes) -> None:
+        """A hidden file is not what it was: it is read as what it is now, or it is not there any more."""
+        file = self._files.hidden[path]
+        identity = None
+        with suppress(OSError):
+            identity = Identity.of(os.lstat(path))
+        if self.put_off(path) or identity == file.identity or (identity is None and not self._is_on(path, file)):
+            return
+        self._files.take_back(path)
+        if not file.names and not file.aside:
+            self.forget(file)
+        if identity is not None:
+            self._files.put_aside(self.arrive_hidden(identity), path)
+
+    def _is_on(self, path: bytes, file: File) -> bool:
+        """Whether the folder of a hidden file is there, on the device that it was on."""
+        try:
+            device = os.stat(os.path.dirname(path)).st_dev
+        except OSError:
+            return False
+        return device in (file.identity.dev, self._files.held.renumbered.get(file.identity.dev))
+
+    def is_put_off(self, file: File) -> bool:
+        """Whether an action is under way on a file."""
+        return any(map(self.put_off, (*file.names, *file.aside)))
 
     def _is_being_written(self, seen: Seen, file: File) -> bool:
         """Whether a name leads to something else than it did, that has to settle first."""
@@ -160,7 +277,7 @@ class Presence:
 
     def may_try_again(self, file: File) -> bool:
         """Count an attempt at a file that changed while it was read; whether another one makes sense."""
-        path = file.names[0]
+        path = file.path
         self._attempts[path] += 1
         return self._attempts[path] <= _ATTEMPTS
 
@@ -172,35 +289,43 @@ class Presence:
 
     def _begin(self, folder: bytes) -> Sweep | None:
         """A sweep, unless its root is not there: that is not the end of the files in it."""
-        root = max(
-            (root for root in self.roots if folder == root or folder.startswith(os.path.join(root, b""))),
-            key=len,
-            default=None,
-        )
+        root = self._view.root(folder)
         if root is None or _place(root) is None:
             return None
         if not os.path.isdir(folder):
             self.touched(folder)
             return None
-        walked = walk([folder], follow=self._follow, without=self._without)
+        if folder != root and self._exclude(folder):
+            self._leave_out(folder)
+            return None
+        walked = walk([folder], follow=self._follow, without=self._without, exclude=self._exclude)
         known = set(self._files.names_under(folder))
         if folder in self._files.by_path:
             # It could not be listed the last time.
             known.add(folder)
-        return Sweep(folder, root, walked, known)
+        return Sweep(folder, root, walked, known, self._view)
 
     def _end(self, sweep: Sweep) -> None:
         if sweep.place != _place(sweep.root):
             return
         gone = []
         for path in list(sweep.unseen):
+            if self.put_off(path):
+                continue
+            if self._exclude(path):
+                self._leave_out(path)
+                continue
             # It may have come back since its folder was listed.
-            seen = look(path, follow=self._follow)
-            if seen is None:
-                gone.append(path)
-            else:
-                self._see(seen, fresh=True, swept=True)
+            with self.about(path):
+                seen = look(path, follow=self._follow)
+                if seen is None:
+                    gone.append(path)
+                else:
+                    self._see(seen, fresh=True, swept=True)
         self._gone(gone)
+        self._view.entered -= sweep.entered
+        if sweep.folder == sweep.root:
+            self._view.end(sweep.root, sweep.looked)
         if self._swept:
             self._swept(sweep.folder)
 
@@ -218,30 +343,69 @@ class Presence:
             return
         if known is not None and fresh and not known.passed_over and _differ_in_device(known.identity, identity):
             # The system numbers devices anew when it starts.
-            self._renumbered[known.identity.dev] = identity.dev
+            self._files.held.renumbered[known.identity.dev] = identity.dev
             self._files.restamp(known, identity)
+        if seen.status is not None:
+            self._view.found(path)
         if known is not None and known.identity == identity and self._stays(known, seen, fresh):
             self._configs.look(path)
             if fresh and self._remind and known.status is Status.FAILED and path == known.names[0]:
                 self._tell(FileFailedEvent(path, known.error or ""))
             return
+        first_met = not seen.passed_over and self._meet(path)
         if swept and self._defer and seen.status and not seen.passed_over and self._defer(path, seen.status):
+            if first_met:
+                self._waits(path, identity)
             return
-        names = [path]
         if known is not None and known.identity == identity and not seen.passed_over and not known.passed_over:
-            # To be read again, under all its names.
-            names += [name for name in known.names if name != path]
-            self._forget(known)
-        elif known is not None:
-            self._drop(path)
-        if seen.passed_over:
-            status = Status.FAILED if seen.failed else Status.IGNORED
-            self._files.name(self._files.pass_over(identity, status, seen.passed_over), path)
-            if seen.failed:
-                self._tell(FileFailedEvent(path, seen.passed_over))
+            self._met.pop(path, None)
+            self._tell(FileSeen(path, identity.size))
+            self.read_again(known)
             return
-        self._tell(FileSeen(path, identity.size))
-        self._arrive(names, identity)
+        if known is not None:
+            self.drop(path)
+        if seen.passed_over:
+            self._pass_over(seen, identity)
+        else:
+            self._tell(FileSeen(path, identity.size))
+            # A folder that is looked through by itself has just come, too.
+            whole = swept and self._sweep is not None and self._sweep.folder in self.roots
+            self._arrive(path, identity, news=not whole)
+
+    def _pass_over(self, seen: Seen, identity: Identity) -> None:
+        status = Status.FAILED if seen.failed else Status.IGNORED
+        fresh = int(seen.failed and self._is_new(seen.path))
+        self._files.name(self._files.pass_over(identity, status, seen.passed_over, fresh=fresh), seen.path)
+        if seen.failed:
+            self._tell(FileFailedEvent(seen.path, seen.passed_over))
+
+    def is_in_view(self, path: bytes) -> bool:
+        """Whether a name lies in a root and is not left out of it."""
+        return self._view.root(path) is not None and not self._exclude(path)
+
+    def noticed(self, path: bytes) -> None:
+        """Something happens to this name, and it has not settled yet."""
+        if not has_reader(path) or not self.is_in_view(path):
+            return
+        if self._meet(path):
+            seen = look(path, follow=self._follow)
+            if seen is not None and seen.status is not None:
+                self._waits(path, Identity.of(seen.status))
+
+    def _meet(self, path: bytes) -> bool:
+        """A name is met, as it is or anew; it may be read long after. Whether it did not wait for that already."""
+        if path in self._met:
+            return False
+        self._met[path] = self._is_new(path)
+        return True
+
+    def _waits(self, path: bytes, identity: Identity) -> None:
+        """A name that was met settles first. In a first look it is old, also for a lorad that starts meanwhile."""
+        if self._view.first_look(path):
+            self._files.held.lost(path, identity, None, None)
+
+    def _is_new(self, path: bytes) -> bool:
+        return self.acts and not self._view.first_look(path)
 
     def _stays(self, known: File, seen: Seen, fresh: bool) -> bool:
         """Whether what is known of an unchanged inode still holds."""
@@ -250,38 +414,73 @@ class Presence:
         unreadable = known.status is Status.FAILED and not known.read_ns and known.deaths < DEATHS
         return not fresh or not (known.too_young or unreadable)
 
-    def _arrive(self, names: list[bytes], identity: Identity) -> None:
-        """Names lead to an inode that is to be read: new, changed, or known under another name."""
-        strangers: list[bytes] = []
+    def read_again(self, file: File) -> None:
+        """An unchanged file is read anew, with all its names: something may have been missed."""
+        names, aside, was = list(file.names), list(file.aside), self._files.weights_of(file)
+        self._forgot(file.id)
+        self._do(self._library.forget(file.id))
+        self._files.forget(file, ours=True)
+        again = self._files.add(file.identity, fresh=file.fresh)
+        again.news = file.news
+        for name in names:
+            self._files.name(again, name)
+        for name in aside:
+            self._files.put_aside(again, name)
+        self._files.may_be(again, was)
+        self._do(self._library.found(again.id))
+
+    def _arrive(self, path: bytes, identity: Identity, *, news: bool) -> None:
+        """A name leads to an inode that is to be read: new, changed, or known under another name."""
+        fresh = int(self._met.pop(path, False))
         there = self._files.at_inode(identity)
         if there is not None and there.identity == identity:
-            for name in names:
-                self._files.name(there, name)
-                self._configs.look(name)
+            self._files.name(there, path)
+            self._configs.look(path)
             self._files.changed(there)
             return
+        names, aside, strangers = [path], list[bytes](), list[bytes]()
+        was = self._files.weights_of(there) if there is not None else None
         if there is not None:
-            others = [name for name in there.names if name not in names]
-            names += [name for name in others if self._leads_to(name, identity)]
-            self._forget(there)
-            strangers = [name for name in others if name not in names]
-        file = self._files.add(identity)
+            for name in there.names:
+                (names if self._leads_to(name, identity) else strangers).append(name)
+            aside = [name for name in there.aside if self._leads_to(name, identity)]
+            self.forget(there)
+        file = self._files.add(identity, fresh=fresh)
+        file.news = news
         for name in names:
             self._files.name(file, name)
+        for name in aside:
+            self._files.put_aside(file, name)
+        self._files.may_be(file, was or self._files.held.last(path, identity))
         self._do(self._library.found(file.id))
         for name in strangers:
             self.touched(name)
 
-    def _leads_to(self, path: bytes, identity: Identity) -> bool:
-        seen = look(path, follow=self._follow)
-        return seen is not None and seen.status is not None and Identity.of(seen.status) == identity
+    def arrive_hidden(self, identity: Identity) -> File:
+        """An inode that is not known was hidden; its name is yet to be put aside."""
+        file = self._files.add(identity)
+        self._do(self._library.found(file.id))
+        return file
 
-    def _gone(self, paths: Sequence[bytes] | set[bytes]) -> None:
-        """Names were not found. Those on a device that is not there now are away, not gone."""
+    def _leads_to(self, path: bytes, identity: Identity) -> bool:
+        try:
+            return Identity.of(os.stat(path) if self._follow else os.lstat(path)) == identity
+        except OSError:
+            return False
+
+    def _leave_out(self, path: bytes) -> None:
+        """A name or folder is left out from now on: what was known of it is out of view, which is not gone."""
+        known = [path] if path in self._files.by_path else []
+        for name in [*known, *self._files.names_under(path)]:
+            self.drop(name)
+        self._look_at_links()
+
+    def _gone(self, paths: Sequence[bytes]) -> None:
+        """Names were not found. Those that lie on what is not there now are away, not gone."""
         devices: dict[bytes, int | None] = {}
         for path in paths:
             file = self._files.by_path.get(path)
-            if file is None:
+            if file is None or self.put_off(path):
                 continue
             if file.passed_over:
                 self._vanished(path)
@@ -289,14 +488,17 @@ class Presence:
             folder = os.path.dirname(path)
             if folder not in devices:
                 devices[folder] = self._device_at(folder)
-            device, before = devices[folder], file.identity.dev
-            known_as = (before, self._renumbered.get(before))
-            if device is not None and device in known_as:
+            if devices[folder] == self._number_now(file.identity.dev) and not self._view.is_covered(path):
                 self._vanished(path)
+
+    def _number_now(self, device: int) -> int | None:
+        """The number that a device of this number has now; None where that is another one's since."""
+        number = self._files.held.renumbered.get(device, device)
+        return None if number == device and device in self._files.held.renumbered.values() else number
 
     def _device_at(self, folder: bytes) -> int | None:
         """The device that a folder is on, or was on when it is gone; None when its root is gone."""
-        while any(folder == root or folder.startswith(os.path.join(root, b"")) for root in self.roots):
+        while self._view.root(folder) is not None:
             try:
                 return os.stat(folder).st_dev
             except OSError:
@@ -305,14 +507,14 @@ class Presence:
 
     def _vanished(self, path: bytes) -> None:
         self._tell(FileGone(path))
-        self._drop(path)
+        self.drop(path)
 
-    def _drop(self, path: bytes) -> None:
+    def drop(self, path: bytes) -> None:
         """A name no longer leads to its file; with its last name goes the file."""
         self._attempts.pop(path, None)
         file = self._files.unname(path)
         if not file.names:
-            self._forget(file)
+            self.forget(file)
         elif not file.passed_over:
             # To lose a name changes the inode, and nothing tells of it under its other names.
             self._linked.append(file.names[0])
@@ -320,13 +522,18 @@ class Presence:
     def _look_at_links(self) -> None:
         """Look at inodes that lost a name, one after the other: they may have many."""
         while self._linked:
-            seen = look(self._linked.pop(), follow=self._follow)
-            if seen is not None:
+            path = self._linked.pop()
+            seen = look(path, follow=self._follow)
+            if seen is not None and not self.put_off(path):
                 self._see(seen, fresh=False, swept=False)
 
-    def _forget(self, file: File) -> None:
+    def forget(self, file: File) -> None:
+        """Drop a file and its names."""
+        self._forgot(file.id)
         self._do(self._library.forget(file.id))
         self._files.forget(file)
+        # Another one may be a duplicate of none any more.
+        self._do([])
 
 
 def settled(status: os.stat_result, seconds: float) -> bool:

@@ -17,6 +17,7 @@ from loracore import toml
 from loracore.errors import ConfigError
 from loracore.paths import default_config_dir, default_runtime_dir, default_state_dir, shown
 from loracore.settings import (
+    NO_DEFAULT,
     ActedLevel,
     Action,
     Folder,
@@ -33,6 +34,7 @@ from loracore.settings import (
     Mode,
     OptionalAddress,
     OptionalFolder,
+    Pattern,
     Seconds,
     SecondsOrNone,
     Sidecars,
@@ -53,6 +55,8 @@ class Watch(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     roots: tuple[Folder, ...] = ()
     follow_symlinks: bool = False
+    #: Names below the roots that are left out; see `loracore.settings.excluded`.
+    exclude: tuple[Pattern, ...] = ()
     #: Seconds that a file must be quiet, after it was closed or renamed, before it is read.
     settle_seconds: Seconds = 1.0
     #: The same for a file that nobody was seen to close.
@@ -260,6 +264,8 @@ def _conflicts(config: Config) -> Iterator[str]:
         outer = next((other for other in roots if other != root and _inside(root, other)), None)
         if outer is not None:
             yield f"[watch] roots: {shown(root)} lies inside {shown(outer)} and is watched with it: leave it out"
+    if NO_DEFAULT in config.watch.exclude[1:]:
+        yield f'[watch] exclude: "{NO_DEFAULT}" puts the list in the place of the default: write it first in it'
     if config.metrics.listen and config.metrics.listen == config.control.tcp:
         yield f"[metrics] listen: {config.metrics.listen} is [control] tcp already: use another port"
 

@@ -21,6 +21,14 @@ ACTED_LEVELS = ("file", "tensors")
 KEEP_RULES = ("most-metadata", "oldest", "newest", "shortest-path")
 PATH_PREFIX = "path-prefix:"
 SIDECARS = ("keep", "move")
+#: SPEC section 5. What a watch leaves out: bins, snapshots, versions, thumbnails and the like; and `blobs` of a
+#: Hugging Face cache, which is not a pattern. What de-duplication makes itself is always left out.
+EXCLUDE = (
+    ".Trash*", ".snapshots", ".zfs", ".stversions", ".stfolder", "#recycle", "@eaDir", "$RECYCLE.BIN",
+    "lost+found", ".git", "__pycache__", ".ipynb_checkpoints",
+)  # fmt: skip
+#: At the beginning of a list of patterns: it does not extend `EXCLUDE`, but stands in its place.
+NO_DEFAULT = "!default"
 
 
 def host_port(text: str) -> tuple[str, int]:
@@ -43,6 +51,21 @@ def keep_rule(text: str) -> str:
     if text.startswith(PATH_PREFIX):
         return PATH_PREFIX + _folder(text.removeprefix(PATH_PREFIX))
     return _one_of(KEEP_RULES)(text)
+
+
+def excluded(patterns: Sequence[str]) -> tuple[tuple[str, ...], bool]:
+    """The patterns that a configured list stands for, and whether `blobs` beside `snapshots` is left out."""
+    if NO_DEFAULT in patterns[:1]:
+        return tuple(patterns[1:]), False
+    return (*EXCLUDE, *patterns), True
+
+
+def _pattern(text: str) -> str:
+    if text != NO_DEFAULT and (
+        text.startswith("!") or "\0" in text or not {"", ".", ".."}.isdisjoint(text.split("/"))
+    ):
+        raise ValueError(text)
+    return text
 
 
 def _seconds(value: float) -> float:
@@ -169,6 +192,14 @@ SecondsOrNone = Annotated[float, Rule("0, or a number of seconds up to a year", 
 """A duration that may be nothing."""
 Folder = Annotated[str, Rule('an absolute folder without "..", such as "/srv/models" or "~/models"', _folder)]
 """A folder; `~` is the home folder of the daemon's user."""
+Pattern = Annotated[
+    str,
+    Rule(
+        'a pattern of names such as "*.old", one of paths below a root such as "old/*", or "!default" in front',
+        _pattern,
+    ),
+]
+"""What is left out of the watch: a shell pattern for each name on the way to a file, or with "/" for the way."""
 OptionalFolder = Annotated[str, Rule('an absolute folder without "..", or "" for the default', _folder_or_none)]
 """A folder, or "" for its default."""
 OptionalAddress = Annotated[str, Rule('host:port, such as "127.0.0.1:9570", or "" for none', _address_or_none)]

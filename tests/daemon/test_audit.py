@@ -9,9 +9,11 @@ from pathlib import Path
 
 import pytest
 
+from loracore.config import Watch
 from loracore.control import Difference
 from lorad.audit import audit
 from tests.daemon.control.serving import Library, library
+from tests.daemon.watch.conftest import mounted
 
 __all__ = ["library"]
 
@@ -25,12 +27,12 @@ def copy(library: Library, tmp_path: Path) -> Library:
 
 
 def run(library: Library, *roots: Path, sleep: Callable[[float], None] = lambda _: None) -> list[Difference]:
-    where = [os.fsencode(root) for root in roots or (library.folder,)]
-    return audit(str(library.state), where, follow=False, sleep=sleep).differences
+    where = tuple(map(str, roots or (library.folder,)))
+    return audit(str(library.state), Watch(roots=where), sleep=sleep).differences
 
 
 def test_an_idle_library_has_no_differences(library: Library) -> None:
-    answer = audit(str(library.state), [os.fsencode(library.folder)], follow=False)
+    answer = audit(str(library.state), Watch(roots=(str(library.folder),)))
     assert answer.files == 9
     assert answer.differences == []
 
@@ -88,6 +90,25 @@ def test_a_root_that_is_not_there_is_one_difference(copy: Library) -> None:
     assert [one.what for one in run(copy, missing) if one.path == os.fsencode(missing)] == ["missing"]
 
 
+def test_files_on_a_disk_that_is_not_mounted_are_one_difference(copy: Library) -> None:
+    """Likewise those in a folder that something else is mounted over."""
+    with mounted(os.fsencode(copy.folder)):
+        (found,) = [one for one in run(copy) if not one.what.endswith(".json")]
+    assert found.path == os.fsencode(copy.folder)
+    assert found.text.startswith("9 files below it lie on what is not mounted")
+
+
+def test_what_is_left_out_is_not_looked_at(copy: Library) -> None:
+    before = run(copy)
+    new = copy.folder / ".Trash-0" / "new.safetensors"
+    new.parent.mkdir()
+    new.write_bytes(b"x")
+    try:
+        assert run(copy) == before
+    finally:
+        shutil.rmtree(new.parent)
+
+
 def test_files_of_a_folder_that_is_not_watched_any_more_are_stale(copy: Library, tmp_path: Path) -> None:
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
@@ -128,6 +149,6 @@ def test_only_the_moment_of_writing_may_differ(copy: Library) -> None:
 def test_differences_fit_into_an_answer(copy: Library, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """What does not fit is counted."""
     monkeypatch.setattr("lorad.audit.PAGE_BYTES", 300)
-    answer = audit(str(copy.state), [os.fsencode(tmp_path)], follow=False, sleep=lambda _: None)
+    answer = audit(str(copy.state), Watch(roots=(str(tmp_path),)), sleep=lambda _: None)
     assert len(answer.differences) >= 1
     assert len(answer.differences) + answer.omitted >= 9

@@ -6,12 +6,13 @@ import os
 from pathlib import Path
 
 import pytest
+from lorad.dedupe.journal import Journal
 
 from loracore.control import Finding, Root
 from lorad import doctor
-from lorad.dedupe.journal import Journal
 from lorad.dedupe.policy import Policy
 from lorad.doctor import examine
+from lorad.watch.exclude import Exclude
 from lorad.watch.mounts import Mount
 from tests.daemon.control.serving import Library, library
 
@@ -141,3 +142,16 @@ def test_reflink_needs_a_file_system_that_shares(
 def test_a_scope_that_is_not_there_is_a_problem(library: Library, tmp_path: Path) -> None:
     found = acting(library, [tmp_path], Policy("delete", scope=(b"/no such folder",)))
     assert found["delete in /no such folder"].level == "problem"
+
+
+def test_a_scope_that_is_left_out_of_the_watch_is_a_problem(library: Library, tmp_path: Path) -> None:
+    """Nothing in it is ever looked at."""
+    inner = tmp_path / "epochs"
+    inner.mkdir()
+    roots = [Root(os.fsencode(tmp_path), "watching")]
+    policy = Policy("delete", scope=(os.fsencode(inner),))
+    exclude = Exclude(["epochs"], [os.fsencode(tmp_path)])
+    found = examine(str(library.state), str(library.state), roots, policy, exclude=exclude).findings
+    (finding,) = [one for one in found if one.name == f"delete in {inner}"]
+    assert finding.level == "problem"
+    assert "exclude" in finding.text

@@ -14,6 +14,7 @@ from lorad.configs import Configs
 from lorad.files import Files
 from lorad.library import Library
 from lorad.presence import Presence
+from lorad.watch.exclude import Exclude
 
 
 class Look:
@@ -32,6 +33,7 @@ class Look:
             Library(),
             roots,
             follow=False,
+            exclude=Exclude(roots=roots),
             without=[],
             do=lambda instructions: None,
             tell=self.told.append,

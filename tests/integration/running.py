@@ -70,7 +70,7 @@ class Running:
         tables: str = "",
         environment: Mapping[str, str] | None = None,
         through: Sequence[str] = (),
-        **watch: float,
+        **watch: object,
     ) -> None:
         self.state = folder / "state"
         # A socket's path is short; that of a test's folder need not be.
@@ -211,7 +211,7 @@ class Running:
 
 
 @contextmanager
-def running(folder: Path, *roots: Path, **watch: float) -> Iterator[Running]:
+def running(folder: Path, *roots: Path, **watch: object) -> Iterator[Running]:
     """A daemon that is ready, and has looked through its roots."""
     folder.mkdir(exist_ok=True)
     with Running(folder, roots, **watch) as daemon:

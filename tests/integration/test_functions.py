@@ -187,7 +187,6 @@ def test_what_changed_while_lorad_was_stopped_is_seen_by_its_first_sweep(tmp_pat
         (root / "b" / CONFIG).unlink()
         daemon.start()
         assert differing(daemon) == odd
-        # And of a polled root by its next one, which an overflow stands for.
         daemon.stop()
         shutil.copyfile(root / "a" / CONFIG, root / "b" / CONFIG)
         daemon.start()

@@ -80,6 +80,7 @@ def test_all_settings_are_read(tmp_path: Path) -> None:
             [watch]
             roots = ["/srv/models", "~/loras"]
             follow_symlinks = true
+            exclude = ["*.old", "training/*/tmp"]
             settle_seconds = 2
             [dedupe]
             action = "symlink"
@@ -103,6 +104,7 @@ def test_all_settings_are_read(tmp_path: Path) -> None:
     assert config.state_dir == "/var/lib/somewhere"
     assert config.watch.roots == ("/srv/models", "/home/somebody/loras")
     assert config.watch.follow_symlinks
+    assert config.watch.exclude == ("*.old", "training/*/tmp")
     assert config.watch.settle_seconds == 2.0
     keep = ("path-prefix:/home/somebody/best", "newest")
     assert config.dedupe == Dedupe("symlink", ("tensors",), keep, ("/srv/models/new",), 60.0, "move")
@@ -144,6 +146,15 @@ def test_all_settings_are_read(tmp_path: Path) -> None:
         (
             "[control]\nsocket_mode = 432",
             '[control] socket_mode: expected an octal mode in quotes, such as "0660", not 432',
+        ),
+        (
+            "[watch]\nexclude = ['/srv/old']",
+            '[watch] exclude, item 1: expected a pattern of names such as "*.old", one of paths below a root '
+            'such as "old/*", or "!default" in front, not "/srv/old"',
+        ),
+        (
+            "[watch]\nexclude = ['a', '!default']",
+            '[watch] exclude: "!default" puts the list in the place of the default: write it first in it',
         ),
         ("[watch]\nroots = ['/a', '/a/']", "[watch] roots: /a is named twice"),
         (
@@ -326,7 +337,7 @@ def test_every_setting_is_either_swapped_or_kept() -> None:
     other = Config(
         state_dir="/o",
         runtime_dir="/o",
-        watch=Watch(("/o",), True, 9, 9, 9, 9, 9),
+        watch=Watch(("/o",), True, ("o",), 9, 9, 9, 9, 9),
         dedupe=Dedupe("delete", ("file",), ("newest",), ("/o",), 9, "move"),
         pipeline=Pipeline(9, "cpu", 64, 99),
         control=type(Config().control)("0600", "o", "o:1", "/o"),

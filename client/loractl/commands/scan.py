@@ -39,7 +39,8 @@ def scan(  # noqa: PLR0917 - click hands options over by name
 
     Needs no daemon: starts a private one, shows its progress, prints the duplicates and stops. Nothing in
     DIR is changed. Files that hold the same weights are found also when their metadata was edited, their
-    tensors stand in another order, or one is a .pt and the other a .safetensors.
+    tensors stand in another order, or one is a .pt and the other a .safetensors. Bins, snapshots and
+    the like below DIR are left out, as by the default of [watch] exclude.
 
     \b
     Exit: 0 done; 1 done, but some files could not be read; 2 wrong usage or no such folder;

@@ -19,6 +19,7 @@ import msgspec
 from loracore.errors import StateError
 from loracore.paths import CATALOGUE
 from loracore.tensorfile import Arrangement, Layout
+from lorad import database
 from lorad.catalog.identity import Identified
 from lorad.catalog.schema import migrate
 from lorad.library import Question
@@ -53,9 +54,11 @@ class Row(NamedTuple):
     error: str | None
     deaths: int
     passed_over: int
-    before: bytes | None = None
     extents: bytes | None = None
     function: bytes | None = None
+    weights: bytes | None = None
+    was: bytes | None = None
+    fresh: int = 0
 
 
 class Answer(NamedTuple):
@@ -67,33 +70,16 @@ class Answer(NamedTuple):
     digests: bytes
 
 
-class Newcomer(NamedTuple):
-    """A name in the table `newcomers`, and what its inode was when it was noted."""
+class HeldRow(NamedTuple):
+    """A row of the table `held`: the inode that a name led to, and signatures, empty where they are not known."""
 
     path: bytes
-    ino: int
-    size: int
-    mtime_ns: int
-
-
-class Departed(NamedTuple):
-    """A duplicate in the table `departed`; its names have a NUL between two, `gone_at` is a time of day."""
-
     dev: int
     ino: int
     size: int
     mtime_ns: int
-    names: bytes
-    gone_at: float
-    signature: bytes | None
-
-
-class Held(NamedTuple):
-    """A name in the table `held`, and the weight signature of the duplicate that it led to until `gone_at`."""
-
-    path: bytes
-    signature: bytes
-    gone_at: float
+    layout: bytes
+    weights: bytes
 
 
 class Catalog:
@@ -107,7 +93,7 @@ class Catalog:
         """
         self.path = os.path.join(folder, CATALOGUE)
         try:
-            self._db = sqlite3.connect(self.path, isolation_level=None, cached_statements=64)
+            self._db = database.connect(self.path, "rwc", cached_statements=64)
             for pragma in (
                 "journal_mode = WAL",
                 "synchronous = NORMAL",
@@ -180,7 +166,7 @@ class Catalog:
         return Row._make(row) if row else None
 
     def names(self) -> Iterator[tuple[bytes, int, int, bytes | None]]:
-        """All (path, file, active, config)."""
+        """All (path, file, active, config), see `save_names`; `active` is 0 out of view."""
         return self._db.execute("SELECT path, file, active, config FROM names")
 
     def answer_keys(self) -> dict[int, dict[int, bytes]]:
@@ -200,9 +186,9 @@ class Catalog:
         marks = ", ".join("?" * len(Row._fields))
         self._db.executemany(f"INSERT OR REPLACE INTO files VALUES ({marks})", rows)
 
-    def save_names(self, names: Iterable[tuple[bytes, int, bytes | None]]) -> None:
-        """Keep (path, file, config) of names that are in view."""
-        self._db.executemany("INSERT OR REPLACE INTO names VALUES (?, ?, 1, ?)", names)
+    def save_names(self, names: Iterable[tuple[bytes, int, int, bytes | None]]) -> None:
+        """Keep (path, file, active, config) of names; `active` is 1 in view, 2 for one that is hidden."""
+        self._db.executemany("INSERT OR REPLACE INTO names VALUES (?, ?, ?, ?)", names)
 
     def set_active(self, active: int, paths: Iterable[bytes]) -> None:
         """Say whether paths lie under a folder that is looked at now."""
@@ -215,7 +201,7 @@ class Catalog:
         """Forget files with all that was learnt from them."""
         files = list(files)
         self._dropped |= bool(files)
-        for table, column in (("files", "id"), ("answers", "file"), ("hashes", "file")):
+        for table, column in (("files", "id"), ("names", "file"), ("answers", "file"), ("hashes", "file")):
             self._db.executemany(f"DELETE FROM {table} WHERE {column} = ?", ((file,) for file in files))
 
     def save_answers(self, answers: Iterable[Answer]) -> None:
@@ -227,32 +213,47 @@ class Catalog:
         marks = ", ".join("?" * (1 + len(Identified._fields)))
         self._db.execute(f"INSERT OR REPLACE INTO hashes ({columns}) VALUES ({marks})", (file, *found))
 
-    def newcomers(self) -> Iterator[Newcomer]:
-        return map(Newcomer._make, self._db.execute("SELECT * FROM newcomers"))
+    def held_at(self, path: bytes) -> list[HeldRow]:
+        """What a name led to before, the newest first."""
+        return self._held("path = ?", path)
 
-    def save_newcomer(self, newcomer: Newcomer) -> None:
-        self._db.execute("INSERT OR REPLACE INTO newcomers VALUES (?, ?, ?, ?)", newcomer)
+    def held_by(self, ino: int) -> list[HeldRow]:
+        """Names that led to an inode of this number, on any device, and do not now; the newest first."""
+        return self._held("ino = ?", ino)
 
-    def drop_newcomers(self, paths: Iterable[bytes]) -> None:
-        self._db.executemany("DELETE FROM newcomers WHERE path = ?", ((path,) for path in paths))
+    def _held(self, where: str, value: bytes | int) -> list[HeldRow]:
+        columns = ", ".join(HeldRow._fields)
+        found = self._db.execute(f"SELECT {columns} FROM held WHERE {where} ORDER BY seq DESC", (value,))
+        return list(map(HeldRow._make, found))
 
-    def departed(self) -> Iterator[Departed]:
-        return map(Departed._make, self._db.execute("SELECT * FROM departed ORDER BY gone_at"))
+    def save_held(self, rows: Iterable[tuple[bytes, int, int, int, int, int | None, bytes]]) -> None:
+        """Keep rows as `HeldRow` has them, but with the number of the layout."""
+        self._db.executemany(
+            "INSERT OR REPLACE INTO held (path, dev, ino, size, mtime_ns, layout, weights) "
+            "VALUES (?, ?, ?, ?, ?, coalesce((SELECT signature FROM layouts WHERE id = ?), x''), ?)",
+            rows,
+        )
 
-    def save_departed(self, departed: Iterable[Departed]) -> None:
-        self._db.executemany("INSERT OR REPLACE INTO departed VALUES (?, ?, ?, ?, ?, ?, ?)", departed)
+    def forget_inode(self, dev: int, ino: int) -> None:
+        """Its number may be given to another file: names keep what they held, but not by this inode."""
+        self._db.execute("UPDATE held SET ino = 0 WHERE ino = ? AND dev = ?", (ino, dev))
 
-    def drop_departed(self, inodes: Iterable[tuple[int, int]]) -> None:
-        self._db.executemany("DELETE FROM departed WHERE dev = ? AND ino = ?", inodes)
+    def bound_held(self, most: int) -> int:
+        """Drop the oldest rows until there are no more than so many; how many there are."""
+        (count,) = self._db.execute("SELECT count(*) FROM held").fetchone()
+        if count > most:
+            self._db.execute(
+                "DELETE FROM held WHERE seq IN (SELECT seq FROM held ORDER BY seq LIMIT ?)", (count - most,)
+            )
+        return min(int(count), most)
 
-    def held(self) -> Iterator[Held]:
-        return map(Held._make, self._db.execute("SELECT * FROM held ORDER BY gone_at"))
-
-    def save_held(self, held: Iterable[Held]) -> None:
-        self._db.executemany("INSERT OR REPLACE INTO held VALUES (?, ?, ?)", held)
-
-    def drop_held(self, paths: Iterable[bytes]) -> None:
-        self._db.executemany("DELETE FROM held WHERE path = ?", ((path,) for path in paths))
+    def sleeping(self, weights: bytes, layout: bytes) -> Iterator[bytes]:
+        """Names out of view of files with these weights."""
+        query = (
+            "SELECT path FROM files JOIN layouts ON layouts.id = layout JOIN names ON names.file = files.id "
+            "WHERE weights = ? AND layouts.signature = ? AND active = 0"
+        )
+        return (path for (path,) in self._db.execute(query, (weights, layout)))
 
     def share_answer(self, source: int, file: int, number: int) -> None:
         """Give `file` the answer that `source` gave: they agree on every layer."""

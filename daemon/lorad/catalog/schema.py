@@ -84,6 +84,29 @@ MIGRATIONS = (
     -- The JSON files say more than they did.
     UPDATE meta SET value = 0 WHERE key = 'complete';
     """,
+    """
+    -- Weights that names held: a row for each name that does not lead any more to what it led to, the newest with
+    -- the highest `seq`. `layout` and `weights` are signatures, empty where they are not known.
+    DROP TABLE held;
+    CREATE TABLE held (
+        seq INTEGER PRIMARY KEY, path BLOB NOT NULL, dev INTEGER NOT NULL, ino INTEGER NOT NULL,
+        size INTEGER NOT NULL, mtime_ns INTEGER NOT NULL, layout BLOB NOT NULL, weights BLOB NOT NULL,
+        UNIQUE (path, layout, weights)
+    );
+    CREATE INDEX held_ino ON held (ino);
+    -- `weights`: over all layers, known once it was a duplicate. `was`: layout and weights that its inode or its
+    -- name led to before, until it is told apart. `fresh`: 1 where it was met as new, 2 where it was told apart
+    -- since. A name that is hidden has the `active` 2.
+    ALTER TABLE files ADD COLUMN weights BLOB;
+    ALTER TABLE files ADD COLUMN was BLOB;
+    ALTER TABLE files ADD COLUMN fresh INTEGER NOT NULL DEFAULT 0;
+    UPDATE files SET weights = signature WHERE status = 'duplicate';
+    ALTER TABLE files DROP COLUMN before;
+    CREATE INDEX files_weights ON files (weights) WHERE weights IS NOT NULL;
+    DROP TABLE departed;
+    DROP TABLE newcomers;
+    DELETE FROM meta WHERE key IN ('known_since', 'acts');
+    """,
 )
 
 

@@ -8,14 +8,15 @@ or the jobs can answer is handed on to them.
 from __future__ import annotations
 
 import logging
+import os
 import threading
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection
 from typing import Literal, NamedTuple, TypeVar
 
 import msgspec
 
-from loracore.config import Config
+from loracore.config import Config, Watch
 from loracore.control import (
     Answer,
     ApplyDedupe,
@@ -42,6 +43,7 @@ from lorad.control.jobs import JobRequest, JobRunner
 from lorad.control.queries import Queries, Query
 from lorad.control.worker import Worker
 from lorad.dedupe.plan import Plan
+from lorad.watch.exclude import Exclude
 
 _LOG = logging.getLogger(__name__)
 
@@ -61,7 +63,7 @@ Give = Callable[[Answer | msgspec.Raw], None]
 class Command(NamedTuple):
     """What only the core can do. `reply` is called once, from any thread, now or later.
 
-    `wait` is answered by `Waited`. For `audit`, the core calls `Answering.audit` with its roots.
+    `wait` is answered by `Waited`. For `audit`, the core calls `Answering.audit` with what it watches.
     """
 
     kind: Literal["wait", "audit"]
@@ -84,6 +86,7 @@ class Answering:
         self._post = post
         self._status: tuple[Status, float] | None = None
         self._queries = Queries(state_dir)
+        self._exclude = Exclude()
         self._query_worker = Worker("lorad-queries", _QUERIES, idle=self._queries.rest, last=self._queries.close)
         self._acting = Acting(self._queries, deduper) if deduper else None
         self._jobs = jobs
@@ -108,6 +111,7 @@ class Answering:
     def use(self, config: Config) -> None:
         """Plan by this configuration from now on, and explain by it."""
         self._queries.planner.use(config)
+        self._exclude = Exclude(config.watch.exclude, list(map(os.fsencode, config.watch.roots)))
         self._queries.hashes_on_arrival = config.hashes.on_arrival
 
     def plan_for(self, newcomers: Collection[bytes], give: Callable[[Plan | Refusal], None]) -> None:
@@ -119,13 +123,13 @@ class Answering:
         if not self._query_worker.submit(lambda: give(_done(lambda: self._queries.plan_for(newcomers)))):
             give(_BUSY)
 
-    def audit(self, roots: Sequence[bytes], follow: bool, reply: Reply) -> None:
+    def audit(self, watch: Watch, reply: Reply) -> None:
         """Compare these folders with the catalogue and the JSON files, and reply."""
 
         def job() -> Answer:
             from lorad.audit import audit  # noqa: PLC0415 - seldom asked for
 
-            return audit(self._state_dir, roots, follow=follow)
+            return audit(self._state_dir, watch)
 
         if not self._examiner.submit(lambda: reply(_done(job))):
             reply(_BUSY)
@@ -218,7 +222,8 @@ class Answering:
         from lorad.doctor import examine  # noqa: PLC0415 - seldom asked for
 
         roots, hashing = (self._status[0].roots, self._status[0].hashing) if self._status else ([], None)
-        return examine(self._state_dir, self._runtime_dir, roots, self._queries.planner.running, hashing)
+        policy = self._queries.planner.running
+        return examine(self._state_dir, self._runtime_dir, roots, policy, hashing, exclude=self._exclude)
 
 
 def failed(error: Exception) -> Refusal:

@@ -57,7 +57,7 @@ _T = TypeVar("_T")
 #: All that can be in a set: files that agree on every layer, and inodes with several names.
 _IN_SETS = (
     f"{NAMES} AND (status = 'duplicate' OR file IN "
-    "(SELECT file FROM names WHERE active GROUP BY file HAVING count(*) > 1)) ORDER BY path"
+    "(SELECT file FROM names WHERE active = 1 GROUP BY file HAVING count(*) > 1)) ORDER BY path"
 )
 _SET_OF = (
     f"{NAMES} AND (file = ?1 OR (status = 'duplicate' AND (layout, signature) = "
@@ -65,12 +65,12 @@ _SET_OF = (
 )
 _GROUPS = (
     "SELECT layouts.signature, path FROM names JOIN files ON files.id = names.file "
-    "JOIN layouts ON layouts.id = files.layout WHERE active AND status IN ('grouped', 'unique', 'duplicate') "
+    "JOIN layouts ON layouts.id = files.layout WHERE active = 1 AND status IN ('grouped', 'unique', 'duplicate') "
     "ORDER BY layouts.signature, path"
 )
 _FAILED = (
     "SELECT path, error FROM names JOIN files ON files.id = names.file "
-    "WHERE active AND status = 'failed' ORDER BY path"
+    "WHERE active = 1 AND status = 'failed' ORDER BY path"
 )
 
 
@@ -297,7 +297,7 @@ _ADAPTERS = (b"adapter_model.safetensors", b"adapter_model.bin")
 
 
 def _show(db: sqlite3.Connection, path: bytes) -> Shown | Refusal:
-    row = db.execute("SELECT file FROM names WHERE active AND path = ?", (path,)).fetchone()
+    row = db.execute("SELECT file FROM names WHERE active = 1 AND path = ?", (path,)).fetchone()
     if row is None:
         if os.path.isdir(path):
             # A PEFT adapter counts through its weight file.

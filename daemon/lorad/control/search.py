@@ -13,8 +13,8 @@ from lorad.library import Question
 
 _DIGEST = 32
 _SEQUENCE = msgspec.msgpack.Decoder(tuple[Question, ...])
-_LISTED = "active AND files.status IN ('grouped', 'unique', 'duplicate')"
-_PATHS = "SELECT path FROM names WHERE active AND file = ?"
+_LISTED = "active = 1 AND files.status IN ('grouped', 'unique', 'duplicate')"
+_PATHS = "SELECT path FROM names WHERE active = 1 AND file = ?"
 
 
 class Hit(NamedTuple):

@@ -19,12 +19,12 @@ from lorad.dedupe.keeping import Copy
 
 _COLUMNS = (
     "SELECT path, files.id, dev, ino, size, mtime_ns, ctime_ns, status, layout, signature, residue, "
-    "format, base, arrangement FROM names JOIN files ON files.id = names.file WHERE active"
+    "format, base, arrangement FROM names JOIN files ON files.id = names.file WHERE active = 1"
 )
 _TOLD = "status IN ('grouped', 'unique', 'duplicate')"
 _ALL = (
     f"{_COLUMNS} AND (status = 'duplicate' OR ({_TOLD} AND files.id IN "
-    "(SELECT file FROM names WHERE active GROUP BY file HAVING count(*) > 1))) ORDER BY path"
+    "(SELECT file FROM names WHERE active = 1 GROUP BY file HAVING count(*) > 1))) ORDER BY path"
 )
 _WITH = (
     f"{_COLUMNS} AND {_TOLD} AND (files.id = ?1 OR (status = 'duplicate' AND (layout, signature) = "
@@ -59,7 +59,7 @@ def read_sets_with(db: sqlite3.Connection, paths: Iterable[bytes], *, follow: bo
     rows: dict[bytes, _Row] = {}
     for path in paths:
         if path not in rows:
-            found = db.execute("SELECT file FROM names WHERE active AND path = ?", (path,)).fetchone()
+            found = db.execute("SELECT file FROM names WHERE active = 1 AND path = ?", (path,)).fetchone()
             if found is not None:
                 rows.update((row.path, row) for row in map(_Row._make, db.execute(_WITH, found)))
     return _sets(rows.values(), db, follow)

@@ -27,6 +27,7 @@ from loracore.control import (
     FileFreed,
     FileGivenBack,
     Freed,
+    HiddenFile,
     HistoryEntry,
     Outcome,
     Refusal,
@@ -68,10 +69,19 @@ class Service:
     `tell` is called with what happened, `wake` when the core has results to take. Both from its thread.
     """
 
-    def __init__(self, state_dir: str, tell: Tell, wake: Callable[[], None], keepers: Keepers) -> None:
+    def __init__(
+        self,
+        state_dir: str,
+        tell: Tell,
+        wake: Callable[[], None],
+        keepers: Keepers,
+        hidden: Callable[[Sequence[int] | None], Sequence[HiddenFile]],
+    ) -> None:
         self._tell = tell
         self._wake = wake
         self._keepers = keepers
+        #: What actions have put aside, as the core knows it.
+        self.hidden = hidden
         self.past = PastActions(state_dir)
         self._roots: tuple[bytes, ...] = ()
         self._sidecars = "keep"
@@ -195,11 +205,17 @@ class Service:
     def give_back(self, numbers: Sequence[int], names: Iterable[bytes]) -> bool:
         """Show again what these actions have put aside, under these names."""
         self._under_way.update(names)
-        return self._worker.submit(lambda: self._asked(GiveBack(list(numbers)), given_back=True))
+        return self._worker.submit(lambda: self._give_back(list(numbers)))
 
     def free_due(self, entries: Sequence[int], done: Callable[[list[Result]], None]) -> bool:
         """Free what these actions have put aside, as its grace is over."""
         return self._worker.submit(lambda: done(self._free(self.past.entries(entries).values(), by_itself=True)))
+
+    def _find_moved(self, entries: Sequence[Entry]) -> None:
+        """Look for those that are not where they were put aside."""
+        missing = {entry.id for entry in entries if not os.path.lexists(self._aside_of(entry))}
+        if missing:
+            self._look_for(missing)
 
     def _look_for(self, wanted: set[int]) -> None:
         """Write down where these lie now, or that they are lost."""
@@ -268,29 +284,41 @@ class Service:
         entries = self.past.entries(ids)
         if ids and not any(entries.values()):
             return Refusal("not-found", f"there is no action {ids[0]}; see the history")
-        outcomes: list[Outcome] = []
-        for place, (number, entry) in enumerate(entries.items()):
-            self.left = len(entries) - place
-            if entry is None:
-                text = f"there is no action {number}; see the history"
-                outcomes.append(Outcome(number, "", b"", b"", 0, "refused", text))
-                continue
-            self._under_way.add(entry.gone.path)
-            sources = [] if entry.state in HELD else list(self._keepers(entry, False))
+        outcomes = [
+            Outcome(number, "", b"", b"", 0, "refused", f"there is no action {number}; see the history")
+            for number, entry in entries.items()
+            if entry is None
+        ]
+        known = [entry for entry in entries.values() if entry is not None]
+        self._find_moved([entry for entry in known if entry.state in (*HELD, "lost")])
+        for begin in range(0, len(known), _GROUP):
+            self.left = len(known) - begin
+            group = known[begin : begin + _GROUP]
+            self._under_way.update(entry.gone.path for entry in group)
+            sources = {
+                entry.id: list(self._keepers(entry, False))
+                for entry in group
+                if entry.state not in (*HELD, "shared")
+            }
             try:
-                results = self._ask(Undo(number, sources))
+                results = {result.id: result for result in self._ask(Undo([entry.id for entry in group], sources))}
             except StateError as error:
-                results = [Result(number, entry.action, b"", entry.gone.path, 0, "refused", str(error))]
-            for result in results:
-                state = {"undone": "done"}.get(result.state, result.state)
-                kept, path = entry.kept.path, entry.gone.path
-                outcomes.append(Outcome(number, entry.action, kept, path, result.bytes, state, result.text))
-                if state == "done":
-                    self._tell(ActionUndone(number, path))
-            if not results:
-                self._under_way.discard(entry.gone.path)
+                results, reason = {}, str(error)
+            else:
+                reason = "the process that acts on files died meanwhile; try again"
+            outcomes += [self._undo_outcome(entry, results.get(entry.id), reason) for entry in group]
         self.left = 0
         return Undone(*_counted(outcomes))
+
+    def _undo_outcome(self, entry: Entry, result: Result | None, reason: str) -> Outcome:
+        if result is None or result.state == "refused":
+            self._under_way.discard(entry.gone.path)
+        state = {"undone": "done"}.get(result.state, result.state) if result else "refused"
+        if state == "done":
+            self._tell(ActionUndone(entry.id, entry.gone.path))
+        text = result.text if result else reason
+        size = result.bytes if result and state == "done" else 0
+        return Outcome(entry.id, entry.action, entry.kept.path, entry.gone.path, size, state, text)
 
     def _freed(self, ids: Sequence[int] | None) -> Freed | Refusal:
         """Free what these actions have put aside, or (None) all but what lies in quarantine."""
@@ -324,6 +352,7 @@ class Service:
         results: list[Result] = []
         group: list[FreeOrder] = []
         todo = [entry for entry in entries if entry is not None and entry.state in HELD]
+        self._find_moved(todo)
         for place, entry in enumerate(todo):
             self.left = len(todo) - place
             group.append(FreeOrder(entry.id, tuple(self._keepers(entry, by_itself)), by_itself))
@@ -339,6 +368,10 @@ class Service:
             if result.state in ("freed", "linked"):
                 self._tell(FileFreed(result.id, result.path, result.bytes))
         return results
+
+    def _give_back(self, numbers: list[int]) -> None:
+        self._find_moved([entry for entry in self.past.entries(numbers).values() if entry is not None])
+        self._asked(GiveBack(numbers), given_back=True)
 
     def _asked(self, wish: Wish, *, given_back: bool = False) -> None:
         """Have a wish of the core carried out."""

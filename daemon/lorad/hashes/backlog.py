@@ -5,12 +5,12 @@ from __future__ import annotations
 import sqlite3
 from typing import NamedTuple
 
-from lorad.pipeline.protocol import Identity
+from loracore.identity import Identity
 from lorad.publish.snapshot import connect
 
 _KNOWN = (
     "FROM files LEFT JOIN hashes ON hashes.file = files.id WHERE status IN ('grouped', 'unique', 'duplicate') "
-    "AND EXISTS (SELECT 1 FROM names WHERE names.file = files.id AND active)"
+    "AND EXISTS (SELECT 1 FROM names WHERE names.file = files.id AND active = 1)"
 )
 _WANTED = (
     f"SELECT id, dev, ino, size, mtime_ns, ctime_ns, coalesce(hashes.deaths, 0) {_KNOWN} "
@@ -66,8 +66,8 @@ class Backlog:
             if self._newest == _END:
                 self._newest = row[0]
         file, dev, ino, size, mtime_ns, ctime_ns, deaths = row
-        names = self._db.execute("SELECT path FROM names WHERE file = ? AND active ORDER BY path", (file,))
-        identity = Identity(dev % 2**64, ino % 2**64, size, mtime_ns, ctime_ns)
+        names = self._db.execute("SELECT path FROM names WHERE file = ? AND active = 1 ORDER BY path", (file,))
+        identity = Identity.of_stored(dev, ino, size, mtime_ns, ctime_ns)
         return Wanted(file, identity, [path for (path,) in names], deaths)
 
     def counts(self) -> Counts:

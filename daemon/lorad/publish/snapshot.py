@@ -11,13 +11,14 @@ from typing import NamedTuple
 import msgspec
 
 from loracore.paths import CATALOGUE
+from lorad import database
 from lorad.blocks.room import Room
 
 #: The columns of `Name`, of all names in view.
 NAMES = (
     "SELECT path, file, size, mtime_ns, layout, status, load_seconds, error, signature, residue, extents, "
     "function, config "
-    "FROM names JOIN files ON files.id = names.file WHERE active"
+    "FROM names JOIN files ON files.id = names.file WHERE active = 1"
 )
 
 
@@ -67,8 +68,7 @@ class Duplicates(NamedTuple):
 
 def connect(state_dir: str) -> sqlite3.Connection:
     """A connection that cannot write."""
-    path = os.path.join(state_dir, CATALOGUE).replace("%", "%25").replace("?", "%3f").replace("#", "%23")
-    return sqlite3.connect(f"file:{path}?mode=ro", uri=True, isolation_level=None)
+    return database.connect(os.path.join(state_dir, CATALOGUE), "ro")
 
 
 def read_snapshot(connection: sqlite3.Connection, paths: Iterable[bytes] | None = None) -> Snapshot:

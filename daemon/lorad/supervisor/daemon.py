@@ -12,9 +12,11 @@ import sqlite3
 import threading
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Protocol
+
+import msgspec
 
 from loracore.config import Config, describe_changes, reloaded
 from loracore.control import (
@@ -31,7 +33,7 @@ from loracore.control import (
     Waited,
     WatchChanged,
 )
-from loracore.errors import LoraError
+from loracore.errors import LoraError, StateError
 from lorad.control.acting import Reply
 from lorad.control.answering import Command
 from lorad.control.server import ControlServer
@@ -39,6 +41,7 @@ from lorad.engine import Engine
 from lorad.files import File
 from lorad.hashes.service import HashingService
 from lorad.jobs.service import JobService
+from lorad.pipeline.health import PipelineBrokenError
 from lorad.pipeline.launch import Crew
 from lorad.pipeline.machinery import Machinery
 from lorad.pipeline.protocol import Identity, Using
@@ -50,7 +53,8 @@ from lorad.supervisor.notify import Notifier
 from lorad.supervisor.report import Reporter
 from lorad.supervisor.tenure import Tenure, roots_of
 from lorad.supervisor.waits import Waits
-from lorad.watch.news import Dirty, HealthChanged, Rescan, Synced
+from lorad.watch.news import Dirty, HealthChanged, Led, Rescan, Synced
+from lorad.watch.place import resolved
 from lorad.watch.settle import SettleQueue
 from lorad.watch.watcher import Watcher
 
@@ -75,6 +79,9 @@ class Daemon:
 
     def __init__(self, config: Config, crew: Crew, notifier: Notifier, reload: Loader) -> None:
         self._config = config
+        #: Where each root leads to, and the configuration with that for all that looks at files.
+        self._leads = resolved(config.watch.roots)
+        self._here = located(config, self._leads)
         self._state_dir = config.state_dir
         self._notifier = notifier
         self._load_config = reload
@@ -92,7 +99,7 @@ class Daemon:
         listen = config.metrics.listen
         self._metrics = MetricsServer(listen, lambda: self._status) if listen else None
         self._deduplication = Deduplication(
-            self._state_dir, config, self._tell_clients, self._complain, self._machinery.wake
+            self._state_dir, self._here, self._tell_clients, self._complain, self._machinery.wake
         )
         self._hashing = HashingService(self._state_dir, self._not_hashed, self._machinery.wake)
         self._jobs = JobService(self._state_dir, config.jobs, self._tell_clients, running=self._hashing.give_way)
@@ -102,10 +109,10 @@ class Daemon:
             config.control,
             self._post,
             answered=self._metrics.observe if self._metrics else None,
-            deduper=self._deduplication.desk,
+            deduper=self._deduplication.service,
             jobs=self._jobs,
         )
-        self._control.use(config)
+        self._control.use(self._here)
         self._watcher = self._make_watcher()
         self._settling = SettleQueue(config.watch, look=self._identity)
         #: Names were not taken in: all folders have to be looked through.
@@ -118,6 +125,8 @@ class Daemon:
             duplicate=self._duplicate,
             defer=self._defer,
             complain=self._complain,
+            opened=self._deduplication.go_on,
+            mistake=self._mistaken,
         )
         self._next_tick = 0.0
         self._next_ping = 0.0
@@ -153,26 +162,40 @@ class Daemon:
     # One turn of the loop
 
     def _turn(self) -> None:
+        """Do what there is to do. A mistake in one part is logged, and neither ends nor delays the others."""
+        self._guarded(self._work)
+        for part in (self._reconfigure, self._tick_in_time, self._answer_waits, self._act, self._jobs.tidy):
+            self._guarded(part)
+
+    def _guarded(self, part: Callable[[], None]) -> None:
         try:
-            self._tenure.step(self._config, self._pause())
-            self._tenure.use(acts=self._acts)
-            self._remember_newcomers()
-            self._published_news()
-            self._take_news()
-            self._tenure.know()
-            self._take_hashes()
+            part()
+        except (PipelineBrokenError, StateError):
+            # What another start may mend.
+            raise
         except sqlite3.Error as error:
             self._tenure.fail(error)
-        if self._reload.is_set():
-            self._reload.clear()
-            self._reconfigure()
-        now = time.monotonic()
-        if now >= self._next_tick:
-            self._tick(now)
-        if len(self._waits):
-            self._answer_waits()
-        self._deduplication.look(self._tenure.generation)
-        self._jobs.tidy()
+        except Exception as error:
+            self._log.error("a mistake in lorad", part=part.__name__.strip("_"), exc_info=error)
+            if part == self._work:
+                # What the engine holds may be half of something.
+                self._tenure.fail(error)
+            else:
+                self._reporter.trouble(f"a mistake in lorad ({type(error).__name__}); its log says more")
+            # Should it come up in every turn.
+            self._stop.wait(_BUSY_TICK)
+
+    def _work(self) -> None:
+        self._tenure.step(self._here, self._pause())
+        self._tenure.use(acts=self._acts)
+        self._published_news()
+        self._take_news()
+        self._take_hashes()
+
+    def _act(self) -> None:
+        engine = self._tenure.engine
+        quiet = engine is not None and not (engine.sweeping or engine.hurries or len(self._settling))
+        self._deduplication.step(engine, self._tenure.generation, quiet=quiet)
 
     @property
     def _acts(self) -> bool:
@@ -184,13 +207,6 @@ class Daemon:
         now = time.monotonic()
         due = self._settling.next_due
         return max(0.0, min(self._next_tick if due is None else min(due, self._next_tick), now + _TICK) - now)
-
-    def _remember_newcomers(self) -> None:
-        """Before anything else is told of a new engine's files: they may be newcomers under another name."""
-        engine, tenure = self._tenure.engine, self._tenure
-        swept = engine is not None and not engine.sweeping
-        if self._deduplication.remember(tenure.remembered, tenure.knows, swept=swept) and engine is not None:
-            engine.save()
 
     def _published_news(self) -> None:
         """Tell of JSON files of a new generation."""
@@ -212,11 +228,14 @@ class Daemon:
         for item in self._watcher.take():
             match item:
                 case Dirty(path, closed):
-                    self._overfull |= not self._settling.add(path, closed)
-                case Rescan(folder, reason):
+                    self._dirty(path, closed)
+                case Rescan(folder, reason, view):
                     self._log.info("rescan", folder=folder, reason=reason)
                     if engine:
-                        engine.sweep(folder)
+                        engine.sweep(folder, view=view)
+                case Led(link, leads):
+                    self._follow_root(link, leads)
+                    engine = self._tenure.engine
                 case Synced(token):
                     self._waits.synced(token, self._settling.names())
                 case HealthChanged(root, health, reason):
@@ -226,30 +245,30 @@ class Daemon:
                     self._tick(time.monotonic())
                     self._tell(WatchChanged(root, health, reason))
         if engine:
-            self._take_own_changes(engine)
-            for path in self._settling.due(time.monotonic()):
-                engine.touched(path)
-            if self._overfull and len(self._settling) < _FEW:
-                self._overfull = False
-                for root in roots_of(self._config):
-                    engine.sweep(root)
+            self._take_settled(engine)
         while self._commands:
             command = self._commands.popleft()
             self._waits.ask(command.reply if command.kind == "wait" else partial(self._audit, command.reply))
 
-    def _take_own_changes(self, engine: Engine) -> None:
-        """What files are since they were acted on."""
-        for before, now in self._deduplication.relinked():
-            engine.relinked(before, now)
-        for path in self._deduplication.rearranged():
-            engine.rearranged(path)
-        for path in self._deduplication.took():
-            engine.files.gone.took(path, still=path in engine.files.by_path)
+    def _dirty(self, path: bytes, closed: bool) -> None:
+        """Something happened to a name: it is looked at when it has settled."""
+        if not self._settling.add(path, closed):
+            self._overfull = True
+        elif self._tenure.engine:
+            self._tenure.engine.noticed(path)
+
+    def _take_settled(self, engine: Engine) -> None:
+        for path in self._settling.due(time.monotonic()):
+            engine.touched(path)
+        if self._overfull and len(self._settling) < _FEW:
+            self._overfull = False
+            for root in roots_of(self._here):
+                engine.sweep(root)
 
     def _take_hashes(self) -> None:
         """Keep what was hashed meanwhile, and let files be hashed when there is nothing else to do."""
         engine = self._tenure.engine
-        busy = engine is None or engine.reading or bool(self._deduplication.desk.left)
+        busy = engine is None or engine.hurries or bool(self._deduplication.service.left)
         hashed = self._hashing.look(self._tenure.generation, busy=busy)
         if engine is not None and (present := self._hashing.present) is not None and not engine.has(*present):
             self._hashing.let_go()
@@ -258,16 +277,22 @@ class Daemon:
             self._hashing.taken()
         if self._status is not None and self._status.hashing != self._hashing.state:
             self._next_tick = min(self._next_tick, time.monotonic() + _BUSY_TICK)
-        if hashed is not None and file is not None and hashed.found.sha256 is not None:
+        if hashed is not None and file is not None and file.names and hashed.found.sha256 is not None:
             self._tell(FileHashed(file.names[0], hashed.found.sha256.hex()))
 
     def _answer_waits(self) -> None:
+        if not len(self._waits):
+            return
         self._waits.check(
             self._settling,
             finished=self._tenure.finished,
             generation=self._tenure.published,
             trouble=self._tenure.trouble,
         )
+
+    def _tick_in_time(self) -> None:
+        if (now := time.monotonic()) >= self._next_tick:
+            self._tick(now)
 
     def _tick(self, now: float) -> None:
         """Report, to clients and to systemd."""
@@ -276,7 +301,8 @@ class Daemon:
             self._tenure.engine,
             roots=[Root(root.path, root.health, root.reason, root.folders) for root in health],
             settling=len(self._settling),
-            acting=self._deduplication.desk.left,
+            acting=self._deduplication.service.left,
+            hidden=self._deduplication.hidden(),
             generation=self._tenure.generation,
             hashing=self._hashing.state,
         )
@@ -295,7 +321,10 @@ class Daemon:
                 self._notifier.watchdog()
 
     def _reconfigure(self) -> None:
-        """SIGHUP: take over a new configuration, if it is sound."""
+        """After a SIGHUP, take over a new configuration, if it is sound."""
+        if not self._reload.is_set():
+            return
+        self._reload.clear()
         self._notifier.reloading()
         try:
             config = self._load_config()
@@ -305,23 +334,35 @@ class Daemon:
             before, self._config = self._config, reloaded(self._config, config)
             for change in describe_changes(before, config):
                 self._log.info("setting changed", setting=str(change))
-            if (before.watch.roots, before.watch.follow_symlinks) != (
-                config.watch.roots,
-                config.watch.follow_symlinks,
-            ):
-                self._tenure.close()
-            self._machinery.set_memory_limit(config.pipeline.memory_limit_mb << 20)
-            self._watcher.set_settings(config.watch)
-            self._watcher.set_follow(config.watch.follow_symlinks)
-            self._watcher.set_roots(roots_of(config))
-            self._settling.settings = config.watch
-            self._control.use(self._config)
-            self._deduplication.use(self._config)
-            self._jobs.use(self._config.jobs)
-            self._hashing.use(self._config.hashes.on_arrival)
+            self._leads = resolved(self._config.watch.roots)
+            self._go_by(self._config)
             self._control.reload()
             self._log.info("configuration read again")
         self._notifier.ready()
+
+    def _follow_root(self, link: bytes, leads: bytes) -> None:
+        """A root's path leads to another folder than it did."""
+        if link in self._leads:
+            self._log.info("a root leads elsewhere", root=link, leads=leads)
+            self._leads[link] = leads
+            self._go_by(self._config)
+
+    def _go_by(self, config: Config) -> None:
+        """Have all parts go by a configuration and by where its roots lead to, one as the other."""
+        before, self._here = self._here.watch, located(config, self._leads)
+        watch = self._here.watch
+        if len(watch.roots) < len(set(self._leads.values())):
+            self._complain(f"{self._state_dir}: the state folder cannot be watched; let no root lead there")
+        if any(getattr(before, name) != getattr(watch, name) for name in ("roots", "follow_symlinks", "exclude")):
+            self._tenure.close()
+        self._machinery.set_memory_limit(config.pipeline.memory_limit_mb << 20)
+        self._watcher.set_settings(watch)
+        self._watcher.set_roots(roots_of(self._here), self._leads)
+        self._settling.settings = watch
+        self._control.use(self._here)
+        self._deduplication.use(self._here)
+        self._jobs.use(config.jobs)
+        self._hashing.use(config.hashes.on_arrival)
 
     def _shut_down(self) -> None:
         self._notifier.stopping()
@@ -349,7 +390,7 @@ class Daemon:
     def _audit(self, reply: Reply, answer: Answer) -> None:
         """Compare, once all that was on disk before is known."""
         if isinstance(answer, Waited):
-            self._control.audit(roots_of(self._config), self._config.watch.follow_symlinks, reply)
+            self._control.audit(self._here.watch, reply)
         else:
             reply(answer)
 
@@ -389,16 +430,19 @@ class Daemon:
         if isinstance(event, FileFailedEvent):
             self._log.warning("file failed", path=event.path, reason=event.reason)
             self._reporter.trouble(event.reason, event.path)
-            self._tenure.failed(event.path)
         elif isinstance(event, DuplicateFound):
             self._log.info("duplicate", path=event.path, like=event.others[0] if event.others else b"")
         self._tell_clients(event)
 
     def _duplicate(self, file: File, others: Sequence[bytes]) -> None:
-        """A file has become a duplicate of these. None is a newcomer for the sake of a root that is not known."""
-        if self._acts and self._tenure.is_new(file) and all(map(self._tenure.knows, others)):
-            held = self._tenure.held(file)
-            self._deduplication.duplicate(file.names[0], self._tenure.generation, file.before, held=held)
+        """A file has become a duplicate of these."""
+        engine = self._tenure.engine
+        if engine is not None and engine.is_newcomer(file.names[0]):
+            self._deduplication.duplicate(file.names[0], self._tenure.generation)
+
+    def _mistaken(self, path: bytes, traceback: str) -> None:
+        """A file at which lorad failed by a mistake of its own, which sets it aside."""
+        self._log.error("a mistake in lorad", path=path, traceback=traceback)
 
     def _tell_clients(self, event: Event) -> None:
         self._control.tell(event)
@@ -415,14 +459,20 @@ class Daemon:
         self._next_tick = 0.0
 
     def _make_watcher(self) -> Watcher:
-        watch = self._config.watch
         return Watcher(
-            roots_of(self._config),
+            roots_of(self._here),
+            links=self._leads,
             state_dir=os.fsencode(self._state_dir),
-            follow=watch.follow_symlinks,
-            settings=watch,
+            settings=self._here.watch,
             wake=self._machinery.wake,
         )
+
+
+def located(config: Config, leads: Mapping[bytes, bytes]) -> Config:
+    """A configuration with its roots where they lead to, each once, without one that leads to the state folder."""
+    paths = dict.fromkeys(os.fsdecode(leads[os.fsencode(root)]) for root in config.watch.roots)
+    roots = tuple(path for path in paths if path != os.path.realpath(config.state_dir))
+    return msgspec.structs.replace(config, watch=msgspec.structs.replace(config.watch, roots=roots))
 
 
 def _sentence(status: Status) -> str:

@@ -71,7 +71,7 @@ class Deduplication:
         self._lock = threading.Lock()
         self._day = Day(time.time())
         self._places = Places()
-        self.service = Service(state_dir, self._told, wake, self._keepers)
+        self.service = Service(state_dir, self._told, wake, self._keepers, self.hidden_files)
         self.returns = Returns(self.service)
         self._automatic: Automatic | None = None
         #: Duplicates that were found, and after which generation the catalogue has them.

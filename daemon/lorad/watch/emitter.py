@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import select
 import time
 from collections.abc import Callable
@@ -12,9 +13,9 @@ from watchdog.observers.api import EventEmitter, EventQueue, ObservedWatch
 
 from lorad.watch import limits, mounts
 from lorad.watch.alarm import Alarm
-from lorad.watch.events import EchoEvent, HealthEvent, RescanEvent
+from lorad.watch.events import EchoEvent, HealthEvent, LedEvent, RescanEvent
 from lorad.watch.listener import Listener
-from lorad.watch.mounts import NEWS, MountTable, find, inside
+from lorad.watch.mounts import NEWS, Mount, MountTable, find, inside
 from lorad.watch.place import Absent, locate
 from lorad.watch.plan import Plan
 from lorad.watch.schedule import Schedule
@@ -57,9 +58,11 @@ class RootEmitter(EventEmitter):
         self._listener: Listener | None = None
         self._place = plan.memory.place(plan.root)
         self._remote = ""
-        self._below: dict[bytes, int] = {}
+        self._below: dict[bytes, Mount] = {}
         self._trouble = ""
         self._told = ("", "")
+        #: Paths that do not lead to the root any more, as it was told.
+        self._led: dict[bytes, bytes] = {}
         self._tick_at = self._ticked_at = 0.0
         self._schedule = Schedule()
         self._alarm = Alarm()
@@ -125,7 +128,7 @@ class RootEmitter(EventEmitter):
             self._check()
             if self._listener is listener and listener.lost:
                 # The same disk, or a folder of the same number, was back before anyone looked.
-                self._enter("it was away for a moment")
+                self._enter("it was away for a moment", view=listener.lost_root)
 
     def _wait(self, seconds: float) -> bool:
         """Wait until there is something to hear, but no longer than this; whether there is."""
@@ -150,6 +153,7 @@ class RootEmitter(EventEmitter):
     def _check(self, changed: bool = False) -> None:
         """Look whether the root is there, and is what it was. `changed`: the mounts are not what they were."""
         assert self._table is not None
+        self._see_where_links_lead()
         changed = self._table.changed() or changed
         try:
             place = locate(self._root, self._table.mounts, self._place)
@@ -158,14 +162,23 @@ class RootEmitter(EventEmitter):
             return
         before, self._place = self._place, place
         self._plan.memory.keep(self._root, place)
-        if not self.there:
-            self._enter("the folder is watched now" if self.there is None else "the folder is there again")
+        if self.there is None:
+            self._enter("the folder is watched now")
+        elif not self.there:
+            self._enter("the folder is there again", view=True)
         elif before is not None and place[:2] != before[:2]:
-            self._enter("another folder is in its place")
+            self._enter("another folder is in its place", view=True)
         elif changed:
             self._mounts_changed()
 
-    def _enter(self, reason: str) -> None:
+    def _see_where_links_lead(self) -> None:
+        for link in self._plan.links():
+            leads = os.path.realpath(link)
+            if leads != self._led.get(link, self._root):
+                self._led[link] = leads
+                self.queue_event(LedEvent(self._root, link=link, leads=leads))
+
+    def _enter(self, reason: str, *, view: bool = False) -> None:
         """The root is there: watch it, and then have it looked through."""
         self._drop_listener()
         self.there, self._trouble = True, ""
@@ -176,7 +189,7 @@ class RootEmitter(EventEmitter):
         if not self._remote:
             self._listen()
         self._tell_health()
-        self._rescan(reason)
+        self._rescan(reason, view=view)
         # Looking through everything is an answer to all canaries that were made before.
         self.queue_event(EchoEvent(self._root, number=number))
 
@@ -196,6 +209,7 @@ class RootEmitter(EventEmitter):
                 self._root,
                 plan.canary,
                 follow=plan.follow,
+                exclude=plan.exclude,
                 without=plan.without,
                 beat=self._beat,
                 emit=self.queue_event,
@@ -211,8 +225,7 @@ class RootEmitter(EventEmitter):
     def _mounts_changed(self) -> None:
         """Something was mounted or unmounted, perhaps in the root, of which no folder's watch tells."""
         assert self._table is not None
-        below = {point: mount.device for point, mount in inside(self._table.mounts, self._root).items()}
-        if self._listener is None or below == self._below:
+        if self._listener is None or inside(self._table.mounts, self._root) == self._below:
             return
         self._listener.tree.remote = self._remote_inside()
         self._walk(lambda listener: listener.tree.renew())
@@ -221,9 +234,8 @@ class RootEmitter(EventEmitter):
 
     def _remote_inside(self) -> dict[bytes, str]:
         assert self._table is not None
-        below = inside(self._table.mounts, self._root)
-        self._below = {point: mount.device for point, mount in below.items()}
-        return {point: why for point, mount in below.items() if (why := mounts.why_polled(mount))}
+        self._below = inside(self._table.mounts, self._root)
+        return {point: why for point, mount in self._below.items() if (why := mounts.why_polled(mount))}
 
     def _walk(self, walk: Callable[[Listener], object]) -> None:
         if self._listener is not None:
@@ -273,8 +285,8 @@ class RootEmitter(EventEmitter):
         self._schedule.polled(time.monotonic())
         self._tell_health()
 
-    def _rescan(self, reason: str) -> None:
-        self.queue_event(RescanEvent(self._root, reason=reason))
+    def _rescan(self, reason: str, *, view: bool = False) -> None:
+        self.queue_event(RescanEvent(self._root, reason=reason, view=view))
         self._schedule.rescanned(time.monotonic())
 
     # How it is watched

@@ -12,7 +12,17 @@ class RescanEvent(FileSystemEvent):
     """Anything in this folder may have changed."""
 
     reason: str = ""
+    view: bool = False
     event_type = "rescan"
+
+
+@dataclass(unsafe_hash=True)
+class LedEvent(FileSystemEvent):
+    """A path that led to the root leads to another folder now, or back."""
+
+    link: bytes = b""
+    leads: bytes = b""
+    event_type = "led"
 
 
 @dataclass(unsafe_hash=True)

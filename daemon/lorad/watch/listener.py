@@ -11,6 +11,7 @@ from watchdog.observers.inotify_c import InotifyConstants as In
 from lorad.watch import limits
 from lorad.watch.canary import Canary
 from lorad.watch.events import EchoEvent, RescanEvent
+from lorad.watch.exclude import Exclude
 from lorad.watch.inotify import Event, Instance
 from lorad.watch.tree import Tree
 
@@ -33,6 +34,7 @@ class Listener:
         canary: Canary,
         *,
         follow: bool,
+        exclude: Exclude,
         without: tuple[bytes, ...],
         beat: Callable[[], None],
         emit: Callable[[FileSystemEvent], None],
@@ -45,11 +47,11 @@ class Listener:
         self._instance = Instance()
         self._canary_watch: int | None = None
         self._written: set[bytes] = set()
-        #: Whether watches have ended that should not have.
-        self.lost = False
+        #: Whether watches have ended that should not have, and whether that of the root has.
+        self.lost = self.lost_root = False
         #: What is said of the names of one reading: of each the last.
         self._names: dict[bytes, FileSystemEvent] = {}
-        self.tree = Tree(self._instance, root, follow=follow, without=without, beat=beat)
+        self.tree = Tree(self._instance, root, follow=follow, exclude=exclude, without=without, beat=beat)
         self._watch_canary()
 
     @property
@@ -94,11 +96,11 @@ class Listener:
                 echo = max(echo, self._heard_canary(event))
             elif (folder := self.tree.path(event.wd)) is None:
                 continue
-            elif event.has(In.IN_IGNORED):
-                self.tree.ended(event.wd)
-                self.lost = self.lost or folder == self._root
-            elif event.has(In.IN_UNMOUNT):
-                self.lost = True
+            elif event.has(In.IN_IGNORED, In.IN_UNMOUNT):
+                self.lost_root = self.lost_root or folder == self._root
+                self.lost = self.lost or self.lost_root or event.has(In.IN_UNMOUNT)
+                if event.has(In.IN_IGNORED):
+                    self.tree.ended(event.wd)
             elif event.name:
                 self._happened(folder, event)
             elif folder == self._root:
@@ -139,9 +141,10 @@ class Listener:
 
     def _happened(self, folder: bytes, event: Event) -> None:
         path = os.path.join(folder, event.name)
+        if self.tree.leaves_out(path):
+            return
         if event.has(In.IN_ISDIR):
-            if not self.tree.leaves_out(path):
-                self._happened_to_folder(path, event)
+            self._happened_to_folder(path, event)
             return
         if self._follow and self._happened_to_link(path, event):
             return
@@ -190,7 +193,7 @@ class Listener:
     def _happened_to_link(self, path: bytes, event: Event) -> bool:
         """Where links are followed, one to a folder is a folder."""
         if event.has(_COMES) and os.path.isdir(path):
-            if not self.tree.leaves_out(os.path.realpath(path)) and self.tree.adopt(path):
+            if not self.tree.leads_out(path) and self.tree.adopt(path):
                 self._emit(RescanEvent(path, reason="a link to a folder was made or moved in"))
             return True
         if event.has(_GOES) and self.tree.knows(path):

@@ -31,8 +31,9 @@ NEWS = select.POLLPRI | select.POLLERR
 class Mount(NamedTuple):
     """A line of mountinfo. `device` is as in `st_dev`, but on btrfs, which has one for each subvolume.
 
-    `root`: the folder of the file system that is seen at `point`. `number`: as statx(2) has it; `parent`: of the
-    mount that `point` lies on. `options`: those of the file system, such as the layers of an overlay.
+    `root` is the folder of the file system that shows at `point`: of two mounts of one device it may differ.
+    `number`: as statx(2) has it; `parent`: of the mount that `point` lies on. `options`: those of the file system,
+    such as the layers of an overlay.
     """
 
     point: bytes
@@ -133,7 +134,7 @@ class MountTable:
             return False
         self.stale = False
         before, self.mounts = self.mounts, self._read()
-        return [mount[:3] for mount in before] != [mount[:3] for mount in self.mounts]
+        return [mount[:4] for mount in before] != [mount[:4] for mount in self.mounts]
 
     def close(self) -> None:
         self._file.close()

@@ -27,10 +27,21 @@ class Dirty(NamedTuple):
 
 
 class Rescan(NamedTuple):
-    """Anything in this folder, however deep, may have changed: look through all of it."""
+    """Anything in this folder, however deep, may have changed: look through all of it.
+
+    `view`: all of it came into view at once, so what is not known of it is not new for that.
+    """
 
     folder: bytes
     reason: str
+    view: bool = False
+
+
+class Led(NamedTuple):
+    """A path that led to a root leads to another folder now; see `Watcher.set_roots`."""
+
+    link: bytes
+    leads: bytes
 
 
 class Synced(NamedTuple):
@@ -56,13 +67,13 @@ class RootHealth(NamedTuple):
     folders: int
 
 
-News: TypeAlias = Dirty | Rescan | Synced | HealthChanged
+News: TypeAlias = Dirty | Rescan | Led | Synced | HealthChanged
 
 
 class Inbox:
     """News by any thread, for one to take. What is said twice is kept once, so a storm has a bounded size.
 
-    What is taken together is in this order: health, folders, names, answers to `sync`.
+    What is taken together is in this order: health, where paths lead, folders, names, answers to `sync`.
     """
 
     def __init__(self, wake: Callable[[], None], names: int = _NAMES, folders: int = _FOLDERS) -> None:
@@ -74,6 +85,7 @@ class Inbox:
         self._roots: tuple[bytes, ...] = ()
         self._missing: set[bytes] = set()
         self._health: dict[bytes, HealthChanged] = {}
+        self._led: dict[bytes, Led] = {}
         self._rescans: dict[bytes, Rescan] = {}
         self._dirty: dict[bytes, bool] = {}
         self._synced: list[Synced] = []
@@ -96,15 +108,20 @@ class Inbox:
                 self._dirty.clear()
                 self._rescan_all("more happened than can be told name by name")
 
-    def rescan(self, folder: bytes, reason: str) -> None:
+    def led(self, link: bytes, leads: bytes) -> None:
+        with self._news():
+            self._led[link] = Led(link, leads)
+
+    def rescan(self, folder: bytes, reason: str, *, view: bool = False) -> None:
         with self._news():
             is_root = folder in self._roots
-            if not is_root and any(above in self._rescans for above in _up(folder)):
+            waiting = [self._rescans[above] for above in _up(folder) if above in self._rescans]
+            if not is_root and any(each.view or not view for each in waiting):
                 return
             if is_root or len(self._rescans) < self._folders:
-                self._rescans[folder] = Rescan(folder, reason)
+                view = view or any(each.view for each in waiting)
+                self._rescans[folder] = Rescan(folder, reason, view)
             else:
-                self._rescans.clear()
                 self._rescan_all("more folders changed than can be told one by one")
 
     def health(self, root: bytes, health: str, reason: str) -> None:
@@ -124,11 +141,13 @@ class Inbox:
         """All that is new since the last time."""
         with self._lock:
             health, self._health = self._health, {}
+            led, self._led = self._led, {}
             rescans, self._rescans = self._rescans, {}
             dirty, self._dirty = self._dirty, {}
             synced, self._synced = self._synced, []
         return [
             *health.values(),
+            *led.values(),
             *rescans.values(),
             *(Dirty(path, closed) for path, closed in dirty.items()),
             *synced,
@@ -137,15 +156,17 @@ class Inbox:
     @contextmanager
     def _news(self) -> Iterator[None]:
         with self._lock:
-            idle = not (self._health or self._rescans or self._dirty or self._synced)
+            idle = not (self._health or self._led or self._rescans or self._dirty or self._synced)
             yield
         if idle:
             self._wake()
 
     def _rescan_all(self, reason: str) -> None:
+        waiting, self._rescans = self._rescans, {}
         for root in self._roots:
             if root not in self._missing:
-                self._rescans[root] = Rescan(root, reason)
+                view = any(each.view for each in waiting.values() if is_below(each.folder, root))
+                self._rescans[root] = Rescan(root, reason, view)
 
     def _forget(self, root: bytes) -> None:
         """Drop what waits of a root, other than what lies in a root of its own inside of it."""

@@ -11,7 +11,7 @@ from watchdog.events import FileModifiedEvent, FileSystemEvent, FileSystemEventH
 from watchdog.observers.api import BaseObserver
 
 from lorad.watch.emitter import RootEmitter
-from lorad.watch.events import EchoEvent, HealthEvent, RescanEvent
+from lorad.watch.events import EchoEvent, HealthEvent, LedEvent, RescanEvent
 from lorad.watch.news import Inbox
 from lorad.watch.plan import Plan
 
@@ -83,7 +83,9 @@ class _Handler(FileSystemEventHandler):
                 observer.heard = max(observer.heard, event.number)
                 self._heard()
             case RescanEvent():
-                self._inbox.rescan(path, event.reason)
+                self._inbox.rescan(path, event.reason, view=event.view)
+            case LedEvent():
+                self._inbox.led(event.link, event.leads)
             case HealthEvent():
                 observer.health, observer.reason = event.health, event.reason
                 self._inbox.health(path, event.health, event.reason)

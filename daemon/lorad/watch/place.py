@@ -1,13 +1,18 @@
-"""Whether a root is there: a disk that was unmounted is not a folder whose files were deleted."""
+"""Whether a root is there, and where: a disk that was unmounted is not a folder whose files were deleted."""
 
 from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from lorad.watch.mounts import Mount, find
+
+
+def resolved(folders: Iterable[str]) -> dict[bytes, bytes]:
+    """Where the configured folders lead to now: paths without symbolic links, which their files are known by."""
+    return {os.fsencode(folder): os.fsencode(os.path.realpath(folder)) for folder in folders}
 
 
 class Place(NamedTuple):

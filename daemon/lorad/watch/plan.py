@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from loracore.config import Watch
 from lorad.watch.canary import Canary
+from lorad.watch.exclude import Exclude
 from lorad.watch.memory import Memory
 
 
@@ -15,8 +16,11 @@ class Plan:
     """It is the same for a watch that is made anew. `failed` is told why one ended, when nobody stopped it."""
 
     root: bytes
+    #: Paths that lead to the root now: symbolic links, and its own.
+    links: Callable[[], Sequence[bytes]]
     #: Whether links are looked through.
     follow: bool
+    exclude: Exclude
     #: Folders that are left out.
     without: tuple[bytes, ...]
     settings: Callable[[], Watch]

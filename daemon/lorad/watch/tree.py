@@ -7,8 +7,9 @@ import os
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 
+from lorad.watch.exclude import Exclude
 from lorad.watch.inotify import Instance
-from lorad.watch.scanner import QUARANTINE
+from lorad.watch.scanner import is_folder
 
 #: What it is called when a name is no folder any more: the event that says so is on its way.
 _GONE = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)
@@ -28,6 +29,7 @@ class Tree:
         root: bytes,
         *,
         follow: bool,
+        exclude: Exclude,
         without: Sequence[bytes],
         beat: Callable[[], None],
     ) -> None:
@@ -35,6 +37,7 @@ class Tree:
         self._instance = instance
         self._root = root
         self._follow = follow
+        self._exclude = exclude
         self._without = frozenset(without)
         self._beat = beat
         self._paths: dict[int, bytes] = {}
@@ -62,8 +65,13 @@ class Tree:
         return folder in self._watches or folder in self.unwatched
 
     def leaves_out(self, path: bytes) -> bool:
-        """Whether a folder is our own, and none of anyone's business."""
-        return os.path.basename(path) == QUARANTINE or path in self._without
+        """Whether a name in a folder that is watched is left out, or where it leads to as a link is."""
+        return self._exclude.entry(path) or path in self._without
+
+    def leads_out(self, path: bytes) -> bool:
+        """Whether a link leads to what is left out."""
+        target = os.path.realpath(path)
+        return self._exclude(target) or target in self._without
 
     def adopt(self, folder: bytes) -> bool:
         """Watch a folder and all in it, as far as that is possible; whether any of it was not watched before."""
@@ -149,17 +157,13 @@ class Tree:
             if error.errno not in _GONE:
                 self._unwatched(folder, error)
             return []
-        return [entry.path for entry in entries if self._is_folder(entry) and not self._is_ours(entry)]
-
-    def _is_ours(self, entry: os.DirEntry[bytes]) -> bool:
-        path = os.path.realpath(entry.path) if self._follow and entry.is_symlink() else entry.path
-        return self.leaves_out(path)
-
-    def _is_folder(self, entry: os.DirEntry[bytes]) -> bool:
-        try:
-            return entry.is_dir(follow_symlinks=self._follow)
-        except OSError:
-            return False
+        return [
+            entry.path
+            for entry in entries
+            if is_folder(entry, follow=self._follow)
+            and not self.leaves_out(entry.path)
+            and not (entry.is_symlink() and self.leads_out(entry.path))
+        ]
 
     def _unwatched(self, folder: bytes, reason: OSError | str) -> None:
         self.unwatched[folder] = reason

@@ -7,11 +7,12 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from loracore.config import Watch
 from lorad.watch.canary import Canary
+from lorad.watch.exclude import Exclude
 from lorad.watch.memory import Memory
 from lorad.watch.news import Inbox, News, RootHealth
 from lorad.watch.observer import RootObserver
@@ -63,14 +64,17 @@ class Watcher:
         self,
         roots: Sequence[bytes],
         *,
+        links: Mapping[bytes, bytes] | None = None,
         state_dir: bytes,
-        follow: bool,
         settings: Watch,
         wake: Callable[[], None],
     ) -> None:
-        """`roots` are absolute and without links. Any thread calls `wake` when `take` has something new."""
-        self._first = tuple(roots)
-        self._follow = follow
+        """`roots` are absolute and without links; for `links` see `set_roots`. Those of `settings` do not count.
+
+        Any thread calls `wake` when `take` has something new.
+        """
+        self._roots = tuple(roots)
+        self._links = dict(links or {})
         self._settings = settings
         self._without = tuple({state_dir, os.path.realpath(state_dir)})
         self._canary = Canary(os.path.join(os.path.realpath(state_dir), b"run"))
@@ -96,7 +100,7 @@ class Watcher:
             # Without it there are no signs of life, which the roots' health says.
             self._canary.clean()
         self._canary_at = time.monotonic() + self._settings.canary_seconds
-        self.set_roots(self._first)
+        self.set_roots(self._roots, self._links)
         self._keeper.start()
 
     def stop(self) -> None:
@@ -109,9 +113,13 @@ class Watcher:
         if self._keeper.ident is not None:
             self._keeper.join(_STOP)
 
-    def set_roots(self, roots: Sequence[bytes]) -> None:
-        """Watch these from now on. Those that were watched before are not disturbed."""
+    def set_roots(self, roots: Sequence[bytes], links: Mapping[bytes, bytes] | None = None) -> None:
+        """Watch these from now on. Those that were watched before are not disturbed.
+
+        `links`: paths and the root that each leads to. When one leads elsewhere, `Led` is told.
+        """
         with self._changed:
+            self._roots, self._links = tuple(roots), dict(links or {})
             gone = [self._observers.pop(root) for root in list(self._observers) if root not in roots]
             for observer in gone:
                 self._failures.pop(observer.root, None)
@@ -122,21 +130,20 @@ class Watcher:
                     self._observe(root)
         self._end(gone)
 
-    def set_follow(self, follow: bool) -> None:
-        """Look through symbolic links from now on, or no longer: all roots are watched anew."""
-        if follow == self._follow:
-            return
-        roots = tuple(self._observers) or self._first
-        self.set_roots(())
-        self._follow = follow
-        self.set_roots(roots)
-
     def set_settings(self, settings: Watch) -> None:
-        """Take over new times, within a few seconds."""
+        """Take over new times, within a few seconds. Where other names count, all roots are watched anew."""
         with self._changed:
+            before = self._settings
             self._settings = settings
             self._canary_at = min(self._canary_at, time.monotonic() + settings.canary_seconds)
+            old = list(self._observers.values())
+            if (before.follow_symlinks, before.exclude) == (settings.follow_symlinks, settings.exclude):
+                old = []
+            for observer in old:
+                self._failures.pop(observer.root, None)
+                self._observe(observer.root)
             self._changed.notify()
+        self._end(old)
 
     def take(self) -> list[News]:
         """What is new since the last time; health first, then folders, names and answers to `sync`."""
@@ -166,7 +173,9 @@ class Watcher:
     def _observe(self, root: bytes) -> None:
         plan = Plan(
             root,
-            self._follow,
+            lambda: [link for link, leads in self._links.items() if leads == root],
+            self._settings.follow_symlinks,
+            Exclude(self._settings.exclude, self._roots),
             self._without,
             lambda: self._settings,
             self._canary,

@@ -11,6 +11,7 @@ import json
 import os
 import stat
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
 from blake3 import blake3
@@ -40,8 +41,9 @@ DEFAULTS: Mapping[str, object] = {
     "merge_weights": False, "rank_dropout": 0, "module_dropout": 0, "rank_dropout_scale": False,
     "use_effective_conv2d": False, "decompose_both": False, "decompose_factor": -1,
 }  # fmt: skip
-#: Rank and alpha where a configuration gives none.
+#: Rank and alpha where a configuration gives none, and the kinds of adapters that call it `alpha` alone.
 _USUAL = 8
+_WITHOUT_LORA = ("LOHA", "LOKR")
 #: The order of these makes no difference. That of `target_parameters` and of patterns does.
 _UNORDERED = frozenset({"target_modules", "exclude_modules", "modules_to_save", "layers_to_transform"})
 #: Fields that some writers put into the header one by one, with the part of the model before a dot.
@@ -70,8 +72,7 @@ def config_function(text: bytes, layers: Sequence[str] = ()) -> bytes | None:
     text that is no JSON object, or has a key twice, has a digest of its own.
     """
     try:
-        given = _given(_parsed(text))
-        return _digest(_said({"r": _USUAL, _alpha(given): _USUAL} | given, layers))
+        return _digest(_said(_parsed(text), layers, usual=_USUAL))
     except (ValueError, RecursionError):
         return _unread(text)
 
@@ -127,8 +128,13 @@ def _nameless(status: os.stat_result) -> bytes:
 # What counts
 
 
-def _said(given: Mapping[str, object], layers: Sequence[str]) -> dict[str, object]:
-    """What counts of one configuration: not what is as usual, nor a rank and an alpha that make a scale of 1."""
+def _said(stated: Mapping[str, object], layers: Sequence[str], usual: int | None = None) -> dict[str, object]:
+    """What counts of one configuration: not what is as usual, nor a rank and an alpha that make a scale of 1.
+
+    `usual`: rank and alpha where it gives none.
+    """
+    alpha = "alpha" if stated.get("peft_type") in _WITHOUT_LORA else "lora_alpha"
+    given = {"r": usual, alpha: usual} | {key: value for key, value in stated.items() if value is not None}
     said = {
         key: _sorted(value) if key in _UNORDERED else value
         for key, value in given.items()
@@ -136,31 +142,17 @@ def _said(given: Mapping[str, object], layers: Sequence[str]) -> dict[str, objec
     }
     if _are_modules_of(said.get("target_modules"), layers):
         del said["target_modules"]
-    alpha, rank = said.get(_alpha(said)), said.get("r")
-    if not said.keys() & {"rank_pattern", "alpha_pattern"} and _is_one(rank, alpha, said.get("use_rslora")):
-        for key in ("r", _alpha(said), "use_rslora"):
-            said.pop(key, None)
+    patterns = said.keys() & {"rank_pattern", "alpha_pattern"}
+    if not patterns and _is_one(said.get("r"), said.get(alpha), said.get("use_rslora")):
+        said = {key: value for key, value in said.items() if key not in {"r", alpha, "use_rslora"}}
     return said
 
 
-def _given(stated: Mapping[str, object]) -> dict[str, object]:
-    return {key: value for key, value in stated.items() if value is not None}
-
-
-def _alpha(stated: Mapping[str, object]) -> str:
-    """The name of alpha: LoHa's and LoKr's configurations leave out `lora_`."""
-    return "alpha" if "alpha" in stated and "lora_alpha" not in stated else "lora_alpha"
-
-
-def _is_one(rank: object, alpha: object, rslora: object) -> bool:
+def _is_one(rank: Any, alpha: Any, rslora: object) -> bool:
     """Whether the scale is 1."""
-    if (
-        not isinstance(rank, int | float)
-        or not isinstance(alpha, int | float)
-        or bool in (type(rank), type(alpha))
-    ):
+    if not {type(rank), type(alpha)} <= {int, float}:
         return False
-    return alpha > 0 and (alpha * alpha if rslora is True else alpha) == rank
+    return bool(alpha > 0 and (alpha * alpha if rslora is True else alpha) == rank)
 
 
 def _same(value: object, other: object) -> bool:
@@ -181,8 +173,7 @@ def _are_modules_of(targets: object, layers: Sequence[str]) -> bool:
     if not isinstance(targets, list) or sum(map(len, layers)) > _MAX_NAMES:
         return False
     wanted = {target for target in targets if type(target) is str}
-    keys = (parse_key(name) for name in layers)
-    modules = {key.stem for key in keys if key is not None and key.convention != "plain"}
+    modules = _modules(tuple(layers))
     met: set[str] = set()
     for module in modules:
         parts = module.rsplit(".", _MAX_PARTS)
@@ -191,6 +182,12 @@ def _are_modules_of(targets: object, layers: Sequence[str]) -> bool:
             return False
         met |= ends
     return bool(modules) and len(met) == len(targets)
+
+
+@lru_cache(4)
+def _modules(layers: tuple[str, ...]) -> frozenset[str]:
+    keys = (parse_key(name) for name in layers)
+    return frozenset(key.stem for key in keys if key is not None and key.convention != "plain")
 
 
 # Where it is said
@@ -220,7 +217,7 @@ def _parts_said(
         layers = ()
     for part, stated in parts.items():
         own = [name for name in layers if name.startswith(f"{part}.")] if part else layers
-        if counts := _said(_given(stated), own):
+        if counts := _said(stated, own):
             said[f"{source} {part}"] = counts
     return said
 

@@ -49,7 +49,7 @@ def test_forgotten_files_leave_nothing(tmp_path: Path) -> None:
     """Digests are kept while their file lives, and cleared after."""
     catalog = Catalog(str(tmp_path))
     catalog.save_files([row(1)])
-    catalog.save_names([(b"/a\xff", 1, None)])
+    catalog.save_names([(b"/a\xff", 1, 1, None)])
     catalog.save_answers([Answer(1, 0, b"", b"")])
     catalog.drop_names([b"/a\xff"])
     catalog.drop_files([1])

@@ -42,7 +42,7 @@ def test_version_1_keeps_what_it_has_and_takes_hashes(tmp_path: Path) -> None:
     old = sqlite3.connect(tmp_path / CATALOGUE)
     old.executescript(_VERSION_1)
     row = Row(7, 1, 2, 10, 20, 30, 40, "unique", 3, None, 8, "safetensors", b"r", b"s", 0.5, None, 0, 0)
-    old.execute(f"INSERT INTO files VALUES ({', '.join('?' * (len(row) - 3))})", row[:-3])
+    old.execute(f"INSERT INTO files VALUES ({', '.join('?' * 18)})", row[:18])
     old.execute("INSERT INTO names VALUES (?, 7, 1)", (b"/a\xff",))
     old.execute("INSERT INTO answers VALUES (7, 0, ?, ?)", (b"k", b"d" * 32))
     old.execute("INSERT INTO meta VALUES ('generation', 5), ('complete', 1)")

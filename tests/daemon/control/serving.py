@@ -82,7 +82,7 @@ class Served:
         elif command.kind == "wait":
             command.reply(Waited(7))
         else:
-            self.server.audit([os.fsencode(self.library.folder)], False, command.reply)
+            self.server.audit(config.Watch(roots=(str(self.library.folder),)), command.reply)
 
 
 @contextlib.contextmanager

@@ -13,6 +13,8 @@ from pathlib import Path
 
 import psutil
 import pytest
+from lorad.dedupe.deputy import Deputy
+from lorad.dedupe.desk import Desk
 
 from loracore.config import Config, Watch
 from loracore.control import (
@@ -27,8 +29,6 @@ from loracore.control import (
     Undone,
 )
 from lorad.dedupe import desk as module
-from lorad.dedupe.deputy import Deputy
-from lorad.dedupe.desk import Desk
 from lorad.dedupe.keeping import Copy
 from lorad.dedupe.plan import Plan, make_plan
 from lorad.dedupe.policy import Policy

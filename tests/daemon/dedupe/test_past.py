@@ -6,9 +6,9 @@ import os
 from pathlib import Path
 
 import pytest
+from lorad.dedupe.past import Past
 
 from lorad.dedupe.keeping import Copy
-from lorad.dedupe.past import Past
 from tests.daemon.dedupe.world import World, make_world
 
 

@@ -7,9 +7,9 @@ import shutil
 from collections.abc import Callable
 
 import pytest
+from lorad.dedupe.orders import Order, Refused
 
 from lorad.dedupe.keeping import Copy
-from lorad.dedupe.orders import Order, Refused
 from lorad.dedupe.volatile import with_volatile
 from tests.daemon.dedupe.world import make_world, read, side
 

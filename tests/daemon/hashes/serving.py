@@ -40,7 +40,7 @@ class Core:
         identity = (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
         rest = (1, status, None, None, None, None, None, None, 0.0, None, 0, 0)
         self.catalog.save_files([Row(self._number, *identity, *rest)])
-        self.catalog.save_names([(os.fsencode(path), self._number, None)])
+        self.catalog.save_names([(os.fsencode(path), self._number, 1, None)])
         self.catalog.commit(new_generation=True)
         return self._number
 

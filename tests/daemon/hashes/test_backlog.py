@@ -30,7 +30,7 @@ def backlog(tmp_path: Path, catalog: Catalog) -> Iterator[Backlog]:
 def add(catalog: Catalog, *numbers: int, status: str = "unique") -> None:
     rest = (status, None, None, None, None, None, None, 0.0, None, 0, 0)
     catalog.save_files(Row(number, -1, number, 10, 20, 30, 40, *rest) for number in numbers)
-    catalog.save_names((b"/%d" % number, number, None) for number in numbers)
+    catalog.save_names((b"/%d" % number, number, 1, None) for number in numbers)
     catalog.commit(new_generation=True)
 
 
@@ -78,7 +78,7 @@ def test_only_what_is_known_in_view_and_has_no_hashes(catalog: Catalog, backlog:
 
 def test_a_file_has_all_its_names(catalog: Catalog, backlog: Backlog) -> None:
     add(catalog, 1)
-    catalog.save_names([(b"/other \xff", 1, None)])
+    catalog.save_names([(b"/other \xff", 1, 1, None)])
     catalog.commit(new_generation=True)
     wanted = backlog.next()
     assert wanted is not None

@@ -80,14 +80,14 @@ class History:
                 row = Row(
                     number, 1, number, has["size"], has["mtime_ns"], 0, 0, has["status"], has["layout"], None, 0,
                     "safetensors", has["residue"], has["signature"], number / 7, has["error"], 0, 0,
-                    None, has["extents"], has["function"],
+                    has["extents"], has["function"],
                 )  # fmt: skip
                 self.catalog.save_files([row])
                 return self._names_of(number)
             case "name":
                 path, file, _ = about
                 self.names[path] = file
-                self.catalog.save_names([about])
+                self.catalog.save_names([(path, file, 1, about[2])])
                 return [path]
             case "drop name":
                 self.names.pop(about[0], None)

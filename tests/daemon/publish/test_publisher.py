@@ -50,7 +50,7 @@ def fill(catalog: Catalog, numbers: range, status: str = "duplicate") -> list[by
         )  # fmt: skip
         catalog.save_files([row])
         names.append(b"/srv/models/loras/%05d.safetensors" % number)
-        catalog.save_names([(names[-1], number, None)])
+        catalog.save_names([(names[-1], number, 1, None)])
     catalog.commit(new_generation=True)
     return names
 

@@ -8,7 +8,7 @@ import subprocess
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import pytest
@@ -26,14 +26,19 @@ class Watched:
     """A watcher, and everything that it told."""
 
     def __init__(
-        self, *roots: bytes, state_dir: bytes, follow: bool = False, settings: Watch | None = None
+        self,
+        *roots: bytes,
+        state_dir: bytes,
+        links: Mapping[bytes, bytes] | None = None,
+        settings: Watch | None = None,
     ) -> None:
         self._news = threading.Event()
         self._token = 0
         self.told: list[News] = []
+        self.settings = settings or Watch()
         self.roots = roots
         self.watcher = Watcher(
-            roots, state_dir=state_dir, follow=follow, settings=settings or Watch(), wake=self._news.set
+            roots, links=links, state_dir=state_dir, settings=self.settings, wake=self._news.set
         )
 
     def until(self, condition: Callable[[list[News]], bool], seconds: float = SECONDS) -> list[News]:
@@ -91,12 +96,16 @@ def begin(tmp_path: Path) -> Iterator[Begin]:
     begun: list[Watched] = []
 
     def begin(
-        *roots: bytes, state: bytes | None = None, follow: bool = False, here: bool = True, **settings: float
+        *roots: bytes,
+        state: bytes | None = None,
+        links: Mapping[bytes, bytes] | None = None,
+        here: bool = True,
+        **settings: object,
     ) -> Watched:
         watched = Watched(
             *roots,
             state_dir=state or os.fsencode(state_dir),
-            follow=follow,
+            links=links,
             settings=Watch(**settings),  # type: ignore[arg-type]
         )
         begun.append(watched)

@@ -441,9 +441,7 @@ def test_it_stops_within_a_second_and_leaves_no_thread_or_descriptor(root: bytes
 
     threads, fds = set(threading.enumerate()), len(os.listdir("/proc/self/fd"))
     news = threading.Event()
-    watch = Watcher(
-        [root], state_dir=os.fsencode(tmp_path / "state"), follow=False, settings=Watch(), wake=news.set
-    )
+    watch = Watcher([root], state_dir=os.fsencode(tmp_path / "state"), settings=Watch(), wake=news.set)
     watch.start()
     assert news.wait(5)
     watch.stop()

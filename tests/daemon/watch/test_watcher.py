@@ -216,7 +216,7 @@ def test_links_to_folders_are_looked_through_only_if_that_is_wanted(
     os.symlink(root, root + b"/loop")
     watched = begin(root)
     assert watched.health().folders == 1
-    following = begin(root, follow=True, state=os.fsencode(tmp_path) + b"/other")
+    following = begin(root, follow_symlinks=True, state=os.fsencode(tmp_path) + b"/other")
     assert following.health().folders == 2
     write(outside + b"/file")
     assert watched.synced() == []

@@ -96,9 +96,9 @@ def test_two_values_of_a_field_are_two_functions() -> None:
 @pytest.mark.parametrize("kind", [LoraConfig, LoHaConfig, LoKrConfig])
 def test_a_default_of_peft_says_nothing_written_or_not(kind: type[Any]) -> None:
     """The table is that of the peft that is installed; a field of a later one counts."""
-    written = {key: value for key, value in kind().to_dict().items() if key != "peft_type"}
+    written = kind().to_dict()
     known = {key: value for key, value in written.items() if key in BESIDE or key in DEFAULTS}
-    assert written.keys() - known.keys() == {"r", "lora_alpha"} & written.keys() | {"r", "alpha"} & written.keys()
+    assert written.keys() - known.keys() == {"r", "lora_alpha", "alpha"} & written.keys()
     assert all(DEFAULTS[key] == value for key, value in known.items() if key in DEFAULTS)
     assert of_text(json.dumps(written)) is None
     assert of(**{key: value for key, value in known.items() if key not in STATED}) == of()
@@ -111,9 +111,16 @@ def test_without_a_rank_and_an_alpha_both_are_8() -> None:
     assert of_text("{}") is of_text('{"r": 8}') is of_text('{"alpha": 8, "peft_type": "LOHA"}') is None
 
 
+def test_alpha_is_what_the_kind_of_adapter_calls_it() -> None:
+    """LoRA knows no `alpha`, LoHa no `lora_alpha`."""
+    assert of_text('{"peft_type": "LOHA", "r": 16, "alpha": 16}') is None
+    assert of_text('{"peft_type": "LORA", "r": 16, "alpha": 16}') is not None
+    assert of_text('{"peft_type": "LOKR", "r": 16, "lora_alpha": 16}') is not None
+
+
 @pytest.mark.parametrize(
     "fields",
-    [{"lora_alpha": 4}, {"lora_alpha": 4.0}, {"r": 16, "lora_alpha": 16}, {"lora_alpha": 2, "use_rslora": True}],
+    [{"lora_alpha": 4}, {"lora_alpha": 4.0}, {"r": 1, "lora_alpha": 1}, {"lora_alpha": 2, "use_rslora": True}],
 )
 def test_a_scale_of_1_is_no_configuration(fields: dict[str, Any]) -> None:
     assert of(**fields) is None

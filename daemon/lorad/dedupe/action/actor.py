@@ -39,7 +39,7 @@ from lorad.dedupe.action.order import (
     silent,
     spoken,
 )
-from lorad.dedupe.action.place import Folder, Reached, reach, rename_new
+from lorad.dedupe.action.place import Folder, Reached, reach, rename_new, sync_all
 from lorad.dedupe.action.recovery import Pending, aside_of, record_shown, repair, settle
 from lorad.dedupe.action.undo import show as give_name_back
 from lorad.dedupe.trouble import HIDE, doing, told
@@ -152,7 +152,7 @@ class Actor:
                     self._perform(act._replace(entry=entry), places, progress, clock)
                     for act, entry in zip(acts.values(), entries, strict=True)
                 ]
-                _sync([act.reached.folder for act in acts.values()] + list(places.values()))
+                sync_all([act.reached.folder for act in acts.values()] + list(places.values()))
                 context.at("synced")
                 done = [
                     self._look_again(act._replace(entry=entry))
@@ -421,7 +421,7 @@ class Actor:
             shown.append((after, path))
             folders += opened
         try:
-            _sync(folders)
+            sync_all(folders)
         finally:
             for fd in folders:
                 os.close(fd)
@@ -499,16 +499,6 @@ def _watchful(kept: Held, gone: Held, progress: Progress) -> Progress:
         progress(done, total)
 
     return report
-
-
-def _sync(folders: Sequence[int]) -> None:
-    """Sync each of these open folders once."""
-    seen: set[tuple[int, int]] = set()
-    for fd in folders:
-        status = os.fstat(fd)
-        if (status.st_dev, status.st_ino) not in seen:
-            seen.add((status.st_dev, status.st_ino))
-            os.fsync(fd)
 
 
 def _close(places: dict[int, int]) -> None:

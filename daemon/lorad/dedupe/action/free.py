@@ -24,7 +24,7 @@ from lorad.dedupe.action.compare import Layers, pieces, write_all
 from lorad.dedupe.action.hold import Held, hold
 from lorad.dedupe.action.journal import Context, Entry
 from lorad.dedupe.action.order import ACTIONS, HELD, FreeOrder, Progress, Refused, Result, Side, spoken
-from lorad.dedupe.action.place import Reached, reach
+from lorad.dedupe.action.place import Reached, reach, sync_all
 from lorad.dedupe.action.quarantine import clear, place
 from lorad.dedupe.action.recovery import aside_of, final_state
 from lorad.dedupe.trouble import doing, told
@@ -65,11 +65,9 @@ def free(context: Context, orders: Sequence[FreeOrder], progress: Progress) -> l
             {each.entry.id: each.recipe for each in ready},
         )
         context.at("freeing")
-        for fd in {os.fstat(fd).st_ino: fd for each in ready for fd in (each.kept.fd, each.kept.folder)}.values():
-            os.fsync(fd)
+        sync_all([fd for each in ready for fd in (each.kept.fd, each.kept.folder)])
         done = [_remove(context, entry, each) for entry, each in zip(entries, ready, strict=True)]
-        for folder in {os.fstat(each.held.folder).st_ino: each.held.folder for each in ready}.values():
-            os.fsync(folder)
+        sync_all([each.held.folder for each in ready])
         context.at("removal synced")
         finished = context.journal.update_all(done)
         context.at("freed")

@@ -56,7 +56,8 @@ def record_shown(context: Context) -> list[Result]:
                 shown.append((finish_shown(context, entry, "given_back"), path))
     context.journal.update_all([entry for entry, _ in shown])
     return [
-        msgspec.structs.replace(entry.result(), aside=aside_of(context, entry), shown=path) for entry, path in shown
+        msgspec.structs.replace(entry.result(), aside=aside_of(context, entry), shown=path)
+        for entry, path in shown
     ]
 
 

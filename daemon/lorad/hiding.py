@@ -1,0 +1,106 @@
+"""Files that de-duplication has hidden: they stay known, under the name that they have now, and are in no view.
+
+What is hidden is read and compared as any other file, so that a later file of its weights is recognised. Nothing
+here changes the disk; what renames files is in `lorad.dedupe`.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import KeysView
+
+from lorad.files import Files
+from lorad.knowledge import Knowledge
+from lorad.library import Status
+from lorad.pipeline.protocol import Identity
+from lorad.presence import Presence
+
+
+class Hiding:
+    """For the one thread that has the catalogue."""
+
+    def __init__(self, files: Files, presence: Presence, knowledge: Knowledge) -> None:
+        self._files = files
+        self._presence = presence
+        self._knowledge = knowledge
+
+    def hidden(self) -> KeysView[bytes]:
+        """The names under which hidden files lie now, each known as hidden."""
+        return self._files.hidden.keys()
+
+    def hide(self, path: bytes, hidden_path: bytes) -> None:
+        """The file that `path` led to was renamed to `hidden_path`, or the folder that it is in.
+
+        It is not read again for that. Where it is not known, as the catalogue was thrown away, it is read as a
+        hidden file. It may be told again; where `hidden_path` is not there, nothing is done.
+        """
+        identity = _identity(hidden_path)
+        if identity is None:
+            return
+        file = self._files.hidden.get(hidden_path)
+        if file is not None and not _same_content(file.identity, identity):
+            self._lose(hidden_path)
+        file = self._files.at_inode(identity)
+        if file is not None and not _same_content(file.identity, identity):
+            self._presence.forget(file)
+            file = None
+        if file is None:
+            # What it was when it had that name is not known, so the name may have held anything.
+            self._files.held.lost(path, identity, None, None)
+            file = self._presence.arrive_hidden(identity)
+        elif file.identity != identity:
+            self._files.restamp(file, identity)
+        elif file.status is Status.FAILED and not file.read_ns:
+            # It may have been away.
+            self._presence.read_again(file)
+            return
+        if hidden_path not in self._files.hidden:
+            self._files.put_aside(file, hidden_path)
+        if self._files.by_path.get(path) is file:
+            self._files.unname(path)
+        self._knowledge.show_companions(news=False)
+
+    def show(self, hidden_path: bytes, path: bytes | None) -> None:
+        """What was hidden has the name `path` again; None: it was freed, or removed by somebody.
+
+        It is not read again for that, and it is no news. Where another file has the name, that is looked at as
+        any other.
+        """
+        file = self._files.hidden.get(hidden_path)
+        identity = _identity(path) if path is not None and self._presence.is_in_view(path) else None
+        if file is None or identity is None or not _same_content(file.identity, identity):
+            if file is not None:
+                self._lose(hidden_path, gone=path is None)
+        elif path is not None:
+            if self._files.by_path.get(path) not in (None, file):
+                self._presence.drop(path)
+            self._files.take_back(hidden_path)
+            self._files.restamp(file, identity)
+            if path not in self._files.by_path:
+                self._files.name(file, path)
+        self._knowledge.show_companions(news=False)
+        if path is not None:
+            self._presence.touched(path)
+
+    def _lose(self, hidden_path: bytes, *, gone: bool = False) -> None:
+        """A hidden name leads to what it led to no more. `gone`: with its last name, the inode is no more."""
+        file = self._files.take_back(hidden_path)
+        if file.names or file.aside:
+            return
+        if gone:
+            self._files.held.forget_inode(file.identity)
+        self._presence.forget(file)
+
+
+def _identity(path: bytes) -> Identity | None:
+    """That of a regular file which a name leads to; None where there is none."""
+    try:
+        status = os.lstat(path)
+    except OSError:
+        return None
+    return Identity.of(status)
+
+
+def _same_content(one: Identity, other: Identity) -> bool:
+    """Whether this is one inode that was only renamed: that changes its ctime alone."""
+    return (one.dev, one.ino, one.size, one.mtime_ns) == (other.dev, other.ino, other.size, other.mtime_ns)

@@ -1,0 +1,93 @@
+"""Which files hold given weights, and how certain that is; which of them are new. What de-duplication asks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import NamedTuple
+
+from lorad.catalog import Catalog
+from lorad.files import Files
+from lorad.held import Weights
+from lorad.library import Status
+from lorad.pipeline.protocol import Identity
+from lorad.presence import Presence
+
+_UNTOLD = (Status.PENDING, Status.GROUPED)
+
+
+class Keeper(NamedTuple):
+    """A name in view that leads to given weights, and what its header and the configuration beside it say."""
+
+    path: bytes
+    identity: Identity
+    function: bytes | None
+    config: bytes | None
+
+
+class Holders:
+    """For the one thread that has the catalogue. Weights are named as in `Weights`."""
+
+    def __init__(
+        self, catalog: Catalog, files: Files, presence: Presence, signature_of_layout: Callable[[int], bytes]
+    ) -> None:
+        self._catalog = catalog
+        self._files = files
+        self._presence = presence
+        self._signature_of_layout = signature_of_layout
+        self._dirty: set[Weights] = set()
+
+    def is_newcomer(self, path: bytes) -> bool:
+        """Whether the file of this name is a duplicate that is new (SPEC section 5).
+
+        It was met as new, and neither its names nor its inode led to these weights before. That never changes for
+        a file and its name. While folders are looked through, it may not be known yet: ask when that is done.
+        """
+        file = self._files.by_path.get(path)
+        if file is None or not file.fresh or file.status is not Status.DUPLICATE or file.twin_key is None:
+            return False
+        layout, digests = file.twin_key
+        weights = Weights(self._signature_of_layout(layout), digests)
+        return not self._files.held.knows(file.names, file.identity, weights)
+
+    def keepers(self, layout_signature: bytes, weights: bytes) -> list[Keeper]:
+        """Names in view that lead to these weights, as far as it is known; hidden files are none."""
+        layout = self._catalog.layout_id(layout_signature)
+        twins = self._files.twins.get((layout, weights), {}) if layout is not None else {}
+        return [
+            Keeper(name, file.identity, file.function, self._files.configs.get(name))
+            for file in twins.values()
+            for name in file.names
+        ]
+
+    def unresolved(self, layout_signature: bytes, weights: bytes, paths: Iterable[bytes]) -> str:
+        """Why it is not certain that `keepers` are all; empty where it is.
+
+        `away`: a name that led to them, such as one of `paths`, is out of view (excluded, or its root taken out),
+        cannot be read or looked at, or lies on what is not there. `reading`: a file that was of these weights is
+        read anew. `settling`: something else is looked through or read that may be of these weights. Of names that
+        wait for a quiet moment to be looked at, the caller knows.
+        """
+        layout = self._catalog.layout_id(layout_signature)
+        numbers = self._files.unread.get(Weights(layout_signature, weights), ())
+        unread = [file for number in numbers if (file := self._files.by_id[number]).names]
+        if any(file.status is Status.FAILED and not file.read_ns for file in unread):
+            return "away"
+        if any(True for _ in self._catalog.sleeping(weights, layout_signature)):
+            return "away"
+        if any(path not in self._files.by_path and self._presence.is_away(path) for path in paths):
+            return "away"
+        if any(file.status in _UNTOLD and file.layout in (None, layout) for file in unread):
+            return "reading"
+        if self._presence.sweeping or self._files.counts[Status.PENDING] or self._files.grouped[layout]:
+            return "settling"
+        return ""
+
+    def dirty_weights(self) -> set[Weights]:
+        """Weights of which a name was lost, gained or changed since this was asked the last time."""
+        self.note_dirty()
+        dirty, self._dirty = self._dirty, set()
+        return dirty
+
+    def note_dirty(self) -> None:
+        """Keep what `dirty_weights` will say, before numbers of layouts get another meaning."""
+        self._dirty |= self._files.take_moved(self._signature_of_layout)
