@@ -15,6 +15,7 @@ import fcntl
 import functools
 import os
 import stat
+import threading
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
@@ -71,10 +72,11 @@ class Holder(NamedTuple):
 
 
 class RootLocks:
-    """The locks of this process, whose journal has this token. For one thread."""
+    """The locks of this process, whose journal has this token. From any thread."""
 
     def __init__(self, token: str) -> None:
         self._token = token
+        self._lock = threading.RLock()
         self._roots: tuple[bytes, ...] = ()
         #: Descriptors, by folder.
         self._held: dict[bytes, int] = {}
@@ -83,27 +85,30 @@ class RootLocks:
 
     def use(self, roots: Iterable[bytes]) -> dict[bytes, str]:
         """Hold these roots and no others; returns those in which another lorad acts, with the words for it."""
-        self._roots = tuple(roots)
-        for folder in [each for each in self._held if not any(is_inside(each, root) for root in self._roots)]:
-            self._release(folder)
-        self._seen.clear()
-        return {root: why for root in self._roots if (why := self.refusal(root))}
+        with self._lock:
+            self._roots = tuple(roots)
+            for folder in [each for each in self._held if not any(is_inside(each, root) for root in self._roots)]:
+                self._release(folder)
+            self._seen.clear()
+            return {root: why for root in self._roots if (why := self.refusal(root))}
 
     def refusal(self, folder: bytes) -> str:
         """Why nothing may be done to files in a folder: another lorad acts there. Empty where none does.
 
         What is not held yet is taken, so that a root is ours as soon as the other lorad has ended.
         """
-        now = time.monotonic()
-        if now - self._seen_at > _BELIEVED:
-            self._seen.clear()
-            self._seen_at = now
-        holder = self._nearest(folder) or self._take_for(folder)
+        with self._lock:
+            now = time.monotonic()
+            if now - self._seen_at > _BELIEVED:
+                self._seen.clear()
+                self._seen_at = now
+            holder = self._nearest(folder) or self._take_for(folder)
         return "" if holder is None or holder.ours else str(holder)
 
     def close(self) -> None:
-        for folder in list(self._held):
-            self._release(folder)
+        with self._lock:
+            for folder in list(self._held):
+                self._release(folder)
 
     def _nearest(self, folder: bytes) -> Holder | None:
         way = []
