@@ -21,10 +21,10 @@ from loracore.control import PAGE_BYTES, Audited, Difference
 from loracore.identity import Identity
 from loracore.trouble import explained
 from loracore.whole import regular
+from lorad.catalog.views import connect, read_snapshot
 from lorad.files import is_under
 from lorad.publish.model import Model
 from lorad.publish.render import render
-from lorad.publish.snapshot import connect, read_snapshot
 from lorad.watch.exclude import Exclude
 from lorad.watch.scanner import Seen, walk
 

@@ -18,7 +18,7 @@ from loracore.control import Examined, Finding, Hashing, Root
 from loracore.errors import StateError
 from loracore.paths import CATALOGUE, shown
 from lorad.blocks.looking import SHARING
-from lorad.dedupe.journal import Journal
+from lorad.dedupe.action.journal import Journal
 from lorad.dedupe.policy import Policy
 from lorad.watch.exclude import Exclude
 from lorad.watch.mounts import Mount, MountTable, find, is_remote

@@ -23,6 +23,7 @@ from lorad.hiding import Hiding
 from lorad.holders import Holders
 from lorad.knowledge import Duplicate, Knowledge
 from lorad.library import Library, Status
+from lorad.library.keepers import Rules
 from lorad.pipeline.dispatch import Finished, Job, Lost, PiecesJob
 from lorad.pipeline.machinery import Machinery
 from lorad.pipeline.protocol import LANES, LONG_LANE, Header, Identity, Outcome, Published, Trouble
@@ -30,6 +31,7 @@ from lorad.presence import DEATHS, Presence
 from lorad.reading import Reading, Wanted
 from lorad.recorder import Recorder
 from lorad.statistics import Statistics
+from lorad.terms import PresentTerms
 from lorad.watch.exclude import Exclude
 
 #: Names looked at between two looks at the children's messages.
@@ -110,8 +112,15 @@ class Engine:
             mistake=mistake,
             forgot=self._forgot,
         )
+        self._terms = PresentTerms(self.files, roots, follow=follow)
         self._recorder = Recorder(
-            catalog, self.files, machinery, self.statistics, os.fsdecode(state_dir), render_once=render_once
+            catalog,
+            self.files,
+            machinery,
+            self.statistics,
+            os.fsdecode(state_dir),
+            terms=self._terms,
+            render_once=render_once,
         )
         machinery.forget_layouts()
         #: Look through a folder; look at one name that something happened to, once it has settled and before that.
@@ -128,6 +137,11 @@ class Engine:
         self.unresolved, self.dirty_weights = holders.unresolved, holders.dirty_weights
         #: By our own doing, the file of this name shares other blocks than it did.
         self.rearranged = self._blocks.add_name
+
+    def keep_by(self, rules: Rules) -> None:
+        """Go by these rules from now on, as to which file of a set is named as the kept one."""
+        self._terms.rules = rules
+        self._recorder.look_at_terms()
 
     @property
     def finished(self) -> bool:
@@ -342,6 +356,7 @@ class Engine:
             self._reading.want_header(file.id)
             return
         file.base, file.format, file.residue = header.base, header.format, header.residue
+        file.metadata = header.metadata
         for name in file.names:
             self._configs.look(name)
         alone = not self._library.has_layout(file.layout)

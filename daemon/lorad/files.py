@@ -34,8 +34,8 @@ class File:
 
     __slots__ = (
         "arrangement", "aside", "base", "deaths", "error", "extents", "format", "fresh", "function", "id",
-        "identity", "layout", "names", "news", "passed_over", "read_ns", "residue", "seconds", "signature",
-        "status", "was", "weights",
+        "identity", "layout", "metadata", "names", "news", "passed_over", "read_ns", "residue", "seconds",
+        "signature", "status", "was", "weights",
     )  # fmt: skip
 
     def __init__(self, number: int, identity: Identity) -> None:
@@ -69,6 +69,8 @@ class File:
         self.extents: bytes | None = None
         #: What its header says that changes what its tensors do; empty where that is still to be read.
         self.function: bytes | None = None
+        #: How much that says beside its layers, in characters.
+        self.metadata: int | None = None
 
     @classmethod
     def from_row(cls, row: Row) -> File:
@@ -76,6 +78,7 @@ class File:
         (
             number, dev, ino, size, mtime_ns, ctime_ns, read_ns, status, layout, arrangement, base, format_,
             residue, signature, seconds, error, deaths, passed_over, extents, function, weights, was, fresh,
+            metadata,
         ) = row  # fmt: skip
         file = cls(number, Identity.of_stored(dev, ino, size, mtime_ns, ctime_ns))
         file.read_ns = read_ns
@@ -84,7 +87,7 @@ class File:
         file.residue, file.signature = residue, signature
         file.seconds, file.error, file.deaths = seconds, error, deaths
         file.passed_over = bool(passed_over)
-        file.extents, file.function = extents, function
+        file.extents, file.function, file.metadata = extents, function, metadata
         file.weights, file.fresh = weights, fresh
         if was:
             file.was = Weights(was[:32], was[32:])
@@ -96,6 +99,7 @@ class File:
             self.layout, self.arrangement, self.base, self.format, self.residue, self.signature,
             self.seconds, self.error, self.deaths, int(self.passed_over),
             self.extents, self.function, self.weights, b"".join(self.was) if self.was else None, self.fresh,
+            self.metadata,
         )  # fmt: skip
 
     @property

@@ -10,6 +10,7 @@ import sys
 import time
 from typing import TYPE_CHECKING, BinaryIO
 
+from loracore.config import Dedupe
 from loracore.control import Event, FileFailedEvent
 from loracore.errors import StateError
 from loracore.messages import FileFailed, Note, Summary
@@ -18,6 +19,7 @@ from loracore.trouble import explained
 from loracore.whole import regular
 from loracore.wire import write_report
 from lorad.catalog import Catalog
+from lorad.dedupe.policy import Policy
 from lorad.engine import Engine
 from lorad.pipeline.launch import Crew
 from lorad.pipeline.machinery import Machinery
@@ -67,6 +69,7 @@ def _pass(options: Options, machinery: Machinery, reports: BinaryIO, started: fl
         remind=True,
         mistake=lambda path, traceback: print(f"{shown(path)}: {traceback}", file=sys.stderr),
     )
+    engine.keep_by(Policy.of(Dedupe(), os.fsencode).rules)
     for root in options.roots:
         engine.sweep(root)
     next_report = 0.0

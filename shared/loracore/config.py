@@ -75,7 +75,7 @@ class Dedupe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     action: Action = "report"
     levels: tuple[ActedLevel, ...] = ("file", "tensors")
     #: In this order; each decides between those that the ones before it leave.
-    keep: tuple[KeepRule, ...] = ("most-metadata", "oldest", "shortest-path")
+    keep: tuple[KeepRule, ...] = ("final-name", "most-metadata", "oldest", "shortest-path")
     #: Folders in which files may be changed: roots, or below one. All roots where empty.
     scope: tuple[Folder, ...] = ()
     #: Seconds for which a file must not have changed.

@@ -18,7 +18,7 @@ _MOST_FREE = 50.0
 ACTIONS = ("report", "reflink", "hardlink", "symlink", "quarantine", "delete")
 ACTED_LEVELS = ("file", "tensors")
 #: Rules that say which file of a set is kept. The prefix names a folder: `path-prefix:/srv/models/best`.
-KEEP_RULES = ("most-metadata", "oldest", "newest", "shortest-path")
+KEEP_RULES = ("final-name", "most-metadata", "oldest", "newest", "shortest-path")
 PATH_PREFIX = "path-prefix:"
 SIDECARS = ("keep", "move")
 #: SPEC section 5. What a watch leaves out: bins, snapshots, versions, thumbnails and the like; and `blobs` of a

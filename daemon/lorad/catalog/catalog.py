@@ -59,6 +59,7 @@ class Row(NamedTuple):
     weights: bytes | None = None
     was: bytes | None = None
     fresh: int = 0
+    metadata: int | None = None
 
 
 class Answer(NamedTuple):

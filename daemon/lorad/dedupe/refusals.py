@@ -21,11 +21,12 @@ from lorad.dedupe.action.journal import QUARANTINE as IN_STATE
 from lorad.dedupe.action.order import ACTIONS
 from lorad.dedupe.aliases import Aliases
 from lorad.dedupe.mounted import Mounted, is_locked, is_plain, project
-from lorad.dedupe.plan import Plan, Skipped, Step
-from lorad.dedupe.policy import is_inside
+from lorad.dedupe.plan import Plan, Step
 from lorad.dedupe.rootlock import RootLocks
+from lorad.dedupe.sets import Skipped
 from lorad.dedupe.statx import Status, access_error, owns_all, statx
 from lorad.dedupe.trouble import words
+from lorad.library.keepers import is_inside
 from lorad.watch.mounts import Mount
 from lorad.watch.scanner import QUARANTINE as IN_ROOT
 
@@ -142,7 +143,7 @@ class Refusals:
         return (place.status.dev, place.status.ino, os.path.basename(path)) if place else path
 
     def _refusal(self, step: Step) -> str:
-        place, kept_at = map(self._place, map(os.path.dirname, (folder_of(step) or step.path, step.kept)))
+        place, kept_at = map(self._place, map(os.path.dirname, (step.folder or step.path, step.kept)))
         kept, why = self._kept_status(step.kept)
         with suppress(OSError):
             status = statx(step.path)
@@ -161,7 +162,7 @@ class Refusals:
 
     def _of_action(self, step: Step, place: Place, status: Status, kept: Status) -> Iterator[str]:
         """In the order in which the action would meet them."""
-        whole, traits = folder_of(step), ACTIONS[step.action]
+        whole, traits = step.folder, ACTIONS[step.action]
         path = whole or step.path
         yield words(trouble.LEASE, self._abilities.lease(step.path, status))
         if traits.needs_exchange and self._has_other_access(step, status, kept):
@@ -189,7 +190,7 @@ class Refusals:
             return errno.EPERM
         if ACTIONS[step.action].needs_exchange:
             return self._abilities.exchange(place.path, place.status, place.kind)
-        if not folder_of(step):
+        if not step.folder:
             return self._abilities.rename_new(place.path, place.status, place.kind)
         if step.action == "quarantine" and (number := access_error(path, os.W_OK)):
             return number
@@ -260,12 +261,6 @@ class Refusals:
             self._projects[folder] = project(folder)
         number, inherits = self._projects[folder]
         return inherits and project(path)[0] != number
-
-
-def folder_of(step: Step) -> bytes:
-    """The adapter folder that goes as a whole; empty where the file goes alone."""
-    folder: bytes = getattr(step, "folder", b"")
-    return folder
 
 
 def _where(status: Status) -> tuple[int, int]:

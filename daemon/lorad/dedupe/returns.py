@@ -9,10 +9,10 @@ from __future__ import annotations
 import os
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from typing import NamedTuple, Protocol
 
-from lorad.dedupe.action.order import ACTIONS, HELD, Result, Side
+from lorad.dedupe.action.order import ACTIONS, HELD, Result
 from lorad.dedupe.places import Places
 from lorad.library.keepers import is_marked
 from lorad.pipeline.protocol import Identity
@@ -48,7 +48,7 @@ class Library(Protocol):
 
     def keepers(self, layout: bytes, weights: bytes) -> Sequence[Keeper]: ...
     def unresolved(self, layout: bytes, weights: bytes, paths: Iterable[bytes]) -> str: ...
-    def dirty_weights(self) -> set[Weights]: ...
+    def dirty_weights(self) -> Collection[Weights]: ...
 
 
 class Standing(NamedTuple):
@@ -84,7 +84,7 @@ class Wants(Protocol):
     """The service's methods that decisions go to; each says whether it was taken."""
 
     def give_back(self, numbers: Sequence[int], names: Iterable[bytes]) -> bool: ...
-    def retarget(self, number: int, kept: Side) -> bool: ...
+    def retarget(self, number: int, path: bytes, identity: Identity) -> bool: ...
     def free_due(self, entries: Sequence[int], done: Callable[[list[Result]], None]) -> bool: ...
 
 
@@ -162,7 +162,7 @@ class Returns:
 
         `quiet`: nothing settles, is looked through or is read.
         """
-        for weights in library.dirty_weights() & self._by_weights.keys():
+        for weights in set(library.dirty_weights()) & self._by_weights.keys():
             self._pending.setdefault(weights, None)
         for weights in list(self._pending):
             since = self._pending[weights]
@@ -177,7 +177,9 @@ class Returns:
         visible = library.keepers(*weights)
         counted = {one.kept for one in standing} | self._kept.get(weights, set())
         may_keep = [
-            keeper for keeper in visible if places.may_keep(keeper.path) and not os.path.islink(keeper.path)
+            keeper
+            for keeper in visible
+            if places.may_keep(keeper.path, standing[0].path) and not os.path.islink(keeper.path)
         ]
         left = [keeper for keeper in visible if keeper in may_keep or keeper.path in counted]
         self._kept[weights] = {keeper.path for keeper in left}
@@ -205,7 +207,7 @@ class Returns:
         if not keepers or one.id in self._asked or any(keeper.path == one.kept for keeper in keepers):
             return
         best = min(keepers, key=lambda keeper: (is_marked(keeper.path), len(keeper.path), keeper.path))
-        if self._service.retarget(one.id, Side(best.path, best.identity, b"")):
+        if self._service.retarget(one.id, best.path, best.identity):
             self._asked.add(one.id)
 
     # Freeing

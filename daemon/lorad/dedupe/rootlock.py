@@ -22,7 +22,7 @@ from contextlib import suppress
 from typing import NamedTuple
 
 from loracore.paths import shown
-from lorad.dedupe.policy import is_inside
+from lorad.library.keepers import is_inside
 
 LOCK = b".lorad-lock"
 #: Seconds for which what was seen is believed.

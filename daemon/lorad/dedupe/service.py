@@ -7,10 +7,12 @@ or given back. What comes of it waits here until the core takes it, since only t
 from __future__ import annotations
 
 import os
+import sqlite3
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import closing
 
 import msgspec
 
@@ -34,6 +36,7 @@ from loracore.control import (
     Undone,
 )
 from loracore.errors import LoraError, StateError
+from lorad.catalog.views import connect, weights_at
 from lorad.control.acting import Reply
 from lorad.control.planning import resolved
 from lorad.control.worker import Worker
@@ -42,9 +45,10 @@ from lorad.dedupe.action.order import ACTIONS, HELD, FreeOrder, Order, Result, S
 from lorad.dedupe.action.quarantine import path_of
 from lorad.dedupe.action.recovery import find_hidden
 from lorad.dedupe.history import PastActions
+from lorad.dedupe.places import Places
 from lorad.dedupe.plan import Plan, Step
-from lorad.dedupe.policy import is_inside
 from lorad.dedupe.process import ActingProcess, Apply, Clock, Free, GiveBack, Note, Retarget, Undo, Wish
+from lorad.library.keepers import is_inside
 from lorad.pipeline.protocol import Identity
 
 #: Requests that may wait for the thread, and seconds after which a process without work is let go.
@@ -75,11 +79,13 @@ class Service:
         tell: Tell,
         wake: Callable[[], None],
         keepers: Keepers,
+        places: Places,
         hidden: Callable[[Sequence[int] | None], Sequence[HiddenFile]],
     ) -> None:
         self._tell = tell
         self._wake = wake
         self._keepers = keepers
+        self._places = places
         #: What actions have put aside, as the core knows it.
         self.hidden = hidden
         self.past = PastActions(state_dir)
@@ -230,8 +236,9 @@ class Service:
             elif os.path.isdir(os.path.dirname(entry.gone.path)):
                 self._asked(Note(number, "lost", "it was removed from where it was put aside"))
 
-    def retarget(self, number: int, kept: Side) -> bool:
-        return self._worker.submit(lambda: self._asked(Retarget(number, kept)))
+    def retarget(self, number: int, path: bytes, identity: Identity) -> bool:
+        """Lead the symbolic link of an action to where the kept file is now."""
+        return self._worker.submit(lambda: self._asked(Retarget(number, self.side(path, identity))))
 
     def note(self, number: int, state: str, text: str) -> bool:
         """Write down what was seen of a file that is put aside."""
@@ -259,9 +266,10 @@ class Service:
                 break
             self.left = len(steps) - len(outcomes)
             orders: list[tuple[Step, Order]] = []
+            held = self._weights_at([step.path for step in group])
             for step in group:
                 try:
-                    orders.append((step, self._order(step)))
+                    orders.append((step, self._order(step, held.get(step.path, (b"", b"")))))
                 except LoraError as error:
                     outcomes.append(self._refused(step, str(error)))
             if not broken:
@@ -278,6 +286,14 @@ class Service:
             pace.next(group)
         self.left = 0
         return outcomes
+
+    def _weights_at(self, paths: Sequence[bytes]) -> dict[bytes, tuple[bytes, bytes]]:
+        """The layout and weights that these names lead to, by the catalogue."""
+        try:
+            with closing(connect(self._state_dir)) as db:
+                return weights_at(db, paths)
+        except sqlite3.Error:
+            return {}
 
     def _undone(self, ids: Sequence[int] | None) -> Undone | Refusal:
         """Undo these actions, the newest first, since a later one may stand on what an earlier one left."""
@@ -401,11 +417,17 @@ class Service:
         self._wake()
         return results
 
-    def _order(self, step: Step) -> Order:
-        """Raises LoraError for a file that no root holds any more."""
+    def _order(self, step: Step, held: tuple[bytes, bytes]) -> Order:
+        """`held`: layout and weights. Raises LoraError for what may not be kept, or lies in no root any more."""
+        if reason := self._places.why_not(step.kept, step.path):
+            raise LoraError(reason)
+        layout, weights = held
         return Order(
             action=step.action,
             level=step.level,
+            folder=step.folder,
+            layout=layout,
+            weights=weights,
             kept=self.side(step.kept, Identity(*step.keeper[1:6])),
             gone=self.side(step.path, Identity(*step.gone[1:6])),
             sidecars=self._sidecars if not ACTIONS[step.action].links else "keep",

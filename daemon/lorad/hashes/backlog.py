@@ -6,7 +6,7 @@ import sqlite3
 from typing import NamedTuple
 
 from loracore.identity import Identity
-from lorad.publish.snapshot import connect
+from lorad.catalog.views import connect
 
 _KNOWN = (
     "FROM files LEFT JOIN hashes ON hashes.file = files.id WHERE status IN ('grouped', 'unique', 'duplicate') "

@@ -203,6 +203,7 @@ class Loader:
             format=container.format,
             residue=container.residue,
             function=header_function(container.metadata, [layer.name for layer in container.layout.layers]),
+            metadata=sum(len(key) + len(value) for key, value in container.metadata.items()),
         )
         if len(self._known) > _KNOWN:
             # The core gets some again, which it does not mind.

@@ -114,6 +114,7 @@ class Header(msgspec.Struct, frozen=True, array_like=True):
     """What a header said. `layout` and `arrangement` come (zlib) when this loader first meets them.
 
     `function` stands for what it says beside the layout that changes what the layers do; None for nothing.
+    `metadata`: how much it says beside the layout, in characters.
     """
 
     layout_signature: bytes
@@ -124,6 +125,7 @@ class Header(msgspec.Struct, frozen=True, array_like=True):
     format: str
     residue: bytes | None
     function: bytes | None = None
+    metadata: int = 0
 
 
 #: What is said of a file at which lorad failed by a mistake of its own.

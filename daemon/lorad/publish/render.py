@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from loracore.identity import bounded
 from loracore.time import now_text
-from lorad.publish.lines import encode, level_line, links_line, processed_line, signature, text
+from lorad.publish.lines import encode, links_line, processed_line, signature, text, word_line
 from lorad.publish.model import Model
 from lorad.publish.views import FORMAT, VIEWS
 
@@ -51,11 +51,11 @@ def _duplicates(model: Model) -> Iterator[bytes]:
     yield b', "wasted_bytes": %d,\n' % bounded(model.wasted_bytes)
     yield from _object("duplicates", model.duplicates.parts(text, text))
     yield b",\n"
-    yield from _object("levels", model.levels.parts(lambda path: level_line(path, model.level[path])))
+    yield from _object("levels", model.levels.parts(lambda path: word_line(path, model.level[path])))
     yield b",\n"
     yield from _object("links", model.links.parts(lambda path: links_line(path, model.names[path])))
     yield b",\n"
-    yield from _object("functions", model.functions.parts(lambda path: text(path) + b': "differs"'))
+    yield from _object("functions", model.functions.parts(lambda path: word_line(path, "differs")))
 
 
 def _statistics(model: Model) -> Iterator[bytes]:

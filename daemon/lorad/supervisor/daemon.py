@@ -36,6 +36,7 @@ from loracore.control import (
 from loracore.errors import LoraError, StateError
 from lorad.control.acting import Reply
 from lorad.control.answering import Command
+from lorad.control.planning import policy_of
 from lorad.control.server import ControlServer
 from lorad.engine import Engine
 from lorad.files import File
@@ -360,6 +361,8 @@ class Daemon:
         self._watcher.set_roots(roots_of(self._here), self._leads)
         self._settling.settings = watch
         self._control.use(self._here)
+        if self._tenure.engine:
+            self._tenure.engine.keep_by(policy_of(self._here).rules)
         self._deduplication.use(self._here)
         self._jobs.use(config.jobs)
         self._hashing.use(config.hashes.on_arrival)

@@ -27,7 +27,8 @@ from loracore.control import (
 from loracore.errors import StateError
 from loracore.paths import shown
 from loracore.settings import free_part, grace_seconds
-from lorad.catalog.views import connect, holding
+from lorad.catalog.views import connect, holding, of_layout
+from lorad.control.planning import policy_of
 from lorad.dedupe.action.journal import Entry
 from lorad.dedupe.action.order import HELD, Result, Side
 from lorad.dedupe.automatic import Automatic, PlanFor
@@ -38,6 +39,7 @@ from lorad.dedupe.service import Service
 from lorad.dedupe.summary import Day
 from lorad.engine import Engine
 from lorad.library import Status
+from lorad.library.keepers import is_marked
 from lorad.supervisor.logs import get_logger
 
 #: Seconds that the present group has to end when the daemon does.
@@ -46,6 +48,8 @@ _PATIENCE = 1.0
 _CLOCK = 600.0
 #: Part of a disk that is free, below which status says that it is nearly full.
 _FULL = 0.05
+#: Files that a freed one is tried to be made from.
+_OTHERS = 32
 
 
 class Deduplication:
@@ -71,7 +75,7 @@ class Deduplication:
         self._lock = threading.Lock()
         self._day = Day(time.time())
         self._places = Places()
-        self.service = Service(state_dir, self._told, wake, self._keepers, self.hidden_files)
+        self.service = Service(state_dir, self._told, wake, self._keepers, self._places, self.hidden_files)
         self.returns = Returns(self.service)
         self._automatic: Automatic | None = None
         #: Duplicates that were found, and after which generation the catalogue has them.
@@ -99,6 +103,7 @@ class Deduplication:
         """Go by this configuration from now on."""
         self._config = config
         self.service.use(config)
+        self._places.rules = policy_of(config).rules
         self.returns.grace = grace_seconds(config.dedupe.grace)
         self.returns.free_below = free_part(config.dedupe.free_below)
         if self._automatic:
@@ -212,13 +217,20 @@ class Deduplication:
     def _keepers(self, entry: Entry, by_itself: bool) -> Sequence[Side]:
         """Files that may keep what an action has put aside, the best first. In the service's thread."""
         with closing(connect(self._state_dir)) as db:
-            rows = holding(db, entry.layout, entry.weights)
-        sides = [
-            self.service.side(path, identity)
+            rows = holding(db, entry.layout, entry.weights) if entry.weights else []
+            if not rows and entry.rebuild:
+                # The one that is left may have been moved, so that its weights were not read again.
+                rows = of_layout(db, entry.layout, _OTHERS)
+        gone = entry.gone.path
+        marked = by_itself and not is_marked(gone)
+        paths = [
+            (path, identity)
             for path, identity in rows
-            if self._places.may_keep(path) and self.service.covers(path)
+            if self._places.may_keep(path, gone) and not os.path.islink(path) and not (marked and is_marked(path))
         ]
-        return sides or [entry.kept]
+        paths.sort(key=lambda row: (row[0] != entry.kept.path, is_marked(row[0]), len(row[0]), row[0]))
+        sides = [self.service.side(path, identity) for path, identity in paths[:_OTHERS]]
+        return sides if rows or entry.weights else [entry.kept]
 
     def _keep_clock(self) -> None:
         """Write down now and then how long lorad has run, where something waits for that."""

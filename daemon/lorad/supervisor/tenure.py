@@ -17,6 +17,7 @@ from loracore.control import Event
 from loracore.paths import CATALOGUE
 from loracore.trouble import explained
 from lorad.catalog import Catalog
+from lorad.control.planning import policy_of
 from lorad.engine import Engine
 from lorad.knowledge import Duplicate
 from lorad.pipeline.machinery import Machinery
@@ -175,6 +176,7 @@ class Tenure:
             return
         self.catalog, self.engine = catalog, engine
         self._opened_at = catalog.generation
+        engine.keep_by(policy_of(config).rules)
         for root in roots:
             engine.sweep(root, view=not acted)
         self._opened(engine)

@@ -15,11 +15,12 @@ import pytest
 
 from lorad.dedupe.action.actor import Actor
 from lorad.dedupe.action.order import ACTIONS, Order, Side
-from lorad.dedupe.keeping import Copy
-from lorad.dedupe.plan import Plan, Skipped, Step
+from lorad.dedupe.plan import Plan, Step
 from lorad.dedupe.refusals import Refusals
 from lorad.dedupe.rootlock import RootLocks
+from lorad.dedupe.sets import Skipped
 from lorad.dedupe.statx import owns_all
+from lorad.library.keepers import Copy
 from lorad.pipeline.protocol import Identity
 from tests.builders.weights import random_weights
 from tests.builders.write import write_safetensors

@@ -24,7 +24,7 @@ from lorad.dedupe.action import free, links, quarantine, reflink, sidecars, undo
 from lorad.dedupe.action.attributes import Attributes
 from lorad.dedupe.action.compare import Layers, same_bytes, same_layers
 from lorad.dedupe.action.folders import same_folders
-from lorad.dedupe.action.hold import Held, hold, refuse_volatile, same
+from lorad.dedupe.action.hold import Held, hold, same
 from lorad.dedupe.action.journal import Context, Entry, Journal
 from lorad.dedupe.action.order import (
     ACTIONS,
@@ -42,6 +42,7 @@ from lorad.dedupe.action.order import (
 from lorad.dedupe.action.place import Folder, Reached, reach, rename_new, sync_all
 from lorad.dedupe.action.recovery import Pending, aside_of, record_shown, repair, settle
 from lorad.dedupe.action.undo import show as give_name_back
+from lorad.dedupe.places import why_lost
 from lorad.dedupe.trouble import HIDE, doing, told
 from lorad.pipeline.protocol import Identity
 
@@ -178,7 +179,8 @@ class Actor:
                 quarantine.refuse_inside(self._context, side)
             kept = mine.enter_context(hold(kept_at, order.kept.identity))
             gone = mine.enter_context(hold(gone_at, order.gone.identity))
-            refuse_volatile(kept.before, gone.before, gone.path)
+            if kept.before.st_dev != gone.before.st_dev and (reason := why_lost(kept.path, gone.path)):
+                raise Refused.about(gone.path, reason)
             act = self._compare(order, kept, gone, _watchful(kept, gone, progress))
             if order.folder:
                 act = _as_folder(act, mine.enter_context(reach(order.gone.root, order.folder)))

@@ -29,7 +29,6 @@ from lorad.dedupe.action.order import Refused
 from lorad.dedupe.action.place import Reached, open_file
 from lorad.dedupe.trouble import LEASE, words
 from lorad.pipeline.protocol import Identity
-from lorad.watch.mounts import read_mounts, volatile_devices
 
 
 @dataclass(frozen=True)
@@ -119,13 +118,3 @@ def _lease(fd: int, path: bytes) -> None:
         fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_RDLCK)
     except OSError as error:
         raise Refused.about(path, words(LEASE, error.errno or errno.EINVAL)) from error
-
-
-def refuse_volatile(kept: os.stat_result, gone: os.stat_result, path: bytes) -> None:
-    """Raises Refused where the kept file would be lost with the power, and the one that goes, at `path`, not."""
-    if kept.st_dev != gone.st_dev:
-        devices = volatile_devices(read_mounts())
-        if kept.st_dev in devices and gone.st_dev not in devices:
-            raise Refused.about(
-                path, "its twin lies in memory (tmpfs) and is lost at a restart; keep the one on the disk"
-            )
