@@ -12,11 +12,12 @@ import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
+from lorad.dedupe import trouble
 from lorad.dedupe.action.journal import QUARANTINE as IN_STATE
 from lorad.dedupe.action.journal import Context, Entry
 from lorad.dedupe.action.order import Refused, Side
 from lorad.dedupe.action.place import Reached, names_below, rename_new
-from lorad.dedupe.trouble import doing
+from lorad.dedupe.trouble import doing, no_quarantine, words
 from lorad.watch.scanner import QUARANTINE as IN_ROOT
 
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -31,7 +32,7 @@ def choose(context: Context, gone: Reached) -> str:
         with _open(context, where, gone.root, make=True) as fd:
             if fd is not None and _same_mount(fd, gone.folder):
                 return where
-    raise Refused.about(gone.path, "it lies on another mount than its root; make that one a root of its own")
+    raise Refused.about(gone.path, words(trouble.QUARANTINE, errno.EXDEV))
 
 
 def refuse_inside(context: Context, side: Side) -> None:
@@ -51,7 +52,7 @@ def move(context: Context, entry: Entry, gone: Reached, places: dict[int, int]) 
             os.mkdir(name, 0o700, dir_fd=base)
         places[entry.id] = fd = os.open(name, _FOLDER, dir_fd=base)
         places[-entry.id] = os.dup(base)
-    with doing("move it into quarantine (rename)"):
+    with doing(trouble.QUARANTINE):
         rename_new(gone.folder, gone.name, fd, gone.name)
 
 
@@ -111,10 +112,7 @@ def _open(context: Context, where: str, root: bytes, *, make: bool) -> Iterator[
             fd = None
         except OSError as error:
             if make or error.errno in (errno.ELOOP, errno.ENOTDIR):
-                reason = os.strerror(error.errno or 0).lower()
-                raise Refused.about(
-                    os.path.join(top, name), f"cannot be used for quarantine: {reason}; let lorad's user make it"
-                ) from error
+                raise Refused.about(os.path.join(top, name), no_quarantine(error.errno or 0)) from error
             raise
         yield fd
     finally:
@@ -126,7 +124,7 @@ def _open(context: Context, where: str, root: bytes, *, make: bool) -> Iterator[
 def _refuse_strangers(fd: int, path: bytes) -> None:
     status = os.fstat(fd)
     if status.st_uid != os.geteuid() or stat.S_IMODE(status.st_mode) & 0o022:
-        raise Refused.about(path, "others may change it; it must belong to lorad's user, with mode 0700")
+        raise Refused.about(path, trouble.STRANGE_QUARANTINE)
 
 
 def _same_mount(one: int, other: int) -> bool:
