@@ -128,10 +128,16 @@ def run(command: Sequence[str]) -> None:
         return
     said = done.stderr
     if "restart" in command:
-        journal = ["journalctl", "--quiet", "--no-pager", "--output=cat", f"--lines={_LINES}", f"--unit={SERVICE}"]
-        said = subprocess.run(journal, capture_output=True, text=True, check=False).stdout or said
+        # What the service said itself at this start; what systemd says of it names no cause.
+        start = _said("systemctl", "show", "--value", "--property=InvocationID", SERVICE).strip()
+        lines = f"--lines={_LINES}"
+        said = _said("journalctl", "--quiet", "--output=cat", lines, f"_SYSTEMD_INVOCATION_ID={start}") or said
     words = "; ".join(shown(line.strip()) for line in said.splitlines() if line.strip())
     raise LoraError(f"{' '.join(command)} failed: {words} (`journalctl -u lorad` has more)")
+
+
+def _said(*command: str) -> str:
+    return subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False).stdout
 
 
 def _found(path: str) -> str | None:
