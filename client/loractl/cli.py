@@ -47,6 +47,7 @@ _COMMANDS = {
     "events": "events",
     "audit": "health",
     "doctor": "health",
+    "service": "service",
     "keys": "keys",
     "completion": "completion",
 }

@@ -13,6 +13,7 @@ from zmq.utils import z85
 
 from loracore.errors import UsageError
 from loracore.paths import shown
+from loracore.whole import regular, write_whole
 
 _KEY_CHARACTERS = 40
 
@@ -47,8 +48,7 @@ def allow(key: str, keys_dir: str, name: str) -> PublicKey:
     folder = os.path.join(keys_dir, "allowed")
     os.makedirs(folder, mode=0o700, exist_ok=True)
     path = os.path.join(folder, f"{name}.key")
-    with open(path, "w", encoding="ascii") as file:
-        file.write(f'metadata\ncurve\n    public-key = "{public.decode()}"\n')
+    write_whole(path, f'metadata\ncurve\n    public-key = "{public.decode()}"\n'.encode("ascii"))
     return PublicKey(name, public.decode(), path)
 
 
@@ -87,6 +87,8 @@ def _read(path: str) -> PublicKey:
 
 def _load(path: str) -> tuple[bytes, bytes | None]:
     try:
+        with open(path, "rb", opener=regular):
+            pass  # A pipe would be waited for.
         public, secret = zmq.auth.load_certificate(path)
         z85.decode(public)
     except OSError as error:

@@ -132,8 +132,12 @@ def savings_rows(savings: Savings) -> Iterator[Row]:
     yield "saved", size(savings.saved_bytes), f"by {count(savings.actions, 'action')} that can be undone"
     for action, length in sorted(savings.by_action.items(), key=lambda item: (-item[1], item[0])):
         yield f"  {action}", size(length), ""
-    if savings.quarantined_bytes:
-        yield "quarantined", size(savings.quarantined_bytes), "not free yet: it can be taken back whole"
+    if savings.hidden_bytes:
+        yield (
+            "put aside",
+            size(savings.hidden_bytes),
+            "not free yet; `loractl free --dry-run` says when it will be",
+        )
     yield "possible", size(savings.possible_bytes), "what `loractl dedupe` shows by the configuration"
 
 

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from loracore.messages import FileFailed, Note, Progress, Refused, Report, Summary
+from loracore.whole import regular
 
 
 class Outcome(NamedTuple):
@@ -62,6 +63,6 @@ def print_result(
 
 
 def _found(state_dir: str) -> dict[str, Any]:
-    with open(os.path.join(state_dir, "duplicates.json"), encoding="utf-8") as file:
+    with open(os.path.join(state_dir, "duplicates.json"), encoding="utf-8", opener=regular) as file:
         found: dict[str, Any] = json.load(file)
     return found

@@ -18,10 +18,13 @@ from typing import NamedTuple
 
 from loracore.config import Watch
 from loracore.control import PAGE_BYTES, Audited, Difference
+from loracore.identity import Identity
+from loracore.trouble import explained
+from loracore.whole import regular
+from lorad.catalog.views import connect, read_snapshot
 from lorad.files import is_under
 from lorad.publish.model import Model
 from lorad.publish.render import render
-from lorad.publish.snapshot import connect, read_snapshot
 from lorad.watch.exclude import Exclude
 from lorad.watch.scanner import Seen, walk
 
@@ -42,13 +45,14 @@ _TEMPORARY = re.compile(rb"\.lorad-[0-9a-f]+-[0-9]+\.tmp")
 _SET_ASIDE = (
     "set aside by an action that is not at its end: keep it, see history, bring its folder back and restart"
 )
-_NO_IDENTITY = (0, 0, 0, 0, 0)
+_AWAY = "its disk is not mounted, or another one over it: mount it, or unmount that; files of it that are known"
+_NO_IDENTITY = Identity(0, 0, 0, 0, 0)
 
 
 class Known(NamedTuple):
     """What the catalogue knows of one name: its inode's identity, and why it is not read if it is not."""
 
-    identity: tuple[int, ...]
+    identity: Identity
     passed_over: str | None
 
 
@@ -102,8 +106,7 @@ def _compare_disk(state_dir: str, watch: Watch) -> tuple[int, list[Difference]]:
         if difference is not None:
             found.append(difference)
     return len(names), found + [
-        Difference(folder, "missing", f"{count:,} files below it lie on what is not mounted there now; mount it")
-        for folder, count in away.items()
+        Difference(folder, "missing", f"{_AWAY}: {count:,}") for folder, count in away.items()
     ]
 
 
@@ -116,7 +119,7 @@ def _unmounted(path: bytes, known: Known) -> bytes | None:
         except OSError:
             folder = os.path.dirname(folder)
             continue
-        return folder if known.identity[0] not in (0, status.st_dev) and folder != path else None
+        return folder if known.identity.dev not in (0, status.st_dev) and folder != path else None
 
 
 def leftovers(roots: Sequence[bytes]) -> list[Difference]:
@@ -149,16 +152,13 @@ def compare(path: bytes, known: Known | None, seen: Seen | None) -> Difference |
 def _known(state_dir: str) -> dict[bytes, Known]:
     with closing(connect(state_dir)) as db:
         return {
-            path: Known((dev % 2**64, ino % 2**64, *others), error if passed_over else None)
-            for path, dev, ino, *others, passed_over, error in db.execute(_ROWS)
+            path: Known(Identity.of_stored(*identity), error if passed_over else None)
+            for path, *identity, passed_over, error in db.execute(_ROWS)
         }
 
 
-def _identity(seen: Seen) -> tuple[int, ...]:
-    status = seen.status
-    if status is None:
-        return _NO_IDENTITY
-    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
+def _identity(seen: Seen) -> Identity:
+    return Identity.of(seen.status) if seen.status is not None else _NO_IDENTITY
 
 
 def _age(seen: Seen) -> str:
@@ -194,10 +194,10 @@ def compare_views(state_dir: str) -> list[Difference]:
 def _differs(path: str, expected: bytes, generation: int) -> str:
     """How a file is not what it should be; empty where it is."""
     try:
-        with open(path, "rb") as file:
+        with open(path, "rb", opener=regular) as file:
             content = file.read()
     except OSError as error:
-        return f"cannot be read: {(error.strerror or str(error)).lower()}"
+        return f"cannot be read: {explained(error)}"
     if _undated(content) == _undated(expected):
         return ""
     try:

@@ -18,7 +18,7 @@ from loracore.control import Examined, Finding, Hashing, Root
 from loracore.errors import StateError
 from loracore.paths import CATALOGUE, shown
 from lorad.blocks.looking import SHARING
-from lorad.dedupe.journal import Journal
+from lorad.dedupe.action.journal import Journal
 from lorad.dedupe.policy import Policy
 from lorad.watch.exclude import Exclude
 from lorad.watch.mounts import Mount, MountTable, find, is_remote
@@ -154,9 +154,9 @@ def _policy(state_dir: str, roots: Sequence[bytes], policy: Policy, exclude: Exc
 
 def _not_writable(name: str, folder: bytes) -> Finding:
     if os.statvfs(folder).f_flag & os.ST_RDONLY:
-        remedy = f"install the drop-in act.conf with ReadWritePaths={shown(folder)}, or mount it writable"
+        remedy = "loractl service install --act, or mount it writable"
         return Finding(name, "problem", "it is read-only for this service", remedy)
-    remedy = "run lorad as the owner of the files: User= in the drop-in act.conf"
+    remedy = "run lorad as the owner of the files: loractl service install --act"
     return Finding(name, "problem", "the daemon's user may not write there", remedy)
 
 

@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Sequence
 
 from loracore.control import Event, FileFailedEvent, FileGrouped
+from loracore.identity import bounded
 from loracore.messages import Progress
 from lorad.blocks.backlog import Backlog
 from lorad.catalog import Catalog, Identified
@@ -22,13 +23,15 @@ from lorad.hiding import Hiding
 from lorad.holders import Holders
 from lorad.knowledge import Duplicate, Knowledge
 from lorad.library import Library, Status
+from lorad.library.keepers import Rules
 from lorad.pipeline.dispatch import Finished, Job, Lost, PiecesJob
 from lorad.pipeline.machinery import Machinery
-from lorad.pipeline.protocol import Header, Identity, Outcome, Published, Trouble
+from lorad.pipeline.protocol import LANES, LONG_LANE, Header, Identity, Outcome, Published, Trouble
 from lorad.presence import DEATHS, Presence
 from lorad.reading import Reading, Wanted
 from lorad.recorder import Recorder
 from lorad.statistics import Statistics
+from lorad.terms import PresentTerms
 from lorad.watch.exclude import Exclude
 
 #: Names looked at between two looks at the children's messages.
@@ -41,7 +44,7 @@ class Engine:
     """Keeps the catalogue and the JSON files true to what is under `roots`.
 
     It looks when it is told to: `sweep` a folder, or a name was `touched`. `tell` hears of what it finds, and
-    `duplicate` of each file that becomes one, the first of a set included; for `defer` and `remind` see
+    `duplicate` of each file that becomes one, the first of a set included; for `defer`, `remind` and `mistake` see
     `Presence`, for `render_once` `Recorder`. `exclude` is as in the configuration.
     """
 
@@ -59,10 +62,12 @@ class Engine:
         defer: Callable[[bytes, os.stat_result], bool] | None = None,
         remind: bool = False,
         render_once: bool = False,
+        mistake: Callable[[bytes, str], None],
     ) -> None:
         self._catalog = catalog
         self._machinery = machinery
         self._tell = tell
+        self._mistake = mistake
         self.files = Files(catalog)
         self._library = Library()
         self._reading = Reading(catalog, self.files, follow=follow, loaders=machinery.loaders)
@@ -72,7 +77,14 @@ class Engine:
         #: Duplicates whose blocks are to be looked at, once all is read.
         self._blocks = Backlog(self.files)
         self._knowledge = Knowledge(
-            catalog, self.files, self._library, self._reading, self._blocks, tell=tell, duplicate=duplicate
+            catalog,
+            self.files,
+            self._library,
+            self._reading,
+            self._blocks,
+            tell=tell,
+            duplicate=duplicate,
+            about=lambda path: self._presence.about(path),  # noqa: PLW0108 - it is made below
         )
         self._do = self._knowledge.do
         self._configs = Configs(self.files, self._reading.layer_names)
@@ -97,9 +109,18 @@ class Engine:
             defer=defer,
             swept=self._blocks.add_under,
             remind=remind,
+            mistake=mistake,
+            forgot=self._forgot,
         )
+        self._terms = PresentTerms(self.files, roots, follow=follow)
         self._recorder = Recorder(
-            catalog, self.files, machinery, self.statistics, os.fsdecode(state_dir), render_once=render_once
+            catalog,
+            self.files,
+            machinery,
+            self.statistics,
+            os.fsdecode(state_dir),
+            terms=self._terms,
+            render_once=render_once,
         )
         machinery.forget_layouts()
         #: Look through a folder; look at one name that something happened to, once it has settled and before that.
@@ -116,6 +137,11 @@ class Engine:
         self.unresolved, self.dirty_weights = holders.unresolved, holders.dirty_weights
         #: By our own doing, the file of this name shares other blocks than it did.
         self.rearranged = self._blocks.add_name
+
+    def keep_by(self, rules: Rules) -> None:
+        """Go by these rules from now on, as to which file of a set is named as the kept one."""
+        self._terms.rules = rules
+        self._recorder.look_at_terms()
 
     @property
     def finished(self) -> bool:
@@ -162,6 +188,11 @@ class Engine:
         """Whether files that are met from now on may be newcomers: a policy other than to report is in force."""
         self._presence.acts = acts
 
+    @property
+    def hurries(self) -> bool:
+        """Whether files are being read, or wait for it, of which that does not take long."""
+        return self._reading.waits(LONG_LANE) or self._machinery.works(LONG_LANE)
+
     def progress(self) -> Progress:
         counts = self.files.counts
         return Progress(
@@ -169,7 +200,7 @@ class Engine:
             files_processed=counts.total() - counts[Status.PENDING] - counts[Status.GROUPED],
             failed=counts[Status.FAILED],
             duplicates=counts[Status.DUPLICATE],
-            bytes_total=self.files.bytes_total,
+            bytes_total=bounded(self.files.bytes_total),
             bytes_read=self.statistics.bytes_read,
             walking=self._presence.sweeping,
         )
@@ -233,43 +264,61 @@ class Engine:
         self._reading.forget_layouts()
         self._knowledge.forget_layouts()
 
+    def _forgot(self, file: int) -> None:
+        self._machinery.cancel(file)
+        self._reading.drop(file)
+
     def _feed(self) -> None:
-        while (loader := self._machinery.room()) is not None:
-            job = self._reading.next_job()
-            if job is None:
-                return
-            self._machinery.start(loader, job)
+        for file in list(self._reading.pointless()):
+            self._machinery.cancel(file)
+        for lane in range(len(LANES) + 1):
+            while (loader := self._machinery.room(lane)) is not None:
+                job = self._reading.next_job(lane)
+                if job is None:
+                    break
+                self._machinery.start(loader, job)
 
     def _finished(self, finished: Finished) -> None:
         job, position = finished.job, 0
-        for index, (number, outcome) in enumerate(zip(job.files, finished.outcomes, strict=True)):
-            self.statistics.job(job, outcome)
-            if outcome.header is not None:
-                # A loader sends a body once, so it is kept whatever became of the file that brought it.
-                self._catalog.layout_id(outcome.header.layout_signature, outcome.header.layout)
-                self._catalog.arrangement_id(outcome.header.arrangement_signature, outcome.header.arrangement)
+        for index, outcome in enumerate(finished.outcomes):
             wanted, digests = None, b""
             if isinstance(job, PiecesJob):
                 end = position + 32 * job.plans[index].pieces
                 wanted, digests = self._reading.take(job, index, finished.digests[position:end])
                 position = end
-            file = self.files.by_id.get(number)
-            if file is None:
-                continue
-            file.seconds += outcome.seconds
-            file.read_ns = file.read_ns or outcome.read_ns
-            self.files.changed(file)
-            if outcome.trouble is None and wanted is not None:
-                # Whatever its loaders died of before, it was not this file for sure.
-                file.deaths = 0
-            if outcome.trouble is not None:
-                self._troubled(file, outcome.trouble)
-                if outcome.trouble.kind == "changed" and self._still_wanted(file):
-                    self._repeat(job, file, wanted)
-            elif wanted is not None:
-                self._knowledge.answer(number, wanted.question, digests)
+            with self._presence.about(job.targets[index].path):
+                self._was_read(job, index, outcome, wanted, digests)
+
+    def _was_read(self, job: Job, index: int, outcome: Outcome, wanted: Wanted | None, digests: bytes) -> None:
+        """What came of a job's `index`-th file."""
+        number = job.files[index]
+        self.statistics.job(job, outcome)
+        if outcome.header is not None:
+            # A loader sends a body once, so it is kept whatever became of the file that brought it.
+            self._catalog.layout_id(outcome.header.layout_signature, outcome.header.layout)
+            self._catalog.arrangement_id(outcome.header.arrangement_signature, outcome.header.arrangement)
+        file = self.files.by_id.get(number)
+        if file is None:
+            return
+        file.seconds += outcome.seconds
+        file.read_ns = file.read_ns or outcome.read_ns
+        self.files.changed(file)
+        if outcome.trouble is None and wanted is not None:
+            # Whatever its loaders died of before, it was not this file for sure.
+            file.deaths = 0
+        if outcome.trouble is not None and outcome.trouble.kind == "cancelled":
+            if wanted is not None:
+                self._reading.park(wanted)
             else:
-                self._learn(file, outcome)
+                self._reading.repeat(job, number, None)
+        elif outcome.trouble is not None:
+            self._troubled(file, outcome.trouble)
+            if outcome.trouble.kind == "changed" and self._still_wanted(file):
+                self._repeat(job, file, wanted)
+        elif wanted is not None:
+            self._knowledge.answer(number, wanted.question, digests)
+        else:
+            self._learn(file, outcome)
 
     def _repeat(self, job: Job, file: File, wanted: Wanted | None) -> None:
         """Read a file again that was not there as it was, once no action is under way on it."""
@@ -304,9 +353,10 @@ class Engine:
         if file.layout is None or file.arrangement is None:
             # It was sent once, and lost with what could not be committed.
             self._machinery.forget_layouts()
-            self._reading.headers.append(file.id)
+            self._reading.want_header(file.id)
             return
         file.base, file.format, file.residue = header.base, header.format, header.residue
+        file.metadata = header.metadata
         for name in file.names:
             self._configs.look(name)
         alone = not self._library.has_layout(file.layout)
@@ -317,6 +367,8 @@ class Engine:
     def _troubled(self, file: File, trouble: Trouble) -> None:
         if trouble.kind == "changed" and self._presence.is_put_off(file):
             return
+        if trouble.traceback:
+            self._mistake(file.path, trouble.traceback)
         if trouble.kind == "changed" and self._presence.may_try_again(file):
             self._presence.look_again(file)
             return
@@ -324,7 +376,7 @@ class Engine:
             file.error = trouble.reason
             self._do(self._library.ignored(file.id))
             return
-        if trouble.kind != "failed":
+        if trouble.kind != "failed" or trouble.traceback:
             # The next run tries again: the file itself need not change for that to succeed.
             file.read_ns = 0
         self._fail(file, trouble.reason)

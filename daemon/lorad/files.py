@@ -14,11 +14,11 @@ import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 
+from loracore.identity import Identity, bounded
+from loracore.identity import signed as signed  # noqa: PLC0414 - also imported from here
 from lorad.catalog import Catalog, Row
 from lorad.held import Held, Weights
-from lorad.held import signed as signed  # noqa: PLC0414 - also imported from here
 from lorad.library import Status
-from lorad.pipeline.protocol import Identity
 
 #: Coarser than the clock ticks that file systems use for their times, in nanoseconds.
 _TICK = 20_000_000
@@ -34,8 +34,8 @@ class File:
 
     __slots__ = (
         "arrangement", "aside", "base", "deaths", "error", "extents", "format", "fresh", "function", "id",
-        "identity", "layout", "names", "passed_over", "read_ns", "residue", "seconds", "signature", "status",
-        "was", "weights",
+        "identity", "layout", "metadata", "names", "news", "passed_over", "read_ns", "residue", "seconds",
+        "signature", "status", "was", "weights",
     )  # fmt: skip
 
     def __init__(self, number: int, identity: Identity) -> None:
@@ -55,6 +55,8 @@ class File:
         self.seconds = 0.0
         self.error: str | None = None
         self.deaths = 0
+        #: Something happened to it just before it was met, rather than that a folder was looked through.
+        self.news = False
         #: One name that is never opened: its kind already says that it is not to be read.
         self.passed_over = False
         #: Of all its layers, known since it was a duplicate.
@@ -67,6 +69,8 @@ class File:
         self.extents: bytes | None = None
         #: What its header says that changes what its tensors do; empty where that is still to be read.
         self.function: bytes | None = None
+        #: How much that says beside its layers, in characters.
+        self.metadata: int | None = None
 
     @classmethod
     def from_row(cls, row: Row) -> File:
@@ -74,27 +78,28 @@ class File:
         (
             number, dev, ino, size, mtime_ns, ctime_ns, read_ns, status, layout, arrangement, base, format_,
             residue, signature, seconds, error, deaths, passed_over, extents, function, weights, was, fresh,
+            metadata,
         ) = row  # fmt: skip
-        file = cls(number, Identity(dev % 2**64, ino % 2**64, size, mtime_ns, ctime_ns))
+        file = cls(number, Identity.of_stored(dev, ino, size, mtime_ns, ctime_ns))
         file.read_ns = read_ns
         file.status = _STATUS[status]
         file.layout, file.arrangement, file.base, file.format = layout, arrangement, base, format_
         file.residue, file.signature = residue, signature
         file.seconds, file.error, file.deaths = seconds, error, deaths
         file.passed_over = bool(passed_over)
-        file.extents, file.function = extents, function
+        file.extents, file.function, file.metadata = extents, function, metadata
         file.weights, file.fresh = weights, fresh
         if was:
             file.was = Weights(was[:32], was[32:])
         return file
 
     def row(self) -> Row:
-        dev, ino, size, mtime_ns, ctime_ns = (getattr(self.identity, name) for name in Identity.__struct_fields__)
         return Row(
-            self.id, signed(dev), signed(ino), size, mtime_ns, ctime_ns, self.read_ns, self.status.value,
+            self.id, *self.identity.stored(), bounded(self.read_ns), self.status.value,
             self.layout, self.arrangement, self.base, self.format, self.residue, self.signature,
             self.seconds, self.error, self.deaths, int(self.passed_over),
             self.extents, self.function, self.weights, b"".join(self.was) if self.was else None, self.fresh,
+            self.metadata,
         )  # fmt: skip
 
     @property

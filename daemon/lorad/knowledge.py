@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from functools import lru_cache
 from itertools import islice
 
@@ -41,7 +42,10 @@ _SIGNATURES = 4096
 
 
 class Knowledge:
-    """`blocks` gets the duplicates whose blocks are to be looked at; for `tell` and `duplicate` see `Engine`."""
+    """`blocks` gets the duplicates whose blocks are to be looked at.
+
+    For `tell` and `duplicate` see `Engine`, for `about` `Presence`.
+    """
 
     def __init__(
         self,
@@ -53,6 +57,7 @@ class Knowledge:
         *,
         tell: Callable[[Event], None],
         duplicate: Duplicate | None,
+        about: Callable[[bytes], AbstractContextManager[None]],
     ) -> None:
         self._catalog = catalog
         self._files = files
@@ -61,6 +66,7 @@ class Knowledge:
         self._blocks = blocks
         self._tell = tell
         self._duplicate = duplicate
+        self._about = about
         self._loading = False
         self._signature_of_layout: Callable[[int], bytes] = lru_cache(_SIGNATURES)(catalog.layout_signature)
         self._weight_signatures: dict[tuple[int, bytes], bytes] = {}
@@ -99,7 +105,7 @@ class Knowledge:
         while waiting:
             match waiting.popleft():
                 case ReadHeader(file):
-                    self._reading.headers.append(file)
+                    self._reading.want_header(file)
                 case Describe(layout, file):
                     shape = self._reading.shape(layout, self._files.by_id[file].arrangement or 0)
                     waiting += self._library.described(layout, shape)
@@ -112,7 +118,12 @@ class Knowledge:
                 case Planned(layout, sequence, exhausted):
                     self._catalog.save_sequence(layout, sequence, exhausted)
                 case Changed(number, status, key):
-                    self._change(self._files.by_id[number], status, key)
+                    changed = self._files.by_id.get(number)
+                    if changed is None:
+                        # It was set aside meanwhile.
+                        continue
+                    with nullcontext() if self._loading else self._about(changed.path):
+                        self._change(changed, status, key)
         self.show_companions()
 
     def show_companions(self, *, news: bool = True) -> None:
@@ -136,7 +147,7 @@ class Knowledge:
         if file.layout is not None and file.status not in (Status.FAILED, Status.IGNORED):
             self.do(self._library.restore(file.id, file.layout, answers, twin))
             if file.function == b"":
-                self._reading.headers.append(file.id)
+                self._reading.want_header(file.id)
         elif file.status is Status.PENDING:
             self.do(self._library.found(file.id))
 
@@ -175,6 +186,8 @@ class Knowledge:
     def _show(self, file: File, status: Status, signature: bytes | None, *, news: bool) -> None:
         if (file.status, file.signature) == (status, signature):
             return
+        if status is Status.GROUPED:
+            self._reading.unpark(file.id)
         news &= status is Status.DUPLICATE is not file.status and not self._loading
         self._files.set_status(file, status)
         file.signature = signature

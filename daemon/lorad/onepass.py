@@ -6,15 +6,20 @@ import json
 import os
 import select
 import sqlite3
+import sys
 import time
 from typing import TYPE_CHECKING, BinaryIO
 
+from loracore.config import Dedupe
 from loracore.control import Event, FileFailedEvent
 from loracore.errors import StateError
 from loracore.messages import FileFailed, Note, Summary
-from loracore.paths import CATALOGUE
+from loracore.paths import CATALOGUE, shown
+from loracore.trouble import explained
+from loracore.whole import regular
 from loracore.wire import write_report
 from lorad.catalog import Catalog
+from lorad.dedupe.policy import Policy
 from lorad.engine import Engine
 from lorad.pipeline.launch import Crew
 from lorad.pipeline.machinery import Machinery
@@ -42,9 +47,7 @@ def one_pass(options: Options, crew: Crew, reports: BinaryIO, started: float) ->
         _pass(options, machinery, reports, started)
     except sqlite3.Error as error:
         where = os.path.join(options.state_dir, CATALOGUE)
-        raise StateError(
-            f"{where}: {error}; make room, or move it away to start afresh, or give another --state-dir"
-        ) from error
+        raise StateError(f"{where}: {explained(error, where)}, or give another --state-dir") from error
     finally:
         machinery.stop()
 
@@ -64,7 +67,9 @@ def _pass(options: Options, machinery: Machinery, reports: BinaryIO, started: fl
         state_dir=os.fsencode(options.state_dir),
         tell=tell,
         remind=True,
+        mistake=lambda path, traceback: print(f"{shown(path)}: {traceback}", file=sys.stderr),
     )
+    engine.keep_by(Policy.of(Dedupe(), os.fsencode).rules)
     for root in options.roots:
         engine.sweep(root)
     next_report = 0.0
@@ -86,7 +91,7 @@ def _pass(options: Options, machinery: Machinery, reports: BinaryIO, started: fl
 
 def _summary(engine: Engine, catalog: Catalog, state_dir: str, seconds: float) -> Summary:
     try:
-        with open(os.path.join(state_dir, "duplicates.json"), encoding="utf-8") as file:
+        with open(os.path.join(state_dir, "duplicates.json"), encoding="utf-8", opener=regular) as file:
             duplicates = json.load(file)
     except ValueError as error:
         raise StateError(f"{state_dir}/duplicates.json: not as it was written; remove it, scan again") from error

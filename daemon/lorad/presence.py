@@ -8,17 +8,23 @@ through `tell`.
 from __future__ import annotations
 
 import os
+import sqlite3
 import time
+import traceback
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 
 from loracore.control import Event, FileFailedEvent, FileGone, FileSeen
+from loracore.errors import StateError
+from loracore.identity import Identity
+from loracore.paths import shown
 from loracore.tensorfile import has_reader
 from lorad.configs import Configs
 from lorad.files import File, Files
 from lorad.library import Instruction, Library, Status
-from lorad.pipeline.protocol import Identity
+from lorad.pipeline.health import PipelineBrokenError
+from lorad.pipeline.protocol import OUR_MISTAKE
 from lorad.view import View
 from lorad.watch.exclude import Exclude
 from lorad.watch.mounts import is_below
@@ -53,7 +59,8 @@ class Presence:
 
     `defer(path, status)` may put a name off until it has settled, and says whether it did. `swept(folder)` hears
     of each folder that was looked through to its end. With `remind`, failures that are known from before are told
-    of as well.
+    of as well. `mistake(path, traceback)` hears of files at which lorad failed by a mistake of its own, and
+    `forgot` of the numbers of files of which nothing more is wanted.
     """
 
     def __init__(
@@ -71,6 +78,8 @@ class Presence:
         defer: Callable[[bytes, os.stat_result], bool] | None = None,
         swept: Callable[[bytes], None] | None = None,
         remind: bool = False,
+        mistake: Callable[[bytes, str], None] = lambda path, traceback: None,
+        forgot: Callable[[int], None] = lambda file: None,
     ) -> None:
         #: Whether what is met from now on is new, where its root was looked through.
         self.acts = False
@@ -89,6 +98,8 @@ class Presence:
         self._defer = defer
         self._swept = swept
         self._remind = remind
+        self._mistake = mistake
+        self._forgot = forgot
         self._attempts: Counter[bytes] = Counter()
         self._sweep: Sweep | None = None
         self._waiting: deque[bytes] = deque()
@@ -136,17 +147,49 @@ class Presence:
             if self.put_off(seen.path):
                 sweep.unseen.discard(seen.path)
                 continue
-            self._see(seen, fresh=fresh, swept=True)
-            self._look_at_links()
+            with self.about(seen.path):
+                self._see(seen, fresh=fresh, swept=True)
+                self._look_at_links()
         return names if sweep else 0
+
+    @contextmanager
+    def about(self, path: bytes) -> Iterator[None]:
+        """Set a file aside as failed where handling it, inside, meets a mistake in lorad."""
+        try:
+            yield
+        except (sqlite3.Error, PipelineBrokenError, StateError):
+            # Of the catalogue and the pipeline, not of this file.
+            raise
+        except Exception as error:
+            error.add_note(f"while it handled {shown(path)}")
+            self.set_aside(path, traceback.format_exc())
+
+    def set_aside(self, path: bytes, why: str) -> None:
+        """A mistake in lorad came up with this file: it is failed, until it is looked at again."""
+        self._mistake(path, why)
+        identity = Identity(0, 0, 0, 0, 0)
+        with suppress(OSError):
+            identity = Identity.of(os.lstat(path))
+        known = self._files.by_path.get(path)
+        if known is not None and not known.passed_over:
+            for name in list(known.names):
+                self.drop(name)
+        elif known is not None:
+            self.drop(path)
+        self._files.name(self._files.pass_over(identity, Status.FAILED, OUR_MISTAKE), path)
+        self._tell(FileFailedEvent(path, OUR_MISTAKE))
 
     def touched(self, path: bytes) -> None:
         """Something happened to this name, and it has settled."""
         if self._view.root(path) is None or self.put_off(path):
             return
-        if self._exclude(path):
-            self._leave_out(path)
-            return
+        with self.about(path):
+            if self._exclude(path):
+                self._leave_out(path)
+            else:
+                self._touched(path)
+
+    def _touched(self, path: bytes) -> None:
         seen = look(path, follow=self._follow)
         if seen is not None:
             self._see(seen, fresh=False, swept=False)
@@ -273,11 +316,12 @@ class Presence:
                 self._leave_out(path)
                 continue
             # It may have come back since its folder was listed.
-            seen = look(path, follow=self._follow)
-            if seen is None:
-                gone.append(path)
-            else:
-                self._see(seen, fresh=True, swept=True)
+            with self.about(path):
+                seen = look(path, follow=self._follow)
+                if seen is None:
+                    gone.append(path)
+                else:
+                    self._see(seen, fresh=True, swept=True)
         self._gone(gone)
         self._view.entered -= sweep.entered
         if sweep.folder == sweep.root:
@@ -324,7 +368,9 @@ class Presence:
             self._pass_over(seen, identity)
         else:
             self._tell(FileSeen(path, identity.size))
-            self._arrive(path, identity)
+            # A folder that is looked through by itself has just come, too.
+            whole = swept and self._sweep is not None and self._sweep.folder in self.roots
+            self._arrive(path, identity, news=not whole)
 
     def _pass_over(self, seen: Seen, identity: Identity) -> None:
         status = Status.FAILED if seen.failed else Status.IGNORED
@@ -371,9 +417,11 @@ class Presence:
     def read_again(self, file: File) -> None:
         """An unchanged file is read anew, with all its names: something may have been missed."""
         names, aside, was = list(file.names), list(file.aside), self._files.weights_of(file)
+        self._forgot(file.id)
         self._do(self._library.forget(file.id))
         self._files.forget(file, ours=True)
         again = self._files.add(file.identity, fresh=file.fresh)
+        again.news = file.news
         for name in names:
             self._files.name(again, name)
         for name in aside:
@@ -381,7 +429,7 @@ class Presence:
         self._files.may_be(again, was)
         self._do(self._library.found(again.id))
 
-    def _arrive(self, path: bytes, identity: Identity) -> None:
+    def _arrive(self, path: bytes, identity: Identity, *, news: bool) -> None:
         """A name leads to an inode that is to be read: new, changed, or known under another name."""
         fresh = int(self._met.pop(path, False))
         there = self._files.at_inode(identity)
@@ -398,6 +446,7 @@ class Presence:
             aside = [name for name in there.aside if self._leads_to(name, identity)]
             self.forget(there)
         file = self._files.add(identity, fresh=fresh)
+        file.news = news
         for name in names:
             self._files.name(file, name)
         for name in aside:
@@ -492,6 +541,7 @@ class Presence:
 
     def forget(self, file: File) -> None:
         """Drop a file and its names."""
+        self._forgot(file.id)
         self._do(self._library.forget(file.id))
         self._files.forget(file)
         # Another one may be a duplicate of none any more.

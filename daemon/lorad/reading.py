@@ -1,14 +1,16 @@
 """What has to be read, as jobs for the loaders: which bytes of which file answer a question.
 
-Digests that a file gave before are recalled from the catalogue and not read again.
+Digests that a file gave before are recalled from the catalogue and not read again. What is asked of files that
+have just come is read before what is asked of those that were found by looking through a folder, and what takes
+long is in a lane of its own (`pipeline.protocol.LANES`).
 """
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Sequence
+from collections import defaultdict, deque
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
-from typing import NamedTuple
+from typing import Generic, NamedTuple, TypeVar
 
 import msgspec
 from blake3 import blake3
@@ -16,14 +18,17 @@ from blake3 import blake3
 from loracore.tensorfile import Arrangement
 from lorad.catalog import Catalog
 from lorad.files import File, Files
-from lorad.library import LayoutShape, Piece, Question
+from lorad.library import LayoutShape, Piece, Question, Status
 from lorad.pipeline.dispatch import HeaderJob, Job, PiecesJob, Plan, ResidueJob
-from lorad.pipeline.protocol import Run, Target
+from lorad.pipeline.protocol import LANES, Run, Target, lane_of
 
 #: Files of one job: enough to make messages cheap, few enough that all loaders get some.
 _FILES = 64
 #: Bytes of one job of pieces, if it is more than one file's.
 _BYTES = 16 << 20
+
+
+_T = TypeVar("_T")
 
 
 class Wanted(NamedTuple):
@@ -33,6 +38,12 @@ class Wanted(NamedTuple):
     layout: int
     question: Question
     known: dict[int, bytes]
+
+    @property
+    def lane(self) -> int:
+        """By the bytes that have to be read."""
+        pieces = enumerate(self.question.pieces)
+        return lane_of(sum(piece.length for place, piece in pieces if place not in self.known))
 
     def complete(self, order: Sequence[int] | None, digests: bytes) -> bytes:
         """All digests in the question's order, out of the known ones and those read in this order."""
@@ -45,6 +56,30 @@ class Wanted(NamedTuple):
         return b"".join(pieces[place] for place in range(len(self.question.pieces)))
 
 
+class _Queue(Generic[_T]):
+    """What waits, with what is `new` before all that is not."""
+
+    def __init__(self) -> None:
+        self._new: deque[_T] = deque()
+        self._old: deque[_T] = deque()
+
+    def __len__(self) -> int:
+        return len(self._new) + len(self._old)
+
+    def add(self, item: _T, *, new: bool) -> None:
+        (self._new if new else self._old).append(item)
+
+    def again(self, item: _T) -> None:
+        """First in line."""
+        self._new.appendleft(item)
+
+    def first(self) -> _T:
+        return (self._new or self._old)[0]
+
+    def take(self) -> _T:
+        return (self._new or self._old).popleft()
+
+
 class Reading:
     """The queues of what is to be read."""
 
@@ -53,11 +88,13 @@ class Reading:
         self._files = files
         self._follow = follow
         self._loaders = loaders
-        self.headers: deque[int] = deque()
-        self._residues: deque[int] = deque()
+        self._headers: _Queue[int] = _Queue()
+        self._residues: list[_Queue[int]] = [_Queue() for _ in range(len(LANES) + 1)]
         self._residues_wanted: set[int] = set()
-        self._pieces: deque[Wanted] = deque()
+        self._pieces: list[_Queue[Wanted]] = [_Queue() for _ in range(len(LANES) + 1)]
         self._running: dict[tuple[int, int], Wanted] = {}
+        #: Long questions of files that nothing else is like now.
+        self._parked: defaultdict[int, list[Wanted]] = defaultdict(list)
         self._headers_turn = True
         self._arrangement = lru_cache(256)(catalog.arrangement)
         self._layout = lru_cache(32)(catalog.layout)
@@ -65,7 +102,11 @@ class Reading:
 
     @property
     def empty(self) -> bool:
-        return not (self.headers or self._residues or self._pieces)
+        return not (self._headers or any(self._residues) or any(self._pieces))
+
+    def waits(self, lanes: int) -> bool:
+        """Whether something in the first lanes waits."""
+        return bool(self._headers) or any(self._residues[:lanes]) or any(self._pieces[:lanes])
 
     def forget_layouts(self) -> None:
         """Numbers of layouts and arrangements may have got another meaning."""
@@ -75,7 +116,8 @@ class Reading:
     @property
     def queues(self) -> dict[str, int]:
         """How much waits, by what it waits for."""
-        return {"headers": len(self.headers), "digests": len(self._pieces), "residues": len(self._residues)}
+        digests, residues = sum(map(len, self._pieces)), sum(map(len, self._residues))
+        return {"headers": len(self._headers), "digests": digests, "residues": residues}
 
     def shape(self, layout: int, arrangement: int) -> LayoutShape:
         """A layout's sizes, and its order in files of this arrangement."""
@@ -93,21 +135,53 @@ class Reading:
         wanted = Wanted(file, layout, question, places)
         if len(places) == len(question.pieces):
             return wanted.complete((), b"")
-        self._pieces.append(wanted)
+        self._pieces[wanted.lane].add(wanted, new=self._is_new(file))
         return None
+
+    def want_header(self, file: int) -> None:
+        """Queue a file's header."""
+        self._headers.add(file, new=self._is_new(file))
 
     def want_residue(self, file: int) -> None:
         """Queue what lies between a file's layers, once."""
         if file not in self._residues_wanted:
             self._residues_wanted.add(file)
-            self._residues.append(file)
+            # How much it is, only reading tells.
+            self._residues[lane_of(self._files.by_id[file].identity.size)].add(file, new=self._is_new(file))
 
     def repeat(self, job: Job, file: int, wanted: Wanted | None) -> None:
         """Queue one file of a job anew. `wanted` is what it was asked, if the job was of pieces."""
         if wanted is not None:
-            self._pieces.append(wanted)
+            self._pieces[job.lane].add(wanted, new=False)
         else:
-            (self.headers if isinstance(job, HeaderJob) else self._residues).append(file)
+            (self._headers if isinstance(job, HeaderJob) else self._residues[job.lane]).add(file, new=False)
+
+    def pointless(self) -> Iterator[int]:
+        """Files of which much is being read, and that nothing else is like any more."""
+        for file, number in self._running:
+            known = self._files.by_id.get(file)
+            if known is not None and known.status is Status.UNIQUE and self._running[file, number].lane:
+                yield file
+
+    def park(self, wanted: Wanted) -> None:
+        """Ask it when something is like the file again."""
+        if self._files.by_id[wanted.file].status is Status.UNIQUE:
+            self._parked[wanted.file].append(wanted)
+        else:
+            self._pieces[wanted.lane].add(wanted, new=False)
+
+    def unpark(self, file: int) -> None:
+        """Something is like this file."""
+        for wanted in self._parked.pop(file, ()):
+            self._pieces[wanted.lane].add(wanted, new=self._is_new(file))
+
+    def drop(self, file: int) -> None:
+        """A file is not there any more."""
+        self._parked.pop(file, None)
+
+    def _is_new(self, file: int) -> bool:
+        known = self._files.by_id.get(file)
+        return known is not None and known.news
 
     def again(self, job: Job, without: int | None) -> Wanted | None:
         """Queue a job's files anew, first in line, all but one; what that one was asked, for `repeat`."""
@@ -118,9 +192,9 @@ class Reading:
                 if file == without:
                     asked = wanted
                 else:
-                    self._pieces.appendleft(wanted)
+                    self._pieces[job.lane].again(wanted)
             elif file != without:
-                (self.headers if isinstance(job, HeaderJob) else self._residues).appendleft(file)
+                (self._headers if isinstance(job, HeaderJob) else self._residues[job.lane]).again(file)
         return asked
 
     def take(self, job: PiecesJob, position: int, digests: bytes) -> tuple[Wanted, bytes]:
@@ -128,12 +202,12 @@ class Reading:
         wanted = self._running.pop((job.files[position], job.numbers[position]))
         return wanted, wanted.complete(job.plans[position].order, digests)
 
-    def next_job(self) -> Job | None:
+    def next_job(self, lane: int) -> Job | None:
         """What to read next. Headers and pieces take turns, so that answers come while headers are read."""
         self._headers_turn = not self._headers_turn
         makers = [self._header_job, self._pieces_job, self._residue_job]
         for maker in makers if self._headers_turn else reversed(makers):
-            job = maker()
+            job = maker(lane)
             if job is not None:
                 return job
         return None
@@ -141,33 +215,34 @@ class Reading:
     def _target(self, file: File) -> Target:
         return Target(file.path, file.identity, self._follow, file.base or 0)
 
-    def _header_job(self) -> HeaderJob | None:
-        count = min(_FILES, len(self.headers) // (2 * self._loaders) + 1)
+    def _header_job(self, lane: int) -> HeaderJob | None:
+        count = min(_FILES, len(self._headers) // (2 * self._loaders) + 1)
         files: list[File] = []
-        while self.headers and len(files) < count:
-            file = self._files.by_id.get(self.headers.popleft())
+        while not lane and self._headers and len(files) < count:
+            file = self._files.by_id.get(self._headers.take())
             if file is not None:
                 files.append(file)
         return HeaderJob([file.id for file in files], [self._target(file) for file in files]) if files else None
 
-    def _residue_job(self) -> ResidueJob | None:
-        while self._residues:
-            number = self._residues.popleft()
+    def _residue_job(self, lane: int) -> ResidueJob | None:
+        while self._residues[lane]:
+            number = self._residues[lane].take()
             self._residues_wanted.discard(number)
             file = self._files.by_id.get(number)
             if file is not None:
-                return ResidueJob([file.id], [self._target(file)])
+                return ResidueJob([file.id], [self._target(file)], lane)
         return None
 
-    def _pieces_job(self) -> PiecesJob | None:
+    def _pieces_job(self, lane: int) -> PiecesJob | None:
         """Questions of one kind, samples or whole layers, to as many files as make a good job."""
-        count = min(_FILES, len(self._pieces) // (2 * self._loaders) + 1)
+        waiting = self._pieces[lane]
+        count = 1 if lane else min(_FILES, len(waiting) // (2 * self._loaders) + 1)
         budget = _BYTES
         batch: list[tuple[Wanted, Target, Plan]] = []
-        while self._pieces and len(batch) < count and budget > 0:
-            if batch and self._pieces[0].question.confirms != batch[0][0].question.confirms:
+        while waiting and len(batch) < count and budget > 0:
+            if batch and waiting.first().question.confirms != batch[0][0].question.confirms:
                 break
-            wanted = self._pieces.popleft()
+            wanted = waiting.take()
             file = self._files.by_id.get(wanted.file)
             if file is None:
                 continue
@@ -185,6 +260,7 @@ class Reading:
             targets=[target for _, target, _ in batch],
             plans=[plan for _, _, plan in batch],
             sequential=batch[0][0].question.confirms,
+            lane=lane,
         )
 
     def _make_plan(self, layout: int, arrangement: int, question: Question, missing: Sequence[int]) -> Plan:

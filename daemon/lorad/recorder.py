@@ -13,11 +13,13 @@ import time
 import msgspec
 
 from lorad.catalog import Catalog
+from lorad.catalog.views import TERMS
 from lorad.files import Files
 from lorad.pipeline.machinery import Machinery
 from lorad.pipeline.protocol import Publish, Published
 from lorad.publish.views import written_generation
 from lorad.statistics import Statistics
+from lorad.terms import PresentTerms
 
 #: Seconds between commits.
 _COMMIT = 0.25
@@ -27,6 +29,8 @@ _PUBLISH_SHARE = 0.05
 _BURST = 1 / 4
 #: Seconds of rendering that a daemon may be ahead of that.
 _BURST_SECONDS = 1.0
+#: Seconds until it is seen by itself that a disk was mounted read-only, or the keep rules are others.
+_TERMS = 5.0
 #: Seconds until the JSON files are tried again when they could not be written.
 _RETRY = 5.0
 
@@ -42,6 +46,7 @@ class Recorder:
         statistics: Statistics,
         state_dir: str,
         *,
+        terms: PresentTerms,
         render_once: bool = False,
     ) -> None:
         """With `render_once`, the JSON files are rendered at the first rest even if they are of this generation.
@@ -52,6 +57,9 @@ class Recorder:
         self._files = files
         self._machinery = machinery
         self._statistics = statistics
+        self._terms = terms
+        #: Those that the catalogue has, and when to see whether they still hold.
+        self._kept_terms, self._next_look = catalog.text(TERMS), 0.0
         self._next_commit = self._next_publish = time.monotonic() + _COMMIT
         self._publish_started: float | None = None
         #: Seconds of rendering changes beyond its share of the time, and how many may be before results wait.
@@ -81,7 +89,7 @@ class Recorder:
     def record(self, *, settled: bool) -> None:
         """Commit and publish what is due; `settled` when nothing more is to be learnt for now."""
         now = time.monotonic()
-        if not self._files.unsaved:
+        if not self._files.unsaved and not self._has_new_terms(now):
             # The first news after a rest wait for what follows from them: one rendering serves both.
             self._next_commit = now + _COMMIT
         elif settled or now >= self._next_commit:
@@ -93,6 +101,10 @@ class Recorder:
         if due and self._published != self._catalog.generation and self._publish_started is None:
             self._publish_started = now
             self._machinery.publish(self._ask())
+
+    def look_at_terms(self) -> None:
+        """See at once whether the terms are others than before."""
+        self._next_look = 0.0
 
     def save(self) -> None:
         """Commit all that is known, in the middle of whatever is going on."""
@@ -116,12 +128,22 @@ class Recorder:
         touched = self._files.save()
         if self._touched is not None and touched is not None:
             self._touched |= touched
-        news = touched is not None or settled > bool(self._catalog.number("complete"))
+        self._terms.note(touched or ())
+        terms = self._terms.encoded()
+        news = touched is not None or settled > bool(self._catalog.number("complete")) or terms != self._kept_terms
         if news:
+            self._kept_terms = terms
+            self._catalog.keep(TERMS, terms)
             self._catalog.keep("complete", int(settled))
             self._catalog.keep("statistics", msgspec.json.encode(self._statistics.stages))
         self._catalog.commit(new_generation=news)
         self._next_commit = time.monotonic() + _COMMIT
+
+    def _has_new_terms(self, now: float) -> bool:
+        if now < self._next_look:
+            return False
+        self._next_look = now + _TERMS
+        return self._terms.encoded() != self._kept_terms
 
     def _ask(self) -> Publish:
         """What the publisher has to do; what is touched from now on is for the next time."""

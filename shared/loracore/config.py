@@ -21,7 +21,9 @@ from loracore.settings import (
     ActedLevel,
     Action,
     Folder,
+    FreeBelow,
     GpuMegabytes,
+    Grace,
     Group,
     Hasher,
     JobMegabytes,
@@ -73,11 +75,15 @@ class Dedupe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     action: Action = "report"
     levels: tuple[ActedLevel, ...] = ("file", "tensors")
     #: In this order; each decides between those that the ones before it leave.
-    keep: tuple[KeepRule, ...] = ("most-metadata", "oldest", "shortest-path")
+    keep: tuple[KeepRule, ...] = ("final-name", "most-metadata", "oldest", "shortest-path")
     #: Folders in which files may be changed: roots, or below one. All roots where empty.
     scope: tuple[Folder, ...] = ()
     #: Seconds for which a file must not have changed.
     min_age: SecondsOrNone = 0.0
+    #: What goes is put aside for so long before it is removed; counted while lorad runs.
+    grace: Grace = "7d"
+    #: Below this part of free space on a disk, what is put aside there is removed before, the oldest first.
+    free_below: FreeBelow = "off"
     #: Files beside one that goes (`.txt`, `.preview.png` …): left where they are, or put into quarantine with it.
     sidecars: Sidecars = "keep"
 

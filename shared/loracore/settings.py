@@ -11,11 +11,14 @@ from typing import Annotated
 from loracore.toml import Rule
 
 _YEAR = 366 * 86400.0
+_UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+#: Percent of a disk that may be asked to be free: more would empty it of all that is put aside.
+_MOST_FREE = 50.0
 #: SPEC section 5. What `[dedupe]` may do with a file, and the samenesses that it may do it for.
 ACTIONS = ("report", "reflink", "hardlink", "symlink", "quarantine", "delete")
 ACTED_LEVELS = ("file", "tensors")
 #: Rules that say which file of a set is kept. The prefix names a folder: `path-prefix:/srv/models/best`.
-KEEP_RULES = ("most-metadata", "oldest", "newest", "shortest-path")
+KEEP_RULES = ("final-name", "most-metadata", "oldest", "newest", "shortest-path")
 PATH_PREFIX = "path-prefix:"
 SIDECARS = ("keep", "move")
 #: SPEC section 5. What a watch leaves out: bins, snapshots, versions, thumbnails and the like; and `blobs` of a
@@ -73,6 +76,35 @@ def _seconds(value: float) -> float:
 
 def _seconds_or_none(value: float) -> float:
     return _seconds(value) if value else value
+
+
+def grace_seconds(text: str) -> float:
+    """Seconds of `90s`, `30m`, `12h` or `7d`. Raises ValueError."""
+    found = re.fullmatch(r"(\d{1,9})([smhd])", text)
+    seconds = float(found[1]) * _UNITS[found[2]] if found else math.inf
+    if seconds > 100 * _YEAR:
+        raise ValueError(text)
+    return seconds
+
+
+def free_part(text: str) -> float:
+    """The part of a disk that `5%` or `2.5%` stands for; 0 for `off`. Raises ValueError."""
+    if text == "off":
+        return 0.0
+    found = re.fullmatch(r"(\d{1,2}(?:\.\d{1,3})?)%", text)
+    if found is None or not 0 < float(found[1]) <= _MOST_FREE:
+        raise ValueError(text)
+    return float(found[1]) / 100
+
+
+def _grace_text(text: str) -> str:
+    grace_seconds(text)
+    return text
+
+
+def _free_text(text: str) -> str:
+    free_part(text)
+    return text
 
 
 def _folder(text: str) -> str:
@@ -196,5 +228,9 @@ KeepRule = Annotated[
     str, Rule(f'{_quoted(KEEP_RULES).replace(" or", ",")} or "{PATH_PREFIX}/a/folder"', keep_rule)
 ]
 """Which file of a set is kept."""
+Grace = Annotated[str, Rule('a duration such as "7d", "12h", "30m" or "0s"', _grace_text)]
+"""For how long what goes is put aside before it is removed."""
+FreeBelow = Annotated[str, Rule('a part of a disk such as "5%", at most "50%", or "off"', _free_text)]
+"""Free space below which what is put aside is removed before its time."""
 Sidecars = Annotated[str, Rule(_quoted(SIDECARS), _one_of(SIDECARS))]
 """What becomes of the files beside one that goes."""

@@ -1,9 +1,11 @@
-"""Files that are there whole or not at all."""
+"""Files that are there whole or not at all, and that are opened only where they are files."""
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
+import stat
 import tempfile
 
 from loracore.errors import UsageError
@@ -19,6 +21,15 @@ def check_place(path: str) -> None:
         raise UsageError(f"{shown(path)}: it is a folder; give a file's name")
     if not os.access(folder, os.W_OK | os.X_OK):
         raise UsageError(f"{shown(path)}: you may not write into {shown(folder)}; take another folder")
+
+
+def regular(path: str | bytes, flags: int) -> int:
+    """An `opener` for `open`: of regular files alone, so that no pipe, socket or device is ever waited for."""
+    fd = os.open(path, flags | os.O_NONBLOCK | os.O_CLOEXEC)
+    if not stat.S_ISREG(os.fstat(fd).st_mode):
+        os.close(fd)
+        raise OSError(errno.ENXIO, "not a regular file", path)
+    return fd
 
 
 def write_whole(path: str | bytes | os.PathLike[str], data: bytes) -> None:

@@ -6,10 +6,10 @@ import os
 from pathlib import Path
 
 import pytest
+from lorad.dedupe.journal import Journal
 
 from loracore.control import Finding, Root
 from lorad import doctor
-from lorad.dedupe.journal import Journal
 from lorad.dedupe.policy import Policy
 from lorad.doctor import examine
 from lorad.watch.exclude import Exclude
@@ -89,7 +89,7 @@ def acting(library: Library, roots: list[Path], policy: Policy) -> dict[str, Fin
 def test_an_action_needs_folders_that_can_be_written(
     library: Library, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """In the sandbox the drop-in is the remedy, elsewhere the owner; to report needs nothing."""
+    """The profile *act* is the remedy, as the owner of the files; to report needs nothing."""
     roots = [tmp_path / "a", tmp_path / "b"]
     for root in roots:
         root.mkdir()
@@ -100,7 +100,7 @@ def test_an_action_needs_folders_that_can_be_written(
     monkeypatch.setattr(os, "access", lambda path, mode: not mode & os.W_OK and readable(path, mode))
     found = acting(library, roots, Policy("delete"))
     assert {one.level for one in found.values()} == {"problem"}
-    assert "User=" in found[f"delete in {roots[0]}"].remedy
+    assert "service install --act" in found[f"delete in {roots[0]}"].remedy
     scope = (os.fsencode(roots[1]),)
     assert list(acting(library, roots, Policy("delete", scope=scope))) == [f"delete in {roots[1]}"]
 
@@ -109,8 +109,7 @@ def test_an_action_needs_folders_that_can_be_written(
 
     monkeypatch.setattr(os, "statvfs", lambda path: ReadOnly)
     remedy = acting(library, roots, Policy("delete"))[f"delete in {roots[0]}"].remedy
-    assert "act.conf" in remedy
-    assert f"ReadWritePaths={roots[0]}" in remedy
+    assert "service install --act" in remedy
 
 
 def test_what_is_put_aside_stays_on_its_file_system(

@@ -51,7 +51,13 @@ def library(disk: Disk) -> str:
 def engine(library: str, machinery: Machinery, tmp_path: Path) -> Iterator[Engine]:
     catalog, root = Catalog(str(tmp_path)), os.fsencode(library)
     engine = Engine(
-        catalog, machinery, [root], follow=False, state_dir=os.fsencode(tmp_path), tell=lambda event: None
+        catalog,
+        machinery,
+        [root],
+        follow=False,
+        state_dir=os.fsencode(tmp_path),
+        tell=lambda event: None,
+        mistake=lambda *mistake: None,
     )
     engine.sweep(root)
     yield engine

@@ -7,6 +7,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import psutil
@@ -17,6 +18,7 @@ from loracore.paths import CATALOGUE
 from tests.builders import architectures
 from tests.builders.weights import random_weights
 from tests.builders.write import header, save_checkpoint, write_safetensors, write_sparse
+from tests.integration.running import running
 from tests.integration.scanning import VIEWS, Embedded, duplicate_sets, loractl, scan, view
 
 SPECS = architectures.sd15(4, width=4, every=12)
@@ -238,3 +240,33 @@ def test_a_young_file_is_read_again_under_all_its_names(folder: Path, state: Pat
     size = len(header([architectures.LayerSpec(name, *rest) for name, *rest in SPECS]))
     assert scan(folder, state).report["bytes_read"] >= size // 2
     assert scan(folder, state).report["bytes_read"] == 0
+
+
+@pytest.mark.parametrize("year", [1600, 2300, 30_000, 10**9, -(10**9)])
+def test_a_file_may_have_any_date(disk: Callable[[str], str], tmp_path: Path, state: Path, year: int) -> None:
+    """Before 1678 and after 2262 its nanoseconds do not fit into 64 bits; it is handled as any other."""
+    folder = Path(disk("tmpfs"))
+    seconds = int((year - 1970) * 365.2425 * 86400)
+    for copy in "ab":
+        path = write_safetensors(str(folder / f"{copy}.safetensors"), random_weights(SPECS, 1))
+        os.utime(path, ns=(seconds * 10**9, seconds * 10**9))
+    (folder / "note.txt").touch()
+    os.utime(folder / "note.txt", ns=(seconds * 10**9, seconds * 10**9))
+    assert scan(folder, state).report["failed"] == 0
+    assert duplicate_sets(state) == {frozenset(str(folder / f"{copy}.safetensors") for copy in "ab")}
+    with running(tmp_path / "daemon", folder) as daemon, daemon.client() as client:
+        assert client.status().files == {"duplicate": 2, "ignored": 1}
+        assert client.audit().differences == []
+
+
+def test_files_may_have_any_size(disk: Callable[[str], str], tmp_path: Path) -> None:
+    """Sums of what they claim to be need not fit into 64 bits."""
+    folder = Path(disk("tmpfs"))
+    for number in range(1, 5):
+        specs = [architectures.LayerSpec("w" * number, "U8", ((1 << 63) - (1 << 20),))]
+        write_sparse(str(folder / f"{number}.safetensors"), specs)
+    with running(tmp_path / "daemon", folder) as daemon, daemon.client() as client:
+        assert client.status().files == {"unique": 4}
+        assert client.status().bytes_total == (1 << 63) - 1
+        totals = view(daemon.state, "statistics")["totals"]
+        assert totals["bytes_total"] == (1 << 63) - 1

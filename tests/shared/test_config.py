@@ -182,7 +182,7 @@ def test_all_settings_are_read(tmp_path: Path) -> None:
         ),
         (
             "[dedupe]\nkeep = ['oldest', 'path-prefix:here']",
-            '[dedupe] keep, item 2: expected "most-metadata", "oldest", "newest", "shortest-path" or '
+            '[dedupe] keep, item 2: expected "final-name", "most-metadata", "oldest", "newest", "shortest-path" or '
             '"path-prefix:/a/folder", not "path-prefix:here"',
         ),
         (

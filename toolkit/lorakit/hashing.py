@@ -14,6 +14,7 @@ from hashlib import sha256
 from blake3 import blake3
 
 from loracore.errors import ChangedFile, UnknownFormat, UnsafePickle
+from loracore.identity import Identity
 from loracore.jobs.frame import Context, Job
 from loracore.jobs.hashes import HashesParameters, HashesResult
 from loracore.tensorfile import Container, Source, open_regular, read_container
@@ -35,11 +36,11 @@ def run(parameters: HashesParameters, context: Context) -> HashesResult:
     # A link is followed: whoever names a file here wants what it leads to.
     with open_regular(os.path.realpath(path)) as source:
         before = os.fstat(source.fd)
-        if parameters.identity not in (None, _identity(before)):
+        if parameters.identity not in (None, Identity.of(before)):
             raise ChangedFile("it is not the file that was asked for; ask again")
         result = _hash(source, path, context)
         after = os.fstat(source.fd)
-        if _identity(before) != _identity(after) or not _still_there(path, after):
+        if Identity.of(before) != Identity.of(after) or not _still_there(path, after):
             raise ChangedFile("it changed while it was read; try again when it is complete")
     return result
 
@@ -116,10 +117,6 @@ def _warnings(container: Container | None, model: str | None) -> tuple[str, ...]
     if stated in ("", "None") or stated.lower().removeprefix("0x") == model:
         return ()
     return (f"its header states sshs_model_hash {stated[:64]!r}, not that of its tensors: they changed later",)
-
-
-def _identity(status: os.stat_result) -> tuple[int, ...]:
-    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
 
 
 def _still_there(path: bytes, status: os.stat_result) -> bool:

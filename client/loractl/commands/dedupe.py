@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 # As in `loracore.settings`, which is not loaded for --help.
 ACTIONS = ("report", "reflink", "hardlink", "symlink", "quarantine", "delete")
 LEVELS = ("file", "tensors")
-RULES = ("most-metadata", "oldest", "newest", "shortest-path")
+RULES = ("final-name", "most-metadata", "oldest", "newest", "shortest-path")
 PREFIX = "path-prefix:"
 _REFUSED, _INTERRUPTED = 5, 130
 _T = TypeVar("_T")

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
         DaySummary,
         DedupeProgress,
         Event,
+        FileFreed,
+        FileGivenBack,
         FileHashed,
         JobEnded,
         JobProgress,
@@ -24,7 +26,7 @@ if TYPE_CHECKING:
 
 KINDS = (
     "seen", "grouped", "duplicate", "gone", "failed", "child", "hasher", "action", "refused", "undone", "progress",
-    "day", "watch", "published", "job-progress", "job-ended", "hashed",
+    "day", "watch", "published", "job-progress", "job-ended", "hashed", "given-back", "freed",
 )  # fmt: skip
 _COLOURS = {
     "duplicate": "cyan", "failed": "red", "refused": "red", "child": "red", "hasher": "yellow", "watch": "yellow",
@@ -91,7 +93,9 @@ def _action_text(
     | DaySummary
     | JobProgress
     | JobEnded
-    | FileHashed,
+    | FileHashed
+    | FileGivenBack
+    | FileFreed,
 ) -> str:
     """The same for what becomes of duplicates, for jobs and for hashes."""
     from loracore import control  # noqa: PLC0415 - not loaded for --help
@@ -106,6 +110,11 @@ def _action_text(
             return f"{action} {shown(path)}: {shown(reason)}"
         case control.ActionUndone(number, path):
             return f"{shown(path)} is as it was before action {number}"
+        case control.FileGivenBack(number, path, name):
+            place = "" if name == path else f", under the name {shown(name)}"
+            return f"{shown(path)} is back, as the kept file of action {number} is gone{place}"
+        case control.FileFreed(number, path, length):
+            return f"{shown(path)}: {size(length)} freed (action {number})"
         case control.DedupeProgress():
             return f"{event.done:,} of {event.total:,} files, {size(event.bytes)} of {size(event.bytes_total)}"
         case control.DaySummary():

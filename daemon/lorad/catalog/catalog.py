@@ -19,6 +19,7 @@ import msgspec
 from loracore.errors import StateError
 from loracore.paths import CATALOGUE
 from loracore.tensorfile import Arrangement, Layout
+from lorad import database
 from lorad.catalog.identity import Identified
 from lorad.catalog.schema import migrate
 from lorad.library import Question
@@ -58,6 +59,7 @@ class Row(NamedTuple):
     weights: bytes | None = None
     was: bytes | None = None
     fresh: int = 0
+    metadata: int | None = None
 
 
 class Answer(NamedTuple):
@@ -92,7 +94,7 @@ class Catalog:
         """
         self.path = os.path.join(folder, CATALOGUE)
         try:
-            self._db = sqlite3.connect(self.path, isolation_level=None, cached_statements=64)
+            self._db = database.connect(self.path, "rwc", cached_statements=64)
             for pragma in (
                 "journal_mode = WAL",
                 "synchronous = NORMAL",

@@ -107,6 +107,10 @@ MIGRATIONS = (
     DROP TABLE newcomers;
     DELETE FROM meta WHERE key IN ('known_since', 'acts');
     """,
+    """
+    -- How much its header says beside its layers, in characters; NULL where it was read before this was kept.
+    ALTER TABLE files ADD COLUMN metadata INTEGER;
+    """,
 )
 
 

@@ -24,6 +24,7 @@ from loracore.control import (
     CancelJob,
     Doctor,
     Examined,
+    FreeHidden,
     GetResult,
     GetSavings,
     GetStatus,
@@ -153,7 +154,7 @@ class Answering:
                 return self._command("audit", later)
             case Doctor():
                 done = self._examiner.submit(lambda: later(_done(self._examine)))
-            case ApplyDedupe() | UndoActions() | ListHistory() | GetSavings():
+            case ApplyDedupe() | UndoActions() | FreeHidden() | ListHistory() | GetSavings():
                 return self._act(request, later)
             case StartJob() | ListJobs() | WaitJob() | CancelJob() | GetResult():
                 return self._about_jobs(request, later)

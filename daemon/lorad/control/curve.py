@@ -13,6 +13,7 @@ from zmq.utils import z85
 
 from loracore.errors import StateError
 from loracore.paths import shown
+from loracore.whole import regular
 
 _LOG = logging.getLogger(__name__)
 _NAME = "server"
@@ -24,7 +25,8 @@ def server_keys(folder: str) -> tuple[bytes, bytes]:
     """The daemon's public and secret key, made if need be. Raises StateError."""
     secret_file = os.path.join(folder, f"{_NAME}.key_secret")
     try:
-        if not os.path.exists(secret_file):
+        if not os.path.exists(secret_file) or not os.path.getsize(secret_file):
+            # There is none, or its making was cut short.
             os.makedirs(folder, mode=0o700, exist_ok=True)
             before = os.umask(0o077)
             try:
@@ -34,6 +36,8 @@ def server_keys(folder: str) -> tuple[bytes, bytes]:
             os.chmod(public_file, 0o644)
         if os.stat(secret_file).st_mode & 0o077:
             raise StateError(f"{shown(secret_file)}: others may read the daemon's secret key; chmod 600 it")
+        with open(secret_file, "rb", opener=regular):
+            pass  # A pipe would be waited for.
         public, secret = zmq.auth.load_certificate(secret_file)
     except (OSError, ValueError) as error:
         raise StateError(f"{shown(secret_file)}: not a usable key: {error}; move it away for a new one") from error
@@ -65,6 +69,8 @@ class AllowList:
                 continue
             path = os.path.join(self._folder, name)
             try:
+                with open(path, "rb", opener=regular):
+                    pass
                 public, _ = zmq.auth.load_certificate(path)
                 keys.add(z85.decode(public))
             except (OSError, ValueError, KeyError) as error:

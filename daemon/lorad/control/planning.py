@@ -12,12 +12,14 @@ import msgspec
 from loracore import toml
 from loracore.config import Config, Dedupe, dedupe_conflicts
 from loracore.control import Planned, PlannedStep, SkippedFile
+from lorad.catalog.views import Copies, Name, names_in_sets, names_in_sets_with, sets_of
 from lorad.control.pages import Row, paginate
-from lorad.dedupe.catalogued import read_sets, read_sets_with
-from lorad.dedupe.plan import Plan, Skipped, Step, make_plan, plan_for
+from lorad.dedupe.plan import Plan, Step, make_plan, plan_for
 from lorad.dedupe.policy import Policy
+from lorad.dedupe.sets import Skipped
 from lorad.dedupe.sharing import with_extents
-from lorad.dedupe.volatile import with_volatile
+from lorad.library.keepers import Copy
+from lorad.watch.storage import look
 
 #: More keep rules than anybody means.
 _RULES = 64
@@ -62,14 +64,19 @@ class Planner:
 
     def plan_for(self, db: sqlite3.Connection, newcomers: Collection[bytes]) -> Plan:
         """What the running policy makes of newcomers, by any of their names."""
-        policy, follow = self._running
-        sets = with_extents(with_volatile(read_sets_with(db, newcomers, follow=follow)))
-        return plan_for(newcomers, sets, policy, time.time_ns())
+        sets = self._sets(names_in_sets_with(db, newcomers))
+        return plan_for(newcomers, sets, self.running, time.time_ns())
 
     def plan(self, db: sqlite3.Connection, policy: Policy) -> Plan:
         """What a policy makes of the catalogue, now; files that share their blocks already are left alone."""
+        return make_plan(self._sets(names_in_sets(db)), policy, time.time_ns())
+
+    def _sets(self, names: Sequence[Name]) -> list[list[Copy]]:
+        """The sets among these names, as they lie on the disks now."""
         _, follow = self._running
-        return make_plan(with_extents(with_volatile(read_sets(db, follow=follow))), policy, time.time_ns())
+        storage = look({name.dev % 2**64: os.path.dirname(name.path) for name in names})
+        copies = Copies(storage, follow=follow)
+        return with_extents([copies.set_of(files) for files in sets_of(names)])
 
 
 def policy_of(config: Config) -> Policy:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import sqlite3
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from itertools import groupby
 from typing import NamedTuple, TypeVar
 from zlib import decompress
@@ -39,13 +39,23 @@ from loracore.control import (
 from loracore.paths import shown
 from loracore.tensorfile import Layout
 from lorad.catalog.identity import COLUMNS, hexadecimal
+from lorad.catalog.views import (
+    TOLD,
+    Copies,
+    Name,
+    connect,
+    names_in_sets,
+    names_in_sets_with,
+    read_terms,
+    sets_of,
+)
 from lorad.control.pages import BadCursor, Pages, Row, paginate
 from lorad.control.planning import BadPolicy, Planner, planned_pages
 from lorad.control.search import Hit, search
 from lorad.dedupe.plan import Plan
 from lorad.hashes.backlog import count
-from lorad.publish import snapshot as catalogue
-from lorad.publish.snapshot import NAMES, Name, Snapshot, connect
+from lorad.library.keepers import Copy, Rules
+from lorad.publish.duplicates import judge, own_bytes
 
 Query = ListGroups | ListDuplicates | ListFailed | Show | Find | PlanDedupe
 #: SPEC section 1; `weights` is not told apart yet, and is an empty list.
@@ -54,15 +64,6 @@ LEVELS = ("inode", "file", "tensors", "weights")
 _HASH = 64
 _T = TypeVar("_T")
 
-#: All that can be in a set: files that agree on every layer, and inodes with several names.
-_IN_SETS = (
-    f"{NAMES} AND (status = 'duplicate' OR file IN "
-    "(SELECT file FROM names WHERE active = 1 GROUP BY file HAVING count(*) > 1)) ORDER BY path"
-)
-_SET_OF = (
-    f"{NAMES} AND (file = ?1 OR (status = 'duplicate' AND (layout, signature) = "
-    "(SELECT layout, signature FROM files WHERE id = ?1 AND status = 'duplicate'))) ORDER BY path"
-)
 _GROUPS = (
     "SELECT layouts.signature, path FROM names JOIN files ON files.id = names.file "
     "JOIN layouts ON layouts.id = files.layout WHERE active = 1 AND status IN ('grouped', 'unique', 'duplicate') "
@@ -249,24 +250,24 @@ def _head(db: sqlite3.Connection) -> _Head:
     return _Head(int(numbers.get("generation", 0)), bool(numbers.get("complete")))
 
 
-def _sets(names: list[Name]) -> catalogue.Duplicates:
-    """The sets among these names, by the rules of `duplicates.json`."""
-    return catalogue.find_duplicates(Snapshot(0, False, names, {}, {}))
+def _sets(db: sqlite3.Connection, names: Iterable[Name]) -> tuple[Rules, list[list[Copy]]]:
+    """The sets among these names, and the rules that say what is kept of them."""
+    terms = read_terms(db)
+    copies = Copies(terms.storage, follow=terms.follow)
+    return terms.rules, list(map(copies.set_of, sets_of(names)))
 
 
 def _duplicates(db: sqlite3.Connection, head: _Head, cursor: str, level: str) -> dict[str, msgspec.Raw]:
-    names = list(map(Name._make, db.execute(_IN_SETS)))
-    by_path = {name.path: name for name in names}
-    found = _sets(names)
+    rules, sets = _sets(db, names_in_sets(db))
+    judged = [(found, copies) for copies in sets if (found := judge(copies, rules)) is not None]
 
     def rows() -> Iterator[Row[_Member]]:
-        for kept, others in found.sets.items():
-            listed = [path for path in sorted(others) if not level or found.levels[path] == level]
-            stay = catalogue.staying(by_path[kept], map(by_path.__getitem__, others))
-            own = catalogue.own_bytes(stay, map(by_path.__getitem__, listed))
-            for path, wasted in zip(listed, own, strict=True):
-                member = _Member(kept, path, found.levels[path], path in found.differing, wasted)
-                yield Row((kept, path), len(path) + 10, member)
+        for found, copies in sorted(judged, key=lambda each: each[0].kept):
+            listed = [path for path in sorted(found.levels) if not level or found.levels[path] == level]
+            own = own_bytes(copies, rules, frozenset(listed))
+            for path in listed:
+                member = _Member(found.kept, path, found.levels[path], path in found.differs, own.get(path, 0))
+                yield Row((found.kept, path), len(path) + 10, member)
 
     def make(members: list[_Member], following: str) -> Duplicates:
         sets = []
@@ -310,7 +311,7 @@ def _show(db: sqlite3.Connection, path: bytes) -> Shown | Refusal:
         else:
             why = "there is no such file"
         return Refusal("not-found", f"{shown(path)}: not in the catalogue; {why}")
-    names = list(map(Name._make, db.execute(_SET_OF, row)))
+    names = names_in_sets_with(db, [path])
     name = next(name for name in names if name.path == path)
     encoded, signature, kind = (None, None, None)
     if name.layout is not None:
@@ -321,9 +322,10 @@ def _show(db: sqlite3.Connection, path: bytes) -> Shown | Refusal:
     *hashes, unhashed = db.execute(
         f"SELECT {', '.join(COLUMNS)}, error FROM hashes WHERE file = ?", (name.file,)
     ).fetchone() or [None] * (len(COLUMNS) + 1)
-    found = _sets(names)
-    kept = next((kept for kept, others in found.sets.items() if path == kept or path in others), None)
-    links = found.links.get(path, [])
+    rules, sets = _sets(db, names)
+    found = judge(sets[0], rules) if sets else None
+    links = [other.path for other in names if other.file == name.file and other is not name]
+    links = links if name.status in TOLD else []
     return Shown(
         path=path,
         status="duplicate" if name.status == "unique" and links else name.status,
@@ -335,10 +337,10 @@ def _show(db: sqlite3.Connection, path: bytes) -> Shown | Refusal:
         weights=name.signature,
         layers=len(Layout.decode(decompress(encoded)).layers) if encoded is not None else None,
         links=links,
-        kept=kept,
-        duplicates=[(other, found.levels[other]) for other in found.sets[kept]] if kept is not None else [],
+        kept=found.kept if found else None,
+        duplicates=sorted(found.levels.items()) if found else [],
         load_seconds=name.load_seconds,
         hashes=hexadecimal(hashes),
         hashes_error=unhashed or "",
-        differing=sorted(found.differing),
+        differing=sorted(found.differs) if found else [],
     )

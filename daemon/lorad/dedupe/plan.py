@@ -1,41 +1,48 @@
-"""What a policy makes of sets of duplicates: who goes, who is kept for it, and what is left alone and why.
+"""What a policy makes of sets of duplicates: which files go, which is kept for them, what is left alone and why.
 
-Pure: it sees files as the catalogue has them and touches none. Whoever carries a plan out looks at each file
-again before it does anything.
+Pure: it sees files as the catalogue has them and touches none; each is looked at again before anything is done.
+What becomes of one set says `sets`.
 
 - An inode with several names is one file. It goes with all its names or not at all, a step for each; its bytes
   count once, with the last of them, for only then they are free. A reflink works on the inode: one step.
-- A file that was changed less than `min_age` ago, or is not read to its end yet, neither goes nor is kept.
+- A file that was changed less than `min_age` ago, or is not read to its end yet, does not go; where the rules keep
+  such a file, its whole set waits.
+- Files whose headers say another function are never acted on for each other. Where the configuration beside them
+  does, they may share blocks or be links to each other, but each set of one function keeps a file of its own under
+  all other actions.
 - `reflink` and `hardlink` join what is equal byte for byte on one file system. A set may then keep a file for
-  each of its byte contents and file systems; every other action keeps one of the whole set.
+  each of its byte contents and file systems; every other action keeps one of each function.
+- An adapter folder goes as a whole or not at all, unless its files stay where they are.
 - Files whose blocks are shared already are left alone, whatever the action: nothing would be freed. What others
   share with files that stay is not counted.
 """
 
 from __future__ import annotations
 
+import builtins
+import os
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from loracore.paths import shown
 from lorad.blocks.room import Room
-from lorad.dedupe.keeping import Choice, Copy, choose, may_go
-from lorad.dedupe.policy import LINKING, Policy
+from lorad.dedupe.policy import AWAY, Policy
+from lorad.dedupe.sets import UNREAD as UNREAD  # noqa: PLC0414 - reasons are read with plans
+from lorad.dedupe.sets import YOUNG as YOUNG  # noqa: PLC0414
+from lorad.dedupe.sets import Going, Judged, Skipped, is_young, judge
+from lorad.library.keepers import Copy, has_final_name
 
-YOUNG = "younger than min_age"
-UNREAD = "not read to its end yet"
-SAME_INODE = "same inode already"
-SHARED = "shares its blocks already"
-OUT_OF_SCOPE = "not in scope"
-SYMLINKED = "seen through a symbolic link"
-ELSEWHERE = "on another file system"
+PART = "part of a folder"
+NOT_NEW = "not new: left to `loractl dedupe --apply`"
+MARKED = "the kept one has no final name: left to `loractl dedupe --apply`"
 
 
 class Step(NamedTuple):
     """One name to be acted on. `why` completes the sentence: the kept one ….
 
     `bytes` is what it takes out of the library: for `quarantine`, the disk has it back only when that is emptied.
+    `folder`: the adapter folder that goes as one, of whose weight files this is the first; mostly empty.
     """
 
     path: bytes
@@ -46,15 +53,7 @@ class Step(NamedTuple):
     why: str
     gone: Copy
     keeper: Copy
-
-
-class Skipped(NamedTuple):
-    """A name that is left alone, and why. `kept` is what it is the same as; empty where nothing is kept."""
-
-    path: bytes
-    kept: bytes
-    level: str
-    reason: str
+    folder: builtins.bytes = b""
 
 
 class Plan(NamedTuple):
@@ -70,33 +69,64 @@ class Plan(NamedTuple):
     due_ns: int | None
 
 
-def make_plan(sets: Iterable[Sequence[Copy]], policy: Policy, now_ns: int) -> Plan:
+class Folders(NamedTuple):
+    """Adapter folders: the weight files of each, and in what one is not the same as another; empty where it is."""
+
+    weights: Mapping[bytes, Collection[bytes]] = {}
+    difference: Callable[[bytes, bytes], str] = lambda folder, kept: ""
+
+    def of(self, path: bytes) -> bytes:
+        """The adapter folder that a file is a part of; empty for none."""
+        folder = os.path.dirname(path)
+        return folder if folder in self.weights else b""
+
+
+_NO_FOLDERS = Folders()
+
+
+def make_plan(sets: Iterable[Sequence[Copy]], policy: Policy, now_ns: int, folders: Folders = _NO_FOLDERS) -> Plan:
     """What the policy makes of all these sets. Their order, and that of the files in them, makes no difference."""
-    return _plan(sets, policy, now_ns, None)
+    return _plan(sets, policy, now_ns, folders, None)
 
 
-def plan_for(newcomers: Collection[bytes], sets: Iterable[Sequence[Copy]], policy: Policy, now_ns: int) -> Plan:
-    """The same, but only the steps that a newcomer (by any of its names) has a part in.
+def plan_for(
+    newcomers: Collection[bytes],
+    sets: Iterable[Sequence[Copy]],
+    policy: Policy,
+    now_ns: int,
+    folders: Folders = _NO_FOLDERS,
+) -> Plan:
+    """The same, but only the steps in which a newcomer, by any of its names, goes.
 
-    The keep rules decide as ever: the newcomer goes, or it is kept and the others go. What was there before is
-    not acted on for the sake of what was there before.
+    Where the rules keep the newcomer, what was there before waits for a whole plan; so does a newcomer of a final
+    name, where the kept one has none.
     """
-    return _plan(sets, policy, now_ns, frozenset(newcomers))
+    return _plan(sets, policy, now_ns, folders, frozenset(newcomers))
 
 
-def _plan(sets: Iterable[Sequence[Copy]], policy: Policy, now_ns: int, newcomers: frozenset[bytes] | None) -> Plan:
-    steps: list[Step] = []
-    skipped: list[Skipped] = []
-    due: list[int] = []
-    for copies in sets:
-        due += (copy.ctime_ns + policy.min_age_ns for copy in copies if _is_young(copy, policy, now_ns))
-        for row in _rows(copies, policy, now_ns):
-            if isinstance(row, Skipped):
-                skipped.append(row)
-            elif newcomers is None or _takes_part(row, newcomers):
-                steps.append(row)
+def _plan(
+    sets: Iterable[Sequence[Copy]],
+    policy: Policy,
+    now_ns: int,
+    folders: Folders,
+    newcomers: frozenset[bytes] | None,
+) -> Plan:
+    judged = [judge(copies, policy, now_ns) for copies in sets]
+    if newcomers is not None:
+        for each in judged:
+            each.keep_back(lambda going: _why_asked(going, newcomers))
+    if policy.action in AWAY:
+        _go_whole(judged, folders)
+    steps = _whole([step for each in judged for step in _steps(each.going, each.copies, policy)], folders)
+    skipped = [row for each in judged for row in each.skipped]
     steps.sort(key=_place)
     skipped.sort(key=_place)
+    due = [
+        copy.ctime_ns + policy.min_age_ns
+        for each in judged
+        for copy in each.copies
+        if is_young(copy, policy, now_ns)
+    ]
     return Plan(policy.action, steps, skipped, sum(step.bytes for step in steps), min(due, default=None))
 
 
@@ -104,42 +134,12 @@ def _place(row: Step | Skipped) -> tuple[bytes, bytes]:
     return row.kept, row.path
 
 
-class _Going(NamedTuple):
-    """A file that goes, for whom and why."""
-
-    copy: Copy
-    choice: Choice
-    level: str
-    why: str
-
-
-def _rows(copies: Sequence[Copy], policy: Policy, now_ns: int) -> Iterator[Step | Skipped]:
-    """What becomes of one set."""
-    waiting = [(copy, _why_wait(copy, policy, now_ns, alone=len(copies) == 1)) for copy in copies]
-    ready = [copy for copy, reason in waiting if not reason]
-    main = choose(ready, policy) if ready else None
-    for copy, reason in waiting:
-        if reason:
-            level = level_of(copy, main.kept) if main else "tensors"
-            yield from _skip(copy, main.path if main else b"", level, reason)
-    if main is None:
-        return
-    going: list[_Going] = []
-    for part in _parts(ready, policy):
-        choice = choose(part, policy) if len(part) < len(ready) else main
-        yield from _part_rows(part, choice, policy, going)
-        if choice.kept is not main.kept:
-            level = level_of(choice.kept, main.kept)
-            yield from _skip(choice.kept, main.path, level, _apart(level, policy))
-    yield from _steps(going, copies, policy)
-
-
-def _steps(going: list[_Going], copies: Sequence[Copy], policy: Policy) -> Iterator[Step]:
+def _steps(going: list[Going], copies: Sequence[Copy], policy: Policy) -> Iterator[Step]:
     """A step for each name of what goes, of all these copies."""
-    gone = {(each.copy.dev, each.copy.ino) for each in going}
+    gone = {each.copy.paths for each in going}
     room = Room()
     for copy in copies:
-        if (copy.dev, copy.ino) not in gone:
+        if copy.paths not in gone:
             room.add(copy.size, copy.extents)
     for copy, choice, level, why in sorted(going, key=lambda each: each.copy.paths):
         own = room.add(copy.size, copy.extents)
@@ -149,89 +149,54 @@ def _steps(going: list[_Going], copies: Sequence[Copy], policy: Policy) -> Itera
             yield Step(path, choice.path, level, policy.action, freed, why, copy, choice.kept)
 
 
-def _why_wait(copy: Copy, policy: Policy, now_ns: int, *, alone: bool) -> str:
-    """Why a file is left out of account for now; empty where it is not."""
-    if not copy.paths:
-        return SYMLINKED
-    if copy.residue is None and not alone:
-        return UNREAD
-    return YOUNG if _is_young(copy, policy, now_ns) else ""
+def _why_asked(going: Going, newcomers: frozenset[bytes]) -> str:
+    """Why a file goes only when that is asked for; empty where it goes by itself."""
+    if newcomers.isdisjoint(going.copy.paths):
+        return NOT_NEW
+    return MARKED if has_final_name(going.copy) and not has_final_name(going.choice.kept) else ""
 
 
-def _is_young(copy: Copy, policy: Policy, now_ns: int) -> bool:
-    return bool(policy.min_age_ns) and now_ns - copy.ctime_ns < policy.min_age_ns
+def _go_whole(sets: Sequence[Judged], folders: Folders) -> None:
+    """Leave alone what is part of an adapter folder that does not go as a whole."""
+    again = bool(folders.weights)
+    while again:
+        going = {path: each for made in sets for each in made.going for path in each.copy.paths}
+        parts = {folder for path in going if (folder := folders.of(path))}
+        reasons = {folder: _why_not_whole(folder, going, folders) for folder in parts}
+
+        def why(each: Going, reasons: Mapping[bytes, str] = reasons) -> str:
+            found = (reasons.get(folders.of(path), "") for path in each.copy.paths)
+            return next(filter(None, found), "")
+
+        # One of them may have names in other folders.
+        again = sum(made.keep_back(why) for made in sets) > 0
 
 
-def _skip(copy: Copy, kept: bytes, level: str, reason: str) -> Iterator[Skipped]:
-    for path in (*copy.paths, *copy.links):
-        yield Skipped(path, kept, level, reason)
+def _why_not_whole(folder: bytes, going: Mapping[bytes, Going], folders: Folders) -> str:
+    """Why an adapter folder does not go; empty where it does, for another one of the same files."""
+    kept = {}
+    for path in sorted(folders.weights[folder]):
+        name = os.path.basename(path)
+        if path not in going:
+            return f"{PART}: {shown(path)} stays"
+        twin = going[path].choice.path
+        if going[path].level != "file" or os.path.basename(twin) != name or not folders.of(twin):
+            return f"{PART}: {shown(twin)} is not in a folder like it"
+        kept[folders.of(twin)] = name
+    if len(kept) > 1:
+        return f"{PART}: what is kept for its files lies in several folders"
+    difference = folders.difference(folder, *kept)
+    return f"{PART}: {difference}" if difference else ""
 
 
-def _parts(copies: Sequence[Copy], policy: Policy) -> Iterator[list[Copy]]:
-    """The parts of a set of which one file each is kept."""
-    by_content: dict[object, list[Copy]] = defaultdict(list)
-    for copy in copies:
-        if policy.action in LINKING:
-            by_content[copy.residue, copy.size, copy.dev].append(copy)
-        elif "tensors" not in policy.levels:
-            by_content[copy.residue, copy.size].append(copy)
-        else:
-            by_content[None].append(copy)
-    yield from by_content.values()
-
-
-def _part_rows(part: Sequence[Copy], choice: Choice, policy: Policy, going: list[_Going]) -> Iterator[Skipped]:
-    """What stays of a part; what does not is added to `going`."""
-    for path in (*choice.kept.paths, *choice.kept.links):
-        if path != choice.path:
-            yield Skipped(path, choice.path, "inode", SAME_INODE)
-    for place, copy in enumerate(part):
-        if copy is choice.kept:
-            continue
-        level = level_of(copy, choice.kept)
-        reason = _why_not(copy, choice, level, policy)
-        if reason:
-            yield from _skip(copy, choice.path, level, reason)
-        else:
-            going.append(_Going(copy, choice, level, choice.reasons[place]))
-
-
-def _why_not(copy: Copy, choice: Choice, level: str, policy: Policy) -> str:
-    """Why a file that could go for the kept one does not; empty where it does."""
-    if level not in policy.levels:
-        return f"level {level} is not in levels"
-    if copy.links:
-        return SYMLINKED
-    if not may_go(copy, policy):
-        outside = [path for path in copy.paths if not policy.covers(path)]
-        return OUT_OF_SCOPE if len(outside) == len(copy.paths) else f"{OUT_OF_SCOPE}: its name {shown(outside[0])}"
-    return SHARED if _shares_all(copy, choice.kept) else ""
-
-
-def _shares_all(copy: Copy, kept: Copy) -> bool:
-    room = Room()
-    room.add(kept.size, kept.extents)
-    return not room.add(copy.size, copy.extents)
-
-
-def _apart(level: str, policy: Policy) -> str:
-    """Why a set keeps another file beside the first."""
-    if level == "tensors":
-        in_levels = "tensors" in policy.levels
-        return (
-            f"level tensors: {policy.action} is for level file only"
-            if policy.action in LINKING and in_levels
-            else "level tensors is not in levels"
-        )
-    return ELSEWHERE
-
-
-def _takes_part(step: Step, newcomers: frozenset[bytes]) -> bool:
-    return not newcomers.isdisjoint(step.gone.paths) or not newcomers.isdisjoint(step.keeper.paths)
-
-
-def level_of(copy: Copy, kept: Copy) -> str:
-    """How a file is the same as the kept one of its set."""
-    if copy.residue is not None and (copy.residue, copy.size) == (kept.residue, kept.size):
-        return "file"
-    return "tensors"
+def _whole(steps: Sequence[Step], folders: Folders) -> list[Step]:
+    """The same steps, with one for each adapter folder that goes."""
+    made: list[Step] = []
+    parts: dict[bytes, list[Step]] = defaultdict(list)
+    for step in steps:
+        folder = folders.of(step.path) if step.action in AWAY else b""
+        (parts[folder] if folder else made).append(step)
+    for folder, each in parts.items():
+        first = min(each, key=lambda step: step.path)
+        made.append(first._replace(bytes=sum(step.bytes for step in each), folder=folder))
+    return made

@@ -4,29 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import msgspec
-
 from loracore.config import Dedupe
 from loracore.settings import PATH_PREFIX
+from lorad.library.keepers import Rule, Rules
 
 #: Actions that need equal bytes on one file system.
 LINKING = ("reflink", "hardlink")
+#: Actions after which a file is still there under its name, beside what lies there.
+IN_PLACE = (*LINKING, "symlink")
+#: Actions after which it is not.
+AWAY = ("quarantine", "delete")
 
 
-class Rule(msgspec.Struct, frozen=True):
-    """A keep rule: its kind as in the configuration, and the folder of a `path-prefix`."""
-
-    kind: str
-    folder: bytes = b""
-
-
-class Policy(msgspec.Struct, frozen=True):
-    """`scope`: folders in which files may be changed; all where it is empty."""
+class Policy(Rules, frozen=True):
+    """The keep rules, and what becomes of the files that are not kept."""
 
     action: str = "report"
     levels: tuple[str, ...] = ("file", "tensors")
-    keep: tuple[Rule, ...] = ()
-    scope: tuple[bytes, ...] = ()
     min_age_ns: int = 0
 
     @classmethod
@@ -40,14 +34,10 @@ class Policy(msgspec.Struct, frozen=True):
             min_age_ns=int(settings.min_age * 1e9),
         )
 
-    def covers(self, path: bytes) -> bool:
-        """Whether a file of this name may be changed."""
-        return not self.scope or any(is_inside(path, folder) for folder in self.scope)
-
-
-def is_inside(path: bytes, folder: bytes) -> bool:
-    """Whether a path is the folder, or lies below it."""
-    return path == folder or path.startswith(folder.rstrip(b"/") + b"/")
+    @property
+    def rules(self) -> Rules:
+        """What decides which file is kept, alone."""
+        return Rules(keep=self.keep, scope=self.scope)
 
 
 def _rule(text: str, resolve: Callable[[str], bytes]) -> Rule:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 
 from lorad.blocks.looking import FileSystems, Place, look
-from lorad.dedupe.keeping import Copy
+from lorad.library.keepers import Copy
 
 
 def with_extents(sets: Sequence[Sequence[Copy]]) -> list[list[Copy]]:
@@ -23,9 +23,9 @@ def _looked_up(copies: Sequence[Copy], file_systems: FileSystems) -> list[Copy]:
     places = [_place(copy, file_systems) for copy in copies]
     on_file_system = Counter(place.file_system for place in places if place is not None)
     return [
-        copy._replace(extents=_look(place))
-        if place is not None and on_file_system[place.file_system] > 1
-        else copy
+        copy._replace(
+            extents=_look(place) if place is not None and on_file_system[place.file_system] > 1 else None
+        )
         for copy, place in zip(copies, places, strict=True)
     ]
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import sqlite3
 from typing import NamedTuple
 
-from lorad.pipeline.protocol import Identity
-from lorad.publish.snapshot import connect
+from loracore.identity import Identity
+from lorad.catalog.views import connect
 
 _KNOWN = (
     "FROM files LEFT JOIN hashes ON hashes.file = files.id WHERE status IN ('grouped', 'unique', 'duplicate') "
@@ -67,7 +67,7 @@ class Backlog:
                 self._newest = row[0]
         file, dev, ino, size, mtime_ns, ctime_ns, deaths = row
         names = self._db.execute("SELECT path FROM names WHERE file = ? AND active = 1 ORDER BY path", (file,))
-        identity = Identity(dev % 2**64, ino % 2**64, size, mtime_ns, ctime_ns)
+        identity = Identity.of_stored(dev, ino, size, mtime_ns, ctime_ns)
         return Wanted(file, identity, [path for (path,) in names], deaths)
 
     def counts(self) -> Counts:

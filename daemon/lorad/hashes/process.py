@@ -44,7 +44,7 @@ class HashingProcess:
         if self._process is None or self._result_fd is None:
             self._result_fd = _memory_file()
             self._process = JobProcess(_GRACE, os.path.join(self._state_dir, "cache"))
-        wanted = HashesParameters(path, tuple(getattr(identity, name) for name in Identity.__struct_fields__))
+        wanted = HashesParameters(path, identity)
         order = Order(
             self._place,
             msgspec.msgpack.encode(wanted),

@@ -6,6 +6,7 @@ import os
 import tempfile
 
 from loracore.errors import StateError
+from loracore.trouble import explained
 
 
 class KeptResult:
@@ -16,7 +17,9 @@ class KeptResult:
         try:
             self._file = tempfile.TemporaryFile(dir=state_dir, buffering=0)  # noqa: SIM115 - kept
         except OSError as error:
-            raise StateError(f"{state_dir}: no room for the result of a job: {error.strerror}") from error
+            raise StateError(
+                f"{state_dir}: the result of a job cannot be kept: {explained(error, state_dir)}"
+            ) from error
         self.size = 0
 
     @property

@@ -24,6 +24,7 @@ from loracore.errors import LoraError, MissingPackage
 from loracore.jobs import finding
 from loracore.jobs.frame import Cancelled
 from loracore.paths import shown
+from loracore.trouble import explained
 from lorad.pipes import read, write
 
 #: Bytes of a result. Larger ones are for files, which a job writes by itself.
@@ -214,7 +215,7 @@ def _written(result: bytes, order: Order) -> Word:
             file.seek(0)
             file.write(result)
     except OSError as error:
-        return _failed("crashed", f"the state folder does not take the result: {error.strerror}; make room there")
+        return _failed("crashed", f"the state folder does not take the result: {explained(error)}")
     return Came(len(result))
 
 

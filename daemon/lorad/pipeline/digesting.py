@@ -10,8 +10,8 @@ from blake3 import blake3
 
 _Stream = TypeVar("_Stream")
 
-#: Pieces that go on and are waited for: more than there can be loaders, each of which is at one.
-_OPEN = 64
+#: Pieces that go on and are waited for: more than there can be loaders, each of which is at one in each lane.
+_OPEN = 512
 
 
 class Stream(Protocol):

@@ -14,6 +14,7 @@ from typing import NamedTuple
 from msgspec.structs import replace
 
 from lorad.pipeline.protocol import (
+    Cancel,
     Credit,
     Digested,
     Done,
@@ -26,7 +27,7 @@ from lorad.pipeline.protocol import (
     ToChild,
 )
 
-#: Tasks that a loader has at hand, so that it never waits for the next.
+#: Tasks of the first lane that a loader has at hand, so that it never waits for the next; of each other lane, one.
 DEPTH = 2
 
 
@@ -48,6 +49,10 @@ class HeaderJob(NamedTuple):
     files: Sequence[int]
     targets: Sequence[Target]
 
+    @property
+    def lane(self) -> int:
+        return 0
+
     def message(self, task: int) -> ToChild:
         return ReadHeaders(task, self.targets)
 
@@ -60,9 +65,10 @@ class PiecesJob(NamedTuple):
     targets: Sequence[Target]
     plans: Sequence[Plan]
     sequential: bool
+    lane: int = 0
 
     def message(self, task: int) -> ToChild:
-        return ReadPieces(task, self.targets, [plan.runs for plan in self.plans], self.sequential)
+        return ReadPieces(task, self.targets, [plan.runs for plan in self.plans], self.sequential, self.lane)
 
 
 class ResidueJob(NamedTuple):
@@ -70,9 +76,10 @@ class ResidueJob(NamedTuple):
 
     files: Sequence[int]
     targets: Sequence[Target]
+    lane: int = 0
 
     def message(self, task: int) -> ToChild:
-        return ReadResidue(task, self.targets[0])
+        return ReadResidue(task, self.targets[0], self.lane)
 
 
 Job = HeaderJob | PiecesJob | ResidueJob
@@ -103,6 +110,7 @@ class _Task:
         self.digesting = 0
         #: Slabs of it were digested: the hasher may hold the beginning of a piece.
         self.begun = False
+        self.cancelled = False
         #: Digests of this task are lost, with the hasher or with the GPU: it has to be done again.
         self.doomed = False
 
@@ -134,6 +142,17 @@ class Dispatcher:
     def idle(self) -> bool:
         return not self._tasks
 
+    def works(self, lanes: int) -> bool:
+        """Whether there is a task in the first lanes."""
+        return any(task.job.lane < lanes for task in self._tasks.values())
+
+    def reading(self, marked: int, position: int) -> bytes:
+        """The file at this position of a task, of which only the lower half of its number is known."""
+        for number, task in self._tasks.items():
+            if number & 0xFFFFFFFF == marked and position < len(task.job.targets):
+                return task.job.targets[position].path
+        return b""
+
     def busy(self, loader: int) -> bool:
         """Whether a loader has a task at hand."""
         return bool(self._ready.get(loader))
@@ -143,17 +162,18 @@ class Dispatcher:
         """Whether the hasher has a slab at hand."""
         return len(self._digesting) > len(self._parked)
 
-    def room(self, without: Container[str] = ()) -> int | None:
-        """The loader that should get the next job, or None while all have enough.
+    def room(self, lane: int = 0, without: Container[str] = ()) -> int | None:
+        """The loader that should get the next job of a lane, or None while all have enough.
 
         `without` names those that shall get none now.
         """
-        index = min(
-            (index for index in self._ready if f"loader-{index}" not in without),
-            key=lambda index: len(self._ready[index]),
-            default=None,
-        )
-        return None if index is None or len(self._ready[index]) >= DEPTH else index
+        loads = [
+            (sum(self._tasks[number].job.lane == lane for number in numbers), len(numbers), index)
+            for index, numbers in self._ready.items()
+            if f"loader-{index}" not in without
+        ]
+        count, _, index = min(loads, default=(DEPTH, 0, 0))
+        return index if count < (1 if lane else DEPTH) else None
 
     def start(self, loader: int, job: Job) -> None:
         number, self._next = self._next, self._next + 1
@@ -161,6 +181,14 @@ class Dispatcher:
         self._ready[loader].add(number)
         self._to_loader(loader, job.message(number))
         self._grant()
+
+    def cancel(self, file: int | None = None) -> None:
+        """Have what is read of a file, or of all files, end soon, where it takes long."""
+        for number, task in self._tasks.items():
+            asked = file in (None, task.job.files[0]) and not task.cancelled
+            if asked and task.job.lane and task.outcomes is None:
+                task.cancelled = True
+                self._to_loader(task.loader, Cancel(number))
 
     def loader_ready(self, loader: int) -> None:
         self._ready[loader] = set()

@@ -9,19 +9,26 @@ import errno
 import os
 import stat
 import time
+import traceback
 import zlib
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from functools import partial
 
 import msgspec
 
 from loracore.adapter.function import header_function
 from loracore.errors import ChangedFile, FileError, UnknownFormat
 from loracore.tensorfile import Container, Layer, Source, name_for_reader, read_container, residue
+from loracore.trouble import explained
 from lorad.pipeline.arena import Arena
 from lorad.pipeline.child import CoreGoneError, Line, take_place
 from lorad.pipeline.protocol import (
+    LANES,
+    OUR_MISTAKE,
+    OWN_LANE,
+    Cancel,
     Credit,
     Done,
     Forget,
@@ -41,19 +48,29 @@ from lorad.pipeline.writer import PieceWriter
 _KNOWN = 50_000
 #: Containers of pickles that a loader keeps, a megabyte each at most for real files.
 _PICKLED = 32
+#: Characters of a reason, and of the end of a traceback.
+_TEXT = 4000
+Task = ReadHeaders | ReadPieces | ReadResidue
 _RUNS = msgspec.msgpack.Decoder(list[Run])
 
 
+class _Cancelled(Exception):
+    """The core wants nothing more of the present task."""
+
+
 class Loader:
-    """Carries out the core's tasks, one at a time."""
+    """Carries out the core's tasks. Between two slabs, one gives way to those of lower lanes."""
 
     def __init__(self, line: Line, arena: Arena, index: int) -> None:
         self._line = line
         self._arena = arena
         self._index = index
         self._credits: list[int] = []
-        self._waiting: list[ReadHeaders | ReadPieces | ReadResidue] = []
-        self._writer = PieceWriter(arena, line.send, self._take_slab, lambda: arena.step(index))
+        self._waiting: list[deque[Task]] = [deque() for _ in range(len(LANES) + 1)]
+        self._writers: dict[int, PieceWriter] = {}
+        #: Those under way: each gave way to the next one.
+        self._tasks: list[int] = []
+        self._cancelled: set[int] = set()
         self._known: set[bytes] = set()
         #: Containers without a residue yet, by their file's identity: it may be asked for soon.
         self._pickled: OrderedDict[Identity, Container] = OrderedDict()
@@ -61,18 +78,46 @@ class Loader:
     def run(self) -> None:
         for message in self._line.messages():
             self._take(message)
-            while self._waiting:
-                self._do(self._waiting.pop(0))
+            self._work(len(self._waiting))
 
     def _take(self, message: object) -> None:
-        if isinstance(message, Credit):
-            self._credits.extend(message.slabs)
-        elif isinstance(message, Forget):
-            self._known.clear()
-        elif isinstance(message, ReadHeaders | ReadPieces | ReadResidue):
-            self._waiting.append(message)
+        match message:
+            case Credit():
+                self._credits.extend(message.slabs)
+            case Forget():
+                self._known.clear()
+            case Cancel():
+                if message.task in self._tasks or any(
+                    task.task == message.task for lane in self._waiting for task in lane
+                ):
+                    self._cancelled.add(message.task)
+            case ReadHeaders():
+                self._waiting[0].append(message)
+            case ReadPieces() | ReadResidue():
+                self._waiting[message.lane].append(message)
 
-    def _take_slab(self, wait: bool) -> int | None:
+    def _work(self, lanes: int) -> None:
+        """Do all that waits in the first lanes."""
+        while (tasks := next(filter(None, self._waiting[:lanes]), None)) is not None:
+            self._do(tasks.popleft())
+
+    def _between(self, lane: int) -> None:
+        """A task of this lane has got a step further. Raises _Cancelled."""
+        self._arena.step(self._index)
+        if not lane:
+            return
+        while (message := self._line.receive(wait=False)) is not None:
+            self._take(message)
+        task, marked = self._tasks[-1], self._arena.marked(self._index)
+        self._work(lane)
+        self._arena.mark(self._index, *marked)
+        if task in self._cancelled:
+            self._cancelled.remove(task)
+            raise _Cancelled
+
+    def _take_slab(self, lane: int, wait: bool) -> int | None:
+        if lane >= OWN_LANE:
+            return None
         while not self._credits:
             message = self._line.receive(wait=wait)
             if message is None:
@@ -80,21 +125,32 @@ class Loader:
             self._take(message)
         return self._credits.pop()
 
-    def _do(self, task: ReadHeaders | ReadPieces | ReadResidue) -> None:
+    def _writer(self, lane: int) -> PieceWriter:
+        if lane not in self._writers:
+            self._writers[lane] = PieceWriter(
+                self._arena, self._line.send, partial(self._take_slab, lane), partial(self._between, lane)
+            )
+        return self._writers[lane]
+
+    def _do(self, task: Task) -> None:
         targets = [task.target] if isinstance(task, ReadResidue) else task.targets
-        self._writer.task = task.task
+        writer = self._writer(0 if isinstance(task, ReadHeaders) else task.lane)
+        writer.task = task.task
+        self._tasks.append(task.task)
         outcomes = []
         for position, target in enumerate(targets):
             self._arena.mark(self._index, task.task, position)
             self._arena.step(self._index)
-            outcomes.append(self._read(task, position, target))
+            outcomes.append(self._read(task, position, target, writer))
         self._arena.mark(self._index, 0, 0)
-        self._line.send(Done(task.task, outcomes, self._writer.end()))
+        self._tasks.pop()
+        self._cancelled.discard(task.task)
+        self._line.send(Done(task.task, outcomes, writer.end()))
 
-    def _read(self, task: ReadHeaders | ReadPieces | ReadResidue, position: int, target: Target) -> Outcome:
+    def _read(self, task: Task, position: int, target: Target, writer: PieceWriter) -> Outcome:
         started, read_ns = time.perf_counter(), time.time_ns()
         runs = _RUNS.decode(task.runs[position]) if isinstance(task, ReadPieces) else []
-        expected = self._writer.ended + sum(len(run.lengths) for run in runs)
+        expected = writer.ended + sum(len(run.lengths) for run in runs)
         trouble, header, digest, source = None, None, None, None
         try:
             with opened(target) as source:
@@ -102,25 +158,33 @@ class Loader:
                     case ReadHeaders():
                         header = self._header(source, target)
                     case ReadPieces():
-                        self._pieces(source, target, runs, task.sequential)
+                        self._pieces(source, target, runs, task.sequential, writer)
                     case ReadResidue():
+                        source.stepped = partial(self._between, task.lane)
                         known = self._pickled.get(target.identity)
                         digest = residue(
                             source, known or read_container(source, name_for_reader(source, target.path))
                         )
+        except _Cancelled:
+            trouble = _trouble("cancelled", "")
         except UnknownFormat as error:
-            trouble = Trouble("ignored", error.reason)
+            trouble = _trouble("ignored", error.reason)
         except ChangedFile as error:
-            trouble = Trouble("changed", error.reason)
+            trouble = _trouble("changed", error.reason)
         except FileError as error:
-            trouble = Trouble("failed", error.reason)
+            trouble = _trouble("failed", error.reason)
         except OSError as error:
-            trouble = Trouble("changed" if error.errno in _NOT_THERE else "unreadable", _remedy(error))
+            trouble = _trouble("changed" if error.errno in _NOT_THERE else "unreadable", explained(error))
         except MemoryError:
-            trouble = Trouble("unreadable", "reading it needs more memory than there is")
-        while self._writer.ended < expected:
+            trouble = _trouble("unreadable", "reading it needs more memory than there is")
+        except CoreGoneError:
+            raise
+        except Exception:
+            trouble = _trouble("failed", OUR_MISTAKE, traceback.format_exc())
+        while writer.ended < expected:
             # Every piece gets a digest, so that those of the task's other files keep their places.
-            self._writer.wrote(0, ends=True)
+            with suppress(_Cancelled):
+                writer.wrote(0, ends=True)
         cost = source.bytes_read if source else 0
         return Outcome(time.perf_counter() - started, cost, read_ns, trouble, header, digest)
 
@@ -141,6 +205,7 @@ class Loader:
             format=container.format,
             residue=container.residue,
             function=header_function(container.metadata, [layer.name for layer in container.layout.layers]),
+            metadata=sum(len(key) + len(value) for key, value in container.metadata.items()),
         )
         if len(self._known) > _KNOWN:
             # The core gets some again, which it does not mind.
@@ -148,24 +213,26 @@ class Loader:
         self._known.update((layout, arrangement))
         return header
 
-    def _pieces(self, source: Source, target: Target, runs: Sequence[Run], sequential: bool) -> None:
+    def _pieces(
+        self, source: Source, target: Target, runs: Sequence[Run], sequential: bool, writer: PieceWriter
+    ) -> None:
         """Write the pieces to slabs, each run in large reads."""
         os.posix_fadvise(source.fd, 0, 0, os.POSIX_FADV_SEQUENTIAL if sequential else os.POSIX_FADV_RANDOM)
         for run in runs:
             start = target.base if run.record is None else _record_start(source, run.record)
             start += run.offset
             if run.strides is not None:
-                self._gathered(source, start, run)
+                self._gathered(source, start, run, writer)
             elif start + sum(run.lengths) > source.size:
                 raise ChangedFile("it became shorter since its header was read")
             else:
-                self._copy(source, start, run.lengths)
+                self._copy(source, start, run.lengths, writer)
 
-    def _copy(self, source: Source, offset: int, lengths: Sequence[int]) -> None:
+    def _copy(self, source: Source, offset: int, lengths: Sequence[int], writer: PieceWriter) -> None:
         """Read pieces that lie back to back from `offset`, as many at once as the memory holds whole."""
         position, rest = 0, lengths[0]
         while position < len(lengths):
-            view = self._writer.space(rest)
+            view = writer.space(rest)
             whole, count, after = position, 0, rest
             while whole < len(lengths) and count + after <= len(view):
                 count += after
@@ -175,14 +242,14 @@ class Loader:
             source.read_into(view[:count], offset)
             offset += count
             if whole == position:
-                self._writer.wrote(count, ends=False)
+                writer.wrote(count, ends=False)
                 rest -= count
             while position < whole:
-                self._writer.wrote(rest, ends=True)
+                writer.wrote(rest, ends=True)
                 position += 1
                 rest = lengths[position] if position < len(lengths) else 0
 
-    def _gathered(self, source: Source, start: int, run: Run) -> None:
+    def _gathered(self, source: Source, start: int, run: Run, writer: PieceWriter) -> None:
         """Write a piece of a layer that does not lie in C order and whose first element is at `start`."""
         from loracore.tensorfile.strided import gather  # noqa: PLC0415 - only some pickles hold such layers
 
@@ -193,11 +260,11 @@ class Loader:
             part = memoryview(chunk)[skip : skip + left]
             skip -= min(skip, len(chunk))
             while len(part):
-                view = self._writer.space()
+                view = writer.space()
                 count = min(len(view), len(part))
                 view[:count] = part[:count]
                 part, left = part[count:], left - count
-                self._writer.wrote(count, ends=not left)
+                writer.wrote(count, ends=not left)
             if not left:
                 return
 
@@ -238,11 +305,9 @@ def _check(fd: int, target: Target) -> None:
         raise ChangedFile("it changed while it was looked at")
 
 
-def _remedy(error: OSError) -> str:
-    reason = (error.strerror or str(error)).lower()
-    if isinstance(error, PermissionError):
-        return f"{reason}; make it readable for the user that lorad runs as"
-    return f"{reason}; check the disk and the file"
+def _trouble(kind: str, reason: str, why: str = "") -> Trouble:
+    """What a hostile file has put into the texts is bounded, and fit to be sent."""
+    return Trouble(kind, *(text[-_TEXT:].encode("utf-8", "backslashreplace").decode() for text in (reason, why)))
 
 
 def main() -> None:

@@ -7,6 +7,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 
+from loracore.paths import shown
 from lorad.pipeline.children import Children
 from lorad.pipeline.dispatch import Dispatcher, Finished, Job, Lost
 from lorad.pipeline.health import INTERVAL, Backoff, Distrust, Fault, Health, Verdict, Vital
@@ -26,6 +27,7 @@ from lorad.pipeline.protocol import (
 
 #: Seconds until a process that could not be started is tried again.
 _RETRY = 5.0
+_LOADER = "loader-"
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 
 Event = Finished | Lost | Published
@@ -79,6 +81,10 @@ class Machinery:
     def idle(self) -> bool:
         return self._dispatcher.idle
 
+    def works(self, lanes: int) -> bool:
+        """Whether something in the first lanes is being read."""
+        return self._dispatcher.works(lanes)
+
     def pids(self) -> dict[str, int]:
         return self._children.pids()
 
@@ -96,6 +102,12 @@ class Machinery:
             states[name] = (state, self._deaths[name], self._health.silent_seconds(name, now))
         return states
 
+    def reading(self, name: str) -> bytes:
+        """The file that a loader is at; empty for none, and for other children."""
+        if not name.startswith(_LOADER):
+            return b""
+        return self._dispatcher.reading(*self._arena.marked(_index(name)))
+
     def forget_layouts(self) -> None:
         """Have every loader send the layouts it meets anew."""
         for index in range(self.loaders):
@@ -105,11 +117,15 @@ class Machinery:
         """What one child may hold for itself from now on, in bytes; 0 for no limit."""
         self._health.limit = limit
 
-    def room(self) -> int | None:
-        return self._dispatcher.room(without=self._health.paused)
+    def room(self, lane: int = 0) -> int | None:
+        return self._dispatcher.room(lane, without=self._health.paused)
 
     def start(self, loader: int, job: Job) -> None:
         self._dispatcher.start(loader, job)
+
+    def cancel(self, file: int | None = None) -> None:
+        """Nothing more is wanted of a file, or of any."""
+        self._dispatcher.cancel(file)
 
     def publish(self, message: Publish) -> None:
         """Have the newest committed generation rendered; `Published` says when it is."""
@@ -212,7 +228,8 @@ class Machinery:
         retired = name == "hasher" and self._retiring and status == 0
         if not retired:
             killed = f"killed by signal {-status}" if status < 0 else f"ended with status {status}"
-            self._told(name, verdict.why if verdict else killed)
+            at = self.reading(name)
+            self._told(name, (verdict.why if verdict else killed) + (f", while it read {shown(at)}" if at else ""))
             self._deaths[name] += 1
         self._ready.discard(name)
         self._health.gone(name)
@@ -261,7 +278,7 @@ class Machinery:
 
 
 def _index(name: str) -> int:
-    return int(name.removeprefix("loader-"))
+    return int(name.removeprefix(_LOADER))
 
 
 def _private_memory(pid: int) -> int:

@@ -2,33 +2,23 @@
 
 from __future__ import annotations
 
-import os
+from bisect import bisect_left
 from collections.abc import Sequence
 
 import msgspec
 
+from loracore.identity import Identity as Identity  # noqa: PLC0414 - also imported from here
 from loracore.tensorfile import Strides
 
+#: Bytes of a task up to which it has lane 0, 1, 2 and so on: one that is under way gives way to those of a lower
+#: lane, and can be cancelled, after each slab. So how long a file is read never decides when another one is.
+LANES = (16 << 20, 256 << 20, 4 << 30, 64 << 30, 1 << 40)
+#: What is below this lane does not take long.
+LONG_LANE = 2
+#: From this lane on, a loader digests by itself: what a GPU keeps of a piece grows with it.
+OWN_LANE = 4
 #: Larger messages are not accepted by any end. A header of the largest size fits, compressed or not.
 MAX_MESSAGE = 256 << 20
-
-
-class Identity(msgspec.Struct, frozen=True, array_like=True):
-    """What a file must be, before and after it is read, for what was read to be its content."""
-
-    dev: int
-    ino: int
-    size: int
-    mtime_ns: int
-    ctime_ns: int
-
-    @classmethod
-    def of(cls, status: os.stat_result) -> Identity:
-        return cls(status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
-
-    def renamed(self, now: Identity) -> bool:
-        """Whether `now` may be the same file after it was renamed, which changes its ctime alone."""
-        return (self.dev, self.ino, self.size, self.mtime_ns) == (now.dev, now.ino, now.size, now.mtime_ns)
 
 
 class Run(msgspec.Struct, frozen=True, array_like=True):
@@ -72,11 +62,19 @@ class ReadPieces(msgspec.Struct, frozen=True, array_like=True, tag="pieces"):
     targets: Sequence[Target]
     runs: Sequence[bytes]
     sequential: bool
+    lane: int = 0
 
 
 class ReadResidue(msgspec.Struct, frozen=True, array_like=True, tag="residue"):
     task: int
     target: Target
+    lane: int = 0
+
+
+class Cancel(msgspec.Struct, frozen=True, array_like=True, tag="cancel"):
+    """End this task, if it has not ended: nothing is wanted of its file any more."""
+
+    task: int
 
 
 class Credit(msgspec.Struct, frozen=True, array_like=True, tag="credit"):
@@ -116,6 +114,7 @@ class Header(msgspec.Struct, frozen=True, array_like=True):
     """What a header said. `layout` and `arrangement` come (zlib) when this loader first meets them.
 
     `function` stands for what it says beside the layout that changes what the layers do; None for nothing.
+    `metadata`: how much it says beside the layout, in characters.
     """
 
     layout_signature: bytes
@@ -126,17 +125,24 @@ class Header(msgspec.Struct, frozen=True, array_like=True):
     format: str
     residue: bytes | None
     function: bytes | None = None
+    metadata: int = 0
+
+
+#: What is said of a file at which lorad failed by a mistake of its own.
+OUR_MISTAKE = "lorad failed at it, which is a mistake in lorad; its log says where: please report that"
 
 
 class Trouble(msgspec.Struct, frozen=True, array_like=True):
     """Why a file could not be read.
 
-    `kind` is `failed` (its content is bad), `unreadable` (the system would not let us), `ignored` (not ours)
-    or `changed` (not the file that was meant).
+    `kind` is `failed` (its content is bad), `unreadable` (the system would not let us), `ignored` (not ours),
+    `changed` (not the file that was meant) or `cancelled` (by the core). `traceback` is for the log, after a
+    mistake in lorad.
     """
 
     kind: str
     reason: str
+    traceback: str = ""
 
 
 class Outcome(msgspec.Struct, frozen=True, array_like=True):
@@ -211,8 +217,14 @@ class Published(msgspec.Struct, frozen=True, array_like=True, tag="published"):
     error: str = ""
 
 
-ToChild = ReadHeaders | ReadPieces | ReadResidue | Credit | Filled | Publish | Forget | Stop
+ToChild = ReadHeaders | ReadPieces | ReadResidue | Cancel | Credit | Filled | Publish | Forget | Stop
 ToCore = Ready | Using | Filled | Done | Digested | Published
+
+
+def lane_of(length: int) -> int:
+    """The lane of a task of so many bytes."""
+    return bisect_left(LANES, length)
+
 
 encode = msgspec.msgpack.Encoder().encode
 decode_to_child = msgspec.msgpack.Decoder(ToChild).decode

@@ -6,6 +6,8 @@ import gc
 import sqlite3
 import time
 
+from loracore.paths import shown
+from loracore.trouble import explained
 from lorad.pipeline.child import take_place
 from lorad.pipeline.protocol import Publish, Published
 from lorad.publish.publisher import Publisher
@@ -25,7 +27,8 @@ def main() -> None:
         try:
             generation = publisher.publish(message)
         except (OSError, sqlite3.Error) as error:
-            line.send(Published(-1, time.perf_counter() - started, f"the JSON files cannot be written: {error}"))
+            why = f"{shown(state_dir)}: the JSON files cannot be written: {explained(error, state_dir)}"
+            line.send(Published(-1, time.perf_counter() - started, why))
         else:
             line.send(Published(generation, time.perf_counter() - started))
     line.leave()

@@ -48,8 +48,9 @@ def processed_line(path: bytes, file: File) -> bytes:
     return text(path) + b": " + encode(row)
 
 
-def level_line(path: bytes, level: str) -> bytes:
-    return text(path) + b": " + encode(level)
+def word_line(path: bytes, word: str) -> bytes:
+    """A level, or how a function compares."""
+    return text(path) + b": " + encode(word)
 
 
 def links_line(path: bytes, file: File) -> bytes:

@@ -10,9 +10,9 @@ from collections import Counter
 from collections.abc import Collection, Iterator
 from typing import TypeVar
 
-from lorad.publish.duplicates import DuplicateSet, File, find_kept
+from lorad.catalog.views import Copies, Name, Snapshot, Terms
+from lorad.publish.duplicates import DuplicateSet, File, judge
 from lorad.publish.pages import Key, Pages
-from lorad.publish.snapshot import Name, Snapshot
 
 _T = TypeVar("_T")
 #: What stands for a set of the same weights: layout and weight signature, or the one file with several names.
@@ -49,6 +49,7 @@ class Model:
         self._sets: dict[_SetKey, dict[int, File]] = {}
         self._judged: dict[_SetKey, DuplicateSet] = {}
         self._changed_sets: set[_SetKey] = set()
+        self._terms = Terms()
 
     @property
     def files_total(self) -> int:
@@ -81,6 +82,9 @@ class Model:
                 self._account(file, 1)
             else:
                 del self._files[file.facts.file]
+        if snapshot.terms != self._terms:
+            self._terms = snapshot.terms
+            self._changed_sets.update(self._sets)
         self._judge()
         self.generation, self.complete, self.stages = snapshot.generation, snapshot.complete, snapshot.stages
 
@@ -91,7 +95,7 @@ class Model:
         if file is None:
             file = self._files[name.file] = File(name, layout)
         file.facts, file.layout = name, layout
-        file.add(name.path, name.config)
+        file.add(name)
         self.names[name.path] = file
         return file
 
@@ -130,31 +134,34 @@ class Model:
         for key in changed:
             before = self._judged.pop(key, None)
             if before is not None:
-                self._count_set(before, -1)
-                for path in before.levels:
-                    self.duplicates.withdraw((before.kept, path))
-                    self.levels.withdraw((b"", path))
-                    del self.level[path]
-                for path in before.differing:
-                    self.functions.withdraw((b"", path))
+                self._account_set(before, -1)
+        copies = Copies(self._terms.storage, follow=self._terms.follow)
         for key in changed:
             if not self._sets[key]:
                 del self._sets[key]
                 continue
-            now = find_kept(self._sets[key].values())
+            files = self._sets[key].values()
+            now = judge(
+                [copies.of(file.facts, file.names, file.configs.items()) for file in files], self._terms.rules
+            )
             if now is not None:
                 self._judged[key] = now
-                self._count_set(now, 1)
-                for path in now.levels:
-                    self.duplicates.place((now.kept, path))
-                    self.levels.place((b"", path))
-                for path in now.differing:
-                    self.functions.place((b"", path))
-                self.level.update(now.levels)
+                self._account_set(now, 1)
 
-    def _count_set(self, duplicates: DuplicateSet, sign: int) -> None:
+    def _account_set(self, shown: DuplicateSet, sign: int) -> None:
+        """Put a set in its places in the views (1), or take it out of them (-1)."""
         self.duplicate_sets += sign
-        self.wasted_bytes += sign * duplicates.wasted_bytes
+        self.wasted_bytes += sign * shown.wasted_bytes
+        move = Pages.place if sign > 0 else Pages.withdraw
+        for path, level in shown.levels.items():
+            move(self.duplicates, (shown.kept, path))
+            move(self.levels, (b"", path))
+            if sign > 0:
+                self.level[path] = level
+            else:
+                del self.level[path]
+        for path in shown.differs:
+            move(self.functions, (b"", path))
 
 
 def _set_key(file: File) -> _SetKey | None:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
+from lorad.catalog.views import Snapshot, connect, read_snapshot
 from lorad.pipeline.protocol import Publish
 from lorad.publish.model import Model
 from lorad.publish.render import render
 from lorad.publish.replace import replace_together
-from lorad.publish.snapshot import Snapshot, connect, read_snapshot
 
 
 class Publisher:

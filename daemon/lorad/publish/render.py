@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from datetime import UTC, datetime
 
-from lorad.publish.lines import encode, level_line, links_line, processed_line, signature, text
+from loracore.identity import bounded
+from loracore.time import now_text
+from lorad.publish.lines import encode, links_line, processed_line, signature, text, word_line
 from lorad.publish.model import Model
 from lorad.publish.views import FORMAT, VIEWS
 
 
 def render(model: Model) -> Iterator[tuple[str, list[bytes]]]:
     """(name, content in parts) of all five, in their order."""
-    updated = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-    head = f'{{"format": {FORMAT}, "generation": {model.generation}, "updated": "{updated}", '.encode()
+    head = f'{{"format": {FORMAT}, "generation": {model.generation}, "updated": "{now_text()}", '.encode()
     bodies = (
         _processed(model),
         _object("groups", model.groups.parts(text, signature)),
@@ -39,7 +39,7 @@ def _processed(model: Model) -> Iterator[bytes]:
         "files_total": total,
         "files_processed": processed,
         "percent": round(100 * processed / total, 2) if total else 100.0,
-        "bytes_total": model.bytes_total,
+        "bytes_total": bounded(model.bytes_total),
         "bytes_read": _bytes_read(model),
     }
     yield b'"progress": ' + encode(progress) + b",\n"
@@ -48,14 +48,14 @@ def _processed(model: Model) -> Iterator[bytes]:
 
 def _duplicates(model: Model) -> Iterator[bytes]:
     yield b'"complete": ' + encode(model.complete)
-    yield b', "wasted_bytes": %d,\n' % model.wasted_bytes
+    yield b', "wasted_bytes": %d,\n' % bounded(model.wasted_bytes)
     yield from _object("duplicates", model.duplicates.parts(text, text))
     yield b",\n"
-    yield from _object("levels", model.levels.parts(lambda path: level_line(path, model.level[path])))
+    yield from _object("levels", model.levels.parts(lambda path: word_line(path, model.level[path])))
     yield b",\n"
     yield from _object("links", model.links.parts(lambda path: links_line(path, model.names[path])))
     yield b",\n"
-    yield from _object("functions", model.functions.parts(lambda path: text(path) + b': "differs"'))
+    yield from _object("functions", model.functions.parts(lambda path: word_line(path, "differs")))
 
 
 def _statistics(model: Model) -> Iterator[bytes]:
@@ -72,11 +72,11 @@ def _statistics(model: Model) -> Iterator[bytes]:
         "stages": stages,
         "groups": model.layouts,
         "duplicate_sets": model.duplicate_sets,
-        "wasted_bytes": model.wasted_bytes,
+        "wasted_bytes": bounded(model.wasted_bytes),
         "totals": {
             "files": model.files_total,
             **{status: model.counts[status] for status in statuses},
-            "bytes_total": model.bytes_total,
+            "bytes_total": bounded(model.bytes_total),
             "bytes_read": _bytes_read(model),
         },
     }

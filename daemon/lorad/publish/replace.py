@@ -28,7 +28,10 @@ class _Writing(threading.Thread):
 
     def run(self) -> None:
         try:
-            descriptor = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o666)
+            # Whatever stands there, of one that was killed or a pipe, is not written to.
+            with suppress(FileNotFoundError):
+                os.unlink(self._path)
+            descriptor = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
             try:
                 for batch in _batches(self._parts):
                     _write(descriptor, batch)
@@ -43,7 +46,7 @@ class _Writing(threading.Thread):
 def replace_together(folder: str, files: Iterable[tuple[str, Sequence[bytes]]]) -> None:
     """Replace files in `folder`, given as name and content in parts, in this order. Raises OSError.
 
-    The temporary file of one that was killed is written over by the next; after an error there is none.
+    The temporary file of one that was killed is replaced by the next; after an error there is none.
     """
     writings: dict[str, _Writing] = {}
     try:
@@ -68,8 +71,8 @@ def _rename(folder: str, paths: Sequence[str]) -> None:
     before: list[int] = []
     try:
         for path in paths:
-            with suppress(FileNotFoundError):
-                before.append(os.open(path, os.O_RDONLY | os.O_CLOEXEC))
+            with suppress(OSError):
+                before.append(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC))
             os.rename(f"{path}.new", path)
             os.fsync(descriptor)
     finally:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import re
 
+from loracore.whole import regular
+
 FORMAT = 1
 VIEWS = ("processed.json", "groups.json", "refined_groups.json", "duplicates.json", "statistics.json")
 _HEAD = re.compile(rb'\{"format": %d, "generation": (\d+), ' % FORMAT)
@@ -15,7 +17,7 @@ def written_generation(folder: str) -> int:
     generations = set()
     for name in VIEWS:
         try:
-            with open(os.path.join(folder, name), "rb") as file:
+            with open(os.path.join(folder, name), "rb", opener=regular) as file:
                 head = _HEAD.match(file.read(100))
         except OSError:
             return -1

@@ -12,7 +12,7 @@ import sqlite3
 import threading
 import time
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Protocol
 
@@ -33,14 +33,16 @@ from loracore.control import (
     Waited,
     WatchChanged,
 )
-from loracore.errors import LoraError
+from loracore.errors import LoraError, StateError
 from lorad.control.acting import Reply
 from lorad.control.answering import Command
+from lorad.control.planning import policy_of
 from lorad.control.server import ControlServer
 from lorad.engine import Engine
 from lorad.files import File
 from lorad.hashes.service import HashingService
 from lorad.jobs.service import JobService
+from lorad.pipeline.health import PipelineBrokenError
 from lorad.pipeline.launch import Crew
 from lorad.pipeline.machinery import Machinery
 from lorad.pipeline.protocol import Identity, Using
@@ -108,7 +110,7 @@ class Daemon:
             config.control,
             self._post,
             answered=self._metrics.observe if self._metrics else None,
-            deduper=self._deduplication.desk,
+            deduper=self._deduplication.service,
             jobs=self._jobs,
         )
         self._control.use(self._here)
@@ -125,6 +127,7 @@ class Daemon:
             defer=self._defer,
             complain=self._complain,
             opened=self._deduplication.go_on,
+            mistake=self._mistaken,
         )
         self._next_tick = 0.0
         self._next_ping = 0.0
@@ -160,24 +163,40 @@ class Daemon:
     # One turn of the loop
 
     def _turn(self) -> None:
+        """Do what there is to do. A mistake in one part is logged, and neither ends nor delays the others."""
+        self._guarded(self._work)
+        for part in (self._reconfigure, self._tick_in_time, self._answer_waits, self._act, self._jobs.tidy):
+            self._guarded(part)
+
+    def _guarded(self, part: Callable[[], None]) -> None:
         try:
-            self._tenure.step(self._here, self._pause())
-            self._tenure.use(acts=self._acts)
-            self._published_news()
-            self._take_news()
-            self._take_hashes()
+            part()
+        except (PipelineBrokenError, StateError):
+            # What another start may mend.
+            raise
         except sqlite3.Error as error:
             self._tenure.fail(error)
-        if self._reload.is_set():
-            self._reload.clear()
-            self._reconfigure()
-        now = time.monotonic()
-        if now >= self._next_tick:
-            self._tick(now)
-        if len(self._waits):
-            self._answer_waits()
-        self._deduplication.look(self._tenure.generation)
-        self._jobs.tidy()
+        except Exception as error:
+            self._log.error("a mistake in lorad", part=part.__name__.strip("_"), exc_info=error)
+            if part == self._work:
+                # What the engine holds may be half of something.
+                self._tenure.fail(error)
+            else:
+                self._reporter.trouble(f"a mistake in lorad ({type(error).__name__}); its log says more")
+            # Should it come up in every turn.
+            self._stop.wait(_BUSY_TICK)
+
+    def _work(self) -> None:
+        self._tenure.step(self._here, self._pause())
+        self._tenure.use(acts=self._acts)
+        self._published_news()
+        self._take_news()
+        self._take_hashes()
+
+    def _act(self) -> None:
+        engine = self._tenure.engine
+        quiet = engine is not None and not (engine.sweeping or engine.hurries or len(self._settling))
+        self._deduplication.step(engine, self._tenure.generation, quiet=quiet)
 
     @property
     def _acts(self) -> bool:
@@ -227,7 +246,6 @@ class Daemon:
                     self._tick(time.monotonic())
                     self._tell(WatchChanged(root, health, reason))
         if engine:
-            self._take_own_changes(engine)
             self._take_settled(engine)
         while self._commands:
             command = self._commands.popleft()
@@ -248,17 +266,10 @@ class Daemon:
             for root in roots_of(self._here):
                 engine.sweep(root)
 
-    def _take_own_changes(self, engine: Engine) -> None:
-        """What files are since they were acted on."""
-        for before, now in self._deduplication.relinked():
-            engine.relinked(before, now)
-        for path in self._deduplication.rearranged():
-            engine.rearranged(path)
-
     def _take_hashes(self) -> None:
         """Keep what was hashed meanwhile, and let files be hashed when there is nothing else to do."""
         engine = self._tenure.engine
-        busy = engine is None or engine.reading or bool(self._deduplication.desk.left)
+        busy = engine is None or engine.hurries or bool(self._deduplication.service.left)
         hashed = self._hashing.look(self._tenure.generation, busy=busy)
         if engine is not None and (present := self._hashing.present) is not None and not engine.has(*present):
             self._hashing.let_go()
@@ -271,12 +282,18 @@ class Daemon:
             self._tell(FileHashed(file.names[0], hashed.found.sha256.hex()))
 
     def _answer_waits(self) -> None:
+        if not len(self._waits):
+            return
         self._waits.check(
             self._settling,
             finished=self._tenure.finished,
             generation=self._tenure.published,
             trouble=self._tenure.trouble,
         )
+
+    def _tick_in_time(self) -> None:
+        if (now := time.monotonic()) >= self._next_tick:
+            self._tick(now)
 
     def _tick(self, now: float) -> None:
         """Report, to clients and to systemd."""
@@ -285,7 +302,8 @@ class Daemon:
             self._tenure.engine,
             roots=[Root(root.path, root.health, root.reason, root.folders) for root in health],
             settling=len(self._settling),
-            acting=self._deduplication.desk.left,
+            acting=self._deduplication.service.left,
+            hidden=self._deduplication.hidden(),
             generation=self._tenure.generation,
             hashing=self._hashing.state,
         )
@@ -304,7 +322,10 @@ class Daemon:
                 self._notifier.watchdog()
 
     def _reconfigure(self) -> None:
-        """SIGHUP: take over a new configuration, if it is sound."""
+        """After a SIGHUP, take over a new configuration, if it is sound."""
+        if not self._reload.is_set():
+            return
+        self._reload.clear()
         self._notifier.reloading()
         try:
             config = self._load_config()
@@ -340,6 +361,8 @@ class Daemon:
         self._watcher.set_roots(roots_of(self._here), self._leads)
         self._settling.settings = watch
         self._control.use(self._here)
+        if self._tenure.engine:
+            self._tenure.engine.keep_by(policy_of(self._here).rules)
         self._deduplication.use(self._here)
         self._jobs.use(config.jobs)
         self._hashing.use(config.hashes.on_arrival)
@@ -419,6 +442,10 @@ class Daemon:
         engine = self._tenure.engine
         if engine is not None and engine.is_newcomer(file.names[0]):
             self._deduplication.duplicate(file.names[0], self._tenure.generation)
+
+    def _mistaken(self, path: bytes, traceback: str) -> None:
+        """A file at which lorad failed by a mistake of its own, which sets it aside."""
+        self._log.error("a mistake in lorad", path=path, traceback=traceback)
 
     def _tell_clients(self, event: Event) -> None:
         self._control.tell(event)

@@ -1,28 +1,59 @@
-"""De-duplication in a running daemon: the desk where actions are taken, newcomers, and what is said of both."""
+"""De-duplication in a running daemon: newcomers, what is put aside, and what is said of both.
+
+The core calls it at each turn. What the service has done reaches the engine here, and what the engine knows reaches
+the decisions of `dedupe.automatic` and `dedupe.returns`.
+"""
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Sequence
+from contextlib import closing
 
 from loracore.config import Config
-from loracore.control import ActionRefused, ActionTaken, ActionUndone, Event
-from lorad.dedupe.automatic import Automatic, Newcomer, PlanFor
-from lorad.dedupe.day import Day
-from lorad.dedupe.desk import Desk
+from loracore.control import (
+    ActionRefused,
+    ActionTaken,
+    ActionUndone,
+    Event,
+    FileFreed,
+    FileGivenBack,
+    Hidden,
+    HiddenFile,
+)
+from loracore.errors import StateError
+from loracore.paths import shown
+from loracore.settings import free_part, grace_seconds
+from lorad.catalog.views import connect, holding, of_layout
+from lorad.control.planning import policy_of
+from lorad.dedupe.action.journal import Entry
+from lorad.dedupe.action.order import HELD, Result, Side
+from lorad.dedupe.automatic import Automatic, PlanFor
+from lorad.dedupe.history import rfc3339
+from lorad.dedupe.places import Places
+from lorad.dedupe.returns import Returns, Standing
+from lorad.dedupe.service import Service
+from lorad.dedupe.summary import Day
 from lorad.engine import Engine
-from lorad.files import signed
-from lorad.pipeline.protocol import Identity
+from lorad.library import Status
+from lorad.library.keepers import is_marked
 from lorad.supervisor.logs import get_logger
 
-#: Seconds that the present action has to end when the daemon does.
+#: Seconds that the present group has to end when the daemon does.
 _PATIENCE = 1.0
+#: Seconds between two records of how long lorad has run.
+_CLOCK = 600.0
+#: Part of a disk that is free, below which status says that it is nearly full.
+_FULL = 0.05
+#: Files that a freed one is tried to be made from.
+_OTHERS = 32
 
 
 class Deduplication:
-    """The core calls its methods; `tell` hears of actions and `complain` of trouble, in any thread.
+    """`tell` is called with what happened and `complain` with trouble, in any thread.
 
     `wake` has the core look again, from any thread.
     """
@@ -35,33 +66,46 @@ class Deduplication:
         complain: Callable[[str], None],
         wake: Callable[[], None],
     ) -> None:
+        self._state_dir = state_dir
+        self._config = config
         self._tell = tell
         self._complain = complain
         self._wake = wake
         self._log = get_logger()
         self._lock = threading.Lock()
         self._day = Day(time.time())
-        self._relinked: deque[tuple[Identity, Identity]] = deque()
-        self._rearranged: deque[bytes] = deque()
-        self.desk = Desk(state_dir, self._told, lambda before, now: self._relinked.append((before, now)))
+        self._places = Places()
+        self.service = Service(state_dir, self._told, wake, self._keepers, self._places, self.hidden_files)
+        self.returns = Returns(self.service)
         self._automatic: Automatic | None = None
         #: Duplicates that were found, and after which generation the catalogue has them.
         self._found: dict[bytes, int] = {}
         self._engine: Engine | None = None
-        #: Whether all roots were looked through since the catalogue was opened: what it says may be long past.
+        #: Whether all roots were looked through since the engine began: what it says may be long past.
         self._swept = False
-        self._config = config
+        self._loaded = False
+        #: What came of actions while there was no engine.
+        self._results: deque[Result] = deque()
+        self._ticked = time.clock_gettime(time.CLOCK_BOOTTIME)
+        self._kept_clock = 0.0
 
     def start(self, plan_for: PlanFor) -> None:
         """Begin, with what makes plans for newcomers."""
-        self._automatic = Automatic(self.desk, plan_for, self._complain, self._wake)
+        self._automatic = Automatic(self.service, plan_for, self._complain, self._wake)
         self.use(self._config)
-        self.desk.start()
+        try:
+            self.service.clock = self._kept_clock = self.service.past.clock()
+        except StateError as error:
+            self._complain(str(error))
+        self.service.start()
 
     def use(self, config: Config) -> None:
         """Go by this configuration from now on."""
         self._config = config
-        self.desk.use(config)
+        self.service.use(config)
+        self._places.rules = policy_of(config).rules
+        self.returns.grace = grace_seconds(config.dedupe.grace)
+        self.returns.free_below = free_part(config.dedupe.free_below)
         if self._automatic:
             self._automatic.use(config.dedupe.action)
             if not self._automatic.acts:
@@ -69,35 +113,29 @@ class Deduplication:
 
     def go_on(self, engine: Engine) -> None:
         """An engine begins: what the one before it found is found again."""
-        self._engine, self._swept = engine, False
-        self._found.clear()
+        self._engine, self._swept, self._loaded = engine, False, False
+        engine.put_off(self.service.is_under_way)
+        new = [
+            file.names[0] for file in engine.files if file.fresh and file.status is Status.DUPLICATE and file.names
+        ]
+        self._found = dict.fromkeys(new, -1)
 
     def duplicate(self, path: bytes, generation: int) -> None:
         """A new file became a duplicate while the catalogue was at this generation."""
         if self._automatic is not None and self._automatic.acts and len(self._found) < self._automatic.room:
             self._found[path] = generation
 
-    def relinked(self) -> Iterator[tuple[Identity, Identity]]:
-        """What kept files were and are, since they got another name."""
-        while self._relinked:
-            yield self._relinked.popleft()
-
-    def rearranged(self) -> Iterator[bytes]:
-        """Names of files whose blocks may be shared with others since, or no more."""
-        while self._rearranged:
-            yield self._rearranged.popleft()
-
-    def look(self, generation: int) -> None:
-        """Have those acted on that the catalogue has by now, and tell of the day when it is over."""
-        assert self._automatic is not None
-        if self._engine is not None and not self._engine.sweeping:
-            self._swept = True
-        # One that came again while its name is acted on is not settled with that.
-        if self._engine is not None and self._swept and not self._automatic.busy:
-            for path in [path for path, found in self._found.items() if found < generation]:
-                del self._found[path]
-                self._automatic.newcomer(path)
-            self._automatic.look(self._newcomer)
+    def step(self, engine: Engine | None, generation: int, *, quiet: bool) -> None:
+        """One turn. `quiet`: nothing settles, is looked through or is read."""
+        now = time.clock_gettime(time.CLOCK_BOOTTIME)
+        self.service.clock += now - self._ticked
+        self._ticked = now
+        if engine is not None:
+            self._take(engine)
+            self._swept |= not engine.sweeping
+            if self._swept:
+                self._decide(engine, generation, quiet=quiet)
+        self._keep_clock()
         with self._lock:
             summary = self._day.ended(time.time())
         if summary is not None:
@@ -106,29 +144,164 @@ class Deduplication:
             )
             self._tell(summary)
 
-    def _newcomer(self, path: bytes) -> Newcomer | None:
-        """What a name leads to, if that is a newcomer."""
-        if self._engine is None or not self._engine.is_newcomer(path):
-            return None
-        identity = self._engine.files.by_path[path].identity
-        return Newcomer(path, signed(identity.ino), identity.size, identity.mtime_ns)
-
     def stop(self) -> None:
-        self.desk.stop(_PATIENCE)
+        if any(self.returns.held):
+            self.service.keep_clock()
+        self.service.stop(_PATIENCE)
+
+    # What the service has done
+
+    def _take(self, engine: Engine) -> None:
+        if not self._loaded and self.service.repaired:
+            self._load(engine)
+        for result in self.service.take():
+            self._put(engine, result)
+
+    def _load(self, engine: Engine) -> None:
+        """Take up what the journal says is put aside."""
+        try:
+            results = self.service.in_force()
+        except StateError as error:
+            self._complain(str(error))
+            return
+        self._loaded = True
+        self.returns.load(results)
+        missing = []
+        for result in results:
+            if result.state in HELD and os.path.lexists(result.aside):
+                engine.hide(result.path, result.aside)
+            elif result.state in HELD:
+                missing.append(result.id)
+        known = {result.aside for result in results if result.state in HELD}
+        for path in engine.hidden():
+            if path not in known:
+                engine.show(path, None)
+        if missing:
+            self.service.look_for(missing)
+
+    def _put(self, engine: Engine, result: Result) -> None:
+        """What names lead to since an action."""
+        if result.kept_before is not None and result.kept_now is not None:
+            engine.relinked(result.kept_before, result.kept_now)
+        match result.state:
+            case "hidden" | "waiting" | "quarantined":
+                before = next((one.aside for one in self.returns.held if one.id == result.id), result.path)
+                if before != result.aside:
+                    engine.hide(before, result.aside)
+            case "undone" | "given_back" if result.action != "reflink":
+                engine.show(result.aside, result.shown or None)
+            case "freed" | "linked" | "lost":
+                engine.show(result.aside, None)
+            case "shared" | "undone":
+                engine.rearranged(result.kept)
+                engine.rearranged(result.path)
+        if result.id and result.state not in ("nothing", "refused"):
+            self.returns.put(result)
+        self.service.settled(result)
+        for path in {result.path, result.shown} - {b""}:
+            engine.touched(path)
+
+    # What is to be done
+
+    def _decide(self, engine: Engine, generation: int, *, quiet: bool) -> None:
+        assert self._automatic is not None
+        if self._loaded:
+            self.returns.look(engine, self._places, quiet=quiet)
+            self.returns.free_due(self.service.clock, [os.fsencode(root) for root in self._config.watch.roots])
+        # One that came again while its name is acted on is not settled with that.
+        if not self._automatic.busy:
+            for path in [path for path, found in self._found.items() if found < generation]:
+                del self._found[path]
+                self._automatic.newcomer(path)
+            self._automatic.look(engine.is_newcomer)
+
+    def _keepers(self, entry: Entry, by_itself: bool) -> Sequence[Side]:
+        """Files that may keep what an action has put aside, the best first. In the service's thread."""
+        with closing(connect(self._state_dir)) as db:
+            rows = holding(db, entry.layout, entry.weights) if entry.weights else []
+            if not rows and entry.rebuild:
+                # The one that is left may have been moved, so that its weights were not read again.
+                rows = of_layout(db, entry.layout, _OTHERS)
+        gone = entry.gone.path
+        marked = by_itself and not is_marked(gone)
+        paths = [
+            (path, identity)
+            for path, identity in rows
+            if self._places.may_keep(path, gone) and not os.path.islink(path) and not (marked and is_marked(path))
+        ]
+        paths.sort(key=lambda row: (row[0] != entry.kept.path, is_marked(row[0]), len(row[0]), row[0]))
+        sides = [self.service.side(path, identity) for path, identity in paths[:_OTHERS]]
+        return sides if rows or entry.weights else [entry.kept]
+
+    def _keep_clock(self) -> None:
+        """Write down now and then how long lorad has run, where something waits for that."""
+        if self.service.clock - self._kept_clock >= _CLOCK and any(self.returns.held):
+            self._kept_clock = self.service.clock
+            self.service.keep_clock()
+
+    # What is said of it
+
+    def hidden(self) -> Hidden:
+        """For status."""
+        held = list(self.returns.held)
+        if not held:
+            return Hidden()
+        due = [left for one in held if (left := self.returns.due(one, self.service.clock)) is not None]
+        waiting = [one for one in held if one.state == "waiting"]
+        return Hidden(
+            len(held),
+            sum(one.bytes for one in held),
+            rfc3339(time.time() + min(due)) if due else "",
+            len(waiting),
+            waiting[0].text if waiting else "",
+            self._full(held),
+        )
+
+    def hidden_files(self, ids: Sequence[int] | None) -> list[HiddenFile]:
+        """What these actions, or all, have put aside, the one that is due first in front."""
+        found = []
+        for one in list(self.returns.held):
+            if ids is not None and one.id not in ids:
+                continue
+            left = self.returns.due(one, self.service.clock)
+            date = "" if left is None else rfc3339(time.time() + left)
+            order = float("inf") if left is None else left
+            file = HiddenFile(one.id, one.action, one.kept, one.path, one.bytes, one.state, date, one.text)
+            found.append((order, one.id, file))
+        return [file for *_, file in sorted(found)]
+
+    def _full(self, held: Sequence[Standing]) -> list[str]:
+        """Disks that are nearly full, and would not be without what is put aside there."""
+        by_root: dict[str, int] = {}
+        for root in self._config.watch.roots:
+            inside = os.path.join(os.fsencode(os.path.realpath(root)), b"")
+            by_root[root] = sum(one.bytes for one in held if one.path.startswith(inside))
+        found = []
+        for root, size in by_root.items():
+            try:
+                room = os.statvfs(root)
+            except OSError:
+                continue
+            free, wanted = room.f_bavail * room.f_frsize, int(_FULL * room.f_blocks * room.f_frsize)
+            if free < wanted <= free + size:
+                found.append(
+                    f"{shown(root)}: {free >> 20} MiB are free; `loractl free` gives {size >> 20} MiB back"
+                )
+        return found
 
     def _told(self, event: Event) -> None:
         match event:
             case ActionTaken(number, action, kept, path):
                 self._log.info("acted", id=number, action=action, kept=kept, path=path, bytes=event.bytes)
-                if action == "reflink":
-                    self._rearranged += (kept, path)
             case ActionRefused(action, kept, path, reason):
                 self._log.warning("not acted", action=action, kept=kept, path=path, reason=reason)
             case ActionUndone(number, path):
                 self._log.info("undone", id=number, path=path)
+            case FileFreed(number, path, size):
+                self._log.info("freed", id=number, path=path, bytes=size)
+            case FileGivenBack(number, path, name):
+                self._log.info("given back", id=number, path=path, shown=name)
         if isinstance(event, ActionTaken | ActionRefused | ActionUndone):
             with self._lock:
                 self._day.add(event)
         self._tell(event)
-        if self._rearranged:
-            self._wake()

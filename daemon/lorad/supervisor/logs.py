@@ -25,6 +25,7 @@ import structlog
 from structlog.typing import EventDict, FilteringBoundLogger, WrappedLogger
 
 from loracore.paths import shown
+from loracore.time import now_text
 
 FORMATS = ("json", "console")
 #: More of a text than this is not logged.
@@ -143,7 +144,7 @@ def _text(value: str | bytes) -> str:
 
 def _json(level: str, event: EventDict) -> str:
     text = event.pop("event", "")
-    first = {"time": _now().isoformat(timespec="milliseconds").replace("+00:00", "Z"), "level": level}
+    first = {"time": now_text(), "level": level}
     return msgspec.json.encode({**first, "event": text, **event}).decode()
 
 
@@ -159,7 +160,7 @@ class _Console:
 
     def __call__(self, level: str, event: EventDict) -> str:
         colour = _COLOURS.get(level, "") if self._colours else ""
-        time = _now().astimezone().strftime("%H:%M:%S")
+        time = datetime.datetime.now(datetime.UTC).astimezone().strftime("%H:%M:%S")
         return f"{time} {colour}{level:<8}{_sentence(event)}{_PLAIN if colour else ''}"
 
 
@@ -172,10 +173,6 @@ def _sentence(event: EventDict) -> str:
             text = '"' + text.replace('"', '\\"') + '"'
         words.append(f"{name}={text}")
     return " ".join(words)
-
-
-def _now() -> datetime.datetime:
-    return datetime.datetime.now(datetime.UTC)
 
 
 def _is_journal(fd: int) -> bool:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 import time
 from collections import deque
-from datetime import UTC, datetime
 
 import psutil
 
 from loracore import __version__
-from loracore.control import ChildState, Error, Hashing, Root, Status
+from loracore.control import ChildState, Error, Hashing, Hidden, Root, Status
+from loracore.time import now_text
 from lorad.engine import Engine
 from lorad.pipeline.machinery import Machinery
 
@@ -43,6 +43,7 @@ class Reporter:
         roots: list[Root],
         settling: int,
         acting: int,
+        hidden: Hidden,
         generation: int,
         hashing: Hashing,
     ) -> Status:
@@ -79,6 +80,7 @@ class Reporter:
             cpu_percent=_cpu(self._self),
             errors=list(self.errors),
             hashing=hashing,
+            hidden=hidden,
         )
 
     def _rates(self, files: int, size: int) -> tuple[float, float]:
@@ -145,8 +147,3 @@ def _state(engine: Engine | None) -> str:
     if engine.sweeping:
         return "scanning"
     return "idle" if engine.settled else "reading"
-
-
-def now_text() -> str:
-    """The time now, RFC 3339."""
-    return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

@@ -14,7 +14,10 @@ from collections.abc import Callable
 
 from loracore.config import Config
 from loracore.control import Event
+from loracore.paths import CATALOGUE
+from loracore.trouble import explained
 from lorad.catalog import Catalog
+from lorad.control.planning import policy_of
 from lorad.engine import Engine
 from lorad.knowledge import Duplicate
 from lorad.pipeline.machinery import Machinery
@@ -28,7 +31,7 @@ _ACTS = "acts"
 
 
 class Tenure:
-    """`tell`, `duplicate` and `defer` are the engine's; `complain` hears what is wrong with the catalogue.
+    """`tell`, `duplicate`, `defer` and `mistake` are the engine's; `complain` hears what is wrong here.
 
     `opened` gets each new engine before it looks at anything. `engine` and `catalog` are None while there are
     none; `trouble` says what is wrong now.
@@ -43,15 +46,18 @@ class Tenure:
         duplicate: Duplicate,
         defer: Callable[[bytes, os.stat_result], bool],
         complain: Callable[[str], None],
-        opened: Callable[[Engine], None] = lambda engine: None,
+        opened: Callable[[Engine], None],
+        mistake: Callable[[bytes, str], None],
     ) -> None:
         self._state_dir = state_dir
+        self._path = os.path.join(state_dir, CATALOGUE)
         self._machinery = machinery
         self._tell = tell
         self._duplicate = duplicate
         self._defer = defer
         self._complain = complain
         self._opened = opened
+        self._mistake = mistake
         self.engine: Engine | None = None
         self.catalog: Catalog | None = None
         self.trouble = ""
@@ -115,18 +121,24 @@ class Tenure:
         """Keep what is known and let the engine go."""
         if self.engine is None or self.catalog is None:
             return
+        self._machinery.cancel()
         try:
             self.engine.save()
             self.catalog.close()
         except sqlite3.Error as error:
-            self._complain(f"the last findings could not be saved: {error}; they will be made again")
+            why = explained(error, self._path)
+            self._complain(f"{self._path}: {why}; the last findings are not saved and will be made again")
             self.catalog.abandon()
         self.engine = self.catalog = None
 
-    def fail(self, error: sqlite3.Error) -> None:
-        """The catalogue cannot be written: begin again from what it holds, as after a kill."""
-        self.trouble = f"the catalogue cannot be written: {error}; tried again in {_RETRY:.0f} s"
+    def fail(self, error: Exception) -> None:
+        """Begin again from what the catalogue holds, as after a kill."""
+        if isinstance(error, sqlite3.Error):
+            self.trouble = f"{self._path}: {explained(error, self._path)}; tried again every {_RETRY:.0f} s"
+        else:
+            self.trouble = f"a mistake in lorad ({type(error).__name__}); please report what its log says of it"
         self._complain(self.trouble)
+        self._machinery.cancel()
         if self.catalog:
             self.catalog.abandon()
         self.engine = self.catalog = None
@@ -152,16 +164,19 @@ class Tenure:
                 duplicate=self._duplicate,
                 defer=self._defer,
                 render_once=True,
+                mistake=self._mistake,
             )
             acted = bool(catalog.number(_ACTS))
         except sqlite3.Error as error:
             if catalog:
                 catalog.abandon()
-            self._complain(f"the catalogue cannot be opened: {error}")
+            self.trouble = f"{self._path}: {explained(error, self._path)}; tried again every {_RETRY:.0f} s"
+            self._complain(self.trouble)
             self._open_at = time.monotonic() + _RETRY
             return
         self.catalog, self.engine = catalog, engine
         self._opened_at = catalog.generation
+        engine.keep_by(policy_of(config).rules)
         for root in roots:
             engine.sweep(root, view=not acted)
         self._opened(engine)

@@ -7,7 +7,11 @@ import json
 import os
 import threading
 
+from loracore.whole import regular, write_whole
 from lorad.watch.place import Place
+
+#: Bytes of the file that are read.
+_MOST = 1 << 20
 
 
 class Memory:
@@ -42,17 +46,15 @@ class Memory:
 
     def _read(self) -> dict[str, str]:
         try:
-            with open(self._path, "rb") as file:
-                return _checked(json.load(file))
-        except (OSError, ValueError):
+            with open(self._path, "rb", opener=regular) as file:
+                return _checked(json.loads(file.read(_MOST)))
+        except (OSError, ValueError, RecursionError):
             return {}
 
     def _write(self) -> None:
         # It is a precaution, which a full disk may do without.
         with contextlib.suppress(OSError):
-            with open(self._path + b".new", "w", encoding="ascii") as file:
-                json.dump(self._mounts, file)
-            os.replace(self._path + b".new", self._path)
+            write_whole(self._path, json.dumps(self._mounts).encode("ascii"))
 
 
 def _checked(read: object) -> dict[str, str]:

@@ -21,8 +21,11 @@ REMOTE = frozenset(
 
 #: File systems that lie in memory: what is in them is lost with the power.
 VOLATILE = frozenset({b"tmpfs", b"ramfs", b"devtmpfs"})
+#: Overlays that may lie on each other; the kernel allows fewer.
+_LAYERS = 8
 
 _ESCAPED = re.compile(rb"\\([0-7]{3})")
+_UPPER = re.compile(rb"(?:^|,)upperdir=((?:[^,\\]|\\.)*)", re.DOTALL)
 _MOUNTINFO = "/proc/self/mountinfo"
 #: What to poll a mount table for.
 NEWS = select.POLLPRI | select.POLLERR
@@ -32,12 +35,19 @@ class Mount(NamedTuple):
     """A line of mountinfo. `device` is as in `st_dev`, but on btrfs, which has one for each subvolume.
 
     `root` is the folder of the file system that shows at `point`: of two mounts of one device it may differ.
+    `upper`: the folder that an overlay writes to, as it was called when that was mounted. `number`: as statx(2)
+    has it; `parent`: of the mount that `point` lies on. `options`: those of the file system.
     """
 
     point: bytes
     kind: bytes
     device: int
     root: bytes = b"/"
+    read_only: bool = False
+    upper: bytes = b""
+    number: int = 0
+    parent: int = 0
+    options: bytes = b""
 
 
 def parse(mountinfo: bytes) -> list[Mount]:
@@ -46,10 +56,15 @@ def parse(mountinfo: bytes) -> list[Mount]:
     for line in mountinfo.split(b"\n"):
         fields = line.split(b" ")
         try:
-            kind = fields[fields.index(b"-", 6) + 1]
+            kind, _, options = fields[fields.index(b"-", 6) + 1 :][:3]
             major, minor = fields[2].split(b":")
             device = os.makedev(int(major), int(minor))
-            mounts.append(Mount(_unescaped(fields[4]), kind, device, _unescaped(fields[3])))
+            # Of the mount, and of the file system, which may be mounted elsewhere as well.
+            read_only = b"ro" in (*fields[5].split(b","), *options.split(b","))
+            upper = _upper(options) if kind == b"overlay" else b""
+            root, point = _unescaped(fields[3]), _unescaped(fields[4])
+            number, parent = int(fields[0]), int(fields[1])
+            mounts.append(Mount(point, kind, device, root, read_only, upper, number, parent, options))
         except (ValueError, IndexError):
             # A line of a form that is not known yet says nothing about the other mounts.
             continue
@@ -58,6 +73,12 @@ def parse(mountinfo: bytes) -> list[Mount]:
 
 def _unescaped(field: bytes) -> bytes:
     return _ESCAPED.sub(lambda found: bytes((int(found[1], 8) & 0xFF,)), field)
+
+
+def _upper(options: bytes) -> bytes:
+    """A comma in a folder's name stands behind a backslash, which mountinfo escapes in turn."""
+    found = _UPPER.search(_unescaped(options))
+    return re.sub(rb"\\(.)", rb"\1", found[1], flags=re.DOTALL) if found else b""
 
 
 def find(mounts: Sequence[Mount], path: bytes) -> Mount | None:
@@ -91,9 +112,13 @@ def is_mounted(mounts: Sequence[Mount], device: int) -> bool:
     return any(mount.device == device for mount in mounts)
 
 
-def volatile_devices(mounts: Sequence[Mount]) -> frozenset[int]:
-    """The devices (as in `st_dev`) of file systems that lie in memory."""
-    return frozenset(mount.device for mount in mounts if mount.kind in VOLATILE)
+def is_volatile(mounts: Sequence[Mount], mount: Mount | None) -> bool:
+    """Whether what is written to a mount is lost with the power, as it or the upper layer of it lies in memory."""
+    for _ in range(_LAYERS):
+        if mount is None or not mount.upper:
+            break
+        mount = find(mounts, mount.upper)
+    return mount is not None and mount.kind in VOLATILE
 
 
 def read_mounts() -> list[Mount]:
@@ -127,7 +152,7 @@ class MountTable:
             return False
         self.stale = False
         before, self.mounts = self.mounts, self._read()
-        return before != self.mounts
+        return [mount[:6] for mount in before] != [mount[:6] for mount in self.mounts]
 
     def close(self) -> None:
         self._file.close()

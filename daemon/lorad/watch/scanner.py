@@ -6,16 +6,16 @@ import errno
 import os
 import re
 import stat
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from loracore.tensorfile import has_reader
+from loracore.trouble import explained
+from lorad.watch.unfinished import being_downloaded, why_unfinished
 
 if TYPE_CHECKING:
     from lorad.watch.exclude import Exclude
 
-#: What downloaders call a file that is not complete yet.
-UNFINISHED = (b".part", b".tmp", b".crdownload", b".incomplete", b".download", b".aria2")
 #: How names of our own begin: what an action needs on the way, and the folder of files in quarantine.
 OURS = b".lorad-"
 #: Where automatic de-duplication puts files aside, at a root's top.
@@ -79,14 +79,14 @@ def walk(
             # It went meanwhile, which is told of elsewhere.
             continue
         except OSError as error:
-            yield Seen(folder, None, f"cannot be listed: {(error.strerror or str(error)).lower()}", failed=True)
+            yield Seen(folder, None, f"cannot be listed: {explained(error)}", failed=True)
             continue
-        names = {entry.name for entry in entries}
+        downloads = being_downloaded(entry.name for entry in entries)
         for entry in entries:
             if leaves_out(entry.path):
                 continue
             if not is_folder(entry, follow=follow):
-                if (seen := _look(entry, names, follow)) is not None:
+                if (seen := _look(entry, downloads, follow)) is not None:
                     yield seen
             elif not (entry.is_symlink() and (exclude or is_ours)(os.path.realpath(entry.path))):
                 waiting.append(entry.path)
@@ -106,31 +106,29 @@ def look(path: bytes, *, follow: bool) -> Seen | None:
     except OSError as error:
         if error.errno in _GONE:
             return None
-        reason = f"cannot be looked at: {(error.strerror or str(error)).lower()}"
-        return Seen(path, None, reason, failed=True)
-    return None if stat.S_ISDIR(status.st_mode) else _judge(path, status, os.path.lexists(path + b".aria2"))
+        return Seen(path, None, f"cannot be looked at: {explained(error)}", failed=True)
+    return None if stat.S_ISDIR(status.st_mode) else _judge(path, status, None)
 
 
-def _look(entry: os.DirEntry[bytes], names: set[bytes], follow: bool) -> Seen | None:
+def _look(entry: os.DirEntry[bytes], downloads: Collection[bytes], follow: bool) -> Seen | None:
     """One name that is no folder; None when it has vanished."""
     try:
         status = entry.stat(follow_symlinks=follow)
     except FileNotFoundError:
         return Seen(entry.path, None, "a symbolic link to nothing") if follow else None
     except OSError as error:
-        reason = f"cannot be looked at: {(error.strerror or str(error)).lower()}"
-        return Seen(entry.path, None, reason, failed=True)
-    return _judge(entry.path, status, entry.name + b".aria2" in names)
+        return Seen(entry.path, None, f"cannot be looked at: {explained(error)}", failed=True)
+    return _judge(entry.path, status, downloads)
 
 
-def _judge(path: bytes, status: os.stat_result, unfinished: bool) -> Seen:
-    """Whether a file is to be read. `unfinished`: aria2 says so."""
+def _judge(path: bytes, status: os.stat_result, downloads: Collection[bytes] | None) -> Seen:
+    """Whether a file is to be read. `downloads`: see `why_unfinished`."""
     if stat.S_ISLNK(status.st_mode):
         return Seen(path, status, "a symbolic link, not followed; --follow-symlinks looks through it")
     if not stat.S_ISREG(status.st_mode):
         return Seen(path, status, "not a regular file")
-    if unfinished or path.lower().endswith(UNFINISHED):
-        return Seen(path, status, "a download that is not finished")
+    if why := why_unfinished(path, status.st_size, downloads):
+        return Seen(path, status, why)
     if not has_reader(path):
         return Seen(path, status, "no reader knows this kind of file")
     return Seen(path, status)

@@ -16,7 +16,11 @@ from __future__ import annotations
 from loracore.control.dedupe import (
     Applied,
     ApplyDedupe,
+    Freeable,
+    Freed,
+    FreeHidden,
     GetSavings,
+    HiddenFile,
     History,
     HistoryEntry,
     ListHistory,
@@ -40,6 +44,8 @@ from loracore.control.events import (
     DuplicateFound,
     Event,
     FileFailedEvent,
+    FileFreed,
+    FileGivenBack,
     FileGone,
     FileGrouped,
     FileHashed,
@@ -88,7 +94,7 @@ from loracore.control.library import (
     Show,
     Shown,
 )
-from loracore.control.status import ChildState, Error, GetStatus, Hashing, Root, Status, Wait, Waited
+from loracore.control.status import ChildState, Error, GetStatus, Hashing, Hidden, Root, Status, Wait, Waited
 
 __all__ = [
     "CONTROL_SOCKET",
@@ -123,6 +129,8 @@ __all__ = [
     "Failed",
     "FailedFile",
     "FileFailedEvent",
+    "FileFreed",
+    "FileGivenBack",
     "FileGone",
     "FileGrouped",
     "FileHashed",
@@ -130,6 +138,9 @@ __all__ = [
     "Find",
     "Finding",
     "Found",
+    "FreeHidden",
+    "Freeable",
+    "Freed",
     "GetResult",
     "GetSavings",
     "GetStatus",
@@ -137,6 +148,8 @@ __all__ = [
     "Groups",
     "HasherChanged",
     "Hashing",
+    "Hidden",
+    "HiddenFile",
     "History",
     "HistoryEntry",
     "JobEnded",

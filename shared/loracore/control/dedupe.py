@@ -21,12 +21,26 @@ class PlanDedupe(Struct, frozen=True, tag="plan"):
 class ApplyDedupe(Struct, frozen=True, tag="dedupe"):
     """Carry out what `PlanDedupe` of the same fields shows. Answered by `Applied` when all is done.
 
-    Meanwhile `DedupeProgress` comes as an event, and `ActionTaken` for each file.
+    Meanwhile `DedupeProgress` comes as an event, and `ActionTaken` for each file. `now`: what is put aside is freed
+    at once.
     """
 
     action: str = ""
     keep: list[bytes] = []
     levels: list[str] = []
+    now: bool = False
+
+
+class FreeHidden(Struct, frozen=True, tag="free"):
+    """Remove what these actions, or (`all`) all but quarantines, have put aside; answered by `Freed`.
+
+    `dry_run`: nothing is changed; answered by `Freeable`, page by page.
+    """
+
+    ids: list[int] = []
+    all: bool = False
+    dry_run: bool = False
+    cursor: str = ""
 
 
 class UndoActions(Struct, frozen=True, tag="undo"):
@@ -107,6 +121,39 @@ class Applied(Struct, frozen=True, tag="applied"):
     omitted: int = 0
 
 
+class Freed(Struct, frozen=True, tag="freed"):
+    """As `Applied`; `refused` counts what stays aside, and its outcome says what it waits for."""
+
+    done: int
+    refused: int
+    bytes: int
+    results: list[Outcome]
+    omitted: int = 0
+
+
+class HiddenFile(Struct, frozen=True):
+    """A file that was put aside. `due`: when it is freed by itself (RFC 3339), empty where it is not.
+
+    `reason`: what it waits for beyond that, if anything.
+    """
+
+    id: int
+    action: str
+    kept: Path
+    path: Path
+    bytes: int
+    state: str
+    due: str
+    reason: str = ""
+
+
+class Freeable(Struct, frozen=True, tag="freeable"):
+    """What is put aside, the one that is due first in front."""
+
+    files: list[HiddenFile]
+    cursor: str = ""
+
+
 class Undone(Struct, frozen=True, tag="undone"):
     """As `Applied`; `bytes` is what the files take again."""
 
@@ -118,10 +165,10 @@ class Undone(Struct, frozen=True, tag="undone"):
 
 
 class HistoryEntry(Struct, frozen=True):
-    """An action. `state`: `done`, `undone`, `failed`, `emptied`, or one that waits for repair.
+    """An action. `state`: `hidden waiting freed linked shared quarantined undone given_back lost refused`.
 
-    `emptied`: the file is in its quarantine no more; undo by its id looks for it once again, `all` does not.
-    `bytes` is what it saved, or what a quarantined file still takes.
+    `planned`, `freeing` and `undoing` are those that were interrupted and wait for repair. `bytes` is what it
+    saved, or what a file that is put aside still takes. `text` says what it waits for, or where it is.
     """
 
     id: int
@@ -131,6 +178,7 @@ class HistoryEntry(Struct, frozen=True):
     path: Path
     bytes: int
     state: str
+    text: str = ""
 
 
 class History(Struct, frozen=True, tag="history"):
@@ -141,13 +189,13 @@ class History(Struct, frozen=True, tag="history"):
 
 
 class Savings(Struct, frozen=True, tag="savings"):
-    """What the actions that stand have saved, by action too; what quarantines hold; what could be saved now.
+    """What actions in force have saved, by action too; what is still put aside; what could be saved now.
 
     `possible_bytes` is the sum of the plan by the configuration; where that is to report, of all that it names.
     """
 
     saved_bytes: int
     possible_bytes: int
-    quarantined_bytes: int
+    hidden_bytes: int
     by_action: dict[str, int]
     actions: int = 0

@@ -5,6 +5,9 @@ from __future__ import annotations
 from loracore.control.dedupe import (
     Applied,
     ApplyDedupe,
+    Freeable,
+    Freed,
+    FreeHidden,
     GetSavings,
     History,
     ListHistory,
@@ -44,7 +47,7 @@ from loracore.control.status import GetStatus, Status, Wait, Waited
 
 Request = (
     GetStatus | Wait | ListGroups | ListDuplicates | ListFailed | Show | Find | Audit | Doctor
-    | PlanDedupe | ApplyDedupe | UndoActions | ListHistory | GetSavings
+    | PlanDedupe | ApplyDedupe | UndoActions | FreeHidden | ListHistory | GetSavings
     | StartJob | ListJobs | WaitJob | CancelJob | GetResult
 )  # fmt: skip
 
@@ -70,7 +73,7 @@ class Refusal(Struct, frozen=True, tag="refused"):
 
 Answer = (
     Status | Waited | Groups | Duplicates | Failed | Shown | Found | Audited | Examined | Refusal
-    | Planned | Applied | Undone | History | Savings | JobStarted | JobState | Jobs | JobResult
+    | Planned | Applied | Undone | Freed | Freeable | History | Savings | JobStarted | JobState | Jobs | JobResult
 )  # fmt: skip
 
 

@@ -76,6 +76,22 @@ class ActionUndone(Struct, frozen=True, tag="undone"):
     path: bytes
 
 
+class FileGivenBack(Struct, frozen=True, tag="given-back"):
+    """What was put aside for a file that is gone has its name again; `shown` where that was taken."""
+
+    id: int
+    path: bytes
+    shown: bytes
+
+
+class FileFreed(Struct, frozen=True, tag="freed"):
+    """What an action had put aside was removed; `bytes`: how many it freed."""
+
+    id: int
+    path: Path
+    bytes: int
+
+
 class DedupeProgress(Struct, frozen=True, tag="progress"):
     """How far an `ApplyDedupe` or `UndoActions` is: files, and bytes that are read to compare them."""
 
@@ -122,5 +138,5 @@ class PublishedEvent(Struct, frozen=True, tag="published"):
 Event = (
     FileSeen | FileGrouped | DuplicateFound | FileGone | FileFailedEvent | ChildRestarted | HasherChanged
     | ActionTaken | WatchChanged | PublishedEvent | ActionRefused | ActionUndone | DedupeProgress | DaySummary
-    | JobProgress | JobEnded | FileHashed
+    | JobProgress | JobEnded | FileHashed | FileGivenBack | FileFreed
 )  # fmt: skip

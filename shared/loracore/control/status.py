@@ -58,6 +58,21 @@ class Hashing(Struct, frozen=True):
     trouble: str = ""
 
 
+class Hidden(Struct, frozen=True):
+    """What de-duplication has put aside, quarantines included, and when the next of it is freed (RFC 3339).
+
+    `waiting`: how many cannot be freed now, and why, for one of them. `full`: disks that are nearly full because
+    of it.
+    """
+
+    files: int = 0
+    bytes: int = 0
+    next_due: str = ""
+    waiting: int = 0
+    reason: str = ""
+    full: list[str] = []
+
+
 class Status(Struct, frozen=True, tag="status"):
     """How the daemon is. `state`: `loading`, `scanning`, `reading` or `idle`. Rates are over the last seconds.
 
@@ -94,6 +109,7 @@ class Status(Struct, frozen=True, tag="status"):
     #: Why that hasher and not another one; empty where there is no choice.
     hasher_note: str = ""
     hashing: Hashing = Hashing(False)
+    hidden: Hidden = Hidden()
 
 
 class Waited(Struct, frozen=True, tag="waited"):

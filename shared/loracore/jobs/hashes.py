@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import msgspec
 
+from loracore.identity import Identity
+
 
 class HashesParameters(msgspec.Struct, frozen=True):
     """`path`: a file, or a PEFT adapter folder, which counts through its weight file.
 
-    `identity`: device, inode, size, mtime and ctime (ns) that it must have; None where any file there is meant.
+    `identity`: what it must be; None where any file there is meant.
     """
 
     path: bytes
-    identity: tuple[int, int, int, int, int] | None = None
+    identity: Identity | None = None
 
 
 class HashesResult(msgspec.Struct, frozen=True):

@@ -12,6 +12,8 @@ import msgspec
 from loracore.errors import FileError, UsageError
 from loracore.jobs.change import Writing
 from loracore.paths import shown
+from loracore.trouble import explained
+from loracore.whole import regular
 
 #: `svd` is the best approximation of ΔW; `truncate` and `pad` cut off and add rows and columns of the factors.
 Method = Literal["svd", "truncate", "pad"]
@@ -48,10 +50,10 @@ def read_block_ranks(path: str | bytes | os.PathLike[str]) -> dict[str, int]:
     """A table of ranks by pattern, JSON or TOML as the name ends. Raises FileError and UsageError."""
     name = shown(os.fsencode(path))
     try:
-        with open(path, "rb") as file:
+        with open(path, "rb", opener=regular) as file:
             text = file.read(_MAX_BYTES + 1)
     except OSError as error:
-        raise FileError(f"it cannot be read: {(error.strerror or str(error)).lower()}", name) from error
+        raise FileError(f"it cannot be read: {explained(error)}", name) from error
     if len(text) > _MAX_BYTES:
         raise UsageError(f'{name}: too large for a table of ranks; give {{"pattern": rank}}')
     try:

@@ -105,7 +105,7 @@ def _archive_name(records: dict[bytes, Record]) -> bytes:
     """The folder that all records of the checkpoint lie in, with its slash."""
     found = [name[:-8] for name in records if name.endswith(b"/data.pkl") and name.count(b"/") == 1]
     if len(found) != 1:
-        raise UnknownFormat("a zip archive that is no torch checkpoint")
+        raise UnknownFormat("a zip archive that is no torch checkpoint; unpack it")
     (prefix,) = found
     if prefix + b"constants.pkl" in records or any(name.startswith(prefix + b"code/") for name in records):
         raise UnknownFormat("a TorchScript program, not a checkpoint")

@@ -11,6 +11,7 @@ import msgspec
 from loracore.errors import MalformedFile, UnknownFormat
 from loracore.tensorfile.container import Container
 from loracore.tensorfile.readers import SUFFIXES, open_regular, read_container
+from loracore.tensorfile.recognise import recognised
 
 CONFIG = b"adapter_config.json"
 _WEIGHTS = b"adapter_model"
@@ -41,7 +42,7 @@ def read_config(folder: bytes) -> dict[str, Any]:
         try:
             config = msgspec.json.decode(source.read(0, source.size))
         except (msgspec.DecodeError, RecursionError, UnicodeError) as error:
-            raise MalformedFile(f"its JSON cannot be read: {error}") from error
+            raise recognised(source, MalformedFile(f"its JSON cannot be read: {error}")) from error
         if not isinstance(config, dict):
             raise MalformedFile("it is not a JSON object, as PEFT writes")
         return config

@@ -10,7 +10,9 @@ from contextlib import contextmanager
 from loracore.errors import FileError, MalformedFile, UnknownFormat
 from loracore.tensorfile import safetensors
 from loracore.tensorfile.container import Container
+from loracore.tensorfile.recognise import recognised
 from loracore.tensorfile.source import Source
+from loracore.trouble import explained
 
 #: How torch's zip begins.
 _ZIP = b"PK\x03\x04"
@@ -27,9 +29,13 @@ def _read_safetensors(source: Source) -> Container:
     try:
         return safetensors.read_header(source)
     except MalformedFile:
-        if source.size >= 4 and source.read(0, 4) == _ZIP:
-            return _read_checkpoint(source)
-        raise
+        if source.size < 4 or source.read(0, 4) != _ZIP:
+            raise
+    try:
+        return _read_checkpoint(source)
+    except UnknownFormat as error:
+        # Its name promises a model.
+        raise MalformedFile(error.reason) from error
 
 
 #: Every suffix that some reader knows, and that reader.
@@ -73,7 +79,10 @@ def read_container(source: Source, path: bytes) -> Container:
         raise UnknownFormat("no reader knows this kind of file")
     if source.size == 0:
         raise MalformedFile("empty; download it again")
-    container = reader(source)
+    try:
+        container = reader(source)
+    except (MalformedFile, UnknownFormat) as error:
+        raise recognised(source, error) from error
     if not container.layout.layers:
         raise UnknownFormat("no layer in it")
     return container
@@ -101,7 +110,7 @@ def open_regular(path: bytes) -> Iterator[Source]:
         except OSError as error:
             if os.path.islink(path):
                 raise FileError("a symbolic link; give the file that it points to") from error
-            raise FileError(f"cannot be opened: {os.strerror(error.errno or 0)}") from error
+            raise FileError(f"cannot be opened: {explained(error)}") from error
         try:
             status = os.fstat(fd)
             if not stat.S_ISREG(status.st_mode):

@@ -148,7 +148,7 @@ def _check_tiling(layers: list[Layer], entries: dict[str, _Entry], data_bytes: i
             )
         end = stop
     if end != data_bytes:
-        state = "truncated" if end > data_bytes else "longer than its tensors"
+        state = "truncated, as by an interrupted download" if end > data_bytes else "longer than its tensors"
         raise MalformedFile(f"{state}: its tensors need {end} bytes, it holds {data_bytes}; download it again")
 
 

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 
 from loracore.errors import MalformedFile
 
 
 class Source:
-    """An open descriptor, its size, and how many bytes were read from it."""
+    """An open descriptor, its size, and how many bytes were read from it. `stepped` is called after each read."""
 
     def __init__(self, fd: int, size: int) -> None:
         self.fd = fd
         self.size = size
         self.bytes_read = 0
+        self.stepped: Callable[[], None] | None = None
 
     def read(self, offset: int, length: int) -> bytes:
         """Exactly `length` bytes at `offset`. Raises MalformedFile where the file ends before."""
@@ -28,6 +30,8 @@ class Source:
             parts.append(part)
             offset += len(part)
             length -= len(part)
+            if self.stepped is not None:
+                self.stepped()
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
     def read_into(self, buffer: memoryview, offset: int) -> None:

@@ -11,8 +11,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-
 from lorad.dedupe.orders import Order, Refused, Side
+
 from tests.daemon.dedupe.world import GONE, KEPT, SIDECARS, World, files_in, look, make_world, read, side
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can act as another user")

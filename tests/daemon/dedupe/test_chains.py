@@ -9,8 +9,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-
 from lorad.dedupe.orders import Order, Refused, Result
+
 from tests.builders.weights import random_weights
 from tests.builders.write import write_safetensors
 from tests.daemon.dedupe.world import GONE, SPECS, World, dies_at, dress, make_world, side

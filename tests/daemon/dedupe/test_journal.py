@@ -10,13 +10,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-
-from loracore.control import Refusal
-from loracore.errors import LoraError, StateError, StateLocked
 from lorad.dedupe.actor import Actor
 from lorad.dedupe.desk import Desk
 from lorad.dedupe.journal import JOURNAL, MARKER, Journal
 from lorad.dedupe.orders import Refused
+
+from loracore.control import Refusal
+from loracore.errors import LoraError, StateError, StateLocked
 from tests.daemon.dedupe.world import World, make_world
 
 

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from loracore.config import Dedupe
-from loracore.settings import ACTIONS
+from loracore.settings import ACTIONS, KEEP_RULES
 from lorad.blocks.extents import Extent
-from lorad.blocks.room import MOST, packed, unpacked
-from lorad.dedupe.keeping import Copy
-from lorad.dedupe.plan import Plan, Skipped, Step, make_plan, plan_for
-from lorad.dedupe.policy import Policy, Rule, is_inside
+from lorad.blocks.room import MOST, packed
+from lorad.dedupe.plan import MARKED, NOT_NEW, Folders, Plan, Step, make_plan, plan_for
+from lorad.dedupe.policy import AWAY, IN_PLACE, Policy
+from lorad.dedupe.sets import Skipped
+from lorad.library.keepers import Copy, Rule, choose, is_inside, is_marked
+from tests.daemon.publish.plain import taken
 
 NOW = 10**18
 HOUR = 3600 * 10**9
@@ -119,20 +121,127 @@ def test_what_lies_in_memory_is_never_kept_for_what_lies_on_a_disk(keep: str) ->
     assert gone(plan(both, policy())) == {"/shm/b": "/shm/a"}
 
 
-def test_young_files_neither_go_nor_are_kept() -> None:
+def test_young_files_do_not_go_and_where_one_is_kept_the_others_wait() -> None:
     """They may still be moved about; when the next of them comes of age is said."""
     copies = [copy("/a"), copy("/b"), copy("/young", ctime_ns=NOW - HOUR)]
-    made = plan(copies, policy(keep="path-prefix:/young", min_age=7200))
+    made = plan(copies, policy(min_age=7200))
     assert gone(made) == {"/b": "/a"}
     assert reasons(made) == {"/young": "younger than min_age"}
     assert made.due_ns == NOW + HOUR
+    made = plan(copies, policy(keep="path-prefix:/young", min_age=7200))
+    assert gone(made) == {}
+    assert reasons(made) == dict.fromkeys(("/a", "/b"), "the kept one is younger than min_age")
     assert gone(plan(copies, policy(keep="path-prefix:/young", min_age=3600))) == {"/a": "/young", "/b": "/young"}
 
 
 def test_files_that_are_still_read_wait() -> None:
-    made = plan([copy("/a"), copy("/b", residue=None)], policy())
-    assert made.steps == []
+    """What is not read to its end does not go, nor does anything for it, or before its header is known."""
+    made = plan([copy("/a"), copy("/b", residue=None), copy("/c")], policy())
+    assert gone(made) == {"/c": "/a"}
     assert reasons(made) == {"/b": "not read to its end yet"}
+    made = plan([copy("/a", residue=None), copy("/b")], policy())
+    assert reasons(made) == {"/b": "the kept one is not read to its end yet"}
+    made = plan([copy("/a"), copy("/b"), copy("/c", function=b"")], policy())
+    assert made.steps == []
+
+
+def test_what_is_read_only_does_not_go() -> None:
+    """SPEC 5: a plan tells what will be refused; where nothing may be kept, nothing goes."""
+    frozen = [copy(f"/snap/{name}", read_only=((f"/snap/{name}".encode(), b"/snap"),)) for name in "ab"]
+    made = plan([*frozen, copy("/long/c"), copy("/long/d")], policy())
+    assert gone(made) == {"/long/d": "/long/c"}
+    assert reasons(made) == dict.fromkeys(("/snap/a", "/snap/b"), "on a read-only file system")
+    assert plan(frozen, policy()).steps == []
+    made = plan([*frozen, copy("/long/c")], policy(keep="path-prefix:/snap"))
+    assert gone(made) == {"/long/c": "/snap/a"}
+    both = copy("/snap/e", "/x/e", read_only=((b"/snap/e", b"/snap"),))
+    assert reasons(plan([copy("/a"), both], policy()))["/x/e"] == "on a read-only file system: its name /snap/e"
+
+
+@pytest.mark.parametrize("action", ACTIONS)
+def test_another_function_by_the_header_is_never_acted_on(action: str) -> None:
+    """SPEC 5: files whose headers say another function keep one each, whichever the action."""
+    copies = [
+        copy("/a", content=b"1"), copy("/b", content=b"1"),
+        copy("/c", content=b"2", function=b"f"), copy("/d", content=b"2", function=b"f"),
+    ]  # fmt: skip
+    made = plan(copies, policy(action))
+    assert gone(made) == {"/b": "/a", "/d": "/c"}
+    assert reasons(made) == {"/c": "its header says another function"}
+
+
+@pytest.mark.parametrize("action", ACTIONS)
+def test_another_function_by_the_configuration_is_acted_on_in_place_alone(action: str) -> None:
+    """SPEC 5: a link or shared blocks leave each file beside its own `adapter_config.json`."""
+    copies = [copy("/a"), copy("/x/b", configs=((b"/x/b", b"c"),)), copy("/y/b", configs=((b"/y/b", b"c"),))]
+    made = plan(copies, policy(action))
+    if action in IN_PLACE:
+        assert gone(made) == {"/x/b": "/a", "/y/b": "/a"}
+    else:
+        assert gone(made) == {"/y/b": "/x/b"}
+        assert reasons(made) == {"/x/b": "its adapter_config.json says another function"}
+
+
+def test_a_file_of_two_functions_by_its_names_stands_for_none() -> None:
+    """SPEC 5: one name of it beside a configuration that says something, another one beside none."""
+    both = [copy(f"/{name}", f"/x/{name}", configs=((f"/x/{name}".encode(), b"c"),)) for name in "ab"]
+    made = plan([copy("/c"), *both], policy(keep="path-prefix:/c"))
+    assert gone(made) == {}
+    assert gone(plan([copy("/c"), *both], policy("symlink", "path-prefix:/c"))).keys() == {
+        "/a",
+        "/x/a",
+        "/b",
+        "/x/b",
+    }
+
+
+def adapters(*names: str, weights: Sequence[str] = ("s-1", "s-2"), **facts: object) -> list[list[Copy]]:
+    """Adapter folders of these names with the same weight files; a set for each of those."""
+    return [[copy(f"/{name}/{file}", content=file.encode(), **facts) for name in names] for file in weights]
+
+
+def folders(*names: str, difference: str = "") -> Folders:
+    weights = {f"/{name}".encode(): [f"/{name}/{file}".encode() for file in ("s-1", "s-2")] for name in names}
+    return Folders(weights, lambda folder, kept: difference)
+
+
+def test_an_adapter_folder_goes_as_a_whole() -> None:
+    """SPEC 5: in one step, for a folder in which all is the same; links in place are made file by file."""
+    sets = adapters("f", "g", "h")
+    for action in AWAY:
+        made = make_plan(sets, policy(action), NOW, folders("f", "g", "h"))
+        assert [(step.folder, step.path, step.kept, step.bytes) for step in made.steps] == [
+            (b"/g", b"/g/s-1", b"/f/s-1", 200), (b"/h", b"/h/s-1", b"/f/s-1", 200),
+        ]  # fmt: skip
+        assert made.bytes == 400
+    made = make_plan(sets, policy("symlink"), NOW, folders("f", "g", "h"))
+    assert [step.folder for step in made.steps] == [b""] * 4
+
+
+def test_a_part_of_an_adapter_folder_does_not_go_alone() -> None:
+    """SPEC 5: refused by name, whatever it is that is not the same."""
+    one, two = adapters("f", "g")
+    all_parts = folders("f", "g")
+    for sets, parts, why in (
+        ([one], all_parts, "/g/s-2 stays"),
+        ([one, two], folders("g"), "/f/s-1 is not in a folder like it"),
+        ([one, [two[0]._replace(mtime_ns=5), two[1]]], all_parts, "/f/s-1 stays"),
+        ([one, two], folders("f", "g", difference="/g/README.md differs"), "/g/README.md differs"),
+        ([one, [two[0], two[1]._replace(residue=b"x")]], all_parts, "/f/s-2 is not in a folder like it"),
+    ):
+        made = make_plan(sets, policy(keep="oldest"), NOW, parts)
+        assert made.steps == []
+        assert f"part of a folder: {why}" in {row.reason for row in made.skipped}, why
+
+
+def test_what_another_folder_needs_does_not_go() -> None:
+    """SPEC 5: a file with names in two folders goes only where both go."""
+    shared = copy("/g/s-1", "/h/s-1", content=b"s-1")
+    sets = [
+        [copy("/f/s-1", content=b"s-1"), shared],
+        [copy("/f/s-2", content=b"s-2"), copy("/g/s-2", content=b"s-2")],
+    ]
+    assert make_plan(sets, policy(), NOW, folders("f", "g", "h")).steps == []
 
 
 def test_an_inode_with_several_names_is_one_file() -> None:
@@ -219,21 +328,37 @@ def test_symbolic_links_are_no_names_of_a_file() -> None:
     assert made.steps == []
 
 
-def test_a_newcomer_goes_or_is_kept_as_the_rules_say() -> None:
-    """What was there before is not acted on for the sake of what was there before."""
+def test_by_itself_only_a_newcomer_goes() -> None:
+    """SPEC 5: where the rules would keep the newcomer, the older file waits for `dedupe --apply`."""
     copies = [copy("/a", mtime_ns=2), copy("/b", mtime_ns=3), copy("/new", mtime_ns=4)]
-    for keep, expected in (("oldest", {"/new": "/a"}), ("newest", {"/a": "/new", "/b": "/new"})):
-        made = plan_for([b"/new"], [copies], policy(keep=keep), NOW)
-        assert gone(made) == expected
-        assert made.bytes == 100 * len(expected)
+    made = plan_for([b"/new"], [copies], policy(keep="oldest"), NOW)
+    assert (gone(made), made.bytes) == ({"/new": "/a"}, 100)
+    assert reasons(made) == {"/b": NOT_NEW}
+    made = plan_for([b"/new"], [copies], policy(keep="newest"), NOW)
+    assert gone(made) == {}
+    assert reasons(made) == {"/a": NOT_NEW, "/b": NOT_NEW}
     assert plan_for([b"/elsewhere"], [copies], policy(), NOW).steps == []
+
+
+def test_for_a_marked_name_no_final_one_goes_by_itself() -> None:
+    """SPEC 5: a finished file is not taken away for a step on the way to it; asked for, it is."""
+    copies = [
+        copy("/style-000010.pt", mtime_ns=1),
+        copy("/style.pt", mtime_ns=2),
+        copy("/style (1).pt", mtime_ns=3),
+    ]
+    rules = policy(keep="oldest")
+    made = plan_for([b"/style.pt", b"/style (1).pt"], [copies], rules, NOW)
+    assert gone(made) == {"/style (1).pt": "/style-000010.pt"}
+    assert reasons(made) == {"/style.pt": MARKED}
+    assert gone(plan(copies, rules)).keys() == {"/style.pt", "/style (1).pt"}
 
 
 # Any library, any policy
 
 FOLDERS = ("/r/keep", "/r/in", "/s/out", "/s")
-NAMES = st.tuples(st.sampled_from(FOLDERS), st.integers(0, 60)).map(
-    lambda parts: f"{parts[0]}/{parts[1]}".encode()
+NAMES = st.tuples(st.sampled_from(FOLDERS), st.integers(0, 30), st.sampled_from(["", " (1)"])).map(
+    lambda parts: f"{parts[0]}/{parts[1]}{parts[2]}".encode()
 )
 TIMES = st.integers(0, 3).map(lambda hours: NOW - hours * HOUR)
 
@@ -255,6 +380,7 @@ def libraries(draw: st.DrawFn) -> list[list[Copy]]:
     names = iter(draw(st.lists(NAMES, unique=True, min_size=2, max_size=24)))
     sets: list[list[Copy]] = []
     number = 0
+    frozen = draw(st.integers(0, 3)) == 0
     while True:
         copies: list[Copy] = []
         lying = [None, None, *(extents for extents, in_set in LYING if in_set == len(sets))]
@@ -274,6 +400,10 @@ def libraries(draw: st.DrawFn) -> list[list[Copy]]:
                     ctime_ns=draw(TIMES),
                     residue=content,
                     metadata=draw(st.sampled_from([0, 250, 500])),
+                    function=draw(st.sampled_from([None, None, b"f"])),
+                    configs=tuple((path, b"c") for path in sorted(paths) if draw(st.integers(0, 5)) == 0),
+                    read_only=tuple((path, b"/s") for path in sorted(paths) if path.startswith(b"/s") and frozen),
+                    volatile=draw(st.integers(0, 5)) == 0,
                     extents=draw(st.sampled_from(lying)),
                 )
             )
@@ -288,7 +418,7 @@ POLICIES = st.builds(
     levels=st.sampled_from([("file",), ("file", "tensors"), ("tensors",)]),
     keep=st.lists(
         st.sampled_from(
-            [*(Rule(kind) for kind in ("oldest", "newest", "shortest-path", "most-metadata")),
+            [*map(Rule, KEEP_RULES),
              Rule("path-prefix", b"/r/keep"), Rule("path-prefix", b"/s")]
         ),
         max_size=4,
@@ -313,20 +443,6 @@ def saved(sets: list[list[Copy]], steps: Sequence[Step]) -> int:
     return taken(before.values()) - taken(copy for ino, copy in before.items() if ino in left)
 
 
-def taken(copies: Iterable[Copy]) -> int:
-    """What files take of the disk, byte for byte."""
-    held: set[object] = set()
-    for copy in copies:
-        if copy.extents is None:
-            held |= {(copy.ino, byte) for byte in range(copy.size)}
-        elif copy.extents in DIGESTS:
-            held |= {(copy.extents, byte) for byte in range(100)}
-        else:
-            for start, length, distance in unpacked(copy.extents):
-                held |= {(distance, byte) for byte in range(start, start + length)}
-    return len(held)
-
-
 @given(sets=libraries(), rules=POLICIES)
 def test_a_plan_keeps_one_of_everything(sets: list[list[Copy]], rules: Policy) -> None:
     """Of each set, and for links of each content, a file stays; each step's kept file is one that stays."""
@@ -337,6 +453,10 @@ def test_a_plan_keeps_one_of_everything(sets: list[list[Copy]], rules: Policy) -
         for content in {copy.residue for copy in copies} if rules.action in ("hardlink", "reflink") else {None}:
             alike = [copy for copy in copies if content is None or copy.residue == content]
             assert any(not gone & set(copy.paths) for copy in alike)
+        for function in {copy.function for copy in copies}:
+            assert any(not gone & set(copy.paths) for copy in copies if copy.function == function)
+        for path in choose(copies, rules).kept.paths:
+            assert path not in gone, "what the JSON files say is kept"
     by_name = {
         path: (number, copy) for number, copies in enumerate(sets) for copy in copies for path in copy.paths
     }
@@ -345,6 +465,12 @@ def test_a_plan_keeps_one_of_everything(sets: list[list[Copy]], rules: Policy) -
         assert number == kept_number
         assert (file, kept) == (step.gone, step.keeper)
         assert not gone & set(kept.paths)
+        assert file.function == kept.function
+        if rules.action not in IN_PLACE:
+            assert file.functions == kept.functions
+        if rules.action != "report":
+            assert not file.read_only
+            assert file.volatile or not kept.volatile
         same_bytes = (file.residue, file.size) == (kept.residue, kept.size)
         assert step.level == ("file" if same_bytes else "tensors")
         assert step.level in rules.levels
@@ -389,6 +515,12 @@ def test_a_newcomers_plan_is_a_part_of_the_whole(sets: list[list[Copy]], rules: 
     names = [path for copies in sets for copy in copies for path in copy.paths]
     newcomer = names[which % len(names)]
     whole, part = make_plan(sets, rules, NOW), plan_for([newcomer], sets, rules, NOW)
-    assert set(part.steps) <= set(whole.steps)
-    for step in whole.steps:
-        assert (step in part.steps) == (newcomer in (*step.gone.paths, *step.keeper.paths))
+    expected = [
+        step
+        for step in whole.steps
+        if newcomer in step.gone.paths
+        and (all(map(is_marked, step.gone.paths)) or not all(map(is_marked, step.keeper.paths)))
+    ]
+    # Blocks that it shares with others that stay are not freed.
+    assert [step._replace(bytes=0) for step in part.steps] == [step._replace(bytes=0) for step in expected]
+    assert {row.path for row in part.skipped} >= {row.path for row in whole.skipped}

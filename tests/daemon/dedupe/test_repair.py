@@ -14,10 +14,6 @@ from pathlib import Path
 import msgspec
 import psutil
 import pytest
-
-from loracore.control import ActionRefused, Event
-from lorad.audit import leftovers
-from lorad.dedupe import steps
 from lorad.dedupe.deputy import Deputy
 from lorad.dedupe.desk import Desk
 from lorad.dedupe.journal import JOURNAL, Entry, Journal
@@ -26,6 +22,10 @@ from lorad.dedupe.reach import Folder, Reached
 from lorad.dedupe.settle import settle
 from lorad.dedupe.site import Site
 from lorad.dedupe.worker import Failed, Mended, TakeBack
+
+from loracore.control import ActionRefused, Event
+from lorad.audit import leftovers
+from lorad.dedupe import steps
 from tests.daemon.dedupe.world import World, dies_at, files_in, make_world, side
 
 

@@ -12,10 +12,10 @@ import pytest
 
 from lorad.blocks.extents import NOWHERE
 from lorad.blocks.room import unpacked
-from lorad.dedupe.keeping import Copy
 from lorad.dedupe.plan import make_plan
 from lorad.dedupe.policy import Policy
 from lorad.dedupe.sharing import with_extents
+from lorad.library.keepers import Copy
 from tests.daemon.dedupe.world import make_world
 
 Disk = Callable[[str], str]

@@ -19,11 +19,11 @@ from blake3 import blake3
 from hypothesis import HealthCheck, event, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
-
-from lorad.dedupe import recipe
 from lorad.dedupe.actor import Actor
 from lorad.dedupe.journal import FINAL, Journal
 from lorad.dedupe.orders import LEVELS, Order, Refused
+
+from lorad.dedupe import recipe
 from tests.builders.architectures import LayerSpec
 from tests.builders.weights import random_weights
 from tests.builders.write import write_safetensors

@@ -12,9 +12,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from lorad.dedupe.actor import Actor
-from lorad.dedupe.journal import JOURNAL, Journal
-from lorad.dedupe.orders import Order, Result, Savings, Side
+from lorad.dedupe.action.actor import Actor
+from lorad.dedupe.action.journal import JOURNAL, Journal
+from lorad.dedupe.action.order import FreeOrder, Order, Result, Savings, Side
 from lorad.pipeline.protocol import Identity
 from tests.builders.architectures import sd15
 from tests.builders.weights import random_weights
@@ -57,18 +57,32 @@ class World:
         return os.path.join(self.root, GONE)
 
     def order(self, action: str, level: str = "file", *, sidecars: str = "keep") -> Order:
-        return Order(action, level, side(self.kept, self.root), side(self.gone, self.root), sidecars)
+        size = os.path.getsize(self.gone)
+        kept, gone = side(self.kept, self.root), side(self.gone, self.root)
+        return Order(action, level, kept, gone, sidecars, bytes=size)
 
     def actor(self, at: Callable[[str], None] = lambda step: None) -> Actor:
         return Actor(self.state, at=at)
 
     def apply(self, action: str, level: str = "file", *, sidecars: str = "keep") -> Result:
         with self.actor() as actor:
-            return actor.apply(self.order(action, level, sidecars=sidecars))
+            (result,) = actor.apply([self.order(action, level, sidecars=sidecars)])
+        return result
+
+    def free(self, number: int) -> Result:
+        with self.actor() as actor:
+            (result,) = actor.free([FreeOrder(number, (side(self.kept, self.root),))])
+        return result
+
+    def give_back(self, number: int) -> Result:
+        with self.actor() as actor:
+            (result,) = actor.give_back([number])
+        return result
 
     def undo(self, number: int) -> Result:
         with self.actor() as actor:
-            return actor.undo(number)
+            (result,) = actor.undo([number])
+        return result
 
     def history(self, after: int = 0, limit: int = 1000) -> list[Result]:
         if not os.path.exists(os.path.join(self.state, JOURNAL)):

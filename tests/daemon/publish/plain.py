@@ -5,13 +5,17 @@ from __future__ import annotations
 import json
 import os
 import re
+import sys
 from collections import Counter, defaultdict
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+from lorad.blocks.room import unpacked
+from lorad.catalog.views import Copies, Name, Snapshot, connect, read_snapshot
+from lorad.library.keepers import Copy, choose
 from lorad.publish.model import Model
 from lorad.publish.render import render
-from lorad.publish.snapshot import Snapshot, connect, find_duplicates, read_snapshot
 from lorad.publish.views import VIEWS
 
 _TOLD = ("grouped", "unique", "duplicate")
@@ -40,6 +44,78 @@ def rendered_anew(state: Path) -> dict[str, bytes]:
 
 def _timeless(content: bytes) -> bytes:
     return re.sub(rb'"updated": "[^"]*"', b"", content, count=1)
+
+
+class Found(NamedTuple):
+    """`sets`: by kept path the others, sorted; `links`: by path the other names of its inode."""
+
+    sets: dict[bytes, list[bytes]]
+    levels: dict[bytes, str]
+    links: dict[bytes, list[bytes]]
+    functions: dict[bytes, str]
+    wasted_bytes: int
+
+
+def find_duplicates(snapshot: Snapshot) -> Found:
+    """The sets of the same weights, and of names of one inode."""
+    files: dict[int, list[Name]] = defaultdict(list)
+    for name in snapshot.names:
+        if name.status in _TOLD:
+            files[name.file].append(name)
+    sets: dict[object, list[list[Name]]] = defaultdict(list)
+    for file, names in files.items():
+        weights = (names[0].layout, names[0].signature)
+        sets[weights if names[0].status == "duplicate" else file].append(names)
+    found = Found({}, {}, {}, {}, 0)
+    wasted = 0
+    for members in sets.values():
+        if sum(map(len, members)) > 1:
+            wasted += _add_set(found, members, snapshot)
+    links = {
+        name.path: [other.path for other in names if other is not name]
+        for names in files.values()
+        if len(names) > 1
+        for name in names
+    }
+    return found._replace(
+        sets=dict(sorted(found.sets.items())), links=dict(sorted(links.items())), wasted_bytes=wasted
+    )
+
+
+def _add_set(found: Found, members: list[list[Name]], snapshot: Snapshot) -> int:
+    """Put a set among what was found; the bytes that it wastes."""
+    terms = snapshot.terms
+    copies = Copies(terms.storage, follow=False).set_of(members)
+    kept, kept_path, _ = choose(copies, terms.rules)
+    (kept_name,) = [name for names in members for name in names if name.path == kept_path]
+    found.sets[kept_path] = sorted(name.path for names in members for name in names if name is not kept_name)
+    for names in members:
+        content = names[0].size, names[0].residue
+        same = content[1] is not None and content == (kept_name.size, kept_name.residue)
+        level = "inode" if names[0].file == kept_name.file else "file" if same else "tensors"
+        found.levels.update({name.path: level for name in names if name is not kept_name})
+        function = kept_name.function, kept_name.config
+        others = [name.path for name in names if (name.function, name.config) != function]
+        found.functions.update(dict.fromkeys(others, "differs"))
+    staying = []
+    for functions in {copy.functions for copy in copies}:
+        alike = [copy for copy in copies if copy.functions == functions]
+        staying.append(kept if kept in alike else choose(alike, terms.rules).kept)
+    return taken(copies) - taken(staying)
+
+
+def taken(copies: Iterable[Copy]) -> int:
+    """What files take of the disk, byte for byte. Those of whose places a digest is kept share all or nothing."""
+    held: set[object] = set()
+    for copy in copies:
+        if copy.extents is None:
+            held |= {(copy.paths, byte) for byte in range(copy.size)}
+        elif copy.extents.startswith(b"d"):
+            held |= {(copy.extents, byte) for byte in range(int.from_bytes(copy.extents[1:9], sys.byteorder))}
+        else:
+            for start, length, distance in unpacked(copy.extents):
+                held |= {(distance, byte) for byte in range(start, start + length)}
+    return len(held)
 
 
 def plainly(snapshot: Snapshot) -> dict[str, dict[str, Any]]:
@@ -87,7 +163,7 @@ def plainly(snapshot: Snapshot) -> dict[str, dict[str, Any]]:
             "duplicates": _decoded(found.sets),
             "levels": {os.fsdecode(path): level for path, level in found.levels.items()},
             "links": _decoded(found.links),
-            "functions": {os.fsdecode(path): "differs" for path in found.differing},
+            "functions": {os.fsdecode(path): word for path, word in found.functions.items()},
         },
         "statistics.json": {
             "stages": {name: {**stage, "mb_per_s": None} for name, stage in snapshot.stages.items()},

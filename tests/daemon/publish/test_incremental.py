@@ -11,12 +11,16 @@ import msgspec
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from loracore.settings import KEEP_RULES
 from lorad.blocks.extents import Extent
 from lorad.blocks.room import packed
 from lorad.catalog import Catalog, Row
+from lorad.catalog.views import TERMS, Terms
+from lorad.library.keepers import Rule, Rules
 from lorad.pipeline.protocol import Publish
 from lorad.publish import pages
 from lorad.publish.publisher import Publisher
+from lorad.watch.storage import Part, Storage
 from tests.daemon.publish.plain import parsed, plainly, rendered_anew, snapshot_of, written
 
 PATHS = (
@@ -37,15 +41,23 @@ facts = st.fixed_dictionaries(
         "signature": st.sampled_from([b"\x01" * 32, b"\x01" * 32, b"\x02" * 32, None]),
         "residue": st.sampled_from([b"\x03" * 32, b"\x04" * 32, None]),
         "error": st.sampled_from([None, "no „header”\n"]),
-        "function": st.sampled_from([None, None, b"\x05" * 32]),
+        "metadata": st.sampled_from([None, 0, 200, 400]),
+        "function": st.sampled_from([None, None, b"f" * 32]),
         "extents": st.sampled_from(
             [None, None, *(packed(1, 20, [Extent(0, length, 1000)]) for length in (8, 20)), packed(1, 20, [], -1)]
         ),
     }
 )
+rules = st.lists(st.sampled_from([*map(Rule, KEEP_RULES), Rule("path-prefix", b"/b")]), max_size=3).map(tuple)
+terms = st.builds(
+    Terms,
+    rules=st.builds(Rules, keep=rules, scope=st.sampled_from([(), (b"/a",)])),
+    storage=st.sampled_from([Storage(), Storage((Part(b"/a", read_only=True), Part(b"/c", volatile=True)))]),
+)
 change = st.one_of(
     st.tuples(st.just("file"), files, facts),
-    st.tuples(st.just("name"), paths, files, st.sampled_from([None, None, b"\x06" * 32, b"\x07" * 32])),
+    st.tuples(st.just("name"), paths, files, st.sampled_from([None, None, b"c" * 32])),
+    st.tuples(st.just("terms"), terms),
     st.tuples(st.just("drop name"), paths),
     st.tuples(st.just("drop file"), files),
     st.tuples(st.just("show"), paths, st.integers(0, 1)),
@@ -80,14 +92,14 @@ class History:
                 row = Row(
                     number, 1, number, has["size"], has["mtime_ns"], 0, 0, has["status"], has["layout"], None, 0,
                     "safetensors", has["residue"], has["signature"], number / 7, has["error"], 0, 0,
-                    has["extents"], has["function"],
+                    has["extents"], has["function"], None, None, 0, has["metadata"],
                 )  # fmt: skip
                 self.catalog.save_files([row])
                 return self._names_of(number)
             case "name":
-                path, file, _ = about
+                path, file, config = about
                 self.names[path] = file
-                self.catalog.save_names([(path, file, 1, about[2])])
+                self.catalog.save_names([(path, file, 1, config)])
                 return [path]
             case "drop name":
                 self.names.pop(about[0], None)
@@ -99,6 +111,8 @@ class History:
             case "show":
                 self.catalog.set_active(about[1], [about[0]])
                 return [about[0]]
+            case "terms":
+                self.catalog.keep(TERMS, about[0].encode())
             case "complete":
                 self.catalog.keep("complete", about[0])
             case "read":

@@ -19,6 +19,7 @@ from lorad.pipeline.protocol import Identity, Publish, Published
 from lorad.publish.publisher import Publisher
 from lorad.recorder import Recorder
 from lorad.statistics import Statistics
+from lorad.terms import PresentTerms
 from tests.daemon.publish.plain import rendered_anew, written
 
 PATHS = tuple(
@@ -73,7 +74,8 @@ class Core(RuleBasedStateMachine):
         self.files = Files(self.catalog)
         self.files.load(is_under(roots))
         self.line = Line()
-        self.recorder = Recorder(self.catalog, self.files, self.line, Statistics(), self.state)
+        terms = PresentTerms(self.files, roots, follow=False)
+        self.recorder = Recorder(self.catalog, self.files, self.line, Statistics(), self.state, terms=terms)
 
     def teardown(self) -> None:
         if not hasattr(self, "line"):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime
 import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -19,6 +18,7 @@ from loracore.jobs.metadata import (
     ModelInfo,
     ValidationInfo,
 )
+from loracore.time import now_text, rfc3339
 from lorakit.facts.stated import Statements, as_number, listed, says_nothing, shortened
 from lorakit.facts.training import training_info
 
@@ -60,7 +60,7 @@ def run(parameters: MetadataParameters, context: Context) -> MetadataResult:
             validation_info=_validation(
                 adapter, stated, _not_finite(adapter, context) if parameters.values else ()
             ),
-            extraction_time=_time(datetime.datetime.now(datetime.UTC)),
+            extraction_time=now_text("seconds"),
         )
     context.progress(1, 1)
     return result
@@ -89,14 +89,9 @@ def _statements(adapter: Adapter) -> Statements:
 def _file(path: str) -> FileInfo:
     status = os.stat(path)
     name = os.fsencode(os.path.basename(path))
-    modified = datetime.datetime.fromtimestamp(status.st_mtime, datetime.UTC)
     extension = os.path.splitext(name)[1].decode("utf-8", "replace")
     size = round(status.st_size / 1e6, 3)
-    return FileInfo(os.fsencode(path), name, status.st_size, size, extension, _time(modified))
-
-
-def _time(moment: datetime.datetime) -> str:
-    return moment.isoformat(timespec="seconds").replace("+00:00", "Z")
+    return FileInfo(os.fsencode(path), name, status.st_size, size, extension, rfc3339(status.st_mtime, "seconds"))
 
 
 def _model(adapter: Adapter, stated: Statements, architecture: ArchitectureInfo) -> ModelInfo:

@@ -10,6 +10,8 @@ import msgspec
 
 from loracore.errors import FileError, MalformedFile
 from loracore.tensorfile import Container, Layer, Source
+from loracore.trouble import explained
+from loracore.whole import regular
 from lorakit.output.draft import Draft
 
 #: Bytes that are copied at once, so that progress is told and a job can be cancelled.
@@ -92,13 +94,11 @@ def _header(layers: Iterable[Layer], offsets: Mapping[str, int], metadata: Mappi
 def copied_file(source: bytes, draft: Draft, told: Callable[[int], object]) -> None:
     """All bytes of a file into a draft; `told` hears how many came. Raises FileError."""
     try:
-        with open(source, "rb") as file:
+        with open(source, "rb", opener=regular) as file:
             place = 0
             while data := file.read(_PIECE):
                 draft.write(data, place)
                 place += len(data)
                 told(len(data))
     except OSError as error:
-        raise FileError(
-            f"it cannot be read: {(error.strerror or str(error)).lower()}", os.fsdecode(source)
-        ) from error
+        raise FileError(f"it cannot be read: {explained(error)}", os.fsdecode(source)) from error

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 from loracore.adapter.reading import TensorReader
 from loracore.errors import UsageError
 from loracore.tensorfile import SUFFIXES, Layer
+from loracore.whole import regular
 from lorakit.change.models import shards
 from lorakit.output.rounding import FLOATS
 
@@ -102,7 +103,7 @@ def refuse_quantised(base: Base, component: str, layer: Layer) -> str | None:
 
 def _config(folder: bytes, name: bytes = b"config.json") -> dict[str, Any]:
     try:
-        with open(os.path.join(folder, name), "rb") as file:
+        with open(os.path.join(folder, name), "rb", opener=regular) as file:
             found = json.loads(file.read(1 << 22))
     except (OSError, ValueError, RecursionError):
         return {}

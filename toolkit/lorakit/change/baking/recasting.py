@@ -12,6 +12,7 @@ import numpy as np
 from loracore.errors import FileError
 from loracore.jobs.change import Stored
 from loracore.tensorfile import Layer
+from loracore.whole import regular
 from lorakit.change.baking.base import WeightFile
 from lorakit.output.rounding import DTYPES, FLOATS, stored
 
@@ -79,7 +80,7 @@ def index(path: bytes, sizes: Mapping[str, int], renamed: Callable[[bytes], byte
 
 def _read(path: bytes) -> dict[str, Any]:
     try:
-        with open(path, "rb") as file:
+        with open(path, "rb", opener=regular) as file:
             return msgspec.json.decode(file.read(), type=dict[str, Any])
     except (OSError, msgspec.DecodeError) as error:
         raise FileError(f"it cannot be read: {error}", os.fsdecode(path)) from error

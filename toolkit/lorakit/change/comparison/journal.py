@@ -17,6 +17,7 @@ import msgspec
 import numpy as np
 
 from loracore.errors import ChangedFile, UsageError
+from loracore.whole import regular
 from lorakit.change.comparison.records import FactorPlace, Record
 from lorakit.change.comparison.rows import Singles
 from lorakit.output.draft import cannot
@@ -154,7 +155,7 @@ def read_key(folder: bytes) -> Key | None:
 
 def _first_line(path: bytes) -> bytes:
     try:
-        with open(path, "rb") as file:
+        with open(path, "rb", opener=regular) as file:
             return file.readline(16 << 20)
     except OSError:
         return b""

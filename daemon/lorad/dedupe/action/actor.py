@@ -1,0 +1,519 @@
+"""The face of the actions: one process at a time hides, frees, gives back and repairs.
+
+Many orders go as one group, so that they share what is slow: the journal is written once before names change and
+once after, and each folder is synced once.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import sqlite3
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack, suppress
+from itertools import groupby
+from types import TracebackType
+from typing import NamedTuple
+
+import msgspec
+
+from loracore.adapter.folder import weight_parts
+from loracore.adapter.function import function_at
+from loracore.errors import FileError, LoraError, StateError, StateLocked
+from lorad.dedupe.action import free, links, quarantine, reflink, sidecars, undo
+from lorad.dedupe.action.attributes import Attributes
+from lorad.dedupe.action.compare import Layers, same_bytes, same_layers
+from lorad.dedupe.action.folders import same_folders
+from lorad.dedupe.action.hold import Held, hold, same
+from lorad.dedupe.action.journal import Context, Entry, Journal
+from lorad.dedupe.action.order import (
+    ACTIONS,
+    HELD,
+    FreeOrder,
+    Order,
+    Progress,
+    Refused,
+    Result,
+    Side,
+    check,
+    silent,
+    spoken,
+)
+from lorad.dedupe.action.place import Folder, Reached, reach, rename_new, sync_all
+from lorad.dedupe.action.recovery import Pending, aside_of, record_shown, repair, settle
+from lorad.dedupe.action.undo import show as give_name_back
+from lorad.dedupe.places import why_lost
+from lorad.dedupe.trouble import HIDE, doing, told
+from lorad.pipeline.protocol import Identity
+
+LOCK = "dedupe.lock"
+#: What can go wrong with a file, as opposed to a mistake of ours.
+_TROUBLE = (FileError, OSError, EOFError, Pending)
+
+
+class _Act(NamedTuple):
+    """An order that was found possible: its files are open, held, and the same.
+
+    `reached`: what goes, a file or an adapter folder, of inode `ino`; `gone` is the weight file in it.
+    """
+
+    order: Order
+    kept: Held
+    gone: Held
+    reached: Reached
+    ino: int
+    entry: Entry
+    ranges: list[tuple[int, int]]
+
+
+class Actor:
+    """Carries out orders on files, takes them back, and keeps the journal. `repair` first, once.
+
+    Whatever kills the process, `repair` brings names and content to all before or all after, and `undo` brings
+    back each file with bytes, mode, owner, times and extended attributes. The same holds after a power cut, as
+    far as the disk keeps what it says it has written.
+    """
+
+    def __init__(self, state_dir: str, *, at: Callable[[str], None] = lambda step: None) -> None:
+        """Open the journal in `state_dir` and lock it against a second actor.
+
+        `at` is called after each step with its name. Raises StateLocked, and StateError as `Journal`.
+        """
+        try:
+            os.makedirs(state_dir, mode=0o750, exist_ok=True)
+            self._lock = os.open(os.path.join(state_dir, LOCK), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            reason = (error.strerror or str(error)).lower()
+            raise StateError(f"{state_dir}: {reason}; give another --state-dir") from error
+        try:
+            try:
+                fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                raise StateLocked(f"{state_dir}: another lorad changes files by it; wait for it") from error
+            self._context = Context(state_dir, Journal(state_dir), at)
+        except BaseException:
+            os.close(self._lock)
+            raise
+
+    def __enter__(self) -> Actor:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        self._context.journal.close()
+        os.close(self._lock)
+
+    @property
+    def token(self) -> str:
+        """That of the journal, which is in all names that it gives."""
+        return self._context.journal.token
+
+    def repair(self) -> list[Result]:
+        """Bring what was interrupted to an end; see `recovery.repair`."""
+        return repair(self._context)
+
+    def set_clock(self, seconds: float) -> None:
+        """Write down how long lorad has run. Raises StateError."""
+        try:
+            self._in_place().journal.set_clock(seconds)
+        except sqlite3.Error as error:
+            raise self._journal_error(error) from error
+
+    # Acting
+
+    def apply(self, orders: Sequence[Order], progress: Progress = silent, *, clock: float = 0.0) -> list[Result]:
+        """Carry out orders, none of which names a file that another one lets go.
+
+        A result for each: its state is that of the action, `refused` (everything is as before; `text` says why) or
+        `nothing`. Raises StateError when the journal cannot be written.
+        """
+        context = self._in_place()
+        self._parts: dict[tuple[int, int], frozenset[bytes]] = {}
+        results: dict[int, Result] = {}
+        places: dict[int, int] = {}
+        with ExitStack() as stack:
+            acts: dict[int, _Act] = {}
+            for number, order in enumerate(orders):
+                try:
+                    acts[number] = self._prepare(order, stack, progress)
+                except _Nothing as nothing:
+                    results[number] = _result(order, "nothing", str(nothing))
+                except _TROUBLE as error:
+                    results[number] = _result(order, "refused", _reason(error))
+            context.at("compared")
+            try:
+                entries = context.journal.plan([act.entry for act in acts.values()]) if acts else []
+                context.at("planned")
+                stack.callback(_close, places)
+                done = [
+                    self._perform(act._replace(entry=entry), places, progress, clock)
+                    for act, entry in zip(acts.values(), entries, strict=True)
+                ]
+                sync_all([act.reached.folder for act in acts.values()] + list(places.values()))
+                context.at("synced")
+                done = [
+                    self._look_again(act._replace(entry=entry))
+                    for act, entry in zip(acts.values(), done, strict=True)
+                ]
+                done = context.journal.update_all(done)
+                context.at("done")
+            except sqlite3.Error as error:
+                raise self._journal_error(error) from error
+            for (number, act), entry in zip(acts.items(), done, strict=True):
+                results[number] = _with_kept(entry, act, aside_of(context, entry))
+        return [results[number] for number in range(len(orders))]
+
+    def _prepare(self, order: Order, stack: ExitStack, progress: Progress) -> _Act:
+        """Raises Refused, OSError, EOFError, and _Nothing."""
+        check(order)
+        with ExitStack() as mine:
+            kept_at = mine.enter_context(reach(order.kept.root, order.kept.path))
+            gone_at = mine.enter_context(reach(order.gone.root, order.gone.path))
+            if order.level == "inode" or _are_one(kept_at, gone_at):
+                raise _Nothing("both are names of one file already")
+            for side in (order.kept, order.gone):
+                quarantine.refuse_inside(self._context, side)
+            kept = mine.enter_context(hold(kept_at, order.kept.identity))
+            gone = mine.enter_context(hold(gone_at, order.gone.identity))
+            if kept.before.st_dev != gone.before.st_dev and (reason := why_lost(kept.path, gone.path)):
+                raise Refused.about(gone.path, reason)
+            act = self._compare(order, kept, gone, _watchful(kept, gone, progress))
+            if order.folder:
+                act = _as_folder(act, mine.enter_context(reach(order.gone.root, order.folder)))
+            stack.push(mine.pop_all())
+        return act
+
+    def _compare(self, order: Order, kept: Held, gone: Held, progress: Progress) -> _Act:
+        """What is to be done, once the files proved to be the same. Raises Refused where it may not be."""
+        attributes = Attributes.of(gone.fd, gone.before)
+        function, config = self._refuse_other_function(order, kept, gone)
+        if order.action in ("hardlink", "symlink"):
+            links.refuse_other_access(kept, gone, attributes)
+        ranges: list[tuple[int, int]] = []
+        if order.action == "reflink":
+            ranges = reflink.ranges_to_share(kept, gone)
+            if not ranges:
+                raise _Nothing("all its blocks are shared already")
+        elif order.level == "file":
+            same_bytes(kept, gone, progress)
+        else:
+            one, other = Layers(kept), Layers(gone)
+            if order.action == "symlink" and one.container.format != other.container.format:
+                raise Refused.about(
+                    gone.path, f"a link in its place would lead to a {one.container.format} file; order quarantine"
+                )
+            same_layers(one, other, progress)
+        aside = order.sidecars == "move" and not ACTIONS[order.action].links
+        entry = Entry(
+            action=order.action,
+            level=order.level,
+            kept=order.kept,
+            gone=order.gone,
+            bytes=order.bytes,
+            attributes=attributes,
+            place=quarantine.choose(self._context, gone.reached) if order.action == "quarantine" else "",
+            sidecars=sidecars.beside(gone.reached) if aside else (),
+            folder=Folder.of(gone.folder),
+            function=function,
+            config=config,
+            layout=order.layout,
+            weights=order.weights,
+        )
+        if order.action == "symlink":
+            entry = links.pointing(entry, order.kept)
+        return _Act(order, kept, gone, gone.reached, gone.before.st_ino, entry, ranges)
+
+    def _refuse_other_function(self, order: Order, kept: Held, gone: Held) -> tuple[bytes | None, bytes | None]:
+        """Raises Refused where the two do something else to a model, or `gone` is a part of a folder; its function."""
+        ours = function_at(gone.fd, gone.name, gone.folder)
+        theirs = function_at(kept.fd, kept.name, kept.folder)
+        other = os.fsdecode(kept.path)
+        if ours[0] != theirs[0]:
+            raise Refused.about(
+                gone.path, f"its header says another function than that of {other} (alpha, rank …)"
+            )
+        if ACTIONS[order.action].links:
+            return ours
+        if ours[1] != theirs[1]:
+            raise Refused.about(
+                gone.path, f"its adapter_config.json says another function than that of {other}; order a link"
+            )
+        if gone.name in self._parts_in(gone.folder) and not order.folder:
+            raise Refused.about(
+                gone.path, "it is a part of an adapter folder, which goes as a whole or not at all"
+            )
+        return ours
+
+    def _parts_in(self, folder: int) -> frozenset[bytes]:
+        """The weight files of an adapter folder, empty for any other folder; each is listed once a group."""
+        status = os.fstat(folder)
+        key = status.st_dev, status.st_ino
+        if key not in self._parts:
+            self._parts[key] = weight_parts(map(os.fsencode, os.listdir(folder))) or frozenset()
+        return self._parts[key]
+
+    def _perform(self, act: _Act, places: dict[int, int], progress: Progress, clock: float) -> Entry:
+        """Change the names; the entry as it is to be written down. What fails is taken back."""
+        context, entry = self._context, act.entry
+        state = {"quarantine": "quarantined", "reflink": "shared"}.get(entry.action, "hidden")
+        try:
+            act.kept.look_in_place(renamed=True)
+            act.gone.look_in_place(renamed=True)
+            if not act.reached.in_place():
+                raise Refused.about(act.reached.path, "its folder was moved meanwhile; scan again")
+            for link in context.journal.links_to(entry.gone.path) if ACTIONS[entry.action].hides else ():
+                with suppress(*_TROUBLE):
+                    links.retarget(context, link, entry.kept)
+            match entry.action:
+                case "reflink":
+                    reflink.share(context, act.kept, act.gone, act.ranges, progress)
+                case "quarantine":
+                    quarantine.move(context, entry, act.reached, places)
+                case "delete":
+                    with doing(HIDE):
+                        rename_new(act.reached.folder, act.reached.name, act.reached.folder, entry.aside)
+                case _:
+                    links.replace(context, entry, act.kept, act.gone)
+            context.at("put aside")
+            sidecars.put_aside(context, entry, act.reached, places.get(entry.id))
+        except _TROUBLE as error:
+            return self._taken_back(act, _reason(error))
+        return msgspec.structs.replace(entry, state=state, hidden_at=clock)
+
+    def _look_again(self, act: _Act) -> Entry:
+        """After it was put aside: no writer came to it meanwhile, and all is where it should be.
+
+        A writer of the kept file may have come by the new link: it is left to him, and what was put aside is kept.
+        """
+        entry = act.entry
+        if entry.state == "refused" or entry.action == "reflink":
+            return entry
+        try:
+            act.kept.look_at_place()
+            act.gone.look(renamed=True)
+            there = act.reached.status()
+            if not (there is None or links.is_ours(entry, act.reached, act.reached.name, there)):
+                raise Refused.about(act.reached.path, "it was moved or replaced meanwhile; scan again")
+            if not act.reached.in_place():
+                raise Refused.about(act.reached.path, "its folder was moved meanwhile; scan again")
+        except _TROUBLE as error:
+            return self._taken_back(act, _reason(error))
+        return entry
+
+    def _taken_back(self, act: _Act, reason: str) -> Entry:
+        """Bring an action that failed back to before; where that cannot be, repair does it later."""
+        entry = self._context.journal.get(act.entry.id)
+        assert entry is not None
+        try:
+            return settle(self._context, entry, act.reached, reason)
+        except (*_TROUBLE, sqlite3.Error) as trouble:
+            return msgspec.structs.replace(entry, text=f"{reason}; it waits to be taken back ({trouble})")
+
+    # Freeing and giving back
+
+    def free(self, orders: Sequence[FreeOrder], progress: Progress = silent) -> list[Result]:
+        """Remove what actions have put aside; see `free.free`. Raises StateError."""
+        try:
+            return free.free(self._in_place(), orders, progress)
+        except sqlite3.Error as error:
+            raise self._journal_error(error) from error
+
+    def give_back(self, numbers: Sequence[int]) -> list[Result]:
+        """Give files that were put aside their names back. The journal need not take it: `repair` records it."""
+        context = self._in_place()
+        entries = [
+            entry for number in sorted(set(numbers), reverse=True) if (entry := context.journal.get(number))
+        ]
+        return self._show([entry for entry in entries if entry.state in (*HELD, "lost")], undo=False)
+
+    def undo(
+        self,
+        numbers: Sequence[int],
+        sources: Mapping[int, Sequence[Side]] | None = None,
+        progress: Progress = silent,
+    ) -> list[Result]:
+        """Undo actions, in this order. What is undone, given back or refused already is `nothing` to do.
+
+        `sources`: files that a freed one can be made from. What cannot be undone is `refused`, with the reason.
+        Raises StateError.
+        """
+        context, results = self._in_place(), []
+        try:
+            for held, group in groupby(map(context.journal.get, numbers), self._is_held):
+                entries = [entry for entry in group if entry is not None]
+                if held:
+                    results += self._show(entries, undo=True)
+                else:
+                    results += [
+                        self._undo(entry, (sources or {}).get(entry.id, ()), progress) for entry in entries
+                    ]
+        except sqlite3.Error as error:
+            raise self._journal_error(error) from error
+        return results
+
+    def _is_held(self, entry: Entry | None) -> bool:
+        """Whether the file of an action is put aside, so that a rename brings it back."""
+        if entry is None or entry.state not in (*HELD, "lost"):
+            return False
+        return entry.state != "lost" or os.path.lexists(aside_of(self._context, entry))
+
+    def _undo(self, entry: Entry, sources: Sequence[Side], progress: Progress) -> Result:
+        """Undo one that is not put aside any more."""
+        context = self._context
+        if entry.state in ("undone", "given_back", "refused"):
+            return msgspec.structs.replace(entry.result(f"it is {entry.state} already"), state="nothing")
+        try:
+            undo.refuse_covered(context, entry)
+            if entry.action == "reflink":
+                return undo.unshare(context, entry).result()
+            aside = aside_of(context, entry)
+            entry, shown = undo.remake(context, entry, sources, progress)
+            return msgspec.structs.replace(entry.result(), aside=aside, shown=shown)
+        except _TROUBLE as error:
+            self._settle_undo(entry.id, error)
+            return msgspec.structs.replace(entry.result(_reason(error)), state="refused")
+
+    def _settle_undo(self, number: int, error: Exception) -> None:
+        entry = self._context.journal.get(number)
+        if entry is not None and entry.state == "undoing":
+            with suppress(*_TROUBLE, sqlite3.Error), reach(entry.gone.root, entry.gone.path) as reached:
+                settle(self._context, entry, reached, _reason(error))
+
+    def retarget(self, number: int, kept: Side) -> Result:
+        """Lead a symbolic link of ours to where the kept file is now. Raises Refused and StateError."""
+        context = self._in_place()
+        entry = context.journal.get(number)
+        if entry is None or entry.action != "symlink":
+            raise LoraError(f"action {number} has made no symbolic link")
+        try:
+            with reach(kept.root, kept.path) as reached, hold(reached, kept.identity):
+                return links.retarget(context, entry, kept).result()
+        except OSError as error:
+            raise _refused(entry.gone.path, error) from error
+        except sqlite3.Error as error:
+            raise self._journal_error(error) from error
+
+    def note(self, number: int, state: str, text: str, gone: Side | None = None) -> Result | None:
+        """Write down what was seen of a file that was put aside: it is lost, or was moved with its folder."""
+        entry = self._in_place().journal.get(number)
+        if entry is None or entry.state not in (*HELD, "lost"):
+            return None
+        try:
+            entry = self._context.journal.update(entry, state=state, text=text, gone=gone or entry.gone)
+        except sqlite3.Error as error:
+            raise self._journal_error(error) from error
+        return msgspec.structs.replace(entry.result(), aside=aside_of(self._context, entry))
+
+    def _show(self, entries: Sequence[Entry], *, undo: bool) -> list[Result]:
+        """Give what these actions have put aside its names back; what cannot be is `refused`, with the reason."""
+        context = self._context
+        shown: list[tuple[Entry, bytes]] = []
+        failed: list[Result] = []
+        folders: list[int] = []
+        for entry in entries:
+            try:
+                after, path, opened = give_name_back(context, entry, undo=undo)
+            except _TROUBLE as error:
+                failed.append(msgspec.structs.replace(entry.result(_reason(error)), state="refused"))
+                continue
+            shown.append((after, path))
+            folders += opened
+        try:
+            sync_all(folders)
+        finally:
+            for fd in folders:
+                os.close(fd)
+        context.at("shown synced")
+        results = [
+            msgspec.structs.replace(after.result(), aside=aside_of(context, after), shown=path)
+            for after, path in shown
+        ]
+        # A full disk of the journal keeps no file back: `record_shown` writes it down later.
+        with suppress(sqlite3.Error):
+            context.journal.update_all([after for after, _ in shown])
+            context.at("shown noted")
+            for after, _ in shown:
+                quarantine.clear(context, after)
+        return results + failed
+
+    def record_shown(self) -> list[Result]:
+        """See `recovery.record_shown`."""
+        return record_shown(self._in_place())
+
+    def _in_place(self) -> Context:
+        """Raises StateError where the journal's disk was taken away: nothing is done that could not be undone."""
+        if not self._context.journal.in_place():
+            raise StateError(
+                f"{self._context.journal.path}: it is not there any more; mount its disk again, and restart lorad"
+            )
+        return self._context
+
+    def _journal_error(self, error: sqlite3.Error) -> StateError:
+        full = getattr(error, "sqlite_errorcode", 0) == sqlite3.SQLITE_FULL
+        remedy = "make room for it" if full else "see to its disk, and try again"
+        return StateError(f"{self._context.journal.path}: {error}; {remedy}")
+
+
+class _Nothing(Exception):
+    """There is nothing to do."""
+
+
+def _as_folder(act: _Act, folder: Reached) -> _Act:
+    """The same for the whole adapter folder. Raises Refused where it is not the same as that of the kept file."""
+    there = folder.status()
+    if there is None or not os.path.samestat(there, os.fstat(act.gone.folder)):
+        raise Refused.about(folder.path, "it is not the folder of its weight file any more; scan again")
+    reason = same_folders(act.kept.folder, act.gone.folder)
+    if reason:
+        raise Refused.about(folder.path, f"the whole folder is not the same as that of the kept file: {reason}")
+    gone = Side(folder.path, Identity.of(there), folder.root)
+    entry = msgspec.structs.replace(act.entry, gone=gone, unit=True, sidecars=(), folder=Folder.of(folder.folder))
+    return act._replace(reached=folder, ino=there.st_ino, entry=entry)
+
+
+def _are_one(kept: Reached, gone: Reached) -> bool:
+    one, other = kept.status(), gone.status()
+    return one is not None and other is not None and os.path.samestat(one, other)
+
+
+def _result(order: Order, state: str, text: str) -> Result:
+    return Result(0, order.action, order.kept.path, order.gone.path, 0, state, spoken(text), level=order.level)
+
+
+def _with_kept(entry: Entry, act: _Act, aside: bytes) -> Result:
+    """What came of it, with what the kept file was and is where a link changed its ctime and nothing else."""
+    before, now = act.order.kept.identity, Identity.of(os.fstat(act.kept.fd))
+    ours = now != before and same(now, before, renamed=True) and not act.kept.visited
+    result = msgspec.structs.replace(entry.result(), aside=aside)
+    return msgspec.structs.replace(result, kept_before=before, kept_now=now) if ours else result
+
+
+def _watchful(kept: Held, gone: Held, progress: Progress) -> Progress:
+    """Progress that gives way at once to a writer."""
+
+    def report(done: int, total: int) -> None:
+        kept.look(renamed=True)
+        gone.look(renamed=True)
+        progress(done, total)
+
+    return report
+
+
+def _close(places: dict[int, int]) -> None:
+    for fd in places.values():
+        os.close(fd)
+
+
+def _reason(error: Exception) -> str:
+    """The reason alone, without the name of the file, for results that have it."""
+    if isinstance(error, FileError):
+        return spoken(error.reason)
+    return spoken(told(error) if isinstance(error, OSError) else str(error))
+
+
+def _refused(path: bytes, error: Exception) -> Refused:
+    return error if isinstance(error, Refused) else Refused.about(path, _reason(error))

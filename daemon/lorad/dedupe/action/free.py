@@ -1,0 +1,165 @@
+"""Freeing: what was put aside is removed, once another file is proven to hold the same and the way back is kept.
+
+Before a file is removed, a kept file is opened anew by its path and held, every byte of the file that goes is
+made anew from its layers and compared, and the recipe for that is durable in the journal. After the last name is
+removed the kept name is looked at once more; if it is not there, the file is written anew from the descriptor
+that is still open.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from collections.abc import Sequence
+from contextlib import ExitStack
+from typing import NamedTuple
+
+import msgspec
+
+from loracore.adapter.function import function_at
+from loracore.errors import FileError
+from lorad.dedupe.action import recipe
+from lorad.dedupe.action.attributes import rehearse
+from lorad.dedupe.action.compare import Layers, pieces, write_all
+from lorad.dedupe.action.hold import Held, hold
+from lorad.dedupe.action.journal import Context, Entry
+from lorad.dedupe.action.order import ACTIONS, HELD, FreeOrder, Progress, Refused, Result, Side, spoken
+from lorad.dedupe.action.place import Reached, reach, sync_all
+from lorad.dedupe.action.quarantine import clear, place
+from lorad.dedupe.action.recovery import aside_of, final_state
+from lorad.dedupe.trouble import doing, told
+from lorad.pipeline.protocol import Identity
+
+_NO_KEEPER = "no other file that may keep these weights is there; it stays as it is"
+
+
+class _Freeing(NamedTuple):
+    """An action whose file is about to be removed: the file, where it lies, and the one that it goes for."""
+
+    entry: Entry
+    held: Held
+    kept: Held
+    recipe: bytes
+
+
+def free(context: Context, orders: Sequence[FreeOrder], progress: Progress) -> list[Result]:
+    """Remove what these actions have put aside. Each result is `freed` or `linked`, or `waiting` with the reason.
+
+    Raises sqlite3.Error; what was begun is settled by repair.
+    """
+    waiting: list[Entry] = []
+    with ExitStack() as stack:
+        ready: list[_Freeing] = []
+        for order in orders:
+            entry = context.journal.get(order.number)
+            if entry is None or entry.state not in HELD:
+                continue
+            try:
+                ready.append(_prepare(context, entry, order.keepers, stack, progress))
+            except (FileError, OSError, EOFError, recipe.Unfit) as error:
+                state = "quarantined" if entry.action == "quarantine" else "waiting"
+                waiting.append(msgspec.structs.replace(entry, state=state, text=spoken(_reason(error))))
+        context.at("proven")
+        entries = context.journal.update_all(
+            [msgspec.structs.replace(each.entry, state="freeing", before=each.entry.state) for each in ready],
+            {each.entry.id: each.recipe for each in ready},
+        )
+        context.at("freeing")
+        sync_all([fd for each in ready for fd in (each.kept.fd, each.kept.folder)])
+        done = [_remove(context, entry, each) for entry, each in zip(entries, ready, strict=True)]
+        sync_all([each.held.folder for each in ready])
+        context.at("removal synced")
+        finished = context.journal.update_all(done)
+        context.at("freed")
+    # What waits as it did is not written down again at each try.
+    context.journal.update_all([entry for entry in waiting if entry != context.journal.get(entry.id)])
+    finished += waiting
+    for entry in finished:
+        if entry.action == "quarantine" and entry.state == "freed":
+            clear(context, entry)
+    return [msgspec.structs.replace(entry.result(), aside=aside_of(context, entry)) for entry in finished]
+
+
+def _prepare(
+    context: Context, entry: Entry, keepers: Sequence[Side], stack: ExitStack, progress: Progress
+) -> _Freeing:
+    """Hold the file, and the first of the keepers that it can be made from. Raises Refused, Unfit and OSError."""
+    if entry.unit:
+        raise Refused.about(entry.gone.path, "a folder is not removed by itself; remove it, or undo the action")
+    reached = stack.enter_context(reach(entry.gone.root, entry.gone.path))
+    at = stack.enter_context(place(context, entry)) if entry.action == "quarantine" else None
+    name = entry.aside if at is None else reached.name
+    held = stack.enter_context(
+        hold(Reached(entry.gone.root, entry.gone.path, reached.folder if at is None else at, name), None)
+    )
+    if held.before.st_ino != entry.gone.identity.ino:
+        raise Refused.about(aside_of(context, entry), "it is another file than the one that was put aside")
+    trouble: Exception = Refused.about(entry.gone.path, _NO_KEEPER)
+    for side in keepers:
+        with ExitStack() as mine:
+            try:
+                kept = mine.enter_context(hold(mine.enter_context(reach(side.root, side.path)), None))
+                _refuse_other_function(entry, kept, held, reached)
+                body = recipe.make(Layers(kept), Layers(held, os.path.basename(entry.gone.path)), progress)
+                with doing("make a file in its folder, as giving it back would need"):
+                    rehearse(entry.attributes, reached.folder, context.temp(entry))
+                held.look()
+                kept.look_in_place()
+            except (FileError, OSError, EOFError, recipe.Unfit) as error:
+                trouble = error
+                continue
+            stack.push(mine.pop_all())
+            return _Freeing(entry, held, kept, body)
+    raise trouble
+
+
+def _refuse_other_function(entry: Entry, kept: Held, held: Held, reached: Reached) -> None:
+    """Raises Refused where the kept file does something else to a model."""
+    name = os.path.basename(entry.gone.path)
+    ours = function_at(held.fd, name, reached.folder)
+    theirs = function_at(kept.fd, kept.name, kept.folder)
+    links = ACTIONS[entry.action].links
+    if ours[0] != theirs[0] or (ours[1] != theirs[1] and not links):
+        raise Refused.about(kept.path, "it has another function by now than the file that was put aside for it")
+
+
+def _remove(context: Context, entry: Entry, each: _Freeing) -> Entry:
+    """Remove one; the entry as it is to be written down."""
+    try:
+        each.kept.look_in_place()
+        each.held.look()
+        own = each.held.before.st_nlink == 1
+        with doing("remove it (unlink)"):
+            os.unlink(each.held.name, dir_fd=each.held.folder)
+        context.at("removed")
+    except (FileError, OSError) as error:
+        return msgspec.structs.replace(entry, state="waiting", before="", text=_reason(error))
+    try:
+        each.kept.look_in_place()
+    except (FileError, OSError):
+        return _written_anew(context, entry, each)
+    size = entry.bytes if own else 0
+    return msgspec.structs.replace(entry, state=final_state(entry), before="", rebuild=True, bytes=size, text="")
+
+
+def _written_anew(context: Context, entry: Entry, each: _Freeing) -> Entry:
+    """The kept file went in the last instant: the file is written anew under its hidden name."""
+    held, temp = each.held, context.temp(entry)
+    fd = os.open(temp, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600, dir_fd=held.folder)
+    try:
+        write_all(fd, pieces(held.fd, 0, held.before.st_size))
+        entry.attributes.give(fd)
+        os.fsync(fd)
+        identity = Identity.of(os.fstat(fd))
+    finally:
+        os.close(fd)
+    os.rename(temp, held.name, src_dir_fd=held.folder, dst_dir_fd=held.folder)
+    gone = msgspec.structs.replace(entry.gone, identity=identity)
+    text = "the kept file was removed while it was freed; it is kept"
+    return msgspec.structs.replace(entry, state=entry.before or "hidden", before="", gone=gone, text=text)
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, FileError):
+        return str(error)
+    return told(error) if isinstance(error, OSError) and not isinstance(error, sqlite3.Error) else str(error)

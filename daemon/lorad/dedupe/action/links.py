@@ -1,0 +1,99 @@
+"""The actions `hardlink` and `symlink`: a link to the kept file stands in a file's place.
+
+The link is made under the hidden name, and the two names change places at once: the path leads to one of the two
+files at every moment, and the file that went has its hidden name.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+
+import msgspec
+
+from lorad.dedupe import trouble
+from lorad.dedupe.action.attributes import Attributes
+from lorad.dedupe.action.hold import Held
+from lorad.dedupe.action.journal import Context, Entry
+from lorad.dedupe.action.order import Refused, Side
+from lorad.dedupe.action.place import Reached, exchange, reach
+from lorad.dedupe.trouble import doing
+
+
+def target_of(kept: bytes, gone: bytes, *, one_root: bool) -> bytes:
+    """What a symbolic link at `gone` says: relative in one root, so that the root may be moved; else absolute."""
+    return os.path.relpath(kept, os.path.dirname(gone)) if one_root else kept
+
+
+def refuse_other_access(kept: Held, gone: Held, attributes: Attributes) -> None:
+    """A link has the owner, mode and ACL of what it leads to: who could read it must still, and no one else."""
+    if not attributes.same_access(Attributes.of(kept.fd, kept.before)):
+        raise Refused.about(gone.path, trouble.other_access(kept.path))
+
+
+def is_ours(entry: Entry, reached: Reached, name: bytes, status: os.stat_result | None) -> bool:
+    """Whether what stands at a name is the link that this action has made."""
+    if status is None:
+        return False
+    if entry.action == "symlink":
+        return stat.S_ISLNK(status.st_mode) and os.readlink(name, dir_fd=reached.folder) in entry.targets
+    return (
+        entry.action == "hardlink"
+        and stat.S_ISREG(status.st_mode)
+        and status.st_ino == entry.kept.identity.ino != entry.gone.identity.ino
+    )
+
+
+def replace(context: Context, entry: Entry, kept: Held, gone: Held) -> None:
+    """Let the link and the file change places. Raises Refused and OSError."""
+    _make_link(entry, kept, gone)
+    context.at("link made")
+    if not os.path.samestat(os.stat(entry.aside, dir_fd=gone.folder), kept.before):
+        raise Refused.about(
+            gone.path, f"a link in its place would not lead to {os.fsdecode(kept.path)}; scan again"
+        )
+    with doing(trouble.EXCHANGE):
+        exchange(gone.folder, entry.aside, gone.name)
+
+
+def retarget(context: Context, entry: Entry, kept: Side) -> Entry:
+    """Lead a symbolic link of ours to where the kept file is now; what it leads to was looked at by the caller.
+
+    Raises Refused where the link is not ours any more.
+    """
+    target = target_of(kept.path, entry.gone.path, one_root=kept.root == entry.gone.root)
+    with reach(entry.gone.root, entry.gone.path) as reached:
+        status = reached.status()
+        if not is_ours(entry, reached, reached.name, status):
+            raise Refused.about(entry.gone.path, "its link was removed or replaced; it is left as it is")
+        entry = context.journal.update(entry, kept=kept, targets=(*entry.targets[-7:], target), target=target)
+        context.at("target noted")
+        temp = context.temp(entry)
+        with doing("lead its link to where the kept file is (symlink, rename)"):
+            if reached.status(temp) is not None:
+                os.unlink(temp, dir_fd=reached.folder)
+            os.symlink(target, temp, dir_fd=reached.folder)
+            exchange(reached.folder, temp, reached.name)
+            if not is_ours(entry, reached, temp, reached.status(temp)):
+                # Another file came to stand there just now: it is given its name back.
+                exchange(reached.folder, temp, reached.name)
+            os.unlink(temp, dir_fd=reached.folder)
+        context.at("led on")
+        os.fsync(reached.folder)
+    return entry
+
+
+def _make_link(entry: Entry, kept: Held, gone: Held) -> None:
+    if entry.action == "symlink":
+        with doing(trouble.SYMLINK):
+            os.symlink(entry.target, entry.aside, dir_fd=gone.folder)
+        return
+    # By the descriptor, not by the name: the link is to the file that was compared, and to no other.
+    with doing(trouble.LINK):
+        os.link(b"/proc/self/fd/%d" % kept.fd, entry.aside, dst_dir_fd=gone.folder, follow_symlinks=True)
+
+
+def pointing(entry: Entry, kept: Side) -> Entry:
+    """The entry of a new symbolic link, with what it says."""
+    target = target_of(kept.path, entry.gone.path, one_root=kept.root == entry.gone.root)
+    return msgspec.structs.replace(entry, target=target, targets=(target,))

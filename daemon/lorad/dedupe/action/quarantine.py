@@ -1,0 +1,137 @@
+"""The action `quarantine`: the file is moved into a folder that only lorad's user may look into.
+
+That is the state folder's where a rename leads there, else one at the root's top. Each action has a folder of its
+own in it, with the file and its sidecars under their own names.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+
+from lorad.dedupe import trouble
+from lorad.dedupe.action.journal import QUARANTINE as IN_STATE
+from lorad.dedupe.action.journal import Context, Entry
+from lorad.dedupe.action.order import Refused, Side
+from lorad.dedupe.action.place import Reached, names_below, rename_new
+from lorad.dedupe.trouble import doing, no_quarantine, words
+from lorad.watch.scanner import QUARANTINE as IN_ROOT
+
+_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+
+
+def choose(context: Context, gone: Reached) -> str:
+    """`state` where the state folder's quarantine can take the file by a rename, else `root`.
+
+    The folder is made. Raises Refused where neither can.
+    """
+    for where in ("state", "root"):
+        with _open(context, where, gone.root, make=True) as fd:
+            if fd is not None and _same_mount(fd, gone.folder):
+                return where
+    raise Refused.about(gone.path, words(trouble.QUARANTINE, errno.EXDEV))
+
+
+def refuse_inside(context: Context, side: Side) -> None:
+    """Raises Refused for a file that lies in quarantine itself: what is there is no copy to keep."""
+    inside = os.path.realpath(os.path.join(context.state_dir, IN_STATE))
+    path = os.path.realpath(side.path)
+    if IN_ROOT in names_below(side.root, side.path) or path.startswith(os.fsencode(inside) + b"/"):
+        raise Refused.about(side.path, "it lies in quarantine; undo what put it there first")
+
+
+def move(context: Context, entry: Entry, gone: Reached, places: dict[int, int]) -> None:
+    """Move the file into its place. `places` collects descriptors that are to be synced and closed."""
+    with _open(context, entry.place, entry.gone.root, make=True) as base:
+        assert base is not None
+        name = context.place(entry)
+        with suppress(FileExistsError):
+            os.mkdir(name, 0o700, dir_fd=base)
+        places[entry.id] = fd = os.open(name, _FOLDER, dir_fd=base)
+        places[-entry.id] = os.dup(base)
+    with doing(trouble.QUARANTINE):
+        rename_new(gone.folder, gone.name, fd, gone.name)
+
+
+@contextmanager
+def place(context: Context, entry: Entry) -> Iterator[int | None]:
+    """A descriptor of the folder that this action has put files aside in; None when there is none."""
+    with _open(context, entry.place, entry.gone.root, make=False) as base:
+        fd = None
+        if base is not None:
+            with suppress(FileNotFoundError):
+                fd = os.open(context.place(entry), _FOLDER, dir_fd=base)
+        try:
+            yield fd
+        finally:
+            if fd is not None:
+                os.close(fd)
+
+
+def path_of(state_dir: str, token: str, entry: Entry) -> bytes:
+    """Where a quarantined file is."""
+    top = os.path.join(os.fsencode(state_dir), os.fsencode(IN_STATE))
+    folder = b"%s-%d" % (token.encode(), entry.id)
+    around = top if entry.place == "state" else os.path.join(entry.gone.root, IN_ROOT)
+    return os.path.join(around, folder, os.path.basename(entry.gone.path))
+
+
+def clear(context: Context, entry: Entry) -> None:
+    """Remove the action's folder if it is there and empty, and the one around it that lies in a root."""
+    with suppress(OSError), _open(context, entry.place, entry.gone.root, make=False) as base:
+        if base is None:
+            return
+        with suppress(FileNotFoundError):
+            os.rmdir(context.place(entry), dir_fd=base)
+        if entry.place == "root":
+            os.rmdir(os.path.join(os.path.realpath(entry.gone.root), IN_ROOT))
+
+
+@contextmanager
+def _open(context: Context, where: str, root: bytes, *, make: bool) -> Iterator[int | None]:
+    """The folder around all actions' folders: in the state folder, or at the root's top."""
+    if not where:
+        yield None
+        return
+    top = os.fsencode(context.state_dir) if where == "state" else root
+    name = os.fsencode(IN_STATE) if where == "state" else IN_ROOT
+    around = fd = None
+    try:
+        try:
+            around = os.open(os.path.realpath(top), _FOLDER)
+            if make:
+                with suppress(FileExistsError):
+                    os.mkdir(name, 0o700, dir_fd=around)
+                    os.fsync(around)
+            fd = os.open(name, _FOLDER, dir_fd=around)
+            _refuse_strangers(fd, os.path.join(top, name))
+        except FileNotFoundError:
+            fd = None
+        except OSError as error:
+            if make or error.errno in (errno.ELOOP, errno.ENOTDIR):
+                raise Refused.about(os.path.join(top, name), no_quarantine(error.errno or 0)) from error
+            raise
+        yield fd
+    finally:
+        for each in (fd, around):
+            if each is not None:
+                os.close(each)
+
+
+def _refuse_strangers(fd: int, path: bytes) -> None:
+    status = os.fstat(fd)
+    if status.st_uid != os.geteuid() or stat.S_IMODE(status.st_mode) & 0o022:
+        raise Refused.about(path, trouble.STRANGE_QUARANTINE)
+
+
+def _same_mount(one: int, other: int) -> bool:
+    """Whether a rename can lead from one folder to the other: two mounts of one file system will not do."""
+    return os.fstat(one).st_dev == os.fstat(other).st_dev and _mount(one) == _mount(other)
+
+
+def _mount(fd: int) -> bytes:
+    with open(f"/proc/self/fdinfo/{fd}", "rb") as file:
+        return next(line for line in file if line.startswith(b"mnt_id:"))

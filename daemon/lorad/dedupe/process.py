@@ -1,0 +1,276 @@
+"""The process that acts on files, `python -m lorad.dedupe.process STATE_DIR`, and its face in the daemon.
+
+It reads one wish after the other from its standard input, and writes to its standard output how far each is and
+what came of it. It ends when its input does; a group that is under way is carried out first. Comparing files takes
+as long as the disk takes, which is why this is a process of its own: killed at any moment, it costs nothing but
+the wait, as `repair` at its next start brings everything to all before or all after.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from typing import BinaryIO
+
+import msgspec
+
+from loracore.errors import LoraError, StateError
+from lorad.dedupe.action.actor import Actor
+from lorad.dedupe.action.order import FreeOrder, Order, Progress, Refused, Result, Side, silent, spoken
+from lorad.pipes import end_of, read, write
+
+#: Seconds between two words about how far it is.
+_INTERVAL = 0.2
+#: A group of orders, or of what became of them.
+_LONGEST = 64 << 20
+#: Deaths in a row after which nothing more is asked of it.
+_DEATHS = 3
+
+
+class Apply(msgspec.Struct, frozen=True, tag="apply"):
+    """Carry these orders out; `now`: free at once what they put aside. `clock`: see `Journal.clock`."""
+
+    orders: list[Order]
+    now: bool = False
+    clock: float = 0.0
+
+
+class Free(msgspec.Struct, frozen=True, tag="free"):
+    """Remove what these actions have put aside."""
+
+    orders: list[FreeOrder]
+
+
+class GiveBack(msgspec.Struct, frozen=True, tag="give back"):
+    """Give what these actions have put aside its names back."""
+
+    numbers: list[int]
+
+
+class Undo(msgspec.Struct, frozen=True, tag="undo"):
+    """Undo these actions, in this order; `sources` are files that freed ones can be made from."""
+
+    numbers: list[int]
+    sources: dict[int, list[Side]] = {}
+
+
+class Retarget(msgspec.Struct, frozen=True, tag="retarget"):
+    """Lead the symbolic link of this action to where the kept file is now."""
+
+    number: int
+    kept: Side
+
+
+class Note(msgspec.Struct, frozen=True, tag="note"):
+    """Write down that what was put aside is lost, or where it lies now with its folder."""
+
+    number: int
+    state: str
+    text: str
+    gone: Side | None = None
+
+
+class Clock(msgspec.Struct, frozen=True, tag="clock"):
+    """Write down how long lorad has run."""
+
+    seconds: float
+
+
+Wish = Apply | Free | GiveBack | Undo | Retarget | Note | Clock
+
+
+class Ready(msgspec.Struct, frozen=True, tag="ready"):
+    """The first word: the journal's token, and what became of actions that were interrupted."""
+
+    token: str
+    results: list[Result]
+
+
+class Far(msgspec.Struct, frozen=True, tag="far"):
+    """Bytes done of the present file, and bytes in all."""
+
+    done: int
+    total: int
+
+
+class Came(msgspec.Struct, frozen=True, tag="came"):
+    """What came of the present wish."""
+
+    results: list[Result]
+
+
+class Failed(msgspec.Struct, frozen=True, tag="failed"):
+    """Nothing can be done (any more), and why; it ends. What was begun is repaired at its next start."""
+
+    text: str
+
+
+Word = Ready | Far | Came | Failed
+_WISHES: msgspec.msgpack.Decoder[Wish] = msgspec.msgpack.Decoder(Wish)
+_WORDS: msgspec.msgpack.Decoder[Word] = msgspec.msgpack.Decoder(Word)
+
+
+class ActingProcess:
+    """For use in one thread, save `kill`. `repaired` is called with what became of interrupted actions."""
+
+    def __init__(self, state_dir: str, repaired: Callable[[list[Result]], None]) -> None:
+        self._state_dir = state_dir
+        self._repaired = repaired
+        self._process: subprocess.Popen[bytes] | None = None
+        self._words: Iterator[Word] = iter(())
+        self._deaths = 0
+        #: The journal's token, once it was started.
+        self.token = ""
+
+    def ask(self, wish: Wish, progress: Progress = silent) -> list[Result]:
+        """Have a wish carried out; nothing where it died over it, once what was begun is repaired.
+
+        Raises StateError: nothing can be done now.
+        """
+        if self._process is None:
+            self.start()
+        assert self._process is not None
+        with suppress(BrokenPipeError):
+            write(end_of(self._process.stdin), wish)
+        for word in self._words:
+            match word:
+                case Far(done, total):
+                    progress(done, total)
+                case Came(results):
+                    self._deaths = 0
+                    return results
+                case Failed(text):
+                    self.dismiss()
+                    raise StateError(text)
+                case _:
+                    break
+        self._deaths += 1
+        self.dismiss()
+        if self._deaths >= _DEATHS:
+            self._deaths = 0
+            raise StateError("the process that acts on files keeps dying; its messages above say why")
+        self.start()
+        return []
+
+    def start(self) -> None:
+        """Start it, which repairs what was interrupted. Raises StateError."""
+        self._process = subprocess.Popen(
+            [sys.executable, "-P", "-m", "lorad.dedupe.process", self._state_dir],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+        )
+        self._words = read(end_of(self._process.stdout), _WORDS, _LONGEST)
+        match next(self._words, None):
+            case Ready(token, results):
+                self.token = token
+                self._repaired(results)
+            case Failed(text):
+                self.dismiss()
+                raise StateError(text)
+            case _:
+                self.dismiss()
+                raise StateError("the process that acts on files does not start; its messages above say why")
+
+    def dismiss(self) -> None:
+        """Let it end, once it has done what it does."""
+        process, self._process = self._process, None
+        if process is not None:
+            with suppress(BrokenPipeError):
+                end_of(process.stdin).close()
+            end_of(process.stdout).close()
+            process.wait()
+
+    def kill(self) -> None:
+        """End it at once, from any thread: a caller that waits for it sees that it died."""
+        process = self._process
+        if process is not None:
+            process.kill()
+
+
+# The process itself
+
+
+def main() -> None:
+    pipe = os.fdopen(os.dup(1), "wb")
+    # What is printed by accident must not get between the messages.
+    os.dup2(2, 1)
+    try:
+        with Actor(sys.argv[1]) as actor:
+            write(pipe, Ready(actor.token, actor.repair()))
+            for wish in read(sys.stdin.buffer, _WISHES, _LONGEST):
+                write(pipe, Came(_carry(actor, wish, _reporting(pipe))))
+    except LoraError as error:
+        write(pipe, Failed(spoken(str(error))))
+    except BrokenPipeError:
+        # The daemon is gone; the journal has what was done.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), pipe.fileno())
+
+
+def _carry(actor: Actor, wish: Wish, progress: Progress) -> list[Result]:
+    match wish:
+        case Apply(orders, now, clock):
+            results = actor.apply(orders, progress, clock=clock)
+            return _freed(actor, orders, results, progress) if now else results
+        case Free(frees):
+            return actor.free(frees, progress)
+        case GiveBack(numbers):
+            return actor.give_back(numbers)
+        case Undo(numbers, sources):
+            return actor.undo(numbers, sources, progress)
+        case Retarget(number, kept):
+            return [_or_refused(number, lambda: actor.retarget(number, kept))]
+        case Note(number, state, text, gone):
+            noted = actor.note(number, state, text, gone)
+            return [noted] if noted is not None else []
+        case Clock(seconds):
+            actor.set_clock(seconds)
+            return actor.record_shown()
+
+
+def _freed(actor: Actor, orders: Sequence[Order], results: list[Result], progress: Progress) -> list[Result]:
+    """The same results, after what was put aside is freed at once."""
+    wanted = [
+        FreeOrder(result.id, (order.kept,), by_itself=False)
+        for order, result in zip(orders, results, strict=True)
+        if result.state in ("hidden", "quarantined")
+    ]
+    freed = {result.id: result for result in actor.free(wanted, progress)}
+    return [
+        msgspec.structs.replace(
+            freed.get(result.id, result), kept_before=result.kept_before, kept_now=result.kept_now
+        )
+        for result in results
+    ]
+
+
+def _or_refused(number: int, act: Callable[[], Result]) -> Result:
+    try:
+        return act()
+    except StateError:
+        raise
+    except LoraError as error:
+        path = os.fsencode(error.path or "") if isinstance(error, Refused) else b""
+        reason = error.reason if isinstance(error, Refused) else str(error)
+        return Result(number, "", b"", path, 0, "refused", spoken(reason))
+
+
+def _reporting(pipe: BinaryIO) -> Progress:
+    """Says how far it is, now and then."""
+    next_word = 0.0
+
+    def report(done: int, total: int) -> None:
+        nonlocal next_word
+        now = time.monotonic()
+        if now >= next_word:
+            next_word = now + _INTERVAL
+            write(pipe, Far(done, total))
+
+    return report
+
+
+if __name__ == "__main__":
+    main()

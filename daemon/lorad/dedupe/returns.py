@@ -1,0 +1,256 @@
+"""What is put aside: when it is given back, when it is freed, and which links of ours are led on (SPEC section 5).
+
+For the core, which asks it at each turn. It decides from what the engine knows of names and weights; the service
+carries it out, and every file is looked at again there.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections import defaultdict
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from typing import NamedTuple, Protocol
+
+from lorad.dedupe.action.order import ACTIONS, HELD, Result
+from lorad.dedupe.places import Places
+from lorad.library.keepers import is_marked
+from lorad.pipeline.protocol import Identity
+
+#: Seconds after which a file is given back although something that may hold its weights is still being read.
+_PATIENCE = 60.0
+#: Seconds until a file that could not be freed is tried again; the last one ever after.
+_RETRIES = (60.0, 600.0, 3600.0)
+#: Actions that are freed at once, so that a request has its turn between.
+_AT_ONCE = 256
+#: Seconds between two looks at free space.
+_SPACE = 10.0
+
+#: Layout and weight signature.
+Weights = tuple[bytes, bytes]
+
+
+class Keeper(Protocol):
+    """A name in view that holds some weights."""
+
+    @property
+    def path(self) -> bytes: ...
+    @property
+    def identity(self) -> Identity: ...
+    @property
+    def function(self) -> bytes | None: ...
+    @property
+    def config(self) -> bytes | None: ...
+
+
+class Library(Protocol):
+    """What the engine knows; see `lorad.engine.Engine`."""
+
+    def keepers(self, layout: bytes, weights: bytes) -> Sequence[Keeper]: ...
+    def unresolved(self, layout: bytes, weights: bytes, paths: Iterable[bytes]) -> str: ...
+    def dirty_weights(self) -> Collection[Weights]: ...
+
+
+class Standing(NamedTuple):
+    """An action whose file is put aside, or (`freed`) a symbolic link of ours."""
+
+    id: int
+    action: str
+    state: str
+    path: bytes
+    aside: bytes
+    kept: bytes
+    weights: Weights
+    function: bytes | None
+    config: bytes | None
+    bytes: int
+    hidden_at: float
+    text: str
+
+    @classmethod
+    def of(cls, result: Result) -> Standing:
+        return cls(
+            result.id, result.action, result.state, result.path, result.aside, result.kept,
+            (result.layout, result.weights), result.function, result.config, result.bytes, result.hidden_at, result.text,
+        )  # fmt: skip
+
+    def fits(self, keeper: Keeper) -> bool:
+        """Whether a file of the same weights also does the same to a model, where that counts."""
+        same_config = self.config == keeper.config or ACTIONS[self.action].links
+        return self.function == keeper.function and same_config
+
+
+class Wants(Protocol):
+    """The service's methods that decisions go to; each says whether it was taken."""
+
+    def give_back(self, numbers: Sequence[int], names: Iterable[bytes]) -> bool: ...
+    def retarget(self, number: int, path: bytes, identity: Identity) -> bool: ...
+    def free_due(self, entries: Sequence[int], done: Callable[[list[Result]], None]) -> bool: ...
+
+
+class Returns:
+    """Actions in force, by the weights of what they have put aside. Times are seconds on a clock that does not jump."""
+
+    def __init__(self, service: Wants, clock: Callable[[], float] = time.monotonic) -> None:
+        self._service = service
+        self._clock = clock
+        self.grace = 0.0
+        #: Part of a disk that is to be free, 0 for none.
+        self.free_below = 0.0
+        self._actions: dict[int, Standing] = {}
+        self._by_weights: dict[Weights, set[int]] = defaultdict(set)
+        #: Weights to be looked at, and since when no file of them is in view.
+        self._pending: dict[Weights, float | None] = {}
+        #: Names that could keep these weights when they were last looked at: such a one is not gone while it is there.
+        self._kept: dict[Weights, set[bytes]] = {}
+        #: Actions that are being given back or led on.
+        self._asked: set[int] = set()
+        #: When a file that could not be freed is tried again, and how often it was.
+        self._vain: dict[int, tuple[float, int]] = {}
+        self._freeing = False
+        self._next_space = 0.0
+
+    # What is in force
+
+    def load(self, results: Iterable[Result]) -> None:
+        """Begin with the actions in force of the journal; all of them are to be looked at."""
+        self._actions.clear()
+        self._by_weights.clear()
+        self._asked.clear()
+        for result in results:
+            self.put(result)
+        self._pending = dict.fromkeys(self._by_weights)
+
+    def put(self, result: Result) -> None:
+        """What came of an action, or of taking it back."""
+        before = self._actions.pop(result.id, None)
+        if before is not None:
+            self._drop(before)
+        self._asked.discard(result.id)
+        linked = result.action == "symlink" and result.state == "freed"
+        if result.state in HELD or linked:
+            standing = Standing.of(result)
+            self._actions[standing.id] = standing
+            if all(standing.weights):
+                self._by_weights[standing.weights].add(standing.id)
+                self._pending.setdefault(standing.weights, None)
+        else:
+            self._vain.pop(result.id, None)
+
+    def _drop(self, standing: Standing) -> None:
+        numbers = self._by_weights.get(standing.weights)
+        if numbers is not None:
+            numbers.discard(standing.id)
+            if not numbers:
+                del self._by_weights[standing.weights]
+                self._pending.pop(standing.weights, None)
+                self._kept.pop(standing.weights, None)
+
+    @property
+    def held(self) -> Iterator[Standing]:
+        """Actions whose file is put aside."""
+        return (standing for standing in self._actions.values() if standing.state in HELD)
+
+    def due(self, standing: Standing, ran: float) -> float | None:
+        """Seconds until it is freed by itself, once lorad has run for `ran` seconds; None for never."""
+        return None if standing.action == "quarantine" else max(0.0, standing.hidden_at + self.grace - ran)
+
+    # Giving back and leading on
+
+    def look(self, library: Library, places: Places, *, quiet: bool) -> None:
+        """Decide about all weights of which a name was lost, gained or changed.
+
+        `quiet`: nothing settles, is looked through or is read.
+        """
+        for weights in set(library.dirty_weights()) & self._by_weights.keys():
+            self._pending.setdefault(weights, None)
+        for weights in list(self._pending):
+            since = self._pending[weights]
+            if self._is_settled(library, places, weights, quiet=quiet, since=since):
+                del self._pending[weights]
+
+    def _is_settled(
+        self, library: Library, places: Places, weights: Weights, *, quiet: bool, since: float | None
+    ) -> bool:
+        """Decide about all actions on these weights; False where that is to be asked again."""
+        standing = [self._actions[number] for number in sorted(self._by_weights[weights], reverse=True)]
+        visible = library.keepers(*weights)
+        counted = {one.kept for one in standing} | self._kept.get(weights, set())
+        may_keep = [
+            keeper
+            for keeper in visible
+            if places.may_keep(keeper.path, standing[0].path) and not os.path.islink(keeper.path)
+        ]
+        left = [keeper for keeper in visible if keeper in may_keep or keeper.path in counted]
+        self._kept[weights] = {keeper.path for keeper in left}
+        missed = [one for one in standing if one.id not in self._asked and not any(map(one.fits, left))]
+        for one in standing:
+            if one not in missed and one.action == "symlink":
+                self._lead_on(one, list(filter(one.fits, may_keep)))
+        missed = [one for one in missed if one.state in HELD]
+        if not missed:
+            self._pending[weights] = None
+            return True
+        now = self._clock()
+        since = self._pending[weights] = now if since is None else since
+        reason = library.unresolved(*weights, {one.kept for one in missed} | self._kept.get(weights, set()))
+        if reason == "away" or ((reason or not quiet) and now < since + _PATIENCE):
+            return False
+        names = [name for one in missed for name in (one.path, one.aside)]
+        if self._service.give_back([one.id for one in missed], names):
+            self._asked.update(one.id for one in missed)
+            return True
+        return False
+
+    def _lead_on(self, one: Standing, keepers: Sequence[Keeper]) -> None:
+        """Lead a symbolic link to where the kept file is now, if it is not where it was."""
+        if not keepers or one.id in self._asked or any(keeper.path == one.kept for keeper in keepers):
+            return
+        best = min(keepers, key=lambda keeper: (is_marked(keeper.path), len(keeper.path), keeper.path))
+        if self._service.retarget(one.id, best.path, best.identity):
+            self._asked.add(one.id)
+
+    # Freeing
+
+    def free_due(self, ran: float, roots: Sequence[bytes]) -> None:
+        """Have freed what is due, once all roots were looked through. `ran`: seconds that lorad has run."""
+        now = self._clock()
+        if self._freeing:
+            return
+        due = [one for one in self.held if self.due(one, ran) == 0 and self._vain.get(one.id, (0.0, 0))[0] <= now]
+        if self.free_below and now >= self._next_space:
+            self._next_space = now + _SPACE
+            due += self._for_space(roots, {one.id for one in due}, now)
+        if due:
+            batch = sorted(due, key=lambda one: (one.hidden_at, one.id))[:_AT_ONCE]
+            self._freeing = self._service.free_due([one.id for one in batch], self._freed)
+
+    def _freed(self, results: list[Result]) -> None:
+        """What came of a batch; in the service's thread."""
+        now = self._clock()
+        for result in results:
+            if result.state in HELD:
+                tried = self._vain.get(result.id, (0.0, 0))[1]
+                self._vain[result.id] = now + _RETRIES[min(tried, len(_RETRIES) - 1)], tried + 1
+        self._freeing = False
+
+    def _for_space(self, roots: Sequence[bytes], without: set[int], now: float) -> Iterator[Standing]:
+        """The oldest files whose removal lets each disk have so much free space again."""
+        missing: dict[int, int] = {}
+        for root in roots:
+            try:
+                room = os.statvfs(root)
+                device = os.stat(root).st_dev
+            except OSError:
+                continue
+            missing[device] = int(self.free_below * room.f_blocks - room.f_bavail) * room.f_frsize
+        for one in sorted(self.held, key=lambda one: (one.hidden_at, one.id)):
+            if one.action == "quarantine" or one.id in without or self._vain.get(one.id, (0.0, 0))[0] > now:
+                continue
+            try:
+                device = os.lstat(one.aside).st_dev
+            except OSError:
+                continue
+            if missing.get(device, 0) > 0:
+                missing[device] -= one.bytes
+                yield one

@@ -1,0 +1,590 @@
+"""Where decisions become actions: one thread and, while there is something to do, one process that acts.
+
+It serves clients (`lorad.control.acting.Deduper`), and what the core decides by itself: newcomers, files to be freed
+or given back. What comes of it waits here until the core takes it, since only the core knows what names lead to.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import closing
+
+import msgspec
+
+from loracore.config import Config
+from loracore.control import (
+    PAGE_BYTES,
+    ActionRefused,
+    ActionTaken,
+    ActionUndone,
+    Answer,
+    Applied,
+    DedupeProgress,
+    Event,
+    FileFreed,
+    FileGivenBack,
+    Freed,
+    HiddenFile,
+    HistoryEntry,
+    Outcome,
+    Refusal,
+    Undone,
+)
+from loracore.errors import LoraError, StateError
+from lorad.catalog.views import connect, weights_at
+from lorad.control.acting import Reply
+from lorad.control.planning import resolved
+from lorad.control.worker import Worker
+from lorad.dedupe.action.journal import Entry
+from lorad.dedupe.action.order import ACTIONS, HELD, FreeOrder, Order, Result, Side
+from lorad.dedupe.action.quarantine import path_of
+from lorad.dedupe.action.recovery import find_hidden
+from lorad.dedupe.history import PastActions
+from lorad.dedupe.places import Places
+from lorad.dedupe.plan import Plan, Step
+from lorad.dedupe.process import ActingProcess, Apply, Clock, Free, GiveBack, Note, Retarget, Undo, Wish
+from lorad.library.keepers import is_inside
+from lorad.pipeline.protocol import Identity
+
+#: Requests that may wait for the thread, and seconds after which a process without work is let go.
+_WAITING, _IDLE = 256, 30.0
+#: Seconds until repair is tried again where something could not be brought to an end; the last one ever after.
+_AGAIN = (60.0, 600.0, 3600.0)
+#: Orders that share their syncs, and the bytes of their files: so long it takes until a request has its turn.
+_GROUP, _GROUP_BYTES = 64, 1 << 30
+#: Bytes that an outcome takes beside its paths and words.
+_OUTCOME = 120
+#: Seconds between two words about how far it is.
+_INTERVAL = 0.2
+
+Tell = Callable[[Event], None]
+#: Files that may keep the weights of an action, the best first; asked in the service's thread.
+Keepers = Callable[[Entry, bool], Sequence[Side]]
+
+
+class Service:
+    """Carries plans out, frees, gives back and takes actions back, one group at a time.
+
+    `tell` is called with what happened, `wake` when the core has results to take. Both from its thread.
+    """
+
+    def __init__(
+        self,
+        state_dir: str,
+        tell: Tell,
+        wake: Callable[[], None],
+        keepers: Keepers,
+        places: Places,
+        hidden: Callable[[Sequence[int] | None], Sequence[HiddenFile]],
+    ) -> None:
+        self._tell = tell
+        self._wake = wake
+        self._keepers = keepers
+        self._places = places
+        #: What actions have put aside, as the core knows it.
+        self.hidden = hidden
+        self.past = PastActions(state_dir)
+        self._roots: tuple[bytes, ...] = ()
+        self._sidecars = "keep"
+        self._state_dir = state_dir
+        self._is_repaired = False
+        self._process = ActingProcess(state_dir, self._repaired)
+        dismiss = self._process.dismiss
+        self._worker = Worker("lorad-dedupe", _WAITING, idle=dismiss, last=dismiss, idle_seconds=_IDLE)
+        self._stopping = threading.Event()
+        self._timer: threading.Timer | None = None
+        self._vain = 0
+        self._results: deque[Result] = deque()
+        #: Names that an action is under way on, until the core has taken what came of it.
+        self._under_way: set[bytes] = set()
+        #: What was last said of each action that waits, and of repair itself (0).
+        self._said: dict[int, str] = {}
+        #: Seconds that lorad has run, as the core counts them.
+        self.clock = 0.0
+        #: Actions that are still to be taken, of what is under way.
+        self.left = 0
+
+    def use(self, config: Config) -> None:
+        """Go by this configuration from now on. From any thread."""
+        self._roots = tuple(map(resolved, config.watch.roots))
+        self._sidecars = config.dedupe.sidecars
+
+    def start(self) -> None:
+        """Begin; what an earlier run was interrupted in is repaired first."""
+        self._worker.start()
+        self._worker.submit(self._repair)
+
+    def stop(self, patience: float) -> None:
+        """End after the present group, or at once after so many seconds: the journal knows where it was."""
+        self._stopping.set()
+        if self._timer is not None:
+            self._timer.cancel()
+        self._worker.stop(patience)
+        self._process.kill()
+
+    @property
+    def token(self) -> str:
+        return self._process.token
+
+    # What clients ask for: `lorad.control.acting.Deduper`
+
+    def apply(self, plan: Plan, reply: Reply, *, now: bool) -> None:
+        self._promise(lambda: Applied(*_counted(self._carry_out(plan.steps, watched=True, now=now))), reply)
+
+    def undo(self, ids: Sequence[int] | None, reply: Reply) -> None:
+        self._promise(lambda: self._undone(ids), reply)
+
+    def free(self, ids: Sequence[int] | None, reply: Reply) -> None:
+        self._promise(lambda: self._freed(ids), reply)
+
+    def history(self, after: int, most: int, reply: Callable[[Sequence[HistoryEntry] | Refusal], None]) -> None:
+        try:
+            entries = self.past.history(after, most)
+        except LoraError as error:
+            reply(Refusal("failed", str(error)))
+        else:
+            reply(entries)
+
+    def savings(self, possible_bytes: int, reply: Reply) -> None:
+        try:
+            savings = self.past.savings(possible_bytes)
+        except LoraError as error:
+            reply(Refusal("failed", str(error)))
+        else:
+            reply(savings)
+
+    # What the core wants
+
+    def take(self) -> Iterator[Result]:
+        """What came of actions since this was asked last. Call `settled` with each, once its names are in place."""
+        while self._results:
+            yield self._results.popleft()
+
+    @property
+    def repaired(self) -> bool:
+        """Whether what an earlier run was interrupted in was seen to."""
+        return self._is_repaired
+
+    def in_force(self) -> list[Result]:
+        """Actions that have something put aside, and links of ours. Raises StateError."""
+        return [
+            msgspec.structs.replace(entry.result(), aside=self._aside_of(entry))
+            for entry in self.past.in_state(*HELD, "freed")
+            if entry.state in HELD or entry.action == "symlink"
+        ]
+
+    def _aside_of(self, entry: Entry) -> bytes:
+        if entry.action == "quarantine":
+            return path_of(self._state_dir, self.past.token(), entry)
+        return os.path.join(os.path.dirname(entry.gone.path), entry.aside)
+
+    def look_for(self, numbers: Sequence[int]) -> bool:
+        """Look in all roots for files that were put aside and are not where they were: their folder was moved."""
+        return self._worker.submit(lambda: self._look_for(set(numbers)))
+
+    def side(self, path: bytes, identity: Identity) -> Side:
+        """A file of the library for an order. Raises LoraError for one that no root holds any more."""
+        inside = [root for root in self._roots if is_inside(path, root)]
+        if not inside:
+            raise LoraError(f"{os.fsdecode(path)}: it lies in no watched folder any more; see [watch] roots")
+        return Side(path, identity, max(inside, key=len))
+
+    def settled(self, result: Result) -> None:
+        """The core knows what the names of a result lead to."""
+        self._under_way.difference_update((result.path, result.aside, result.shown))
+
+    def is_under_way(self, path: bytes) -> bool:
+        """Whether a name changes by our own doing just now."""
+        return path in self._under_way
+
+    def act(
+        self, steps: Sequence[Step], wanted: Callable[[], bool], done: Callable[[list[Outcome]], None]
+    ) -> bool:
+        """Take these steps of newcomers as long as they are `wanted`; False where too much waits."""
+        return self._worker.submit(lambda: done(self._carry_out(steps, watched=False, wanted=wanted)))
+
+    def give_back(self, numbers: Sequence[int], names: Iterable[bytes]) -> bool:
+        """Show again what these actions have put aside, under these names."""
+        self._under_way.update(names)
+        return self._worker.submit(lambda: self._give_back(list(numbers)))
+
+    def free_due(self, entries: Sequence[int], done: Callable[[list[Result]], None]) -> bool:
+        """Free what these actions have put aside, as its grace is over."""
+        return self._worker.submit(lambda: done(self._free(self.past.entries(entries).values(), by_itself=True)))
+
+    def _find_moved(self, entries: Sequence[Entry]) -> None:
+        """Look for those that are not where they were put aside."""
+        missing = {entry.id for entry in entries if not os.path.lexists(self._aside_of(entry))}
+        if missing:
+            self._look_for(missing)
+
+    def _look_for(self, wanted: set[int]) -> None:
+        """Write down where these lie now, or that they are lost."""
+        entries = {number: entry for number, entry in self.past.entries(list(wanted)).items() if entry is not None}
+        found = find_hidden(self._roots, self.past.token(), entries)
+        for number, entry in entries.items():
+            path = found.get(number)
+            if path is not None:
+                name = os.path.join(os.path.dirname(path), os.path.basename(entry.gone.path))
+                state = "hidden" if entry.state == "lost" else entry.state
+                self._asked(Note(number, state, "", self.side(name, Identity.of(os.lstat(path)))))
+            elif os.path.isdir(os.path.dirname(entry.gone.path)):
+                self._asked(Note(number, "lost", "it was removed from where it was put aside"))
+
+    def retarget(self, number: int, path: bytes, identity: Identity) -> bool:
+        """Lead the symbolic link of an action to where the kept file is now."""
+        return self._worker.submit(lambda: self._asked(Retarget(number, self.side(path, identity))))
+
+    def note(self, number: int, state: str, text: str) -> bool:
+        """Write down what was seen of a file that is put aside."""
+        return self._worker.submit(lambda: self._asked(Note(number, state, text)))
+
+    def keep_clock(self) -> bool:
+        return self._worker.submit(lambda: self._asked(Clock(self.clock)))
+
+    # In its thread
+
+    def _carry_out(
+        self,
+        steps: Sequence[Step],
+        *,
+        watched: bool,
+        now: bool = False,
+        wanted: Callable[[], bool] = lambda: True,
+    ) -> list[Outcome]:
+        """Take these steps, in their order, as long as they are `wanted`; the outcomes of those that were."""
+        pace = _Pace(len(steps), sum(step.gone.size for step in steps), self._tell if watched else None)
+        outcomes: list[Outcome] = []
+        broken = ""
+        for group in _groups(steps):
+            if not wanted():
+                break
+            self.left = len(steps) - len(outcomes)
+            orders: list[tuple[Step, Order]] = []
+            held = self._weights_at([step.path for step in group])
+            for step in group:
+                try:
+                    orders.append((step, self._order(step, held.get(step.path, (b"", b"")))))
+                except LoraError as error:
+                    outcomes.append(self._refused(step, str(error)))
+            if not broken:
+                try:
+                    results = self._ask(Apply([order for _, order in orders], now, self.clock), pace)
+                except StateError as error:
+                    broken = str(error)
+            if broken:
+                outcomes += [self._refused(step, broken) for step, _ in orders]
+            elif not results and orders:
+                outcomes += [self._after_death(step) for step, _ in orders]
+            else:
+                outcomes += [self._taken(step, result) for (step, _), result in zip(orders, results, strict=True)]
+            pace.next(group)
+        self.left = 0
+        return outcomes
+
+    def _weights_at(self, paths: Sequence[bytes]) -> dict[bytes, tuple[bytes, bytes]]:
+        """The layout and weights that these names lead to, by the catalogue."""
+        try:
+            with closing(connect(self._state_dir)) as db:
+                return weights_at(db, paths)
+        except sqlite3.Error:
+            return {}
+
+    def _undone(self, ids: Sequence[int] | None) -> Undone | Refusal:
+        """Undo these actions, the newest first, since a later one may stand on what an earlier one left."""
+        entries = self.past.entries(ids)
+        if ids and not any(entries.values()):
+            return Refusal("not-found", f"there is no action {ids[0]}; see the history")
+        outcomes = [
+            Outcome(number, "", b"", b"", 0, "refused", f"there is no action {number}; see the history")
+            for number, entry in entries.items()
+            if entry is None
+        ]
+        known = [entry for entry in entries.values() if entry is not None]
+        self._find_moved([entry for entry in known if entry.state in (*HELD, "lost")])
+        for begin in range(0, len(known), _GROUP):
+            self.left = len(known) - begin
+            group = known[begin : begin + _GROUP]
+            self._under_way.update(entry.gone.path for entry in group)
+            sources = {
+                entry.id: list(self._keepers(entry, False))
+                for entry in group
+                if entry.state not in (*HELD, "shared")
+            }
+            try:
+                results = {result.id: result for result in self._ask(Undo([entry.id for entry in group], sources))}
+            except StateError as error:
+                results, reason = {}, str(error)
+            else:
+                reason = "the process that acts on files died meanwhile; try again"
+            outcomes += [self._undo_outcome(entry, results.get(entry.id), reason) for entry in group]
+        self.left = 0
+        return Undone(*_counted(outcomes))
+
+    def _undo_outcome(self, entry: Entry, result: Result | None, reason: str) -> Outcome:
+        if result is None or result.state == "refused":
+            self._under_way.discard(entry.gone.path)
+        state = {"undone": "done"}.get(result.state, result.state) if result else "refused"
+        if state == "done":
+            self._tell(ActionUndone(entry.id, entry.gone.path))
+        text = result.text if result else reason
+        size = result.bytes if result and state == "done" else 0
+        return Outcome(entry.id, entry.action, entry.kept.path, entry.gone.path, size, state, text)
+
+    def _freed(self, ids: Sequence[int] | None) -> Freed | Refusal:
+        """Free what these actions have put aside, or (None) all but what lies in quarantine."""
+        entries = self.past.entries(ids)
+        if ids and not any(entries.values()):
+            return Refusal("not-found", f"there is no action {ids[0]}; see the history")
+        held = ("hidden", "waiting") if ids is None else HELD
+        wanted = [entry for entry in entries.values() if entry is not None and entry.state in held]
+        results = self._free(wanted, by_itself=False)
+        outcomes = [
+            Outcome(
+                result.id,
+                result.action,
+                result.kept,
+                result.path,
+                result.bytes,
+                _outcome_state(result),
+                result.text,
+            )
+            for result in results
+        ]
+        for number, entry in entries.items():
+            if ids is not None and entry is not None and entry.state not in held:
+                text = f"it is {entry.state}: nothing of it is put aside"
+                outcomes.append(
+                    Outcome(number, entry.action, entry.kept.path, entry.gone.path, 0, "nothing", text)
+                )
+        return Freed(*_counted(outcomes))
+
+    def _free(self, entries: Iterable[Entry | None], *, by_itself: bool) -> list[Result]:
+        results: list[Result] = []
+        group: list[FreeOrder] = []
+        todo = [entry for entry in entries if entry is not None and entry.state in HELD]
+        self._find_moved(todo)
+        for place, entry in enumerate(todo):
+            self.left = len(todo) - place
+            group.append(FreeOrder(entry.id, tuple(self._keepers(entry, by_itself)), by_itself))
+            if len(group) == _GROUP or place == len(todo) - 1:
+                try:
+                    results += self._ask(Free(group))
+                except StateError as error:
+                    self._tell(ActionRefused("free", entry.kept.path, entry.gone.path, str(error)))
+                    break
+                group = []
+        self.left = 0
+        for result in results:
+            if result.state in ("freed", "linked"):
+                self._tell(FileFreed(result.id, result.path, result.bytes))
+        return results
+
+    def _give_back(self, numbers: list[int]) -> None:
+        self._find_moved([entry for entry in self.past.entries(numbers).values() if entry is not None])
+        self._asked(GiveBack(numbers), given_back=True)
+
+    def _asked(self, wish: Wish, *, given_back: bool = False) -> None:
+        """Have a wish of the core carried out."""
+        try:
+            results = self._ask(wish)
+        except StateError as error:
+            self._tell(ActionRefused("", b"", b"", str(error)))
+            return
+        for result in results:
+            if given_back and result.state == "given_back":
+                self._tell(FileGivenBack(result.id, result.path, result.shown))
+            elif given_back:
+                self._tell(ActionRefused("give back", result.kept, result.path, result.text))
+
+    def _ask(self, wish: Wish, pace: _Pace | None = None) -> list[Result]:
+        """Have the process do it, and keep what came of it for the core. Raises StateError."""
+        if self._stopping.is_set() and not isinstance(wish, Clock):
+            raise StateError("lorad is being stopped; ask again when it is back")
+        if isinstance(wish, Apply):
+            self._under_way.update(order.gone.path for order in wish.orders)
+        results = self._process.ask(wish, pace.report) if pace else self._process.ask(wish)
+        self._results += results
+        if any(result.state in ("planned", "freeing", "undoing") for result in results):
+            # Only a new process repairs.
+            self._process.dismiss()
+            self._repair_later(first=True)
+        self._wake()
+        return results
+
+    def _order(self, step: Step, held: tuple[bytes, bytes]) -> Order:
+        """`held`: layout and weights. Raises LoraError for what may not be kept, or lies in no root any more."""
+        if reason := self._places.why_not(step.kept, step.path):
+            raise LoraError(reason)
+        layout, weights = held
+        return Order(
+            action=step.action,
+            level=step.level,
+            folder=step.folder,
+            layout=layout,
+            weights=weights,
+            kept=self.side(step.kept, Identity(*step.keeper[1:6])),
+            gone=self.side(step.path, Identity(*step.gone[1:6])),
+            sidecars=self._sidecars if not ACTIONS[step.action].links else "keep",
+            bytes=step.bytes,
+        )
+
+    def _taken(self, step: Step, result: Result) -> Outcome:
+        if result.state == "refused":
+            self._under_way.discard(step.path)
+            return self._refused(step, result.text, result.id)
+        if result.state == "nothing":
+            self._under_way.discard(step.path)
+            return Outcome(0, result.action, result.kept, result.path, 0, "nothing", result.text)
+        self._tell(ActionTaken(result.id, result.action, result.kept, result.path, result.bytes))
+        return Outcome(result.id, result.action, result.kept, result.path, result.bytes, "done", result.text)
+
+    def _refused(self, step: Step, text: str, number: int = 0) -> Outcome:
+        self._under_way.discard(step.path)
+        self._tell(ActionRefused(step.action, step.kept, step.path, text))
+        return Outcome(number, step.action, step.kept, step.path, 0, "refused", text)
+
+    def _after_death(self, step: Step) -> Outcome:
+        """The process died over this group, and what was begun was repaired."""
+        return self._refused(step, "the process that acts on files died meanwhile; try again")
+
+    # Repair
+
+    def _repair(self) -> None:
+        """Have what was interrupted brought to an end."""
+        if not self.past.is_unfinished() and not self._has_held():
+            self._is_repaired = True
+            return
+        try:
+            self._process.dismiss()
+            self._process.start()
+            self._is_repaired = True
+        except StateError as error:
+            self._repair_later()
+            if self._said.get(0) != str(error):
+                self._said[0] = str(error)
+                self._tell(ActionRefused("repair", b"", b"", str(error)))
+
+    def _has_held(self) -> bool:
+        try:
+            return bool(self.past.in_state(*HELD))
+        except StateError:
+            return True
+
+    def _repair_later(self, *, first: bool = False) -> None:
+        if first:
+            self._vain = 0
+        seconds = _AGAIN[min(self._vain, len(_AGAIN) - 1)]
+        self._vain += 1
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = threading.Timer(seconds, lambda: self._worker.submit(self._repair))
+        self._timer.daemon = True
+        self._timer.start()
+
+    def _repaired(self, results: list[Result]) -> None:
+        """What became of actions that were interrupted; called when the process starts."""
+        self._results += results
+        waiting = {
+            result.id: result.text for result in results if result.state in ("planned", "freeing", "undoing")
+        }
+        if waiting:
+            self._repair_later()
+        else:
+            self._vain = 0
+        for result in results:
+            if waiting.get(result.id) == self._said.get(result.id, ""):
+                continue
+            match result.state:
+                case "undone":
+                    self._tell(ActionUndone(result.id, result.path))
+                case "given_back":
+                    self._tell(FileGivenBack(result.id, result.path, result.shown))
+                case "freed" | "linked":
+                    self._tell(FileFreed(result.id, result.path, result.bytes))
+                case _:
+                    self._tell(ActionRefused(result.action, result.kept, result.path, result.text))
+        self._said = waiting
+        self._wake()
+
+    def _promise(self, answer: Callable[[], Answer], reply: Reply) -> None:
+        """Have something answered in the service's thread, whatever happens."""
+
+        def job() -> None:
+            try:
+                reply(answer())
+            except Exception as error:
+                reply(Refusal("failed", str(error) or type(error).__name__))
+                if not isinstance(error, LoraError):
+                    raise
+
+        if not self._worker.submit(job):
+            reply(Refusal("busy", "too much is to be done already; try again"))
+
+
+class _Pace:
+    """How far many actions are, told now and then to clients that listen."""
+
+    def __init__(self, total: int, size: int, tell: Tell | None) -> None:
+        self._total, self._size = total, size
+        self._tell = tell
+        self._done = self._before = self._group = 0
+        self._next_word = 0.0
+
+    def report(self, done: int, total: int) -> None:
+        """Of the present file, which may be read more than once."""
+        del total
+        self._say(self._before + done)
+
+    def next(self, group: Sequence[Step]) -> None:
+        """The next group begins, after this one."""
+        self._done += len(group)
+        self._before += sum(step.gone.size for step in group)
+        self._say(self._before)
+
+    def _say(self, done: int) -> None:
+        now = time.monotonic()
+        if self._tell is not None and now >= self._next_word:
+            self._next_word = now + _INTERVAL
+            self._tell(DedupeProgress(self._done, self._total, min(done, self._size), self._size))
+
+
+def _groups(steps: Sequence[Step]) -> Iterator[list[Step]]:
+    """Steps that can share their syncs: none is for the sake of a file that another one lets go."""
+    group: list[Step] = []
+    going: set[bytes] = set()
+    kept: set[bytes] = set()
+    size = 0
+    for step in steps:
+        full = len(group) >= _GROUP or size + step.gone.size > _GROUP_BYTES
+        if group and (full or step.kept in going or step.path in kept):
+            yield group
+            group, going, kept, size = [], set(), set(), 0
+        group.append(step)
+        going.add(step.path)
+        kept.add(step.kept)
+        size += step.gone.size
+    if group:
+        yield group
+
+
+def _outcome_state(result: Result) -> str:
+    return "done" if result.state in ("freed", "linked") else "refused"
+
+
+def _counted(outcomes: Sequence[Outcome]) -> tuple[int, int, int, list[Outcome], int]:
+    """Done, refused, bytes, the outcomes that fit into an answer with the refused first, and how many do not."""
+    refused = [outcome for outcome in outcomes if outcome.state == "refused"]
+    done = [outcome for outcome in outcomes if outcome.state == "done"]
+    fitting, room = [], PAGE_BYTES
+    for outcome in sorted(outcomes, key=lambda outcome: outcome.state != "refused"):
+        room -= len(outcome.kept) + len(outcome.path) + len(outcome.text) + _OUTCOME
+        if room < 0:
+            break
+        fitting.append(outcome)
+    return len(done), len(refused), sum(outcome.bytes for outcome in done), fitting, len(outcomes) - len(fitting)
