@@ -255,6 +255,7 @@ class Newcomers(RuleBasedStateMachine):
         for aside in self.hidden:
             name = self.first_name[aside]
             self.life.engine.hide(os.fsencode(self.path(name)), os.fsencode(self.path(aside)))
+        self.life.engine.only_hidden({os.fsencode(self.path(aside)) for aside in self.hidden})
 
     @rule(killed=st.booleans(), late=st.booleans())
     def restart(self, killed: bool, late: bool) -> None:

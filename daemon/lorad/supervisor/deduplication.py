@@ -172,10 +172,7 @@ class Deduplication:
                 engine.hide(result.path, result.aside)
             elif result.state in HELD:
                 missing.append(result.id)
-        known = {result.aside for result in results if result.state in HELD}
-        for path in engine.hidden():
-            if path not in known:
-                engine.show(path, None)
+        engine.only_hidden({result.aside for result in results if result.state in HELD})
         if missing:
             self.service.look_for(missing)
 
