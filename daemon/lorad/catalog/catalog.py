@@ -72,7 +72,7 @@ class Answer(NamedTuple):
 
 
 class Lost(NamedTuple):
-    """What a name led to and does not any more. `layout` is a number, None if not known; `weights` is empty then."""
+    """What a name led to and does not any more. `layout`: its number, None if not known; `weights`: empty then."""
 
     path: bytes
     dev: int
