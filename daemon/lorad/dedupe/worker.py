@@ -9,6 +9,7 @@ nothing but the wait, as `repair` at its next start brings everything to all bef
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import time
 from typing import BinaryIO
@@ -76,6 +77,8 @@ Word = Mended | Far | Came | Failed
 
 
 def main() -> None:
+    # The daemon has some blocked.
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
     pipe = os.fdopen(os.dup(1), "wb")
     # Whatever prints by accident must not get between the messages.
     os.dup2(2, 1)
