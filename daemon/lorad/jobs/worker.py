@@ -124,6 +124,8 @@ def main() -> None:
     # Whatever reads and prints must not get between the messages.
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     os.dup2(2, 1)
+    # The daemon has some blocked.
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     wishes = read(wanted, msgspec.msgpack.Decoder(Wish), _LONGEST_WISH)
     order = next(wishes, None)
