@@ -10,13 +10,13 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
+from lorad.publish.snapshot import connect
 
 from loracore.control import FileGone, FileSeen
 from loracore.paths import CATALOGUE
 from lorad.library import Status
 from lorad.pipeline.protocol import Publish
 from lorad.publish.publisher import Publisher
-from lorad.publish.snapshot import connect
 from tests.daemon.inline import Life, write
 
 
