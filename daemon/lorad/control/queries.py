@@ -99,7 +99,7 @@ class Queries:
         self._state_dir = state_dir
         self._connection: sqlite3.Connection | None = None
         self._pages = Pages()
-        self.planner = Planner()
+        self.planner = Planner(state_dir)
         #: Whether identity hashes are computed. From any thread.
         self.hashes_on_arrival = False
 

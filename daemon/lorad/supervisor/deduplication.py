@@ -31,10 +31,13 @@ from lorad.catalog.views import connect, holding, of_layout
 from lorad.control.planning import policy_of
 from lorad.dedupe.action.journal import Entry
 from lorad.dedupe.action.order import HELD, Result, Side
+from lorad.dedupe.aliases import Aliases
 from lorad.dedupe.automatic import Automatic, PlanFor
 from lorad.dedupe.history import rfc3339
+from lorad.dedupe.mounted import Mounted
 from lorad.dedupe.places import Places
 from lorad.dedupe.returns import Returns, Standing
+from lorad.dedupe.rootlock import RootLocks
 from lorad.dedupe.service import Service
 from lorad.dedupe.summary import Day
 from lorad.engine import Engine
@@ -75,9 +78,13 @@ class Deduplication:
         self._lock = threading.Lock()
         self._day = Day(time.time())
         self._places = Places()
-        self.service = Service(state_dir, self._told, wake, self._keepers, self._places, self.hidden_files)
+        self.service = Service(
+            state_dir, self._told, wake, self._keepers, self._places, self._lock_planner, self.hidden_files
+        )
         self.returns = Returns(self.service)
         self._automatic: Automatic | None = None
+        self._lock_by: Callable[[RootLocks], None] | None = None
+        self._aliases: Aliases | None = None
         #: Duplicates that were found, and after which generation the catalogue has them.
         self._found: dict[bytes, int] = {}
         self._engine: Engine | None = None
@@ -89,8 +96,9 @@ class Deduplication:
         self._ticked = time.clock_gettime(time.CLOCK_BOOTTIME)
         self._kept_clock = 0.0
 
-    def start(self, plan_for: PlanFor) -> None:
-        """Begin, with what makes plans for newcomers."""
+    def start(self, plan_for: PlanFor, lock_by: Callable[[RootLocks], None]) -> None:
+        """Begin, with what makes plans for newcomers, and is to refuse where another lorad acts."""
+        self._lock_by = lock_by
         self._automatic = Automatic(self.service, plan_for, self._complain, self._wake)
         self.use(self._config)
         try:
@@ -98,6 +106,10 @@ class Deduplication:
         except StateError as error:
             self._complain(str(error))
         self.service.start()
+
+    def _lock_planner(self, locks: RootLocks) -> None:
+        assert self._lock_by is not None
+        self._lock_by(locks)
 
     def use(self, config: Config) -> None:
         """Go by this configuration from now on."""
@@ -229,6 +241,10 @@ class Deduplication:
             for path, identity in rows
             if self._places.may_keep(path, gone) and not os.path.islink(path) and not (marked and is_marked(path))
         ]
+        if self._aliases is None:
+            self._aliases = Aliases(Mounted())
+        aliases = self._aliases
+        paths = [row for row in paths if not aliases.refusal(gone, row[0], by_itself=by_itself, fresh=True)]
         paths.sort(key=lambda row: (row[0] != entry.kept.path, is_marked(row[0]), len(row[0]), row[0]))
         sides = [self.service.side(path, identity) for path, identity in paths[:_OTHERS]]
         return sides if rows or entry.weights else [entry.kept]
