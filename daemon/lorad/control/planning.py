@@ -78,7 +78,7 @@ class Planner:
         return self._refusals.sifted(plan, self._roots, by_itself=True)
 
     def plan(self, db: sqlite3.Connection, policy: Policy) -> Plan:
-        """What a policy makes of the catalogue, now: what would be refused, or shares its blocks, is left alone."""
+        """What a policy makes of the catalogue now; what would be refused, or shares its blocks, is left alone."""
         plan = make_plan(self._sets(names_in_sets(db)), policy, time.time_ns())
         return self._refusals.sifted(plan, self._roots)
 

@@ -1,7 +1,7 @@
 """Where decisions become actions: one thread and, while there is something to do, one process that acts.
 
-It serves clients (`lorad.control.acting.Deduper`), and what the core decides by itself: newcomers, files to be freed
-or given back. What comes of it waits here until the core takes it, since only the core knows what names lead to.
+It serves clients (`lorad.control.acting.Deduper`), and what the core decides by itself: newcomers, files to be
+freed or given back. What comes of it waits here until the core takes it, since only that knows what names lead to.
 """
 
 from __future__ import annotations
@@ -210,7 +210,7 @@ class Service:
 
     def is_under_way(self, path: bytes) -> bool:
         """Whether a name changes by our own doing just now."""
-        return path in self._under_way
+        return path in self._under_way or os.path.dirname(path) in self._under_way
 
     def act(
         self, steps: Sequence[Step], wanted: Callable[[], bool], done: Callable[[list[Outcome]], None]
@@ -420,7 +420,7 @@ class Service:
         if self._stopping.is_set() and not isinstance(wish, Clock):
             raise StateError("lorad is being stopped; ask again when it is back")
         if isinstance(wish, Apply):
-            self._under_way.update(order.gone.path for order in wish.orders)
+            self._under_way.update(order.folder or order.gone.path for order in wish.orders)
         results = self._process.ask(wish, pace.report) if pace else self._process.ask(wish)
         self._results += results
         if any(result.state in ("planned", "freeing", "undoing") for result in results):

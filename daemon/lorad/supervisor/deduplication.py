@@ -1,7 +1,7 @@
 """De-duplication in a running daemon: newcomers, what is put aside, and what is said of both.
 
-The core calls it at each turn. What the service has done reaches the engine here, and what the engine knows reaches
-the decisions of `dedupe.automatic` and `dedupe.returns`.
+The core calls it at each turn. What the service has done reaches the engine here, and what the engine knows
+reaches the decisions of `dedupe.automatic` and `dedupe.returns`.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from loracore.control import (
 from loracore.errors import StateError
 from loracore.paths import shown
 from loracore.settings import free_part, grace_seconds
+from loracore.tensorfile import has_reader
 from lorad.catalog.views import connect, holding, of_layout
 from lorad.control.planning import policy_of
 from lorad.dedupe.action.journal import Entry
@@ -177,17 +178,17 @@ class Deduplication:
             self._complain(str(error))
             return
         self._loaded = True
-        self.returns.load(results)
+        self.returns.load()
+        known: set[bytes] = set()
         missing = []
         for result in results:
-            if result.state in HELD and os.path.lexists(result.aside):
-                engine.hide(result.path, result.aside)
-            elif result.state in HELD:
+            if result.state in HELD and not os.path.lexists(result.aside):
                 missing.append(result.id)
-        known = {result.aside for result in results if result.state in HELD}
-        for path in engine.hidden():
-            if path not in known:
-                engine.show(path, None)
+            elif result.state in HELD:
+                known |= _hide(engine, result.path, result)
+            self.returns.put(result, _weights(engine, result))
+        for path in set(engine.hidden()) - known:
+            engine.show(path, None)
         if missing:
             self.service.look_for(missing)
 
@@ -199,16 +200,16 @@ class Deduplication:
             case "hidden" | "waiting" | "quarantined":
                 before = next((one.aside for one in self.returns.held if one.id == result.id), result.path)
                 if before != result.aside:
-                    engine.hide(before, result.aside)
+                    _hide(engine, before, result)
             case "undone" | "given_back" if result.action != "reflink":
-                engine.show(result.aside, result.shown or None)
+                _show(engine, result.aside, result.shown)
             case "freed" | "linked" | "lost":
-                engine.show(result.aside, None)
+                _show(engine, result.aside, b"")
             case "shared" | "undone":
                 engine.rearranged(result.kept)
                 engine.rearranged(result.path)
         if result.id and result.state not in ("nothing", "refused"):
-            self.returns.put(result)
+            self.returns.put(result, _weights(engine, result))
         self.service.settled(result)
         for path in {result.path, result.shown} - {b""}:
             engine.touched(path)
@@ -321,3 +322,30 @@ class Deduplication:
             with self._lock:
                 self._day.add(event)
         self._tell(event)
+
+
+def _hide(engine: Engine, before: bytes, result: Result) -> set[bytes]:
+    """A file, or all model files of a folder, were put aside from `before`; the names that they have now."""
+    if not result.unit:
+        engine.hide(before, result.aside)
+        return {result.aside}
+    hidden = set()
+    for folder, _, names in os.walk(result.aside):
+        for name in filter(has_reader, names):
+            aside = os.path.join(folder, name)
+            engine.hide(before + aside[len(result.aside) :], aside)
+            hidden.add(aside)
+    return hidden
+
+
+def _show(engine: Engine, aside: bytes, shown: bytes) -> None:
+    """What was put aside there is at `shown` again; empty: it is no more."""
+    for path in [path for path in engine.hidden() if path == aside or path.startswith(aside + b"/")]:
+        engine.show(path, shown + path[len(aside) :] if shown else None)
+
+
+def _weights(engine: Engine, result: Result) -> set[tuple[bytes, bytes]]:
+    """The weights that an action has put aside: a folder may hold several."""
+    inside = [path for path in engine.hidden() if result.unit and path.startswith(result.aside + b"/")]
+    found = {(result.layout, result.weights), *map(engine.weights_hidden_at, [result.aside, *inside])}
+    return {weights for weights in found if all(weights)}
