@@ -178,9 +178,10 @@ class Returns:
                 self._actions[one.id] = one._replace(weights=frozenset([weights]))
                 self._by_weights[weights].add(one.id)
                 self._pending.setdefault(weights, None)
-            elif quiet and library.is_hidden_alone(one.aside) and not os.path.lexists(one.kept):
-                if self._service.give_back([one.id], [one.path, one.aside]):
-                    self._asked.add(one.id)
+                continue
+            alone = quiet and library.is_hidden_alone(one.aside) and not os.path.lexists(one.kept)
+            if alone and self._service.give_back([one.id], [one.path, one.aside]):
+                self._asked.add(one.id)
 
     def _is_settled(
         self, library: Library, places: Places, weights: Weights, *, quiet: bool, since: float | None
