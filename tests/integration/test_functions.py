@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from loracore.paths import CATALOGUE
-from lorad.publish.snapshot import connect
+from lorad.catalog.views import connect
 from tests.builders import architectures
 from tests.builders.real import by_diffusers, by_peft
 from tests.builders.weights import random_weights
