@@ -212,7 +212,8 @@ class Daemon:
     def _pause(self) -> float:
         """Seconds that nothing is due."""
         now = time.monotonic()
-        due = self._settling.next_due
+        # Without an engine nothing that has settled can be taken in.
+        due = self._settling.next_due if self._tenure.engine else None
         return max(0.0, min(self._next_tick if due is None else min(due, self._next_tick), now + _TICK) - now)
 
     def _published_news(self) -> None:
