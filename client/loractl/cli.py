@@ -28,6 +28,7 @@ _COMMANDS = {
     "find": "queries",
     "dedupe": "dedupe",
     "undo": "dedupe",
+    "free": "dedupe",
     "history": "dedupe",
     "savings": "dedupe",
     "hashes": "understand",
