@@ -53,6 +53,7 @@ from lorad.control.pages import BadCursor, Pages, Row, paginate
 from lorad.control.planning import BadPolicy, Planner, planned_pages
 from lorad.control.search import Hit, search
 from lorad.dedupe.plan import Plan
+from lorad.dedupe.rootlock import RootLocks
 from lorad.hashes.backlog import count
 from lorad.library.keepers import Copy, Rules
 from lorad.publish.duplicates import judge, own_bytes
@@ -93,11 +94,11 @@ class _Member(NamedTuple):
 class Queries:
     """For use in one thread. Opens the catalogue when it is first asked."""
 
-    def __init__(self, state_dir: str) -> None:
+    def __init__(self, state_dir: str, locks: RootLocks | None = None) -> None:
         self._state_dir = state_dir
         self._connection: sqlite3.Connection | None = None
         self._pages = Pages()
-        self.planner = Planner()
+        self.planner = Planner(state_dir, locks)
         #: Whether identity hashes are computed. From any thread.
         self.hashes_on_arrival = False
 
@@ -124,6 +125,7 @@ class Queries:
             self._connection.close()
             self._connection = None
         self._pages.forget()
+        self.planner.close()
 
     def plan_for(self, newcomers: Collection[bytes]) -> Plan | Refusal:
         """What the running policy makes of newcomers, by any of their names."""

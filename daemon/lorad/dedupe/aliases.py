@@ -42,6 +42,9 @@ class Aliases:
         self._generation = 0
         self._known: dict[frozenset[tuple[int, int]], Alias] = {}
 
+    def close(self) -> None:
+        self._mounted.close()
+
     def between(self, one: bytes, other: bytes, *, fresh: bool = False) -> Alias:
         """Of two folders. `fresh`: asked anew, as before a file is removed for good."""
         if self._generation != self._mounted.renew():

@@ -154,7 +154,7 @@ class Refusals:
         return ""
 
     def _of_places(self, step: Step, place: Place, kept_at: Place) -> Iterator[str]:
-        yield "" if place.root else NOT_IN_ROOT
+        yield NOT_IN_ROOT if self._roots and not place.root else ""
         # What another lorad may move away is not to be relied on.
         yield place.lock or kept_at.lock
         if place.status.dev != kept_at.status.dev:
@@ -223,7 +223,7 @@ class Refusals:
 
     def _quarantine(self, place: Place) -> tuple[str, bytes]:
         """Why files of this place cannot be moved into quarantine, or the folder that they are moved into."""
-        for top, name in ((self._state_dir, os.fsencode(IN_STATE)), (place.root, IN_ROOT)):
+        for top, name in ((self._state_dir, os.fsencode(IN_STATE)), (place.root or b"/", IN_ROOT)):
             around = self._place(os.path.realpath(top))
             path = os.path.join(top, name)
             with suppress(OSError):

@@ -17,7 +17,7 @@ import os
 import stat
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from typing import NamedTuple
 
@@ -31,6 +31,8 @@ _BELIEVED = 1.0
 _LONGEST = 512
 #: How often a lock is tried again that was removed just then.
 _TRIES = 5
+#: The longest token shown, and what stands for none.
+_TOKEN, _NO_TOKEN = 64, "-"
 #: Neither a FIFO nor a link is waited for or followed.
 _OPEN = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY
 
@@ -67,14 +69,15 @@ class Holder(NamedTuple):
     def __str__(self) -> str:
         if self.trouble:
             return f"{shown(os.path.join(self.folder, LOCK))} {self.trouble}"
-        said = f" (token {self.token}, pid {self.pid})" if self.token else ""
-        return f"another lorad{said} acts in {shown(self.folder)}; stop that one, or leave the folder to it"
+        said = [f"token {self.token}"] * bool(self.token) + [f"pid {self.pid}"] * bool(self.pid)
+        which = f" ({', '.join(said)})" if said else ""
+        return f"another lorad{which} acts in {shown(self.folder)}; stop that one, or leave the folder to it"
 
 
 class RootLocks:
-    """The locks of this process, whose journal has this token. From any thread."""
+    """The locks of this process. `token` says that of its journal, which may be made later. From any thread."""
 
-    def __init__(self, token: str) -> None:
+    def __init__(self, token: Callable[[], str]) -> None:
         self._token = token
         self._lock = threading.RLock()
         self._roots: tuple[bytes, ...] = ()
@@ -147,7 +150,7 @@ class RootLocks:
                     continue
                 if _is_locked(fd, fcntl.LOCK_EX) and _leads_to(folder, fd):
                     self._held[folder] = fd
-                    _write(fd, self._token)
+                    _write(fd, self._token())
                     return holder_at(folder)
                 os.close(fd)
         return Holder(folder, trouble="is made and removed all the time; try again")
@@ -198,9 +201,9 @@ def _this(pid: int) -> Process | None:
 def _said(fd: int) -> tuple[str, Process | None]:
     """What the file says of its holder: its journal's token, and the process."""
     words = os.pread(fd, _LONGEST, 0).decode("ascii", "replace").split()
-    if len(words) != 4 or not words[1].isascii() or not words[1].isdecimal() or not words[0].isalnum():
+    if len(words) != 4 or not words[1].isdecimal():
         return "", None
-    return words[0][:64], Process(int(words[1]), words[2], words[3])
+    return words[0].replace(_NO_TOKEN, "")[:_TOKEN], Process(int(words[1]), words[2], words[3])
 
 
 def _write(fd: int, token: str) -> None:
@@ -209,7 +212,7 @@ def _write(fd: int, token: str) -> None:
     with suppress(OSError):
         os.ftruncate(fd, 0)
         if process is not None:
-            os.pwrite(fd, f"{token} {process.pid} {process.started} {process.boot}\n".encode(), 0)
+            os.pwrite(fd, f"{token or _NO_TOKEN} {process.pid} {process.started} {process.boot}\n".encode(), 0)
 
 
 def _is_locked(fd: int, kind: int) -> bool:

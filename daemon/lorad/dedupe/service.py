@@ -12,7 +12,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 
 import msgspec
 
@@ -44,10 +44,13 @@ from lorad.dedupe.action.journal import Entry
 from lorad.dedupe.action.order import ACTIONS, HELD, FreeOrder, Order, Result, Side
 from lorad.dedupe.action.quarantine import path_of
 from lorad.dedupe.action.recovery import find_hidden
+from lorad.dedupe.aliases import Aliases
 from lorad.dedupe.history import PastActions
+from lorad.dedupe.mounted import Mounted
 from lorad.dedupe.places import Places
 from lorad.dedupe.plan import Plan, Step
 from lorad.dedupe.process import ActingProcess, Apply, Clock, Free, GiveBack, Note, Retarget, Undo, Wish
+from lorad.dedupe.rootlock import RootLocks
 from lorad.library.keepers import is_inside
 from lorad.pipeline.protocol import Identity
 
@@ -89,6 +92,8 @@ class Service:
         #: What actions have put aside, as the core knows it.
         self.hidden = hidden
         self.past = PastActions(state_dir)
+        self.locks = RootLocks(self._said_token)
+        self._aliases = Aliases(Mounted())
         self._roots: tuple[bytes, ...] = ()
         self._sidecars = "keep"
         self._state_dir = state_dir
@@ -113,11 +118,18 @@ class Service:
         """Go by this configuration from now on. From any thread."""
         self._roots = tuple(map(resolved, config.watch.roots))
         self._sidecars = config.dedupe.sidecars
+        acts = config.dedupe.action != "report"
+        self._worker.submit(lambda: self._hold(self._roots if acts else ()))
 
     def start(self) -> None:
         """Begin; what an earlier run was interrupted in is repaired first."""
         self._worker.start()
         self._worker.submit(self._repair)
+
+    def _said_token(self) -> str:
+        with suppress(LoraError):
+            return self.past.token()
+        return ""
 
     def stop(self, patience: float) -> None:
         """End after the present group, or at once after so many seconds: the journal knows where it was."""
@@ -126,6 +138,8 @@ class Service:
             self._timer.cancel()
         self._worker.stop(patience)
         self._process.kill()
+        self.locks.close()
+        self._aliases.close()
 
     @property
     def token(self) -> str:
@@ -249,6 +263,11 @@ class Service:
 
     # In its thread
 
+    def _hold(self, roots: Sequence[bytes]) -> None:
+        """Hold the locks of these roots, and say where another lorad does."""
+        for root, why in self.locks.use(roots).items():
+            self._tell(ActionRefused("", b"", root, why))
+
     def _carry_out(
         self,
         steps: Sequence[Step],
@@ -258,6 +277,7 @@ class Service:
         wanted: Callable[[], bool] = lambda: True,
     ) -> list[Outcome]:
         """Take these steps, in their order, as long as they are `wanted`; the outcomes of those that were."""
+        self._hold(self._roots)
         pace = _Pace(len(steps), sum(step.gone.size for step in steps), self._tell if watched else None)
         outcomes: list[Outcome] = []
         broken = ""
@@ -371,7 +391,7 @@ class Service:
         self._find_moved(todo)
         for place, entry in enumerate(todo):
             self.left = len(todo) - place
-            group.append(FreeOrder(entry.id, tuple(self._keepers(entry, by_itself)), by_itself))
+            group.append(FreeOrder(entry.id, self._others(entry, by_itself), by_itself))
             if len(group) == _GROUP or place == len(todo) - 1:
                 try:
                     results += self._ask(Free(group))
@@ -384,6 +404,14 @@ class Service:
             if result.state in ("freed", "linked"):
                 self._tell(FileFreed(result.id, result.path, result.bytes))
         return results
+
+    def _others(self, entry: Entry, by_itself: bool) -> tuple[Side, ...]:
+        """Files that may keep what an action has put aside, and are not that itself under another name."""
+        return tuple(
+            side
+            for side in self._keepers(entry, by_itself)
+            if not self._aliases.refusal(entry.gone.path, side.path, by_itself=by_itself, fresh=True)
+        )
 
     def _give_back(self, numbers: list[int]) -> None:
         self._find_moved([entry for entry in self.past.entries(numbers).values() if entry is not None])
@@ -419,7 +447,8 @@ class Service:
 
     def _order(self, step: Step, held: tuple[bytes, bytes]) -> Order:
         """`held`: layout and weights. Raises LoraError for what may not be kept, or lies in no root any more."""
-        if reason := self._places.why_not(step.kept, step.path):
+        folder = os.path.dirname(step.folder or step.path)
+        if reason := self._places.why_not(step.kept, step.path) or self.locks.refusal(folder):
             raise LoraError(reason)
         layout, weights = held
         return Order(

@@ -19,7 +19,7 @@ from tests.unions import Union
 _OTHER = """
 import os, sys
 from lorad.dedupe.rootlock import RootLocks
-locks = RootLocks("abcd1234")
+locks = RootLocks(lambda: "abcd1234")
 print("; ".join(locks.use([os.fsencode(root) for root in sys.argv[1:]]).values()), flush=True)
 for line in sys.stdin:
     print(locks.refusal(os.fsencode(line.strip())), flush=True)
@@ -66,7 +66,7 @@ def other() -> Iterator[Callable[..., Other]]:
 def locks(monkeypatch: pytest.MonkeyPatch) -> Iterator[RootLocks]:
     """Which look anew each time."""
     monkeypatch.setattr(rootlock, "_BELIEVED", -1.0)
-    made = RootLocks("11112222")
+    made = RootLocks(lambda: "11112222")
     yield made
     made.close()
 
@@ -134,7 +134,7 @@ def test_a_copied_state_folder_is_another_lorad(
 ) -> None:
     """Its journal has the same token, and it is another process."""
     assert other(tmp_path).told == ""
-    locks = RootLocks("abcd1234")
+    locks = RootLocks(lambda: "abcd1234")
     assert "token abcd1234" in locks.use([raw(tmp_path)])[raw(tmp_path)]
     locks.close()
 
