@@ -221,9 +221,14 @@ class AsyncClient:
         """What was saved, and what could be."""
         return await self._ask(GetSavings(), Savings, self._timeout)
 
-    async def start_job(self, name: str, parameters: bytes, summary: str = "") -> JobStarted:
-        """Have the daemon run a job. `parameters` is the MessagePack of its struct, with absolute paths."""
-        return await self._ask(StartJob(name, parameters, summary), JobStarted, self._timeout)
+    async def start_job(
+        self, name: str, parameters: bytes, summary: str = "", *, detach: bool = False
+    ) -> JobStarted:
+        """Have the daemon run a job. `parameters` is the MessagePack of its struct, with absolute paths.
+
+        It ends when this client is closed or its process ends, unless it is told to `detach`.
+        """
+        return await self._ask(StartJob(name, parameters, summary, detach), JobStarted, self._timeout)
 
     async def jobs(self) -> list[JobState]:
         """All that wait or run, and those that ended lately."""

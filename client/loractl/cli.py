@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import warnings
 from importlib import import_module
 from typing import NoReturn
 
@@ -47,6 +48,7 @@ _COMMANDS = {
     "events": "events",
     "audit": "health",
     "doctor": "health",
+    "service": "service",
     "keys": "keys",
     "completion": "completion",
 }
@@ -94,6 +96,8 @@ def main() -> None:
             # Closed by whoever started us; nobody reads what we would say there.
             os.open(os.devnull, os.O_RDWR)
             setattr(sys, name, os.fdopen(number, "r" if number == 0 else "w", closefd=False))
+    # What comes of an overflow is looked at; numpy need not say it.
+    warnings.filterwarnings("ignore", category=RuntimeWarning)
     # Leaves the terminal as it was.
     signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     try:

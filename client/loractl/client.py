@@ -225,12 +225,13 @@ class Client:
         """What was saved, and what could be."""
         return self._ask(GetSavings(), Savings, self._timeout)
 
-    def start_job(self, name: str, parameters: bytes, summary: str = "") -> JobStarted:
+    def start_job(self, name: str, parameters: bytes, summary: str = "", *, detach: bool = False) -> JobStarted:
         """Have the daemon run a job. `parameters` is the MessagePack of its struct, with absolute paths.
 
-        It goes on when this client goes. `loractl.jobs.run_job` does all of it, by structs.
+        It ends when this client is closed or its process ends, unless it is told to `detach`.
+        `loractl.jobs.run_job` does all of it, by structs.
         """
-        return self._ask(StartJob(name, parameters, summary), JobStarted, self._timeout)
+        return self._ask(StartJob(name, parameters, summary, detach), JobStarted, self._timeout)
 
     def jobs(self) -> list[JobState]:
         """All that wait or run, and those that ended lately."""

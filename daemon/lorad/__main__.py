@@ -42,8 +42,8 @@ def _run(options: argparse.Namespace) -> int:
     _check(config)
     # Sockets that others find lie in the runtime folder; two daemons must not rob each other of them.
     with (
-        locked(config.state_dir, mode=0o750),
-        locked(config.runtime_dir, mode=0o750, option="--runtime-dir"),
+        locked(config.state_dir),
+        locked(config.runtime_dir, option="--runtime-dir"),
     ):
         # Before the children start, so that they do not inherit its address.
         from lorad.supervisor.notify import Notifier  # noqa: PLC0415 - see the module's docstring

@@ -25,7 +25,11 @@ class Weights(NamedTuple):
 
 
 class Held:
-    """Where the weights of an inode were not known, size and mtime have to agree: its number is given again."""
+    """Where the weights of an inode were not known, size and mtime have to agree: its number is given again.
+
+    Where they were known, they alone tell. A new file that gets the number of a removed one of the same weights is
+    taken for it, and so for an old one: that is the harmless side, as such a file is only left alone.
+    """
 
     def __init__(self, catalog: Catalog) -> None:
         self._catalog = catalog

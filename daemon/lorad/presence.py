@@ -255,7 +255,7 @@ class Presence:
         if not file.names and not file.aside:
             self.forget(file)
         if identity is not None:
-            self._files.put_aside(self.arrive_hidden(identity), path)
+            self.arrive_hidden(path, identity)
 
     def _is_on(self, path: bytes, file: File) -> bool:
         """Whether the folder of a hidden file is there, on the device that it was on."""
@@ -456,10 +456,22 @@ class Presence:
         for name in strangers:
             self.touched(name)
 
-    def arrive_hidden(self, identity: Identity) -> File:
-        """An inode that is not known was hidden; its name is yet to be put aside."""
-        file = self._files.add(identity)
-        self._do(self._library.found(file.id))
+    def arrive_hidden(self, path: bytes, identity: Identity) -> File:
+        """An inode was hidden under this name. It is read where it is not known, or is not what it was."""
+        file, names = self._files.at_inode(identity), list[bytes]()
+        if file is not None and not file.identity.renamed(identity):
+            names = list(file.names)
+            self.forget(file)
+            file = None
+        if file is None:
+            file = self._files.add(identity)
+            self._do(self._library.found(file.id))
+        elif file.identity != identity:
+            self._files.restamp(file, identity)
+        if path not in self._files.hidden:
+            self._files.put_aside(file, path)
+        for name in names:
+            self.touched(name)
         return file
 
     def _leads_to(self, path: bytes, identity: Identity) -> bool:

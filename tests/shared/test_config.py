@@ -182,8 +182,8 @@ def test_all_settings_are_read(tmp_path: Path) -> None:
         ),
         (
             "[dedupe]\nkeep = ['oldest', 'path-prefix:here']",
-            '[dedupe] keep, item 2: expected "final-name", "most-metadata", "oldest", "newest", "shortest-path" or '
-            '"path-prefix:/a/folder", not "path-prefix:here"',
+            '[dedupe] keep, item 2: expected "final-name", "most-metadata", "oldest", "newest", "shortest-path" '
+            'or "path-prefix:/a/folder", not "path-prefix:here"',
         ),
         (
             "[dedupe]\nscope = ['/a/b', '/ab']\n[watch]\nroots = ['/a']",

@@ -45,7 +45,7 @@ def changes(
         ]  # fmt: skip
         for option in options:
             function = option(function)
-        return runs_job(function)
+        return runs_job(function, writes_output=False)
 
     return decorate
 

@@ -81,7 +81,7 @@ def compare(
         lora_rank=lora_rank, quality=quality,
     )  # fmt: skip
     summary = f"{shown(base)} {shown(finetuned)}"
-    found = run("compare", wanted, CompareResult, summary=summary, leave=True)
+    found = run("compare", wanted, CompareResult, summary=summary)
     if as_json:
         _print_json(found)
     else:
@@ -127,7 +127,7 @@ def extract(
     writing = Writing(absolute(output), force=force, check=check, dtype=dtype, device=device)
     wanted = ExtractParameters(absolute(base), absolute(finetuned), rank, writing, quality)
     summary = f"{shown(base)} {shown(finetuned)}"
-    found = run("extract", wanted, ExtractResult, summary=summary, leave=True)
+    found = run("extract", wanted, ExtractResult, summary=summary)
     if as_json:
         _print_json(found)
     else:

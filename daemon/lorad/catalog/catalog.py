@@ -248,8 +248,8 @@ class Catalog:
             )
         return min(int(count), most)
 
-    def sleeping(self, weights: bytes, layout: bytes) -> Iterator[bytes]:
-        """Names out of view of files with these weights."""
+    def sleeping(self, layout: bytes, weights: bytes) -> Iterator[bytes]:
+        """Names out of view of files with these weights, by signatures."""
         query = (
             "SELECT path FROM files JOIN layouts ON layouts.id = layout JOIN names ON names.file = files.id "
             "WHERE weights = ? AND layouts.signature = ? AND active = 0"

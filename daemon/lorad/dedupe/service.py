@@ -432,7 +432,7 @@ class Service:
 
     def _ask(self, wish: Wish, pace: _Pace | None = None) -> list[Result]:
         """Have the process do it, and keep what came of it for the core. Raises StateError."""
-        if self._stopping.is_set():
+        if self._stopping.is_set() and not isinstance(wish, Clock):
             raise StateError("lorad is being stopped; ask again when it is back")
         if isinstance(wish, Apply):
             self._under_way.update(order.gone.path for order in wish.orders)

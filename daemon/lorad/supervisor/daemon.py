@@ -7,7 +7,6 @@ client's request, a signal, or the next thing that is due.
 from __future__ import annotations
 
 import os
-import signal
 import sqlite3
 import threading
 import time
@@ -52,6 +51,7 @@ from lorad.supervisor.logs import get_logger
 from lorad.supervisor.metrics import MetricsServer
 from lorad.supervisor.notify import Notifier
 from lorad.supervisor.report import Reporter
+from lorad.supervisor.signals import Signals
 from lorad.supervisor.tenure import Tenure, roots_of
 from lorad.supervisor.waits import Waits
 from lorad.watch.news import Dirty, HealthChanged, Led, Rescan, Synced
@@ -90,6 +90,13 @@ class Daemon:
         self._commands: deque[Command] = deque()
         self._stop = threading.Event()
         self._reload = threading.Event()
+        self._signals = Signals(
+            stop=lambda: self._signalled(self._stop),
+            reload=lambda: self._signalled(self._reload),
+            late=lambda: self._log.error("ended without waiting", at=self._part, reason="a call does not return"),
+        )
+        #: What the loop is at.
+        self._part = ""
         self._machinery = Machinery(
             crew,
             told=self._child_died,
@@ -137,9 +144,7 @@ class Daemon:
 
     def run(self) -> int:
         """Work until a signal asks to stop; the exit status."""
-        signal.signal(signal.SIGTERM, lambda *_: self._signalled(self._stop))
-        signal.signal(signal.SIGINT, lambda *_: self._signalled(self._stop))
-        signal.signal(signal.SIGHUP, lambda *_: self._signalled(self._reload))
+        self._signals.start()
         try:
             self._control.start()
             self._deduplication.start(self._control.plan_for)
@@ -169,6 +174,7 @@ class Daemon:
             self._guarded(part)
 
     def _guarded(self, part: Callable[[], None]) -> None:
+        self._part = part.__name__.strip("_")
         try:
             part()
         except (PipelineBrokenError, StateError):
@@ -177,7 +183,7 @@ class Daemon:
         except sqlite3.Error as error:
             self._tenure.fail(error)
         except Exception as error:
-            self._log.error("a mistake in lorad", part=part.__name__.strip("_"), exc_info=error)
+            self._log.error("a mistake in lorad", part=self._part, exc_info=error)
             if part == self._work:
                 # What the engine holds may be half of something.
                 self._tenure.fail(error)

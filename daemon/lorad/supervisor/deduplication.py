@@ -145,7 +145,8 @@ class Deduplication:
             self._tell(summary)
 
     def stop(self) -> None:
-        self.service.keep_clock()
+        if any(self.returns.held):
+            self.service.keep_clock()
         self.service.stop(_PATIENCE)
 
     # What the service has done

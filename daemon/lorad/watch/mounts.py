@@ -100,6 +100,11 @@ def is_remote(mount: Mount | None) -> bool:
     return mount is not None and (mount.kind in REMOTE or mount.kind.startswith(b"fuse."))
 
 
+def may_hang(mount: Mount) -> bool:
+    """Whether a mount's files are served by another machine or a program, which may not answer."""
+    return is_remote(mount) or mount.kind.startswith(b"fuse") or mount.kind == b"autofs"
+
+
 def why_polled(mount: Mount | None) -> str:
     """The reason, in words, why a mount has to be looked through on a timer; empty where it has not."""
     if mount is None or not is_remote(mount):

@@ -88,7 +88,7 @@ class FileFreed(Struct, frozen=True, tag="freed"):
     """What an action had put aside was removed; `bytes`: how many it freed."""
 
     id: int
-    path: bytes
+    path: Path
     bytes: int
 
 

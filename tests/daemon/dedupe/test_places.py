@@ -3,37 +3,14 @@
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
 from collections.abc import Callable
 
-import pytest
-from lorad.dedupe.keepable import why_not_kept
-from lorad.dedupe.orders import Order, Refused
-
+from lorad.dedupe.places import Places, why_lost
 from lorad.library.keepers import Rule, Rules
-from tests.daemon.dedupe.world import make_world, read, side
 from tests.daemon.watch.conftest import mounted
 
 Disk = Callable[[str], str]
-
-
-@pytest.mark.parametrize("action", ["delete", "symlink", "quarantine"])
-def test_an_order_that_would_keep_the_one_in_memory_is_refused(disk: Disk, action: str) -> None:
-    """The other way round it is carried out."""
-    world = make_world(disk("ext4"))
-    root = os.fsencode(disk("tmpfs"))
-    copy = os.path.join(root, b"copy.safetensors")
-    shutil.copyfile(world.kept, copy)
-    os.chown(copy, 1234, 2345)
-    os.setxattr(copy, "system.posix_acl_access", os.getxattr(world.gone, "system.posix_acl_access"))
-    content = read(world.gone)
-    one, other = side(copy, root), side(world.gone, world.root)
-    with world.actor() as actor:
-        with pytest.raises(Refused, match="lies in memory"):
-            actor.apply(Order(action, "file", one, other))
-        assert read(world.gone) == content
-        assert actor.apply(Order(action, "file", other, one)).state == "done"
 
 
 def test_whether_a_file_may_be_kept_is_asked_of_the_disks(disk: Disk) -> None:
@@ -43,7 +20,7 @@ def test_whether_a_file_may_be_kept_is_asked_of_the_disks(disk: Disk) -> None:
     os.mkdir(frozen)
 
     def why_not(kept: bytes, gone: bytes, *rules: Rule) -> str:
-        return why_not_kept(kept + b"/a", os.stat(kept).st_dev, gone + b"/b", Rules(keep=rules))
+        return Places(Rules(keep=rules)).why_not(kept + b"/a", gone + b"/b")
 
     assert why_not(folder, folder) == why_not(memory, memory) == why_not(folder, memory) == ""
     assert "lies in memory" in why_not(memory, folder)
@@ -53,3 +30,16 @@ def test_whether_a_file_may_be_kept_is_asked_of_the_disks(disk: Disk) -> None:
         assert "read-only file system" in why_not(frozen, memory)
         assert why_not(frozen, memory, Rule("path-prefix", folder)) != ""
         assert why_not(frozen, memory, Rule("path-prefix", frozen)) == ""
+
+
+def test_what_is_in_memory_would_be_lost(disk: Disk) -> None:
+    """SPEC 5: a file on a disk never goes for it; the other way round it does, and among files in memory."""
+    folder, memory = os.fsencode(disk("ext4")) + b"/a", os.fsencode(disk("tmpfs")) + b"/a"
+    assert "lies in memory" in why_lost(memory, folder)
+    assert why_lost(folder, memory) == why_lost(memory, memory + b"b") == why_lost(folder, folder) == ""
+
+
+def test_a_file_whose_folder_is_not_there_is_not_kept(disk: Disk) -> None:
+    """SPEC 5: what cannot be reached is no reason to remove another one."""
+    folder = os.fsencode(disk("ext4"))
+    assert "cannot be reached" in Places().why_not(folder + b"/gone/a", folder + b"/b")
