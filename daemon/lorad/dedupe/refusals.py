@@ -166,7 +166,7 @@ class Refusals:
         path = whole or step.path
         yield words(trouble.LEASE, self._abilities.lease(step.path, status))
         if traits.needs_exchange and self._has_other_access(step, status, kept):
-            yield trouble.other_access(step.kept)
+            yield trouble.OTHER_ACCESS
         if step.action == "reflink":
             yield words(trouble.SHARE, errno.EXDEV if kept.dev != status.dev else self._share_error(place))
             yield words("", errno.EROFS if place.error == errno.EROFS else errno.EPERM * status.is_immutable)
@@ -253,7 +253,7 @@ class Refusals:
             with suppress(OSError):
                 status = statx(path)
                 why = words(trouble.LEASE, self._abilities.lease(path, status))
-                self._kept[path] = status, f"{shown(path)}: {why}" if why else ""
+                self._kept[path] = status, f"the kept file: {why}" if why else ""
         return self._kept[path]
 
     def _another_project(self, path: bytes, folder: bytes) -> bool:
