@@ -7,7 +7,7 @@ here changes the disk; what renames files is in `lorad.dedupe`.
 from __future__ import annotations
 
 import os
-from collections.abc import KeysView
+from collections.abc import Collection, KeysView
 
 from lorad.files import Files
 from lorad.knowledge import Knowledge
@@ -44,7 +44,7 @@ class Hiding:
         file = self._presence.arrive_hidden(hidden_path, identity)
         if self._files.by_path.get(path) is file:
             self._files.unname(path)
-        elif self._files.held.last(path, identity) is None:
+        elif not self._files.held.knows_inode(identity):
             # What it was when it had that name is not known, so the name may have held anything.
             self._files.held.lost(path, identity, None, None)
         if path != hidden_path and self._files.hidden.get(path) is file:
@@ -75,6 +75,12 @@ class Hiding:
         self._knowledge.show_companions(news=False)
         if path is not None:
             self._presence.touched(path)
+
+    def only(self, hidden_paths: Collection[bytes]) -> None:
+        """No others than these are hidden: what is known as such besides has been given back, or is not there."""
+        for path in self.hidden() - set(hidden_paths):
+            self._lose(path)
+        self._knowledge.show_companions(news=False)
 
     def _lose(self, hidden_path: bytes, *, gone: bool = False) -> None:
         """A hidden name leads to what it led to no more. `gone`: with its last name, the inode is no more."""

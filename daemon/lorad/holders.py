@@ -59,6 +59,17 @@ class Holders:
             for name in file.names
         ]
 
+    def weights_hidden_at(self, hidden_path: bytes) -> tuple[bytes, bytes]:
+        """The weights of a hidden file, as far as they are known; empty signatures where not."""
+        file = self._files.hidden.get(hidden_path)
+        weights = self._files.weights_of(file) if file is not None else None
+        return (weights.layout, weights.digests) if weights is not None else (b"", b"")
+
+    def is_hidden_alone(self, hidden_path: bytes) -> bool:
+        """Whether a hidden file was told apart from all others, of weights that were never known as a whole."""
+        file = self._files.hidden.get(hidden_path)
+        return file is not None and file.status is Status.UNIQUE and file.weights is None
+
     def unresolved(self, layout: bytes, weights: bytes, paths: Iterable[bytes]) -> str:
         """Why it is not certain that `keepers` are all; empty where it is.
 

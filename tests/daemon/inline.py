@@ -68,8 +68,11 @@ class Inline:
     def idle(self) -> bool:
         return not self._done
 
-    def room(self, *_: object) -> int | None:
-        return None if self._done or self.holds else 0
+    def room(self, lane: int) -> int | None:
+        return None if self._done or self.holds or lane else 0
+
+    def works(self, _: int) -> bool:
+        return False
 
     def start(self, _: int, job: Job) -> None:
         self._loader._do(job.message(1))  # type: ignore[arg-type]
@@ -115,6 +118,7 @@ class Life:
             tell=self.told.append,
             duplicate=self._duplicate,
             defer=lambda path, status: path in self.young,
+            mistake=self._mistake,
         )
         self.engine.act(acts)
         for root in self.roots:
@@ -122,6 +126,9 @@ class Life:
 
     def _duplicate(self, file: File, others: Sequence[bytes]) -> None:
         self.found.append(os.fsdecode(file.names[0]))
+
+    def _mistake(self, path: bytes, traceback: str) -> None:
+        raise AssertionError(f"{path!r}: {traceback}")
 
     def settle(self) -> Life:
         """Let it look and read until there is nothing more to do."""

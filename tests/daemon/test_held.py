@@ -316,26 +316,31 @@ def test_a_root_that_was_taken_out_is_old_when_it_is_back(root: Path, tmp_path: 
     assert life.newcomers == {str(other / "same.safetensors")}
 
 
-def test_rows_are_bounded_and_the_oldest_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """By their order, not by clocks; a name that changes all the time takes one row for each of its weights."""
+def test_what_is_held_is_bounded_and_the_oldest_goes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By its order, not by clocks. A name that changes all the time takes one row for each of its weights."""
     monkeypatch.setattr(held, "MOST", 10)
     monkeypatch.setattr(held, "_MORE", 1)
     catalog = Catalog(str(tmp_path))
     layout = catalog.layout_id(b"l" * 32, b"")
     names, weights = Held(catalog), Weights(b"l" * 32, b"w" * 32)
-    names.load()
+    nothing = Identity(0, 0, 0, 0, 0)
+
+    def known(count: int) -> tuple[list[int], list[int]]:
+        """Of so many, the names and the inodes that are known."""
+        inodes = [Identity(1, number + 1, 2, 3, 4) for number in range(count)]
+        return (
+            [number for number in range(count) if names.knows([b"/%d" % number], nothing, weights)],
+            [number for number in range(count) if names.knows([], inodes[number], weights)],
+        )
+
     for number in range(15):
         names.lost(b"/%d" % number, Identity(1, number + 1, 2, 3, 4), layout, weights.digests)
         names.save()
-    nothing = Identity(0, 0, 0, 0, 0)
-    assert [number for number in range(15) if names.knows([b"/%d" % number], nothing, weights)] == [*range(5, 15)]
-    for number in range(100):
-        names.lost(b"/0", Identity(1, 100 + number, 2, 3, 4), layout, weights.digests)
+    assert known(15) == ([*range(5, 15)], [*range(5, 15)])
+    for number in range(15, 115):
+        names.lost(b"/0", Identity(1, number + 1, 2, 3, 4), layout, weights.digests)
         names.save()
-    assert [number for number in range(15) if names.knows([b"/%d" % number], nothing, weights)] == [
-        0,
-        *range(6, 15),
-    ]
+    assert known(115) == ([0, *range(6, 15)], [*range(105, 115)])
     catalog.close()
 
 

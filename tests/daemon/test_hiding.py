@@ -14,6 +14,7 @@ from lorad.publish.snapshot import connect
 
 from loracore.control import FileGone, FileSeen
 from loracore.paths import CATALOGUE
+from lorad.catalog.views import connect
 from lorad.library import Status
 from lorad.pipeline.protocol import Publish
 from lorad.publish.publisher import Publisher

@@ -22,7 +22,6 @@ from loracore.control import (
 )
 from lorad.control.queries import Queries
 from lorad.dedupe.plan import Plan
-from lorad.dedupe.rootlock import RootLocks
 
 Acts = ApplyDedupe | UndoActions | FreeHidden | ListHistory | GetSavings
 Reply = Callable[[Answer], None]
@@ -38,10 +37,6 @@ class Deduper(Protocol):
     All methods are called from one thread and must not block; `reply` is called once, now or later, from any
     thread. What cannot be done at all is replied as a Refusal.
     """
-
-    @property
-    def locks(self) -> RootLocks | None:
-        """Of the roots that it acts in."""
 
     def apply(self, plan: Plan, reply: Reply, *, now: bool) -> None:
         """Do all steps; `Applied` when they are done. The plan's action is not `report`, and it has steps.

@@ -87,7 +87,8 @@ class Answering:
         self._state_dir = state_dir
         self._post = post
         self._status: tuple[Status, float] | None = None
-        self._queries = Queries(state_dir, deduper.locks if deduper else None)
+        self._queries = Queries(state_dir)
+        self.lock_by = self._queries.planner.lock_by
         self._exclude = Exclude()
         self._query_worker = Worker("lorad-queries", _QUERIES, idle=self._queries.rest, last=self._queries.close)
         self._acting = Acting(self._queries, deduper) if deduper else None

@@ -34,10 +34,10 @@ class BadPolicy(Exception):
 class Planner:
     """Makes plans by the configuration that runs. `use` may be called from any thread, the rest from one."""
 
-    def __init__(self, state_dir: str, locks: RootLocks | None = None) -> None:
+    def __init__(self, state_dir: str) -> None:
+        self._refusals = Refusals(state_dir)
         self._running = Policy(), False
         self._roots: tuple[bytes, ...] = ()
-        self._refusals = Refusals(state_dir, locks)
 
     def use(self, config: Config) -> None:
         """Go by this configuration from now on."""
@@ -46,6 +46,10 @@ class Planner:
 
     def close(self) -> None:
         self._refusals.close()
+
+    def lock_by(self, locks: RootLocks) -> None:
+        """Refuse what lies where another lorad acts. From any thread."""
+        self._refusals.locks = locks
 
     @property
     def running(self) -> Policy:
@@ -77,7 +81,7 @@ class Planner:
         return self._refusals.sifted(plan, self._roots, by_itself=True)
 
     def plan(self, db: sqlite3.Connection, policy: Policy) -> Plan:
-        """What a policy makes of the catalogue, now; files that share their blocks already are left alone."""
+        """What a policy makes of the catalogue now; what would be refused, or shares its blocks, is left alone."""
         plan = make_plan(self._sets(names_in_sets(db)), policy, time.time_ns())
         return self._refusals.sifted(plan, self._roots)
 

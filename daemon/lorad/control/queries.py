@@ -54,7 +54,6 @@ from lorad.control.pages import BadCursor, Pages, Row, paginate
 from lorad.control.planning import BadPolicy, Planner, planned_pages
 from lorad.control.search import Hit, search
 from lorad.dedupe.plan import Plan
-from lorad.dedupe.rootlock import RootLocks
 from lorad.hashes.backlog import count
 from lorad.library.keepers import Copy, Rules
 from lorad.publish.duplicates import judge, own_bytes
@@ -96,11 +95,11 @@ class _Member(NamedTuple):
 class Queries:
     """For use in one thread. Opens the catalogue when it is first asked."""
 
-    def __init__(self, state_dir: str, locks: RootLocks | None = None) -> None:
+    def __init__(self, state_dir: str) -> None:
         self._state_dir = state_dir
         self._connection: sqlite3.Connection | None = None
         self._pages = Pages()
-        self.planner = Planner(state_dir, locks)
+        self.planner = Planner(state_dir)
         #: Whether identity hashes are computed. From any thread.
         self.hashes_on_arrival = False
 

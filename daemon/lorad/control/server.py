@@ -95,6 +95,7 @@ class ControlServer:
         self._answering = Answering(runtime_dir, state_dir, post, deduper, jobs)
         #: See `Answering`; all of them from any thread.
         self.set_status, self.use = self._answering.set_status, self._answering.use
+        self.lock_by = self._answering.lock_by
         self.plan_for, self.audit = self._answering.plan_for, self._answering.audit
         self._answers: deque[tuple[Connection, bytes]] = deque()
         self._wakeup = _Wakeup()

@@ -147,7 +147,7 @@ class Daemon:
         self._signals.start()
         try:
             self._control.start()
-            self._deduplication.start(self._control.plan_for)
+            self._deduplication.start(self._control.plan_for, self._control.lock_by)
             self._jobs.start()
             self._hashing.use(self._config.hashes.on_arrival)
             self._hashing.start()

@@ -28,8 +28,6 @@ def entry(number: int, state: str = "done") -> HistoryEntry:
 class Acts:
     """Does everything at once, unless `held` collects the plans with their replies."""
 
-    locks = None
-
     def __init__(self, entries: Sequence[HistoryEntry] = ()) -> None:
         self.entries = list(entries)
         self.plans: list[Plan] = []

@@ -373,7 +373,7 @@ def test_an_alias(union: Union, tmp_path: Path) -> None:
 
 def test_another_lorad_acts_there(folder: Path) -> None:
     made = library(folder / "root")
-    ours = RootLocks(lambda: "11111111")
+    ours = RootLocks("11111111")
     ours.use([os.fsencode(made.root)])
     assert made.planned(made.step("delete"), locks=ours).skipped == []
     ours.close()
