@@ -126,6 +126,7 @@ class Queries:
             self._connection.close()
             self._connection = None
         self._pages.forget()
+        self.planner.close()
 
     def plan_for(self, newcomers: Collection[bytes]) -> Plan | Refusal:
         """What the running policy makes of newcomers, by any of their names."""

@@ -29,23 +29,26 @@ _LOOK = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
 
 class Mounted:
-    """The mounts as they are, for one thread. `renew` before each use."""
+    """The mounts as they are, for one thread. `renew` before each use; it may be closed in between."""
 
     #: How many times anything was mounted, unmounted or mounted otherwise.
     generation = 0
 
     def __init__(self) -> None:
-        self._table = MountTable()
+        self._table: MountTable | None = None
         self._mounts: list[Mount] = []
         self._by_number: dict[int, Mount] = {}
         self._covered: dict[tuple[int, bytes], set[bytes]] = {}
-        self.renew()
 
     def close(self) -> None:
-        self._table.close()
+        if self._table is not None:
+            self._table.close()
+            self._table = None
 
     def renew(self) -> int:
         """The generation of the mounts, which are up to date afterwards."""
+        if self._table is None:
+            self._table = MountTable()
         self._table.changed()
         if self._table.mounts is self._mounts:
             return self.generation
