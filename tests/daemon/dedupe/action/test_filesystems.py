@@ -13,7 +13,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from lorad.dedupe.orders import Order, Refused
+from lorad.dedupe.action.order import Order, Refused
 
 from lorad.blocks.extents import own_ranges, unshared_bytes
 from lorad.dedupe import steps, syscalls

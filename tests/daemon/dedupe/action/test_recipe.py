@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from lorad.dedupe.compare import Layers
-from lorad.dedupe.orders import Order, Refused, Result
+from lorad.dedupe.action.compare import Layers
+from lorad.dedupe.action.order import Order, Refused, Result
 
 from lorad.dedupe import recipe
 from tests.builders.architectures import LayerSpec
