@@ -8,7 +8,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from lorad.dedupe.journal import Journal
+from lorad.dedupe.action.journal import Journal
 
 from loracore.control import Finding, Root
 from loracore.paths import CATALOGUE
