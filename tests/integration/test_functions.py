@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from lorad.catalog.views import connect
 
 from loracore.paths import CATALOGUE
+from lorad.catalog.views import connect
 from tests.builders import architectures
 from tests.builders.real import by_diffusers, by_peft
 from tests.builders.weights import random_weights
