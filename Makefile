@@ -1,5 +1,5 @@
 # `make run [DIR=…]` watches DIR (default: a small demo library that it makes) and shows what it finds.
-# `make test` and `make check` are all that CI runs; `make bench` and `make soak` take longer.
+# `make test` and `make check` are all that CI runs; `make bench`, `make soak` and `make system-test` take longer.
 
 PYTHON ?= python3
 VENV := .venv
@@ -8,7 +8,7 @@ DEMO := demo-library
 DIR ?= $(DEMO)
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: run test check format bench soak clean
+.PHONY: run test check format bench soak system-test clean
 
 run: $(VENV)/.daemon
 	@if [ "$(DIR)" = "$(DEMO)" ]; then $(BIN)/python -m bench.demo $(DEMO); fi
@@ -45,6 +45,11 @@ bench: $(VENV)/.dev
 soak: $(VENV)/.dev
 	LORAD_KILLS=200 LORAD_DAEMON_KILLS=1000 LORAD_HISTORIES=100 LORAD_DEDUPE_EXAMPLES=1500 \
 		$(BIN)/python -m pytest tests/integration tests/daemon/dedupe/test_stateful.py --timeout 7200
+
+# The service under a real systemd in a container, as root: installed from the wheel, in both profiles. It needs
+# Debian's packages debootstrap and systemd-container, and keeps the container (300 MB) for the next time.
+system-test: $(VENV)/.dev
+	LORAD_SYSTEM_TEST=$${LORAD_SYSTEM_TEST:-/var/tmp/lorad-system-test} $(BIN)/python -m pytest tests/system
 
 $(VENV)/bin/python:
 	$(PYTHON) -c 'import sys; assert sys.version_info >= (3, 11), "lorad needs Python 3.11 or newer"'

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import settings
 
 #: Fixtures of all tests.
-pytest_plugins = ["tests.disks"]
+pytest_plugins = ["tests.disks", "tests.unions"]
 
 # No deadline is asserted: machines differ.
 settings.register_profile("lorad", deadline=None)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+import signal
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -83,3 +84,55 @@ def disk(_disks: Callable[[str], Path], request: pytest.FixtureRequest) -> Itera
     yield folder
     for path in folders:
         shutil.rmtree(path)
+
+
+class Hanging:
+    """A folder served by a program, which can be made to hang: all calls to it wait then."""
+
+    def __init__(self, source: Path, folder: Path) -> None:
+        self.folder = folder
+        self._program = subprocess.Popen(
+            ["bindfs", "-f", "-o", "attr_timeout=0,entry_timeout=0,negative_timeout=0", source, folder],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        while not os.path.ismount(folder):
+            if self._program.poll() is not None:
+                pytest.skip("FUSE is not possible here")
+
+    def hang(self) -> None:
+        self._program.send_signal(signal.SIGSTOP)
+
+    def go_on(self) -> None:
+        self._program.send_signal(signal.SIGCONT)
+
+    def end(self) -> None:
+        """What waits for it gets an error."""
+        self._program.kill()
+        self._program.wait()
+        subprocess.run(["umount", "--lazy", self.folder], check=False)
+
+
+@pytest.fixture
+def hanging(tmp_path: Path) -> Iterator[Hanging]:
+    """A mount of the folder `source`, both in the test's folder."""
+    if os.geteuid() or shutil.which("bindfs") is None:
+        pytest.skip("needs root and bindfs")
+    source, folder = tmp_path / "source", tmp_path / "served"
+    source.mkdir()
+    folder.mkdir()
+    served = Hanging(source, folder)
+    yield served
+    served.end()
+
+
+@contextlib.contextmanager
+def mounted(folder: Path, options: str) -> Iterator[Path]:
+    """A small file system in memory, mounted on a folder with these options."""
+    if os.geteuid():
+        pytest.skip("only root can mount a file system")
+    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size=8m,{options}", "none", folder], check=True)
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", "--lazy", folder], check=True)

@@ -25,11 +25,15 @@ from loracore.control import (
     FailedFile,
     Find,
     Found,
+    Freeable,
+    Freed,
+    FreeHidden,
     GetResult,
     GetSavings,
     GetStatus,
     Group,
     Groups,
+    HiddenFile,
     History,
     HistoryEntry,
     JobEnded,
@@ -202,10 +206,24 @@ class AsyncClient:
         keep: Sequence[str] = (),
         levels: Sequence[str] = (),
         *,
+        now: bool = False,
         timeout: float | None = None,
     ) -> Applied:
-        """Do what `plan_dedupe` shows, and return when it is done; `events(["progress"])` tell how far it is."""
-        return await self._ask(ApplyDedupe(action, rules(keep), list(levels)), Applied, timeout)
+        """Do what `plan_dedupe` shows, and return when it is done; `events(["progress"])` tell how far it is.
+
+        `now`: what is put aside is removed at once, without its grace.
+        """
+        return await self._ask(ApplyDedupe(action, rules(keep), list(levels), now), Applied, timeout)
+
+    async def free(self, ids: Sequence[int] = (), *, timeout: float | None = None) -> Freed:
+        """Remove what these actions, or all but quarantines, have put aside, and return when it is done."""
+        return await self._ask(FreeHidden(list(ids), not ids), Freed, timeout)
+
+    async def hidden(self, ids: Sequence[int] = ()) -> AsyncIterator[HiddenFile]:
+        """What these actions, or all, have put aside, the one that is due first in front."""
+        async for page in self.pages(FreeHidden(list(ids), not ids, dry_run=True), Freeable):
+            for file in page.files:
+                yield file
 
     async def undo(self, ids: Sequence[int] = (), *, all: bool = False, timeout: float | None = None) -> Undone:
         """Take back these actions, or all that stand."""
@@ -221,9 +239,14 @@ class AsyncClient:
         """What was saved, and what could be."""
         return await self._ask(GetSavings(), Savings, self._timeout)
 
-    async def start_job(self, name: str, parameters: bytes, summary: str = "") -> JobStarted:
-        """Have the daemon run a job. `parameters` is the MessagePack of its struct, with absolute paths."""
-        return await self._ask(StartJob(name, parameters, summary), JobStarted, self._timeout)
+    async def start_job(
+        self, name: str, parameters: bytes, summary: str = "", *, detach: bool = False
+    ) -> JobStarted:
+        """Have the daemon run a job. `parameters` is the MessagePack of its struct, with absolute paths.
+
+        It ends when this client is closed or its process ends, unless it is told to `detach`.
+        """
+        return await self._ask(StartJob(name, parameters, summary, detach), JobStarted, self._timeout)
 
     async def jobs(self) -> list[JobState]:
         """All that wait or run, and those that ended lately."""

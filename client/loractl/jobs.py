@@ -3,16 +3,14 @@
     result = run_job("metadata", MetadataParameters(absolute(path)), MetadataResult, connect=Client)
 
 What is asked of the daemon comes back to the one who asks: exports are written by the client, with the rights of
-its user. Ctrl-C cancels a job in either place, unless `leave` says that it is to go on in the daemon. Who vanishes
-in another way (a closed terminal, a broken connection, SIGTERM) leaves the job in the daemon alone: `loractl jobs`
-shows it, and its result is kept for an hour.
+its user. Ctrl-C cancels a job in either place, and a job of a client that is gone ends. `detach` begins one that
+goes on by itself: `loractl jobs` shows it, and its result is kept for an hour.
 """
 
 from __future__ import annotations
 
 import os
 import signal
-import sys
 import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol, TypeVar
@@ -60,26 +58,31 @@ def run_job(
     connect: Connect | None = None,
     told: Told | None = None,
     summary: str = "",
-    leave: bool = False,
 ) -> R:
     """Have a job done, and return its result.
 
     By the daemon that `connect` leads to, if there is one that has the job and may use its files; else in this
-    process. `told` hears how
-    far it is; `summary` says in a few words what it is about, for `loractl jobs`. Raises LoraError, as the job
-    does, MissingPackage where neither has what it needs, and NoDaemonError when the daemon ends meanwhile.
+    process. `told` hears how far it is; `summary` says in a few words what it is about, for `loractl jobs`.
+    Raises LoraError, as the job does, MissingPackage where neither has what it needs, and NoDaemonError when the
+    daemon ends meanwhile.
     """
     daemon = _reached(connect)
     if daemon is None:
         return run_here(name, parameters, result, told)
     with daemon:
         try:
-            answer = _asked(daemon, StartJob(name, _encoded(parameters), summary), told, leave)
+            answer = _asked(daemon, StartJob(name, _encoded(parameters), summary), told)
         except (RefusedError, JobFailed) as error:
             if error.code not in _CANNOT:
                 raise
             return run_here(name, parameters, result, told)
     return msgspec.msgpack.decode(answer, type=result)
+
+
+def detach(name: str, parameters: msgspec.Struct, *, connect: Connect, summary: str = "") -> int:
+    """Have the daemon begin a job that does not end with this process; its number. Raises LoraError."""
+    with connect() as daemon:
+        return daemon.start_job(name, _encoded(parameters), summary, detach=True).id
 
 
 def run_here(name: str, parameters: msgspec.Struct, result: type[R], told: Told | None = None) -> R:
@@ -110,7 +113,7 @@ def _reached(connect: Connect | None) -> Client | None:
         return None
 
 
-def _asked(daemon: Client, request: StartJob, told: Told | None, leave: bool) -> bytes:
+def _asked(daemon: Client, request: StartJob, told: Told | None) -> bytes:
     """The result of a job that the daemon is asked for. Raises JobFailed."""
 
     def progress(event: JobProgress) -> None:
@@ -129,9 +132,7 @@ def _asked(daemon: Client, request: StartJob, told: Told | None, leave: bool) ->
             told(0, 0, f"waiting for {count(started.ahead, 'other job')}")
         state = daemon.wait_job(number, progress=progress if told is not None else None)
     except KeyboardInterrupt:
-        if number and leave:
-            print(f"loractl: the daemon goes on with it; `loractl cancel {number}` ends it", file=sys.stderr)
-        elif number:
+        if number:
             daemon.cancel_job(number)
         raise
     if state.state == "cancelled":

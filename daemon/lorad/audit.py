@@ -45,6 +45,7 @@ _TEMPORARY = re.compile(rb"\.lorad-[0-9a-f]+-[0-9]+\.tmp")
 _SET_ASIDE = (
     "set aside by an action that is not at its end: keep it, see history, bring its folder back and restart"
 )
+_AWAY = "its disk is not mounted, or another one over it: mount it, or unmount that; files of it that are known"
 _NO_IDENTITY = Identity(0, 0, 0, 0, 0)
 
 
@@ -105,8 +106,7 @@ def _compare_disk(state_dir: str, watch: Watch) -> tuple[int, list[Difference]]:
         if difference is not None:
             found.append(difference)
     return len(names), found + [
-        Difference(folder, "missing", f"{count:,} files below it lie on what is not mounted there now; mount it")
-        for folder, count in away.items()
+        Difference(folder, "missing", f"{_AWAY}: {count:,}") for folder, count in away.items()
     ]
 
 

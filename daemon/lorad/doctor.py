@@ -11,15 +11,18 @@ import shutil
 import sqlite3
 import struct
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
+from functools import partial
 
 from loracore.control import Examined, Finding, Hashing, Root
 from loracore.errors import StateError
 from loracore.paths import CATALOGUE, shown
+from loracore.trouble import explained, state_of
 from lorad.blocks.looking import SHARING
-from lorad.dedupe.action.journal import Journal
+from lorad.dedupe.action.journal import JOURNAL, Journal
 from lorad.dedupe.policy import Policy
+from lorad.probing import Probe, probe_all
 from lorad.watch.exclude import Exclude
 from lorad.watch.mounts import Mount, MountTable, find, is_remote
 
@@ -49,15 +52,32 @@ def examine(
     *,
     exclude: Exclude | None = None,
 ) -> Examined:
-    """All findings. Probes are made in the state folder alone, with files of our own."""
-    findings = [*_inotify(roots)]
-    for root in roots:
-        findings += _root(root)
-    findings += _policy(state_dir, [root.path for root in roots], policy, exclude or Exclude())
-    findings += [*_state(state_dir), *_journal(state_dir), _sockets(runtime_dir), _gpu(), _limits()]
+    """All findings. Files are made in the state folder alone; folders are looked at by processes of their own."""
+    paths = [root.path for root in roots]
+    probes = probe_all([*paths, *(policy.scope if policy.action != "report" else ())])
+    parts: list[tuple[str, Callable[[], Iterable[Finding]]]] = [("inotify", lambda: _inotify(roots))]
+    parts += [(f"folder {shown(root.path)}", partial(_root, root, probes[root.path])) for root in roots]
+    parts += [
+        (f"{policy.action}", lambda: _policy(state_dir, paths, policy, exclude or Exclude(), probes)),
+        (f"state folder {shown(state_dir)}", lambda: _state(state_dir)),
+        ("journal", lambda: _journal(state_dir)),
+        (f"runtime folder {shown(runtime_dir)}", lambda: [_sockets(runtime_dir)]),
+        ("GPU", lambda: [_gpu()]),
+        ("open files", lambda: [_limits()]),
+    ]
     if hashing is not None and hashing.on_arrival:
-        findings.append(_hashes(hashing))
-    return Examined(findings)
+        parts.append(("hashes on arrival", lambda: [_hashes(hashing)]))
+    return Examined([finding for name, part in parts for finding in _examined(name, part)])
+
+
+def _examined(name: str, part: Callable[[], Iterable[Finding]]) -> list[Finding]:
+    """What a part finds, also if that is that it cannot look."""
+    try:
+        return list(part())
+    except (OSError, sqlite3.Error) as error:
+        where = error.filename if isinstance(error, OSError) and isinstance(error.filename, str | bytes) else ""
+        text, _, remedy = explained(error, where).partition("; ")
+        return [Finding(name, "problem", f"cannot be examined: {text}", remedy or "try again")]
 
 
 def _inotify(roots: Sequence[Root]) -> Iterator[Finding]:
@@ -98,12 +118,16 @@ def _number(name: str) -> int | None:
         return None
 
 
-def _root(root: Root) -> Iterator[Finding]:
+def _root(root: Root, probe: Probe) -> Iterator[Finding]:
     name = f"folder {shown(root.path)}"
-    if not os.path.isdir(root.path):
-        yield Finding(name, "problem", "is not there", "mount it, or take it out of [watch] roots")
+    if not probe.answers:
+        yield _silent(name, root.path)
         return
-    if not os.access(root.path, os.R_OK | os.X_OK):
+    if not probe.is_folder:
+        text = f"is not there: {probe.error}" if probe.error else "is no folder"
+        yield Finding(name, "problem", text, "mount it, or take it out of [watch] roots")
+        return
+    if not probe.readable:
         remedy = "let the daemon's user read it: setfacl -R -m u:lorad:rX, or run it as the owner"
         yield Finding(name, "problem", "cannot be read", remedy)
         return
@@ -121,7 +145,15 @@ def _root(root: Root) -> Iterator[Finding]:
         yield Finding(name, "ok", f"is on {kind}, which cannot share blocks; hardlink and symlink save the space")
 
 
-def _policy(state_dir: str, roots: Sequence[bytes], policy: Policy, exclude: Exclude) -> Iterator[Finding]:
+def _silent(name: str, folder: bytes) -> Finding:
+    """A folder whose file system keeps everybody waiting."""
+    remedy = f"see after its server or program, or unmount it: umount -l {shown(folder)}"
+    return Finding(name, "problem", f"does not answer; it is on {_name(_mount(folder))}", remedy)
+
+
+def _policy(
+    state_dir: str, roots: Sequence[bytes], policy: Policy, exclude: Exclude, probes: Mapping[bytes, Probe]
+) -> Iterator[Finding]:
     """Whether the action that is configured can be taken where it is to be taken."""
     if policy.action == "report":
         return
@@ -132,12 +164,19 @@ def _policy(state_dir: str, roots: Sequence[bytes], policy: Policy, exclude: Exc
                 name, "problem", "it is left out by [watch] exclude", "change exclude, or [dedupe] scope"
             )
             continue
-        if not os.path.isdir(folder):
+        probe = probes[folder]
+        if not probe.answers:
+            yield _silent(name, folder)
+            continue
+        if not probe.is_folder:
             if policy.scope:
                 yield Finding(name, "problem", "is not there", "mount it, or take it out of [dedupe] scope")
             continue
-        if not os.access(folder, os.W_OK | os.X_OK):
-            yield _not_writable(name, folder)
+        if not probe.writable:
+            yield _not_writable(name, folder, probe)
+            continue
+        if probe.free_inodes == 0:
+            yield Finding(name, "problem", "no inodes are left there", "remove some files, however small")
             continue
         mount = _mount(folder)
         if policy.action == "reflink" and not (mount and mount.kind in _REFLINK):
@@ -148,15 +187,16 @@ def _policy(state_dir: str, roots: Sequence[bytes], policy: Policy, exclude: Exc
     if policy.action in _ASIDE:
         for root in roots:
             # A file is put aside by renaming it, so on its own file system.
-            if _device(root) not in (None, _device(state_dir)) and not os.access(root, os.W_OK | os.X_OK):
-                yield _not_writable(f"quarantine in {shown(root)}", root)
+            probe = probes[root]
+            if probe.is_folder and probe.device != _device(state_dir) and not probe.writable:
+                yield _not_writable(f"quarantine in {shown(root)}", root, probe)
 
 
-def _not_writable(name: str, folder: bytes) -> Finding:
-    if os.statvfs(folder).f_flag & os.ST_RDONLY:
-        remedy = f"install the drop-in act.conf with ReadWritePaths={shown(folder)}, or mount it writable"
+def _not_writable(name: str, folder: bytes, probe: Probe) -> Finding:
+    if probe.read_only:
+        remedy = "loractl service install --act, or mount it writable"
         return Finding(name, "problem", "it is read-only for this service", remedy)
-    remedy = "run lorad as the owner of the files: User= in the drop-in act.conf"
+    remedy = "run lorad as the owner of the files: loractl service install --act"
     return Finding(name, "problem", "the daemon's user may not write there", remedy)
 
 
@@ -169,10 +209,12 @@ def _device(folder: bytes | str) -> int | None:
 
 def _state(state_dir: str) -> Iterator[Finding]:
     name = f"state folder {shown(state_dir)}"
-    if not os.access(state_dir, os.W_OK | os.X_OK) or not os.access(os.path.join(state_dir, CATALOGUE), os.W_OK):
-        yield Finding(name, "problem", "cannot be written", "chown it to the daemon's user")
-        return
-    mount = _mount(os.fsencode(state_dir))
+    for path in (state_dir, os.path.join(state_dir, CATALOGUE)):
+        if wrong := state_of(path):
+            text, _, remedy = wrong.partition("; ")
+            yield Finding(name, "problem", f"cannot be written: {text}", remedy or "chown it to the daemon's user")
+            return
+    mount = _mount(os.fsencode(os.path.realpath(state_dir)))
     kind = _name(mount)
     if is_remote(mount):
         remedy = "give a state_dir on a local disk"
@@ -194,7 +236,7 @@ def _journal(state_dir: str) -> Iterator[Finding]:
             waiting = journal.unfinished()
             done = journal.savings().actions
     except (StateError, sqlite3.Error) as error:
-        reason, _, remedy = str(error).partition("; ")
+        reason, _, remedy = (state_of(os.path.join(state_dir, JOURNAL)) or str(error)).partition("; ")
         yield Finding("journal", "problem", reason, remedy or "put a backup of it in its place")
         return
     if waiting:
@@ -264,7 +306,7 @@ def _limits() -> Finding:
 def _mount(path: bytes) -> Mount | None:
     table = MountTable()
     try:
-        return find(table.mounts, os.path.realpath(path))
+        return find(table.mounts, path)
     finally:
         table.close()
 

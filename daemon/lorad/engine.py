@@ -130,9 +130,10 @@ class Engine:
         self.relinked = presence.relinked
         #: What was hidden and is shown again, see `Hiding`.
         hiding = Hiding(self.files, presence, self._knowledge)
-        self.hide, self.show, self.hidden = hiding.hide, hiding.show, hiding.hidden
+        self.hide, self.show, self.hidden, self.only_hidden = hiding.hide, hiding.show, hiding.hidden, hiding.only
         #: Which files hold weights, and which are new, see `Holders`.
         self._holders = holders = Holders(catalog, self.files, presence, self._knowledge.signature_of_layout)
+        self.weights_hidden_at, self.is_hidden_alone = holders.weights_hidden_at, holders.is_hidden_alone
         self.is_newcomer, self.keepers = holders.is_newcomer, holders.keepers
         self.unresolved, self.dirty_weights = holders.unresolved, holders.dirty_weights
         #: By our own doing, the file of this name shares other blocks than it did.

@@ -133,7 +133,7 @@ class Files:
         self._by_inode: dict[tuple[int, int], File] = {}
         #: Files in view of the same weights, by layout and weights, then by number.
         self.twins: dict[tuple[int, bytes], dict[int, File]] = {}
-        #: Files that have company in `twins`, or none any more, since it was taken.
+        #: Files in `twins` that are new there, or have got company or lost the last, since they were taken.
         self._companions: list[File] = []
         #: Numbers of files that may hold these weights still, as their inode or name did; see `File.was`.
         self.unread: dict[Weights, set[int]] = {}
@@ -286,10 +286,7 @@ class Files:
             twins = self.twins.setdefault(key, {})
             twins[file.id] = file
             self._moved.add(key)
-            if len(twins) == 2:
-                self._companions += twins.values()
-            elif len(twins) > 2:
-                self._companions.append(file)
+            self._companions += twins.values() if len(twins) == 2 else [file]
 
     def _parts(self, file: File) -> None:
         """A file is not in view any more, or nothing certain is known of it."""
@@ -301,7 +298,7 @@ class Files:
                 del self.twins[key]
 
     def take_companions(self) -> list[File]:
-        """Files that are duplicates of another one in view now, or of none any more, since the last time."""
+        """Files that may be duplicates of another one in view now, or of none any more, since the last time."""
         companions, self._companions = self._companions, []
         return companions
 
@@ -414,7 +411,11 @@ class Files:
         """A file's device has another number than it had, or its inode another ctime; all else is the same."""
         if self._by_inode.get((file.identity.dev, file.identity.ino)) is file:
             del self._by_inode[file.identity.dev, file.identity.ino]
+        certain = file.read_ns and not file.too_young
         file.identity = identity
+        if certain:
+            # Since the last read, a write would have changed its mtime as well.
+            file.read_ns = max(file.read_ns, identity.ctime_ns + tick_of(identity.ctime_ns))
         self._by_inode[identity.dev, identity.ino] = file
         self.changed(file)
 

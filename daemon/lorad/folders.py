@@ -9,17 +9,32 @@ from collections.abc import Iterator
 
 from loracore.errors import StateError, StateLocked
 
+_LOCK = "lock"
+#: Of folders that we make, under any umask.
+_MODE = 0o750
+
+
+def made(folder: str, mode: int = _MODE) -> None:
+    """Make a folder, if there is none, with this mode under any umask. Raises OSError."""
+    try:
+        os.makedirs(os.path.dirname(os.path.abspath(folder)), exist_ok=True)
+        os.mkdir(folder)
+    except FileExistsError:
+        os.stat(os.path.join(folder, "."))
+    else:
+        os.chmod(folder, mode)
+
 
 @contextlib.contextmanager
-def locked(folder: str, *, mode: int = 0o755, option: str = "--state-dir") -> Iterator[None]:
+def locked(folder: str, *, option: str = "--state-dir") -> Iterator[None]:
     """Make a folder if need be, and lock it against a second lorad.
 
     The lock goes with the process that holds it. Raises StateLocked and StateError, which name `option` as the
     way to another folder.
     """
     try:
-        os.makedirs(folder, mode=mode, exist_ok=True)
-        lock = os.open(os.path.join(folder, "lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        made(folder)
+        lock = _opened(folder)
     except OSError as error:
         raise StateError(f"{folder}: {(error.strerror or str(error)).lower()}; give another {option}") from error
     try:
@@ -33,14 +48,24 @@ def locked(folder: str, *, mode: int = 0o755, option: str = "--state-dir") -> It
         os.close(lock)
 
 
+def lock_again(folder: str) -> None:
+    """Lock a folder of ours whose lock was removed; it stays locked until the process ends. Raises OSError."""
+    if not os.path.lexists(os.path.join(folder, _LOCK)):
+        fcntl.flock(_opened(folder), fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
 @contextlib.contextmanager
 def state_folder(folder: str) -> Iterator[str]:
     """A state folder, locked; gives the folder for the sockets of a lorad that has no other."""
     runtime_dir = os.path.join(folder, "run")
     with locked(folder):
         try:
-            os.makedirs(runtime_dir, mode=0o700, exist_ok=True)
+            made(runtime_dir, 0o700)
         except OSError as error:
             reason = (error.strerror or str(error)).lower()
             raise StateError(f"{runtime_dir}: {reason}; give another --state-dir") from error
         yield runtime_dir
+
+
+def _opened(folder: str) -> int:
+    return os.open(os.path.join(folder, _LOCK), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)

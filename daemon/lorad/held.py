@@ -1,19 +1,20 @@
 """Which names held which weights: what a file may have been before, so that it is no newcomer (SPEC section 5).
 
 A name that leads to another file, to the same one after a change, or to nothing leaves a row that says what it
-led to. The catalogue has all of it, bounded, in the order in which it was written. What is new is collected for
-the next `save`.
+led to, and so does its inode, which may come under another name. The catalogue has all of it, bounded, in the
+order in which it was written. What is new is collected for the next `save`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from itertools import chain
 from typing import NamedTuple
 
-from lorad.catalog import Catalog, HeldRow
-from lorad.pipeline.protocol import Identity
+from loracore.identity import Identity
+from lorad.catalog import Catalog, HeldInode, Lost
 
-#: Rows that are kept, and after how many more that is seen to.
+#: Rows of each kind that are kept, and after how many more that is seen to.
 MOST, _MORE = 400_000, 10_000
 
 
@@ -25,14 +26,18 @@ class Weights(NamedTuple):
 
 
 class Held:
-    """Where the weights of an inode were not known, size and mtime have to agree: its number is given again."""
+    """Where the weights of an inode were not known, size and mtime have to agree: its number is given again.
+
+    Where they were known, they alone tell. A new file that gets the number of a removed one of the same weights is
+    taken for it, and so for an old one: that is the harmless side, as such a file is only left alone.
+    """
 
     def __init__(self, catalog: Catalog) -> None:
         self._catalog = catalog
-        self._new: list[tuple[bytes, int, int, int, int, int | None, bytes]] = []
-        self._unbounded = _MORE
+        self._lost: list[Lost] = []
+        self._unbounded = 0
         #: Whether there may be rows at all: most libraries are looked through for the first time without one.
-        self._any = False
+        self._any = True
         #: Devices that are known under another number by now.
         self.renumbered: dict[int, int] = {}
 
@@ -41,62 +46,63 @@ class Held:
 
     def lost(self, path: bytes, identity: Identity, layout: int | None, weights: bytes | None) -> None:
         """A name does not lead to this file any more. `layout` (a number) and `weights`: None if not known."""
-        dev, ino = signed(identity.dev), signed(identity.ino)
-        self._new.append((path, dev, ino, identity.size, identity.mtime_ns, layout, weights or b""))
+        dev, ino, size, mtime_ns, _ = identity.stored()
+        self._lost.append(Lost(path, dev, ino, size, mtime_ns, layout, weights or b""))
 
     def knows(self, paths: Iterable[bytes], identity: Identity, weights: Weights) -> bool:
         """Whether one of these names, or this inode, led to these weights before, or may have."""
+        names = (held for path in paths for held in self._at(path))
+        inodes = ((row.layout, row.weights) for row in self._by(identity))
         return any(
-            row.layout in (b"", weights.layout) and row.weights in (b"", weights.digests)
-            for rows in (*map(self._at, paths), self._by(identity))
-            for row in rows
+            layout in (b"", weights.layout) and digests in (b"", weights.digests)
+            for layout, digests in chain(names, inodes)
         )
 
     def last(self, path: bytes, identity: Identity) -> Weights | None:
         """The weights that this inode led to when it was last known, or else this name."""
-        for rows in (self._by(identity), self._at(path)):
-            if rows and rows[0].layout and rows[0].weights:
-                return Weights(rows[0].layout, rows[0].weights)
+        for rows in ([(row.layout, row.weights) for row in self._by(identity)], self._at(path)):
+            if rows and all(rows[0]):
+                return Weights(*rows[0])
         return None
+
+    def knows_inode(self, identity: Identity) -> bool:
+        """Whether some name led to this inode before."""
+        return bool(self._by(identity))
 
     def forget_inode(self, identity: Identity) -> None:
         """An inode is gone for good, so that a new file may have its number."""
         self.save()
-        self._catalog.forget_inode(signed(identity.dev), signed(identity.ino))
+        self._catalog.forget_inode(*identity.stored()[:2])
 
     @property
     def unsaved(self) -> int:
-        return len(self._new)
+        return len(self._lost)
 
     def save(self) -> None:
         """Write what is new into the catalogue's open transaction."""
-        if not self._new:
+        if not self._lost:
             return
-        self._catalog.save_held(self._new)
+        self._catalog.save_held(self._lost)
         self._any = True
-        self._unbounded += len(self._new)
-        self._new.clear()
+        self._unbounded += len(self._lost)
+        self._lost.clear()
         if self._unbounded >= _MORE:
             self._catalog.bound_held(MOST)
             self._unbounded = 0
 
-    def _at(self, path: bytes) -> list[HeldRow]:
+    def _at(self, path: bytes) -> list[tuple[bytes, bytes]]:
         self.save()
         return self._catalog.held_at(path) if self._any else []
 
-    def _by(self, identity: Identity) -> list[HeldRow]:
+    def _by(self, identity: Identity) -> list[HeldInode]:
         """Rows of this inode, as far as it is not only another one of its number."""
         self.save()
         if not self._any:
             return []
+        _, ino, size, mtime_ns, _ = identity.stored()
         return [
             row
-            for row in self._catalog.held_by(signed(identity.ino))
+            for row in self._catalog.held_by(ino)
             if identity.dev in (row.dev % 2**64, self.renumbered.get(row.dev % 2**64))
-            and (row.weights or (row.size, row.mtime_ns) == (identity.size, identity.mtime_ns))
+            and (row.weights or (row.size, row.mtime_ns) == (size, mtime_ns))
         ]
-
-
-def signed(number: int) -> int:
-    """An unsigned 64-bit number as SQLite's signed one."""
-    return number - 2**64 if number >= 2**63 else number

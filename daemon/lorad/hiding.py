@@ -7,7 +7,7 @@ here changes the disk; what renames files is in `lorad.dedupe`.
 from __future__ import annotations
 
 import os
-from collections.abc import KeysView
+from collections.abc import Collection, KeysView
 
 from lorad.files import Files
 from lorad.knowledge import Knowledge
@@ -31,33 +31,27 @@ class Hiding:
     def hide(self, path: bytes, hidden_path: bytes) -> None:
         """The file that `path` led to was renamed to `hidden_path`, or the folder that it is in.
 
-        It is not read again for that. Where it is not known, as the catalogue was thrown away, it is read as a
-        hidden file. It may be told again; where `hidden_path` is not there, nothing is done.
+        It is not read again for that. `path` may be the name under which it was hidden before. Where the file is
+        not known, as the catalogue was thrown away, it is read as a hidden file. It may be told again; where
+        `hidden_path` is not there, nothing is done.
         """
         identity = _identity(hidden_path)
         if identity is None:
             return
-        file = self._files.hidden.get(hidden_path)
-        if file is not None and not _same_content(file.identity, identity):
+        known = self._files.hidden.get(hidden_path)
+        if known is not None and not known.identity.renamed(identity):
             self._lose(hidden_path)
-        file = self._files.at_inode(identity)
-        if file is not None and not _same_content(file.identity, identity):
-            self._presence.forget(file)
-            file = None
-        if file is None:
-            # What it was when it had that name is not known, so the name may have held anything.
-            self._files.held.lost(path, identity, None, None)
-            file = self._presence.arrive_hidden(identity)
-        elif file.identity != identity:
-            self._files.restamp(file, identity)
-        elif file.status is Status.FAILED and not file.read_ns:
-            # It may have been away.
-            self._presence.read_again(file)
-            return
-        if hidden_path not in self._files.hidden:
-            self._files.put_aside(file, hidden_path)
+        file = self._presence.arrive_hidden(hidden_path, identity)
         if self._files.by_path.get(path) is file:
             self._files.unname(path)
+        elif not self._files.held.knows_inode(identity):
+            # What it was when it had that name is not known, so the name may have held anything.
+            self._files.held.lost(path, identity, None, None)
+        if path != hidden_path and self._files.hidden.get(path) is file:
+            self._files.take_back(path)
+        if file.status is Status.FAILED and not file.read_ns:
+            # It may have been away.
+            self._presence.read_again(file)
         self._knowledge.show_companions(news=False)
 
     def show(self, hidden_path: bytes, path: bytes | None) -> None:
@@ -68,7 +62,7 @@ class Hiding:
         """
         file = self._files.hidden.get(hidden_path)
         identity = _identity(path) if path is not None and self._presence.is_in_view(path) else None
-        if file is None or identity is None or not _same_content(file.identity, identity):
+        if file is None or identity is None or not file.identity.renamed(identity):
             if file is not None:
                 self._lose(hidden_path, gone=path is None)
         elif path is not None:
@@ -81,6 +75,12 @@ class Hiding:
         self._knowledge.show_companions(news=False)
         if path is not None:
             self._presence.touched(path)
+
+    def only(self, hidden_paths: Collection[bytes]) -> None:
+        """No others than these are hidden: what is known as such besides has been given back, or is not there."""
+        for path in self.hidden() - set(hidden_paths):
+            self._lose(path)
+        self._knowledge.show_companions(news=False)
 
     def _lose(self, hidden_path: bytes, *, gone: bool = False) -> None:
         """A hidden name leads to what it led to no more. `gone`: with its last name, the inode is no more."""
@@ -99,8 +99,3 @@ def _identity(path: bytes) -> Identity | None:
     except OSError:
         return None
     return Identity.of(status)
-
-
-def _same_content(one: Identity, other: Identity) -> bool:
-    """Whether this is one inode that was only renamed: that changes its ctime alone."""
-    return (one.dev, one.ino, one.size, one.mtime_ns) == (other.dev, other.ino, other.size, other.mtime_ns)

@@ -49,17 +49,28 @@ class Holders:
         weights = Weights(self._signature_of_layout(layout), digests)
         return not self._files.held.knows(file.names, file.identity, weights)
 
-    def keepers(self, layout_signature: bytes, weights: bytes) -> list[Keeper]:
+    def keepers(self, layout: bytes, weights: bytes) -> list[Keeper]:
         """Names in view that lead to these weights, as far as it is known; hidden files are none."""
-        layout = self._catalog.layout_id(layout_signature)
-        twins = self._files.twins.get((layout, weights), {}) if layout is not None else {}
+        number = self._catalog.layout_id(layout)
+        twins = self._files.twins.get((number, weights), {}) if number is not None else {}
         return [
             Keeper(name, file.identity, file.function, self._files.configs.get(name))
             for file in twins.values()
             for name in file.names
         ]
 
-    def unresolved(self, layout_signature: bytes, weights: bytes, paths: Iterable[bytes]) -> str:
+    def weights_hidden_at(self, hidden_path: bytes) -> tuple[bytes, bytes]:
+        """The weights of a hidden file, as far as they are known; empty signatures where not."""
+        file = self._files.hidden.get(hidden_path)
+        weights = self._files.weights_of(file) if file is not None else None
+        return (weights.layout, weights.digests) if weights is not None else (b"", b"")
+
+    def is_hidden_alone(self, hidden_path: bytes) -> bool:
+        """Whether a hidden file was told apart from all others, of weights that were never known as a whole."""
+        file = self._files.hidden.get(hidden_path)
+        return file is not None and file.status is Status.UNIQUE and file.weights is None
+
+    def unresolved(self, layout: bytes, weights: bytes, paths: Iterable[bytes]) -> str:
         """Why it is not certain that `keepers` are all; empty where it is.
 
         `away`: a name that led to them, such as one of `paths`, is out of view (excluded, or its root taken out),
@@ -67,25 +78,26 @@ class Holders:
         read anew. `settling`: something else is looked through or read that may be of these weights. Of names that
         wait for a quiet moment to be looked at, the caller knows.
         """
-        layout = self._catalog.layout_id(layout_signature)
-        numbers = self._files.unread.get(Weights(layout_signature, weights), ())
-        unread = [file for number in numbers if (file := self._files.by_id[number]).names]
+        number = self._catalog.layout_id(layout)
+        numbers = self._files.unread.get(Weights(layout, weights), ())
+        unread = [file for each in numbers if (file := self._files.by_id[each]).names]
         if any(file.status is Status.FAILED and not file.read_ns for file in unread):
             return "away"
-        if any(True for _ in self._catalog.sleeping(weights, layout_signature)):
+        if any(True for _ in self._catalog.sleeping(layout, weights)):
             return "away"
         if any(path not in self._files.by_path and self._presence.is_away(path) for path in paths):
             return "away"
-        if any(file.status in _UNTOLD and file.layout in (None, layout) for file in unread):
+        if any(file.status in _UNTOLD and file.layout in (None, number) for file in unread):
             return "reading"
-        if self._presence.sweeping or self._files.counts[Status.PENDING] or self._files.grouped[layout]:
+        if self._presence.sweeping or self._files.counts[Status.PENDING] or self._files.grouped[number]:
             return "settling"
         return ""
 
-    def dirty_weights(self) -> set[Weights]:
+    def dirty_weights(self) -> set[tuple[bytes, bytes]]:
         """Weights of which a name was lost, gained or changed since this was asked the last time."""
         self.note_dirty()
-        dirty, self._dirty = self._dirty, set()
+        dirty: set[tuple[bytes, bytes]] = set(self._dirty)
+        self._dirty.clear()
         return dirty
 
     def note_dirty(self) -> None:

@@ -171,6 +171,10 @@ class Presence:
         with suppress(OSError):
             identity = Identity.of(os.lstat(path))
         known = self._files.by_path.get(path)
+        if (hidden := self._files.hidden.get(path)) is not None:
+            hidden.error = OUR_MISTAKE
+            self._do(self._library.failed(hidden.id))
+            return
         if known is not None and not known.passed_over:
             for name in list(known.names):
                 self.drop(name)
@@ -251,11 +255,12 @@ class Presence:
             identity = Identity.of(os.lstat(path))
         if self.put_off(path) or identity == file.identity or (identity is None and not self._is_on(path, file)):
             return
-        self._files.take_back(path)
-        if not file.names and not file.aside:
-            self.forget(file)
+        if identity is None or not file.identity.renamed(identity):
+            self._files.take_back(path)
+            if not file.names and not file.aside:
+                self.forget(file)
         if identity is not None:
-            self._files.put_aside(self.arrive_hidden(identity), path)
+            self.arrive_hidden(path, identity)
 
     def _is_on(self, path: bytes, file: File) -> bool:
         """Whether the folder of a hidden file is there, on the device that it was on."""
@@ -456,10 +461,23 @@ class Presence:
         for name in strangers:
             self.touched(name)
 
-    def arrive_hidden(self, identity: Identity) -> File:
-        """An inode that is not known was hidden; its name is yet to be put aside."""
-        file = self._files.add(identity)
-        self._do(self._library.found(file.id))
+    def arrive_hidden(self, path: bytes, identity: Identity) -> File:
+        """An inode was hidden under this name. It is read where it is not known, or is not what it was."""
+        file, names = self._files.at_inode(identity), list[bytes]()
+        if file is not None and not file.identity.renamed(identity):
+            names = list(file.names)
+            self.forget(file)
+            file = None
+        unread = file is None
+        file = file or self._files.add(identity)
+        if file.identity != identity:
+            self._files.restamp(file, identity)
+        if path not in self._files.hidden:
+            self._files.put_aside(file, path)
+        if unread:
+            self._do(self._library.found(file.id))
+        for name in names:
+            self.touched(name)
         return file
 
     def _leads_to(self, path: bytes, identity: Identity) -> bool:
@@ -513,19 +531,22 @@ class Presence:
         """A name no longer leads to its file; with its last name goes the file."""
         self._attempts.pop(path, None)
         file = self._files.unname(path)
-        if not file.names:
+        if not file.names and not file.aside:
             self.forget(file)
         elif not file.passed_over:
             # To lose a name changes the inode, and nothing tells of it under its other names.
-            self._linked.append(file.names[0])
+            self._linked.append(file.path)
 
     def _look_at_links(self) -> None:
         """Look at inodes that lost a name, one after the other: they may have many."""
         while self._linked:
             path = self._linked.pop()
-            seen = look(path, follow=self._follow)
-            if seen is not None and not self.put_off(path):
+            if path in self._files.hidden:
+                self._look_at_hidden(path)
+            elif not self.put_off(path) and (seen := look(path, follow=self._follow)) is not None:
                 self._see(seen, fresh=False, swept=False)
+        # Another file may be a duplicate of none any more, or of one that has a name again.
+        self._do([])
 
     def forget(self, file: File) -> None:
         """Drop a file and its names."""

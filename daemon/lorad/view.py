@@ -61,6 +61,8 @@ class View:
         self._now: dict[bytes, dict[bytes, Place]] = {}
         self._looked = {root: looked for root, looked in _read(files).items() if root in roots}
         self._excluded = {root: Exclude(looked.exclude, roots) for root, looked in self._looked.items()}
+        #: Roots in which something else is mounted than when they were looked through.
+        self._moved: set[bytes] = set()
         #: Folders that came into view at once, as the watch says, until they are looked through.
         self.entered: set[bytes] = set()
         #: Known names that lie elsewhere than the last look says: the mount point, and what showed there.
@@ -85,7 +87,7 @@ class View:
             or (looked.exclude != self._exclude.patterns and self._excluded[root](path))
             or (self._follow and not looked.follow and os.path.realpath(path) != path)
             or (has_reader(path) and _suffix(path) not in looked.suffixes)
-            or (looked.places != self._now[root] and self._is_elsewhere(root, looked, path))
+            or (root in self._moved and self._is_elsewhere(root, looked, path))
             or self._could_not_be_listed(root, path)
         )
 
@@ -104,10 +106,11 @@ class View:
 
     def found(self, path: bytes) -> None:
         """A name was found: where it is now is where it is known."""
+        if not self._moved and not self._elsewhere:
+            return
         self._elsewhere.pop(path, None)
         root = self.root(path)
-        looked = self._looked.get(root) if root is not None else None
-        if root is not None and looked is not None and looked.places != self._now.get(root, looked.places):
+        if root is not None and root in self._moved:
             self._elsewhere[path] = _layer(self._now[root], path)
 
     def is_covered(self, path: bytes) -> bool:
@@ -148,6 +151,7 @@ class View:
         if looked != self._looked.get(root):
             self._looked[root], self._excluded[root] = looked, self._exclude
             self._files.keep(_KEY, msgspec.msgpack.encode(self._looked))
+        self._moved.discard(root)
 
     def _refresh(self, root: bytes | None = None) -> None:
         """See what is mounted, if that has changed, or else in one root."""
@@ -157,6 +161,10 @@ class View:
         self._mounts = table.mounts
         for each in roots:
             self._now[each] = _places(table.mounts, each)
+            if each in self._looked and self._looked[each].places != self._now[each]:
+                self._moved.add(each)
+            else:
+                self._moved.discard(each)
 
 
 @functools.cache

@@ -20,7 +20,17 @@ LoraError
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+
+
+def causes(error: BaseException) -> Iterator[BaseException]:
+    """An error, and what it came from, each once: a chain of causes may lead back into itself."""
+    seen: set[int] = set()
+    cause: BaseException | None = error
+    while cause is not None and id(cause) not in seen:
+        seen.add(id(cause))
+        yield cause
+        cause = cause.__cause__
 
 
 class LoraError(Exception):

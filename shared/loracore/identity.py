@@ -41,6 +41,10 @@ class Identity(msgspec.Struct, frozen=True, array_like=True):
         """As SQLite keeps it, which has no unsigned numbers."""
         return signed(self.dev), signed(self.ino), self.size, self.mtime_ns, self.ctime_ns
 
+    def renamed(self, now: Identity) -> bool:
+        """Whether `now` may be the same file after it was renamed, which changes its ctime alone."""
+        return (self.dev, self.ino, self.size, self.mtime_ns) == (now.dev, now.ino, now.size, now.mtime_ns)
+
 
 def bounded(number: int) -> int:
     """The number, or the nearest one of 64 bits with a sign."""

@@ -101,5 +101,5 @@ def state_of(path: bytes | str) -> str:
     if not disk.f_bavail:
         return f"its disk is full; {_FULL}"
     if not os.access(folder, os.W_OK | os.X_OK) or (os.path.exists(name) and not os.access(name, os.W_OK)):
-        return _DENIED
+        return f"permission denied; {_DENIED}"
     return ""

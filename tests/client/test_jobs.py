@@ -70,14 +70,12 @@ def test_events_of_jobs_are_lines(event: JobProgress | JobEnded, text: str) -> N
 
 
 @pytest.mark.parametrize("when", ["start_job", "wait_job"])
-@pytest.mark.parametrize("leave", [False, True])
-def test_ctrl_c_cancels_whenever_it_comes(when: str, leave: bool, capsys: pytest.CaptureFixture[str]) -> None:
-    """Also before the daemon has said which number the job has; unless it is to be left alone, which is told."""
+def test_ctrl_c_cancels_whenever_it_comes(when: str) -> None:
+    """Also before the daemon has said which number the job has."""
     daemon: Any = Daemon(when)
     with pytest.raises(KeyboardInterrupt):
-        run_job("importance", Nothing(), Nothing, connect=lambda: daemon, leave=leave)
-    assert daemon.cancelled == ([] if leave else [7])
-    assert ("`loractl cancel 7` ends it" in capsys.readouterr().err) == leave
+        run_job("importance", Nothing(), Nothing, connect=lambda: daemon)
+    assert daemon.cancelled == [7]
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 

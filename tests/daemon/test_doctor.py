@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import os
+import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
 from lorad.dedupe.journal import Journal
 
 from loracore.control import Finding, Root
+from loracore.paths import CATALOGUE
 from lorad import doctor
 from lorad.dedupe.policy import Policy
 from lorad.doctor import examine
 from lorad.watch.exclude import Exclude
 from lorad.watch.mounts import Mount
 from tests.daemon.control.serving import Library, library
+from tests.disks import Hanging, mounted
 
 __all__ = ["library"]
 
@@ -86,31 +90,33 @@ def acting(library: Library, roots: list[Path], policy: Policy) -> dict[str, Fin
     return {one.name: one for one in found if one.name.startswith((policy.action, "quarantine"))}
 
 
+def forbidden(monkeypatch: pytest.MonkeyPatch, **facts: bool) -> None:
+    """All folders are found to be like this."""
+    probes = doctor.probe_all
+    monkeypatch.setattr(
+        doctor, "probe_all", lambda folders: {key: one._replace(**facts) for key, one in probes(folders).items()}
+    )
+
+
 def test_an_action_needs_folders_that_can_be_written(
     library: Library, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """In the sandbox the drop-in is the remedy, elsewhere the owner; to report needs nothing."""
+    """The profile *act* is the remedy, as the owner of the files; to report needs nothing."""
     roots = [tmp_path / "a", tmp_path / "b"]
     for root in roots:
         root.mkdir()
     assert acting(library, roots, Policy("report")) == {}
     for action in ("hardlink", "symlink", "quarantine", "delete"):
         assert [one.level for one in acting(library, roots, Policy(action)).values()] == ["ok", "ok"]
-    readable = os.access
-    monkeypatch.setattr(os, "access", lambda path, mode: not mode & os.W_OK and readable(path, mode))
+    forbidden(monkeypatch, writable=False)
     found = acting(library, roots, Policy("delete"))
     assert {one.level for one in found.values()} == {"problem"}
-    assert "User=" in found[f"delete in {roots[0]}"].remedy
+    assert "service install --act" in found[f"delete in {roots[0]}"].remedy
     scope = (os.fsencode(roots[1]),)
     assert list(acting(library, roots, Policy("delete", scope=scope))) == [f"delete in {roots[1]}"]
-
-    class ReadOnly:
-        f_flag = os.ST_RDONLY
-
-    monkeypatch.setattr(os, "statvfs", lambda path: ReadOnly)
+    forbidden(monkeypatch, read_only=True)
     remedy = acting(library, roots, Policy("delete"))[f"delete in {roots[0]}"].remedy
-    assert "act.conf" in remedy
-    assert f"ReadWritePaths={roots[0]}" in remedy
+    assert "service install --act" in remedy
 
 
 def test_what_is_put_aside_stays_on_its_file_system(
@@ -119,10 +125,13 @@ def test_what_is_put_aside_stays_on_its_file_system(
     """A root on another one than the state folder needs to be writable at its top, whatever the scope."""
     inner = tmp_path / "inner"
     inner.mkdir()
-    monkeypatch.setattr(doctor, "_device", lambda folder: 1 if folder == str(library.state) else 2)
-    readable = os.access
-    top = os.fsencode(tmp_path)
-    monkeypatch.setattr(os, "access", lambda path, mode: path != top and readable(path, mode))
+    monkeypatch.setattr(doctor, "_device", lambda folder: 0)
+    probes, top = doctor.probe_all, os.fsencode(tmp_path)
+    monkeypatch.setattr(
+        doctor,
+        "probe_all",
+        lambda folders: {key: one._replace(writable=key != top) for key, one in probes(folders).items()},
+    )
     policy = Policy("quarantine", scope=(os.fsencode(inner),))
     found = acting(library, [tmp_path], policy)
     assert found[f"quarantine in {inner}"].level == "ok"
@@ -155,3 +164,50 @@ def test_a_scope_that_is_left_out_of_the_watch_is_a_problem(library: Library, tm
     (finding,) = [one for one in found if one.name == f"delete in {inner}"]
     assert finding.level == "problem"
     assert "exclude" in finding.text
+
+
+def test_a_folder_that_does_not_answer_is_a_problem(library: Library, tmp_path: Path, hanging: Hanging) -> None:
+    """It is named, and keeps neither the others nor the doctor waiting; so each time that he is asked."""
+    hanging.hang()
+    roots = [hanging.folder, library.folder]
+    for _ in range(2):
+        found = acting(library, roots, Policy("hardlink"))
+        assert [one.level for one in found.values()] == ["problem", "ok"]
+        assert "does not answer" in found[f"hardlink in {hanging.folder}"].text
+        given = [Root(os.fsencode(root), "watching") for root in roots]
+        folders = examine(str(library.state), str(tmp_path), given).findings[1:3]
+        assert [one.level for one in folders] == ["problem", "ok"]
+    hanging.go_on()
+    assert [one.level for one in acting(library, roots, Policy("hardlink")).values()] == ["ok", "ok"]
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [("nr_inodes=4", "no inodes are left"), ("remount,ro", "read-only")],
+    ids=["inodes", "read-only"],
+)
+def test_a_state_folder_on_a_sick_disk_is_a_problem(
+    library: Library, tmp_path: Path, options: str, said: str
+) -> None:
+    """The doctor answers where nothing can be written, and says why that is so."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    with mounted(disk, "nr_inodes=4" if "inodes" in options else "rw"):
+        shutil.copy(library.state / CATALOGUE, disk)
+        for name in "ab":
+            (disk / name).touch()
+        if "remount" in options:
+            Journal(str(disk)).close()
+            subprocess.run(["mount", "-o", options, disk], check=True)
+        found = {one.name.split()[0]: one for one in examine(str(disk), str(tmp_path), ()).findings}
+        assert found["state"].level == "problem"
+        assert said in found["state"].text
+        assert "make room" not in found["state"].remedy + getattr(found.get("journal"), "remedy", "")
+
+
+def test_folders_of_its_own_that_are_gone_are_a_problem(library: Library, tmp_path: Path) -> None:
+    """What cannot be looked at is said, not a traceback."""
+    gone = tmp_path / "gone"
+    found = {one.name.split()[0]: one for one in examine(str(gone), str(gone / "run"), ()).findings}
+    assert [found[name].level for name in ("state", "runtime")] == ["problem", "problem"]
+    assert {"inotify", "GPU", "open"} < found.keys()

@@ -32,6 +32,7 @@ from tests.daemon.jobs.registering import register
 from tests.daemon.jobs.samples import Report, Task
 from tests.daemon.jobs.serving import SECONDS, release
 from tests.integration.running import Running
+from tests.toolkit.change.files import kohya
 
 #: What a person would type, for a job of the samples.
 _COMMAND = "from tests.integration.test_jobs import sample; sample(prog_name='sample')"
@@ -67,10 +68,10 @@ def sample(run: RunJob, as_json: bool, name: str, number: int, path: str) -> Non
     click.echo(json.dumps([as_json, report.number, report.share, report.names, report.payload.hex()]))
 
 
-def hold(client: Client, task: Task) -> int:
+def hold(client: Client, task: Task, *, detach: bool = False) -> int:
     """The number of a job that runs, and holds at its FIFO."""
     with client.events(["job-progress"]) as events:
-        number = client.start_job("hold", msgspec.msgpack.encode(task), "at the door").id
+        number = client.start_job("hold", msgspec.msgpack.encode(task), "at the door", detach=detach).id
         while True:
             event = events.next(SECONDS).event
             if isinstance(event, JobProgress) and event.id == number and event.done == 1:
@@ -167,10 +168,10 @@ def test_progress_is_heard(daemon: Running, held: Task) -> None:
         assert (1, 3, "holding") in heard
 
 
-def test_a_job_survives_its_client(daemon: Running, held: Task) -> None:
+def test_a_detached_job_survives_its_client(daemon: Running, held: Task) -> None:
     """Another one finds it, waits for it and fetches its result."""
     with daemon.client() as client:
-        number = hold(client, held)
+        number = hold(client, held, detach=True)
     with daemon.client() as client:
         (job,) = client.jobs()
         assert (job.id, job.state, job.summary, job.what) == (number, "running", "at the door", "holding")
@@ -187,14 +188,56 @@ def test_a_job_survives_its_client(daemon: Running, held: Task) -> None:
         assert msgspec.msgpack.decode(client.job_result(number), type=Report).number == 2
 
 
-def test_a_killed_client_leaves_its_job_alone(daemon: Running, held: Task) -> None:
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGHUP])
+def test_a_job_ends_with_its_client(daemon: Running, held: Task, number: signal.Signals) -> None:
+    """However the client ended, also one that waits for its turn; what it did is cleaned up."""
     with daemon.client() as client, client.events(["job-progress", "job-ended"]) as events:
         process = _typed(daemon, "hold", held)
         _until(events, JobProgress)
-        process.kill()
-        process.wait()
+        other = _typed(daemon, "stubborn", held)
+        while len(client.jobs()) < 2:
+            pass
+        for each in (other, process):
+            each.send_signal(number)
+            each.wait()
+        assert {_until(events, JobEnded).state for _ in range(2)} == {"cancelled"}
+        assert Path(os.fsdecode(held.path + b".ended")).exists()
+
+
+def test_a_stopped_client_keeps_its_job(daemon: Running, held: Task) -> None:
+    """Ctrl-Z is no end: the job goes on, and its result is there when the client does."""
+    with daemon.client() as client, client.events(["job-progress", "job-ended"]) as events:
+        process = _typed(daemon, "hold", held)
+        _until(events, JobProgress)
+        process.send_signal(signal.SIGSTOP)
         release(held)
         assert _until(events, JobEnded).state == "done"
+        process.send_signal(signal.SIGCONT)
+        assert process.wait(SECONDS) == 0
+
+
+def test_a_command_may_detach_its_job(daemon: Running, held: Task) -> None:
+    """It tells the number and returns; the job goes on. Without a daemon that is an error, not work done here."""
+    socket = str(daemon.runtime / "control.sock")
+    there = ["hold", "--path", os.fsdecode(held.path), "--detach"]
+    found = CliRunner().invoke(sample, [*there, "--socket", socket, "--json"], catch_exceptions=False)
+    assert (found.exit_code, json.loads(found.stdout)) == (0, {"id": 1})
+    with daemon.client() as client:
+        release(held)
+        assert client.wait_job(1, timeout=SECONDS).state == "done"
+    assert CliRunner().invoke(sample, [*there, "--local"]).exit_code == 2
+    alone = CliRunner().invoke(sample, [*there, "--socket", f"{socket}.not"])
+    assert isinstance(alone.exception, NoDaemonError)
+
+
+def test_a_quick_look_does_not_wait_for_a_long_job(daemon: Running, held: Task, tmp_path: Path) -> None:
+    """`metadata` is answered while another job runs, however long."""
+    file = kohya(tmp_path / "style.safetensors")
+    with daemon.client() as client:
+        hold(client, held)
+        assert loractl(daemon, "metadata", str(file)).returncode == 0
+        assert [job.state for job in client.jobs()] == ["running", "done"]
+        release(held)
 
 
 def test_ctrl_c_cancels_the_job(daemon: Running, held: Task) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -142,3 +143,31 @@ def test_changed_patterns_take_effect_at_a_hangup_and_nothing_is_read_again(libr
         assert names(daemon, library) == everywhere
         (library / "a.safetensors").unlink()
         assert next(iter(events)).event.path == os.fsencode(library / "a.safetensors"), "nothing was gone before"
+
+
+def test_what_is_not_mounted_now_is_away_and_known_when_it_is_back(library: Path, tmp_path: Path) -> None:
+    """A folder of the same disk, by a bind mount: no event says that its files are gone, also after a restart."""
+    outside, point = tmp_path / "outside", library / "epochs"
+    outside.mkdir()
+    lora(outside / "b.safetensors", 1)
+    if subprocess.run(["mount", "--bind", outside, point], check=False, capture_output=True).returncode:
+        pytest.skip("nothing can be mounted here")
+    try:
+        with running(tmp_path / "lorad", library) as daemon, daemon.client() as client:
+            mounted = {"a.safetensors", "epochs/b.safetensors"}
+            assert names(daemon, library) == mounted
+            events = client.events({"gone"})
+            subprocess.run(["umount", point], check=True)
+            assert names(daemon, library) == mounted | {"epochs/a.safetensors"}
+            (library / "a.safetensors").unlink()
+            assert next(iter(events)).event.path == os.fsencode(library / "a.safetensors")
+            daemon.stop()
+            daemon.start()
+            mounted = {"epochs/b.safetensors"}
+            assert names(daemon, library) == mounted | {"epochs/a.safetensors"}
+            subprocess.run(["mount", "--bind", outside, point], check=True)
+            (outside / "b.safetensors").unlink()
+            assert "epochs/b.safetensors" not in names(daemon, library)
+    finally:
+        while subprocess.run(["umount", "-l", point], check=False, capture_output=True).returncode == 0:
+            pass

@@ -157,6 +157,15 @@ def test_followed_links_are_names_of_their_file(folder: Path, state: Path, tmp_p
     assert (result.report["files"], result.report["duplicate_sets"]) == (3, 1)
 
 
+def test_bins_are_left_out_unless_they_are_what_is_scanned(folder: Path, state: Path) -> None:
+    """As by the default of `[watch] exclude`."""
+    (folder / ".Trash-0").mkdir()
+    for name in ("a.safetensors", ".Trash-0/a.safetensors", ".Trash-0/b.safetensors"):
+        write_safetensors(str(folder / name), random_weights(SPECS, 1))
+    assert scan(folder, state).report["files"] == 1
+    assert scan(folder / ".Trash-0", state).report["duplicate_sets"] == 1
+
+
 def test_names_that_are_not_utf8_survive(folder: Path, state: Path) -> None:
     """SPEC 3: paths come back through surrogate escapes."""
     name = os.path.join(os.fsencode(folder), b"caf\xe9\n \xff.safetensors")

@@ -31,11 +31,21 @@ class Connect(Protocol):
 
 
 class RunJob(Protocol):
-    """Has a job done where the options say, with a bar for who looks. Raises as `loractl.jobs.run_job`."""
+    """Has a job done where the options say, with a bar for who looks. Raises as `loractl.jobs.run_job`.
 
-    def __call__(
-        self, name: str, parameters: Struct, result: type[R], *, summary: str = "", leave: bool = False
-    ) -> R: ...
+    With --detach it tells the job's number and ends the command.
+    """
+
+    def __call__(self, name: str, parameters: Struct, result: type[R], *, summary: str = "") -> R: ...
+
+
+class Name(click.Path):
+    """A file or folder, whether it is there or not. An empty name would stand for the current folder."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if not value:
+            self.fail("it is empty; name a file or folder.", param, ctx)
+        return super().convert(value, param, ctx)
 
 
 class Seconds(click.FloatRange):
@@ -58,7 +68,7 @@ def json_option(function: Callable[..., Any]) -> Callable[..., Any]:
 def output_option(function: Callable[..., Any]) -> Callable[..., Any]:
     """-o FILE, as `output`."""
     return click.option(
-        "-o", "--output", type=click.Path(dir_okay=False), metavar="FILE", help="Write it to FILE, by its suffix."
+        "-o", "--output", type=Name(dir_okay=False), metavar="FILE", help="Write it to FILE, by its suffix."
     )(function)
 
 
@@ -72,45 +82,59 @@ def asks_daemon(function: Callable[..., Any]) -> Callable[..., Any]:
     return json_option(_places(command))
 
 
-def runs_job(function: Callable[..., Any]) -> Callable[..., Any]:
-    """--local, options that say where the daemon is, and --json. The command gets `run` and `as_json`."""
+def runs_job(function: Callable[..., Any], *, writes_output: bool = True) -> Callable[..., Any]:
+    """--local, --detach, options that say where the daemon is, --json. The command gets `run` and `as_json`.
+
+    `writes_output`: whether -o is written by the command, from what the job gives, and not by the job.
+    """
 
     @wraps(function)
-    def command(
+    def command(  # noqa: PLR0917 - click hands options over by name
         local: bool,
+        detach: bool,
         socket: str | None,
         server_key: str | None,
         key_file: str | None,
         as_json: bool,
         **options: Any,
     ) -> Any:
+        if local and detach:
+            raise click.UsageError("--detach is for the daemon, --local for this process: leave one of them out.")
+        if detach and writes_output and options.get("output"):
+            raise click.UsageError("-o is written when the job is done, which --detach does not wait for.")
         connect = _connector(socket, server_key, key_file)
-        ours = _Runner(connect, local=local, needs_daemon=socket is not None, shows=not as_json)
+        needs_daemon = detach or socket is not None
+        ours = _Runner(connect, local=local, detach=detach, needs_daemon=needs_daemon, as_json=as_json)
         return function(ours, as_json=as_json, **options)
 
     local = click.option("--local", is_flag=True, help="Do it in this process, also where a daemon runs.")
-    return json_option(local(_places(command)))
+    detached = click.option(
+        "--detach", is_flag=True, help="Have the daemon begin it, and return; `loractl jobs` shows it."
+    )
+    return json_option(local(detached(_places(command))))
 
 
 class _Runner:
     """`RunJob` by the options."""
 
-    def __init__(self, connect: Connect, *, local: bool, needs_daemon: bool, shows: bool) -> None:
+    def __init__(self, connect: Connect, *, local: bool, detach: bool, needs_daemon: bool, as_json: bool) -> None:
         self._connect = connect
         self._local = local
+        self._detach = detach
         self._needs_daemon = needs_daemon
-        self._shows = shows
+        self._as_json = as_json
 
-    def __call__(
-        self, name: str, parameters: Struct, result: type[R], *, summary: str = "", leave: bool = False
-    ) -> R:
+    def __call__(self, name: str, parameters: Struct, result: type[R], *, summary: str = "") -> R:
         from loractl import jobs  # noqa: PLC0415 - not loaded for --help
 
+        if self._detach:
+            number = jobs.detach(name, parameters, connect=self._connect, summary=summary)
+            text = f"job {number} has begun; `loractl jobs` shows it, `loractl cancel {number}` ends it"
+            click.echo(f'{{"id": {number}}}' if self._as_json else text)
+            raise SystemExit(0)
         connect = None if self._local else self._reach()
-        with _Live(name, self._shows) as live:
-            return jobs.run_job(
-                name, parameters, result, connect=connect, told=live.told, summary=summary, leave=leave
-            )
+        with _Live(name, not self._as_json) as live:
+            return jobs.run_job(name, parameters, result, connect=connect, told=live.told, summary=summary)
 
     def _reach(self) -> Connect | None:
         """Whether anybody is there is found out before all that it takes to talk is loaded."""
@@ -185,6 +209,7 @@ def _places(function: Callable[..., Any]) -> Callable[..., Any]:
         click.option("--server-key", metavar="K", help="By TCP: the daemon's public key. [env: LORAD_SERVER_KEY]"),
         click.option(
             "--socket",
+            type=Name(),
             metavar="S",
             help="The daemon's control.sock, or tcp://host:port. [default: LORAD_SOCKET, or where one runs]",
         ),

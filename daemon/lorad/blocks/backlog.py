@@ -14,6 +14,7 @@ from itertools import islice
 from lorad.blocks.looking import FileSystems, look
 from lorad.files import File, Files
 from lorad.library import Status
+from lorad.watch import calls
 
 #: Seconds after which Linux has written to the disk what a program has written; by default it takes half of that.
 WRITTEN = 60.0
@@ -76,7 +77,8 @@ class Backlog:
     def _look(self, file: File, places: FileSystems, now: float) -> None:
         identity = file.identity
         try:
-            found = look(places.place(file.names, identity.dev, identity.ino, identity.size))
+            facts = file.names, identity.dev, identity.ino, identity.size
+            found = calls.do(file.names[0], lambda: look(places.place(*facts)))
         except OSError:
             # What was known of it holds until it is there again.
             return

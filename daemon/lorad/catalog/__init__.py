@@ -3,7 +3,7 @@
 The JSON files are views of it. Nothing here decides anything; `lorad.engine` writes, `lorad.publish` reads.
 """
 
-from lorad.catalog.catalog import Answer, Catalog, HeldRow, Row
+from lorad.catalog.catalog import Answer, Catalog, HeldInode, Lost, Row
 from lorad.catalog.identity import Identified
 
-__all__ = ["Answer", "Catalog", "HeldRow", "Identified", "Row"]
+__all__ = ["Answer", "Catalog", "HeldInode", "Identified", "Lost", "Row"]

@@ -71,12 +71,22 @@ class Answer(NamedTuple):
     digests: bytes
 
 
-class HeldRow(NamedTuple):
-    """A row of the table `held`: the inode that a name led to, and signatures, empty where they are not known."""
+class Lost(NamedTuple):
+    """What a name led to and does not any more. `layout`: its number, None if not known; `weights`: empty then."""
 
     path: bytes
     dev: int
     ino: int
+    size: int
+    mtime_ns: int
+    layout: int | None
+    weights: bytes
+
+
+class HeldInode(NamedTuple):
+    """A row of the table `held_inodes`: what the inode of a number was, and signatures, empty if not known."""
+
+    dev: int
     size: int
     mtime_ns: int
     layout: bytes
@@ -214,42 +224,50 @@ class Catalog:
         marks = ", ".join("?" * (1 + len(Identified._fields)))
         self._db.execute(f"INSERT OR REPLACE INTO hashes ({columns}) VALUES ({marks})", (file, *found))
 
-    def held_at(self, path: bytes) -> list[HeldRow]:
-        """What a name led to before, the newest first."""
-        return self._held("path = ?", path)
+    def held_at(self, path: bytes) -> list[tuple[bytes, bytes]]:
+        """The signatures of layout and weights that a name held, empty if not known, the newest first."""
+        query = "SELECT layout, weights FROM held_names WHERE path = ? ORDER BY seq DESC"
+        return self._db.execute(query, (path,)).fetchall()
 
-    def held_by(self, ino: int) -> list[HeldRow]:
-        """Names that led to an inode of this number, on any device, and do not now; the newest first."""
-        return self._held("ino = ?", ino)
+    def held_by(self, ino: int) -> list[HeldInode]:
+        """What inodes of this number held, on any device, the newest first."""
+        query = f"SELECT {', '.join(HeldInode._fields)} FROM held_inodes WHERE ino = ? ORDER BY seq DESC"
+        return list(map(HeldInode._make, self._db.execute(query, (ino,))))
 
-    def _held(self, where: str, value: bytes | int) -> list[HeldRow]:
-        columns = ", ".join(HeldRow._fields)
-        found = self._db.execute(f"SELECT {columns} FROM held WHERE {where} ORDER BY seq DESC", (value,))
-        return list(map(HeldRow._make, found))
-
-    def save_held(self, rows: Iterable[tuple[bytes, int, int, int, int, int | None, bytes]]) -> None:
-        """Keep rows as `HeldRow` has them, but with the number of the layout."""
+    def save_held(self, lost: Sequence[Lost]) -> None:
+        """Keep what names and their inodes held."""
+        signature = "coalesce((SELECT signature FROM layouts WHERE id = ?), x'')"
         self._db.executemany(
-            "INSERT OR REPLACE INTO held (path, dev, ino, size, mtime_ns, layout, weights) "
-            "VALUES (?, ?, ?, ?, ?, coalesce((SELECT signature FROM layouts WHERE id = ?), x''), ?)",
-            rows,
+            f"INSERT OR REPLACE INTO held_names (path, layout, weights) VALUES (?, {signature}, ?)",
+            ((row.path, row.layout, row.weights) for row in lost),
+        )
+        self._db.executemany(
+            "INSERT OR REPLACE INTO held_inodes (dev, ino, size, mtime_ns, layout, weights) "
+            f"VALUES (?, ?, ?, ?, {signature}, ?)",
+            (row[1:] for row in lost),
         )
 
     def forget_inode(self, dev: int, ino: int) -> None:
-        """Its number may be given to another file: names keep what they held, but not by this inode."""
-        self._db.execute("UPDATE held SET ino = 0 WHERE ino = ? AND dev = ?", (ino, dev))
+        """Its number may be given to another file. Names keep what they held."""
+        self._db.execute("DELETE FROM held_inodes WHERE ino = ? AND dev = ?", (ino, dev))
 
     def bound_held(self, most: int) -> int:
-        """Drop the oldest rows until there are no more than so many; how many there are."""
-        (count,) = self._db.execute("SELECT count(*) FROM held").fetchone()
-        if count > most:
-            self._db.execute(
-                "DELETE FROM held WHERE seq IN (SELECT seq FROM held ORDER BY seq LIMIT ?)", (count - most,)
-            )
-        return min(int(count), most)
+        """Drop the oldest of what names, and what inodes held, until there are no more than so many of each.
 
-    def sleeping(self, weights: bytes, layout: bytes) -> Iterator[bytes]:
-        """Names out of view of files with these weights."""
+        How many there are in all.
+        """
+        left = 0
+        for table in ("held_names", "held_inodes"):
+            (count,) = self._db.execute(f"SELECT count(*) FROM {table}").fetchone()
+            self._db.execute(
+                f"DELETE FROM {table} WHERE seq IN (SELECT seq FROM {table} ORDER BY seq LIMIT ?)",
+                (max(0, count - most),),
+            )
+            left += min(int(count), most)
+        return left
+
+    def sleeping(self, layout: bytes, weights: bytes) -> Iterator[bytes]:
+        """Names out of view of files with these weights, by signatures."""
         query = (
             "SELECT path FROM files JOIN layouts ON layouts.id = layout JOIN names ON names.file = files.id "
             "WHERE weights = ? AND layouts.signature = ? AND active = 0"

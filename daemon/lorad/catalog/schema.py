@@ -85,15 +85,18 @@ MIGRATIONS = (
     UPDATE meta SET value = 0 WHERE key = 'complete';
     """,
     """
-    -- Weights that names held: a row for each name that does not lead any more to what it led to, the newest with
-    -- the highest `seq`. `layout` and `weights` are signatures, empty where they are not known.
+    -- Which names and which inodes held which weights: each that does not lead any more to what it led to, the
+    -- newest with the highest `seq`. `layout` and `weights` are signatures, empty where they are not known.
     DROP TABLE held;
-    CREATE TABLE held (
-        seq INTEGER PRIMARY KEY, path BLOB NOT NULL, dev INTEGER NOT NULL, ino INTEGER NOT NULL,
-        size INTEGER NOT NULL, mtime_ns INTEGER NOT NULL, layout BLOB NOT NULL, weights BLOB NOT NULL,
+    CREATE TABLE held_names (
+        seq INTEGER PRIMARY KEY, path BLOB NOT NULL, layout BLOB NOT NULL, weights BLOB NOT NULL,
         UNIQUE (path, layout, weights)
     );
-    CREATE INDEX held_ino ON held (ino);
+    CREATE TABLE held_inodes (
+        seq INTEGER PRIMARY KEY, dev INTEGER NOT NULL, ino INTEGER NOT NULL, size INTEGER NOT NULL,
+        mtime_ns INTEGER NOT NULL, layout BLOB NOT NULL, weights BLOB NOT NULL,
+        UNIQUE (ino, dev, layout, weights)
+    );
     -- `weights`: over all layers, known once it was a duplicate. `was`: layout and weights that its inode or its
     -- name led to before, until it is told apart. `fresh`: 1 where it was met as new, 2 where it was told apart
     -- since. A name that is hidden has the `active` 2.

@@ -39,7 +39,7 @@ from loracore.control import (
     WaitJob,
 )
 from lorad.control.acting import Acting, Acts, Deduper, Reply
-from lorad.control.jobs import JobRequest, JobRunner
+from lorad.control.jobs import JobRequest, JobRunner, Owner
 from lorad.control.queries import Queries, Query
 from lorad.control.worker import Worker
 from lorad.dedupe.plan import Plan
@@ -53,6 +53,8 @@ _QUERIES, _EXAMINATIONS = 16, 4
 _HANDED_ON = 256
 #: Seconds that threads have to end.
 _PATIENCE = 2.0
+#: Characters of a request that a failure is logged with.
+_DESCRIBED = 300
 _BUSY = Refusal("busy", "too much is asked at once; ask again in a moment")
 
 _T = TypeVar("_T")
@@ -86,6 +88,7 @@ class Answering:
         self._post = post
         self._status: tuple[Status, float] | None = None
         self._queries = Queries(state_dir)
+        self.lock_by = self._queries.planner.lock_by
         self._exclude = Exclude()
         self._query_worker = Worker("lorad-queries", _QUERIES, idle=self._queries.rest, last=self._queries.close)
         self._acting = Acting(self._queries, deduper) if deduper else None
@@ -120,7 +123,7 @@ class Answering:
         `Plan.due_ns` says when to ask again for those that are too young; those that are not read to their end
         (`Plan.skipped`) may be asked for in a later generation.
         """
-        if not self._query_worker.submit(lambda: give(_done(lambda: self._queries.plan_for(newcomers)))):
+        if not self._query_worker.submit(lambda: give(_done(None, lambda: self._queries.plan_for(newcomers)))):
             give(_BUSY)
 
     def audit(self, watch: Watch, reply: Reply) -> None:
@@ -131,36 +134,44 @@ class Answering:
 
             return audit(self._state_dir, watch)
 
-        if not self._examiner.submit(lambda: reply(_done(job))):
+        if not self._examiner.submit(lambda: reply(_done(Audit(), job))):
             reply(_BUSY)
 
     # From the control thread
 
-    def answer(self, request: Request, later: Give) -> Answer | None:
-        """The answer, if it can be given at once; else `later` is called with it, once, from any thread."""
+    def answer(self, request: Request, later: Give, owner: Owner | None = None) -> Answer | None:
+        """The answer, if it can be given at once; else `later` is called with it, once, from any thread.
+
+        `owner` is whose job it is that the request begins, where it is known when that client goes.
+        """
         try:
-            return self._answer(request, later)
+            return self._answer(request, later, owner)
         except Exception as error:
-            _LOG.exception("a request failed")
+            _LOG.exception("a request failed: %s", described(request))
             return failed(error)
 
-    def _answer(self, request: Request, later: Give) -> Answer | None:
+    def gone(self, owner: Owner) -> None:
+        """A client is gone; jobs that are its own end."""
+        if self._jobs is not None:
+            self._jobs.gone(owner)
+
+    def _answer(self, request: Request, later: Give, owner: Owner | None) -> Answer | None:
         match request:
             case GetStatus():
                 return self._present_status()
             case Wait():
-                return self._command("wait", later)
+                return self._command(request, "wait", later)
             case Audit():
-                return self._command("audit", later)
+                return self._command(request, "audit", later)
             case Doctor():
-                done = self._examiner.submit(lambda: later(_done(self._examine)))
+                done = self._examiner.submit(lambda: later(_done(request, self._examine)))
             case ApplyDedupe() | UndoActions() | FreeHidden() | ListHistory() | GetSavings():
                 return self._act(request, later)
             case StartJob() | ListJobs() | WaitJob() | CancelJob() | GetResult():
-                return self._about_jobs(request, later)
+                return self._about_jobs(request, later, owner)
             case _:
                 query: Query = request
-                done = self._query_worker.submit(lambda: later(_done(lambda: self._queries.answer(query))))
+                done = self._query_worker.submit(lambda: later(_done(query, lambda: self._queries.answer(query))))
         return None if done else _BUSY
 
     def _present_status(self) -> Answer:
@@ -171,14 +182,18 @@ class Answering:
             status, uptime_seconds=round(status.uptime_seconds + time.monotonic() - since, 3)
         )
 
-    def _command(self, kind: Literal["wait", "audit"], later: Give) -> Answer | None:
-        return self._hand_on(later, lambda reply: self._post(Command(kind, reply)))
+    def _command(self, request: Request, kind: Literal["wait", "audit"], later: Give) -> Answer | None:
+        return self._hand_on(request, later, lambda reply: self._post(Command(kind, reply)))
 
-    def _about_jobs(self, request: JobRequest, later: Give) -> Answer | None:
+    def _about_jobs(self, request: JobRequest, later: Give, owner: Owner | None) -> Answer | None:
         jobs = self._jobs
         if jobs is None:
             return Refusal("unknown-job", "this daemon runs no jobs; give --local to do it yourself")
-        return self._hand_on(later, lambda reply: jobs.handle(request, reply))
+        if owner is not None and isinstance(request, StartJob) and not request.detach:
+            owner.owns = True
+        else:
+            owner = None
+        return self._hand_on(request, later, lambda reply: jobs.handle(request, reply, owner))
 
     def _act(self, request: Acts, later: Give) -> Answer | None:
         acting = self._acting
@@ -186,17 +201,19 @@ class Answering:
             return Refusal("read-only", "this daemon does not act on files; it only plans")
 
         def act(reply: Reply) -> None:
-            if not self._query_worker.submit(lambda: _taken(lambda: acting.handle(request, reply), reply)):
+            if not self._query_worker.submit(
+                lambda: _taken(request, lambda: acting.handle(request, reply), reply)
+            ):
                 reply(_BUSY)
 
-        return self._hand_on(later, act)
+        return self._hand_on(request, later, act)
 
-    def _hand_on(self, later: Give, take: Callable[[Reply], None]) -> Answer | None:
+    def _hand_on(self, request: Request, later: Give, take: Callable[[Reply], None]) -> Answer | None:
         """Have somebody else reply, who does not block."""
         reply = self._replier(later)
         if reply is None:
             return _BUSY
-        _taken(lambda: take(reply), reply)
+        _taken(request, lambda: take(reply), reply)
         return None
 
     def _replier(self, later: Give) -> Reply | None:
@@ -231,19 +248,24 @@ def failed(error: Exception) -> Refusal:
     return Refusal("failed", ascii(f"{type(error).__name__}: {error}")[1:-1][:500])
 
 
-def _done(job: Callable[[], _T]) -> _T | Refusal:
+def described(request: Request | None) -> str:
+    """A request for the log; None is a plan for newcomers."""
+    return ascii(request)[:_DESCRIBED] if request is not None else "a plan for newcomers"
+
+
+def _done(request: Request | None, job: Callable[[], _T]) -> _T | Refusal:
     """What a job gives; a Refusal where it fails."""
     try:
         return job()
     except Exception as error:
-        _LOG.exception("a request failed")
+        _LOG.exception("a request failed: %s", described(request))
         return failed(error)
 
 
-def _taken(take: Callable[[], None], reply: Reply) -> None:
+def _taken(request: Request, take: Callable[[], None], reply: Reply) -> None:
     """Hand a request on; what goes wrong is replied."""
     try:
         take()
     except Exception as error:
-        _LOG.exception("a request was not taken")
+        _LOG.exception("a request was not taken: %s", described(request))
         reply(failed(error))

@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import UTC, datetime
 
 import msgspec
@@ -32,7 +32,8 @@ class Events:
         self._queue: deque[tuple[int, float, Event]] = deque(maxlen=waiting)
         self._lock = threading.Lock()
         self._number = 0
-        self._topics = 0
+        #: Whether anybody listens.
+        self.heard = False
         #: Events that were pushed out unsent.
         self.dropped = 0
 
@@ -40,7 +41,7 @@ class Events:
         """From any thread; never blocks."""
         with self._lock:
             self._number += 1
-            if not self._topics:
+            if not self.heard:
                 return
             self.dropped += len(self._queue) == self._queue.maxlen
             first = not self._queue
@@ -48,25 +49,20 @@ class Events:
         if first:
             self._wake()
 
-    def subscribed(self, frame: bytes) -> bytes | None:
-        """A frame that came in on an XPUB socket; a topic to be answered, if it asks for that."""
-        kind, topic = frame[:1], frame[1:]
-        if kind not in (b"\x00", b"\x01"):
-            return None
-        with self._lock:
-            self._topics = max(0, self._topics + (1 if kind == b"\x01" else -1))
-        return topic if kind == b"\x01" and topic.startswith(READY) else None
-
-    def due(self) -> Iterator[list[bytes]]:
+    def due(self) -> list[list[bytes]]:
         """Messages to be sent now. Calls `wake` again for what is left."""
         with self._lock:
             events = [self._queue.popleft() for _ in range(min(_AT_ONCE, len(self._queue)))]
             more = bool(self._queue)
         if more:
             self._wake()
-        for number, seconds, event in events:
-            told = Told(number, _rfc3339(seconds), event)
-            yield [str(event.__struct_config__.tag).encode(), msgspec.msgpack.encode(told)]
+        return [
+            [
+                str(event.__struct_config__.tag).encode(),
+                msgspec.msgpack.encode(Told(number, _rfc3339(seconds), event)),
+            ]
+            for number, seconds, event in events
+        ]
 
 
 def _rfc3339(seconds: float) -> str:

@@ -16,6 +16,8 @@ from lorad.catalog.views import Copies, Name, names_in_sets, names_in_sets_with,
 from lorad.control.pages import Row, paginate
 from lorad.dedupe.plan import Plan, Step, make_plan, plan_for
 from lorad.dedupe.policy import Policy
+from lorad.dedupe.refusals import Refusals
+from lorad.dedupe.rootlock import RootLocks
 from lorad.dedupe.sets import Skipped
 from lorad.dedupe.sharing import with_extents
 from lorad.library.keepers import Copy
@@ -32,12 +34,22 @@ class BadPolicy(Exception):
 class Planner:
     """Makes plans by the configuration that runs. `use` may be called from any thread, the rest from one."""
 
-    def __init__(self) -> None:
+    def __init__(self, state_dir: str) -> None:
+        self._refusals = Refusals(state_dir)
         self._running = Policy(), False
+        self._roots: tuple[bytes, ...] = ()
 
     def use(self, config: Config) -> None:
         """Go by this configuration from now on."""
         self._running = policy_of(config), config.watch.follow_symlinks
+        self._roots = tuple(map(resolved, config.watch.roots))
+
+    def close(self) -> None:
+        self._refusals.close()
+
+    def lock_by(self, locks: RootLocks) -> None:
+        """Refuse what lies where another lorad acts. From any thread."""
+        self._refusals.locks = locks
 
     @property
     def running(self) -> Policy:
@@ -65,11 +77,13 @@ class Planner:
     def plan_for(self, db: sqlite3.Connection, newcomers: Collection[bytes]) -> Plan:
         """What the running policy makes of newcomers, by any of their names."""
         sets = self._sets(names_in_sets_with(db, newcomers))
-        return plan_for(newcomers, sets, self.running, time.time_ns())
+        plan = plan_for(newcomers, sets, self.running, time.time_ns())
+        return self._refusals.sifted(plan, self._roots, by_itself=True)
 
     def plan(self, db: sqlite3.Connection, policy: Policy) -> Plan:
-        """What a policy makes of the catalogue, now; files that share their blocks already are left alone."""
-        return make_plan(self._sets(names_in_sets(db)), policy, time.time_ns())
+        """What a policy makes of the catalogue now; what would be refused, or shares its blocks, is left alone."""
+        plan = make_plan(self._sets(names_in_sets(db)), policy, time.time_ns())
+        return self._refusals.sifted(plan, self._roots)
 
     def _sets(self, names: Sequence[Name]) -> list[list[Copy]]:
         """The sets among these names, as they lie on the disks now."""

@@ -38,6 +38,7 @@ from loracore.control import (
 )
 from loracore.paths import shown
 from loracore.tensorfile import Layout
+from loracore.trouble import reason
 from lorad.catalog.identity import COLUMNS, hexadecimal
 from lorad.catalog.views import (
     TOLD,
@@ -56,6 +57,7 @@ from lorad.dedupe.plan import Plan
 from lorad.hashes.backlog import count
 from lorad.library.keepers import Copy, Rules
 from lorad.publish.duplicates import judge, own_bytes
+from lorad.watch import calls
 
 Query = ListGroups | ListDuplicates | ListFailed | Show | Find | PlanDedupe
 #: SPEC section 1; `weights` is not told apart yet, and is an empty list.
@@ -97,7 +99,7 @@ class Queries:
         self._state_dir = state_dir
         self._connection: sqlite3.Connection | None = None
         self._pages = Pages()
-        self.planner = Planner()
+        self.planner = Planner(state_dir)
         #: Whether identity hashes are computed. From any thread.
         self.hashes_on_arrival = False
 
@@ -124,6 +126,7 @@ class Queries:
             self._connection.close()
             self._connection = None
         self._pages.forget()
+        self.planner.close()
 
     def plan_for(self, newcomers: Collection[bytes]) -> Plan | Refusal:
         """What the running policy makes of newcomers, by any of their names."""
@@ -297,19 +300,26 @@ def _found(
 _ADAPTERS = (b"adapter_model.safetensors", b"adapter_model.bin")
 
 
+def _not_known(path: bytes) -> tuple[bytes | None, str]:
+    """A file that is meant by a path that the catalogue does not have, or why there is none."""
+    if os.path.isdir(path):
+        # A PEFT adapter counts through its weight file.
+        weights = [os.path.join(path, name) for name in _ADAPTERS if os.path.lexists(os.path.join(path, name))]
+        return (weights[0], "") if weights else (None, "it is a folder: name a file in it")
+    if os.path.lexists(path):
+        return None, "it is in no watched folder, or not seen yet"
+    return None, "there is no such file"
+
+
 def _show(db: sqlite3.Connection, path: bytes) -> Shown | Refusal:
     row = db.execute("SELECT file FROM names WHERE active = 1 AND path = ?", (path,)).fetchone()
     if row is None:
-        if os.path.isdir(path):
-            # A PEFT adapter counts through its weight file.
-            weights = [os.path.join(path, name) for name in _ADAPTERS if os.path.lexists(os.path.join(path, name))]
-            if weights:
-                return _show(db, weights[0])
-            why = "it is a folder: name a file in it"
-        elif os.path.lexists(path):
-            why = "it is in no watched folder, or not seen yet"
-        else:
-            why = "there is no such file"
+        try:
+            weights, why = calls.do(path, _not_known, path)
+        except OSError as error:
+            weights, why = None, reason(error)
+        if weights is not None:
+            return _show(db, weights)
         return Refusal("not-found", f"{shown(path)}: not in the catalogue; {why}")
     names = names_in_sets_with(db, [path])
     name = next(name for name in names if name.path == path)

@@ -70,6 +70,10 @@ class Requests:
         self._count(connection, number)
         return Asked(number, _decode(number, envelope.request))
 
+    def forget(self, connection: Hashable) -> None:
+        """It has ended."""
+        self._newest.pop(connection, None)
+
     def _count(self, connection: Hashable, number: int) -> None:
         newest = self._newest.pop(connection, 0)
         self._newest[connection] = max(newest, number)

@@ -82,7 +82,7 @@ class Automatic:
             return
         # With another action, `report` above all, the rest of this one is not wanted.
         wanted = partial(self._is_still, plan.action)
-        unread = {row.kept for row in plan.skipped if row.reason == UNREAD}
+        unread = {row.kept for row in plan.skipped if row.reason.endswith(UNREAD)}
         steps = [step for step in plan.steps if step.kept not in unread]
         if not self._service.act(steps, wanted, lambda outcomes: self._acted(due, plan, steps, outcomes)):
             self._later(due)
@@ -100,9 +100,9 @@ class Automatic:
         """Which of them are through, and when to look at the others again."""
         skipped = {row.path: row.reason for row in plan.skipped}
         kept_by = {path: step.kept for step in plan.steps for path in (*step.gone.paths, *step.keeper.paths)}
-        waiting = {row.kept for row in plan.skipped if row.reason == UNREAD}
-        unread = {path for path in due if skipped.get(path) == UNREAD or kept_by.get(path) in waiting}
-        young = {path for path in due if skipped.get(path) == YOUNG}
+        waiting = {row.kept for row in plan.skipped if row.reason.endswith(UNREAD)}
+        unread = {path for path in due if skipped.get(path, "").endswith(UNREAD) or kept_by.get(path) in waiting}
+        young = {path for path in due if skipped.get(path, "").endswith(YOUNG)}
         vain = {path for path in due if path in done and done[path].state == "refused"}
         # What is no duplicate at the moment may be read anew, as its mode was changed.
         again = vain | (due - kept_by.keys() - skipped.keys() - {row.kept for row in plan.skipped})

@@ -9,6 +9,7 @@ the wait, as `repair` at its next start brings everything to all before or all a
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -195,6 +196,8 @@ class ActingProcess:
 
 
 def main() -> None:
+    # The daemon has some blocked.
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
     pipe = os.fdopen(os.dup(1), "wb")
     # What is printed by accident must not get between the messages.
     os.dup2(2, 1)

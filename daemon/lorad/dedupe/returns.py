@@ -48,6 +48,8 @@ class Library(Protocol):
 
     def keepers(self, layout: bytes, weights: bytes) -> Sequence[Keeper]: ...
     def unresolved(self, layout: bytes, weights: bytes, paths: Iterable[bytes]) -> str: ...
+    def weights_hidden_at(self, hidden_path: bytes) -> Weights: ...
+    def is_hidden_alone(self, hidden_path: bytes) -> bool: ...
     def dirty_weights(self) -> Collection[Weights]: ...
 
 
@@ -60,7 +62,7 @@ class Standing(NamedTuple):
     path: bytes
     aside: bytes
     kept: bytes
-    weights: Weights
+    weights: frozenset[Weights]
     function: bytes | None
     config: bytes | None
     bytes: int
@@ -68,10 +70,10 @@ class Standing(NamedTuple):
     text: str
 
     @classmethod
-    def of(cls, result: Result) -> Standing:
+    def of(cls, result: Result, weights: Iterable[Weights]) -> Standing:
         return cls(
             result.id, result.action, result.state, result.path, result.aside, result.kept,
-            (result.layout, result.weights), result.function, result.config, result.bytes, result.hidden_at, result.text,
+            frozenset(weights), result.function, result.config, result.bytes, result.hidden_at, result.text,
         )  # fmt: skip
 
     def fits(self, keeper: Keeper) -> bool:
@@ -89,7 +91,7 @@ class Wants(Protocol):
 
 
 class Returns:
-    """Actions in force, by the weights of what they have put aside. Times are seconds on a clock that does not jump."""
+    """Actions in force, by the weights of what they have put aside. Times are of a clock that does not jump."""
 
     def __init__(self, service: Wants, clock: Callable[[], float] = time.monotonic) -> None:
         self._service = service
@@ -101,7 +103,7 @@ class Returns:
         self._by_weights: dict[Weights, set[int]] = defaultdict(set)
         #: Weights to be looked at, and since when no file of them is in view.
         self._pending: dict[Weights, float | None] = {}
-        #: Names that could keep these weights when they were last looked at: such a one is not gone while it is there.
+        #: Names that could keep these weights when they were last looked at: none is gone while it is there.
         self._kept: dict[Weights, set[bytes]] = {}
         #: Actions that are being given back or led on.
         self._asked: set[int] = set()
@@ -112,39 +114,37 @@ class Returns:
 
     # What is in force
 
-    def load(self, results: Iterable[Result]) -> None:
-        """Begin with the actions in force of the journal; all of them are to be looked at."""
+    def load(self) -> None:
+        """Begin anew: the actions in force of the journal are put next."""
         self._actions.clear()
         self._by_weights.clear()
         self._asked.clear()
-        for result in results:
-            self.put(result)
-        self._pending = dict.fromkeys(self._by_weights)
+        self._pending.clear()
 
-    def put(self, result: Result) -> None:
-        """What came of an action, or of taking it back."""
+    def put(self, result: Result, weights: Iterable[Weights]) -> None:
+        """What came of an action on files of these weights, or of taking it back."""
         before = self._actions.pop(result.id, None)
         if before is not None:
             self._drop(before)
         self._asked.discard(result.id)
         linked = result.action == "symlink" and result.state == "freed"
         if result.state in HELD or linked:
-            standing = Standing.of(result)
+            standing = Standing.of(result, weights)
             self._actions[standing.id] = standing
-            if all(standing.weights):
-                self._by_weights[standing.weights].add(standing.id)
-                self._pending.setdefault(standing.weights, None)
+            for each in standing.weights:
+                self._by_weights[each].add(standing.id)
+                self._pending.setdefault(each, None)
         else:
             self._vain.pop(result.id, None)
 
     def _drop(self, standing: Standing) -> None:
-        numbers = self._by_weights.get(standing.weights)
-        if numbers is not None:
+        for weights in standing.weights:
+            numbers = self._by_weights[weights]
             numbers.discard(standing.id)
             if not numbers:
-                del self._by_weights[standing.weights]
-                self._pending.pop(standing.weights, None)
-                self._kept.pop(standing.weights, None)
+                del self._by_weights[weights]
+                self._pending.pop(weights, None)
+                self._kept.pop(weights, None)
 
     @property
     def held(self) -> Iterator[Standing]:
@@ -162,12 +162,26 @@ class Returns:
 
         `quiet`: nothing settles, is looked through or is read.
         """
+        self._learn_weights(library, quiet=quiet)
         for weights in set(library.dirty_weights()) & self._by_weights.keys():
             self._pending.setdefault(weights, None)
         for weights in list(self._pending):
             since = self._pending[weights]
             if self._is_settled(library, places, weights, quiet=quiet, since=since):
                 del self._pending[weights]
+
+    def _learn_weights(self, library: Library, *, quiet: bool) -> None:
+        """Actions whose weights are not known: of an earlier version, or the catalogue was thrown away."""
+        for one in [one for one in self.held if not one.weights and one.id not in self._asked]:
+            weights = library.weights_hidden_at(one.aside)
+            if all(weights):
+                self._actions[one.id] = one._replace(weights=frozenset([weights]))
+                self._by_weights[weights].add(one.id)
+                self._pending.setdefault(weights, None)
+                continue
+            alone = quiet and library.is_hidden_alone(one.aside) and not os.path.lexists(one.kept)
+            if alone and self._service.give_back([one.id], [one.path, one.aside]):
+                self._asked.add(one.id)
 
     def _is_settled(
         self, library: Library, places: Places, weights: Weights, *, quiet: bool, since: float | None

@@ -1,7 +1,7 @@
 """Where decisions become actions: one thread and, while there is something to do, one process that acts.
 
-It serves clients (`lorad.control.acting.Deduper`), and what the core decides by itself: newcomers, files to be freed
-or given back. What comes of it waits here until the core takes it, since only the core knows what names lead to.
+It serves clients (`lorad.control.acting.Deduper`), and what the core decides by itself: newcomers, files to be
+freed or given back. What comes of it waits here until the core takes it, since only that knows what names lead to.
 """
 
 from __future__ import annotations
@@ -48,6 +48,7 @@ from lorad.dedupe.history import PastActions
 from lorad.dedupe.places import Places
 from lorad.dedupe.plan import Plan, Step
 from lorad.dedupe.process import ActingProcess, Apply, Clock, Free, GiveBack, Note, Retarget, Undo, Wish
+from lorad.dedupe.rootlock import RootLocks
 from lorad.library.keepers import is_inside
 from lorad.pipeline.protocol import Identity
 
@@ -80,12 +81,17 @@ class Service:
         wake: Callable[[], None],
         keepers: Keepers,
         places: Places,
+        lock_by: Callable[[RootLocks], None],
         hidden: Callable[[Sequence[int] | None], Sequence[HiddenFile]],
     ) -> None:
         self._tell = tell
         self._wake = wake
         self._keepers = keepers
         self._places = places
+        self._lock_by = lock_by
+        #: Of the roots, once lorad acts in them.
+        self._locks: RootLocks | None = None
+        self._acts = False
         #: What actions have put aside, as the core knows it.
         self.hidden = hidden
         self.past = PastActions(state_dir)
@@ -113,6 +119,8 @@ class Service:
         """Go by this configuration from now on. From any thread."""
         self._roots = tuple(map(resolved, config.watch.roots))
         self._sidecars = config.dedupe.sidecars
+        self._acts = config.dedupe.action != "report"
+        self._worker.submit(self._hold_roots)
 
     def start(self) -> None:
         """Begin; what an earlier run was interrupted in is repaired first."""
@@ -126,6 +134,8 @@ class Service:
             self._timer.cancel()
         self._worker.stop(patience)
         self._process.kill()
+        if self._locks is not None:
+            self._locks.close()
 
     @property
     def token(self) -> str:
@@ -200,7 +210,7 @@ class Service:
 
     def is_under_way(self, path: bytes) -> bool:
         """Whether a name changes by our own doing just now."""
-        return path in self._under_way
+        return path in self._under_way or os.path.dirname(path) in self._under_way
 
     def act(
         self, steps: Sequence[Step], wanted: Callable[[], bool], done: Callable[[list[Outcome]], None]
@@ -258,6 +268,7 @@ class Service:
         wanted: Callable[[], bool] = lambda: True,
     ) -> list[Outcome]:
         """Take these steps, in their order, as long as they are `wanted`; the outcomes of those that were."""
+        self._hold_roots(on_request=bool(steps))
         pace = _Pace(len(steps), sum(step.gone.size for step in steps), self._tell if watched else None)
         outcomes: list[Outcome] = []
         broken = ""
@@ -285,6 +296,8 @@ class Service:
                 outcomes += [self._taken(step, result) for (step, _), result in zip(orders, results, strict=True)]
             pace.next(group)
         self.left = 0
+        if not self._acts:
+            self._hold_roots()
         return outcomes
 
     def _weights_at(self, paths: Sequence[bytes]) -> dict[bytes, tuple[bytes, bytes]]:
@@ -407,7 +420,7 @@ class Service:
         if self._stopping.is_set() and not isinstance(wish, Clock):
             raise StateError("lorad is being stopped; ask again when it is back")
         if isinstance(wish, Apply):
-            self._under_way.update(order.gone.path for order in wish.orders)
+            self._under_way.update(order.folder or order.gone.path for order in wish.orders)
         results = self._process.ask(wish, pace.report) if pace else self._process.ask(wish)
         self._results += results
         if any(result.state in ("planned", "freeing", "undoing") for result in results):
@@ -417,9 +430,26 @@ class Service:
         self._wake()
         return results
 
+    def _hold_roots(self, *, on_request: bool = False) -> None:
+        """Let no other lorad act in the roots while this one does."""
+        acts = self._acts or on_request
+        try:
+            if acts and self._locks is None:
+                if not self._process.token:
+                    self._process.start()
+                self._locks = RootLocks(self._process.token)
+                self._lock_by(self._locks)
+        except StateError as error:
+            self._tell(ActionRefused("", b"", b"", str(error)))
+        if self._locks is not None:
+            for root, why in self._locks.use(self._roots if acts else ()).items():
+                self._tell(ActionRefused("", b"", root, f"{why}; until then this one only reports"))
+
     def _order(self, step: Step, held: tuple[bytes, bytes]) -> Order:
         """`held`: layout and weights. Raises LoraError for what may not be kept, or lies in no root any more."""
-        if reason := self._places.why_not(step.kept, step.path):
+        reason = self._places.why_not(step.kept, step.path)
+        reason = reason or (self._locks.refusal(os.path.dirname(step.path)) if self._locks else "")
+        if reason:
             raise LoraError(reason)
         layout, weights = held
         return Order(

@@ -10,7 +10,8 @@ from datetime import UTC, datetime
 from typing import Protocol
 
 from loracore.control import JobState
-from loracore.jobs.finding import Place
+from loracore.jobs.finding import SHORT, Place
+from lorad.control.jobs import Owner
 
 #: Jobs that may wait, and ended ones that are remembered.
 WAITING, _ENDED = 64, 100
@@ -37,6 +38,8 @@ class Entry:
     parameters: bytes
     summary: str
     asked: float
+    #: Whose it is; None where it ends with no client.
+    owner: Owner | None = None
     state: str = "waiting"
     done: float = 0.0
     total: float = 0.0
@@ -48,6 +51,11 @@ class Entry:
     result: Result | None = None
     #: What is called with its state when it ends.
     waiters: list[Callable[[JobState], None]] = field(default_factory=list)
+
+    @property
+    def short(self) -> bool:
+        """Whether it only looks at a file. Of these and of the others one runs at a time."""
+        return self.place.name in SHORT
 
     @property
     def is_over(self) -> bool:
@@ -63,12 +71,12 @@ class Board:
         self._queue: deque[int] = deque()
         self._number = 0
 
-    def add(self, place: Place, parameters: bytes, summary: str) -> Entry | None:
+    def add(self, place: Place, parameters: bytes, summary: str, owner: Owner | None = None) -> Entry | None:
         """A new job, which waits; None where too many do."""
         if len(self._queue) >= WAITING:
             return None
         self._number += 1
-        entry = Entry(self._number, place, parameters, summary[:_SUMMARY], time.time())
+        entry = Entry(self._number, place, parameters, summary[:_SUMMARY], time.time(), owner)
         self._entries[entry.id] = entry
         self._queue.append(entry.id)
         return entry
@@ -77,16 +85,21 @@ class Board:
         return self._entries.get(number)
 
     def ahead_of(self, entry: Entry) -> int:
-        """How many run or wait before it."""
-        return sum(not other.is_over for other in self._entries.values() if other.id < entry.id)
+        """How many run or wait before it, of those that it has to wait for."""
+        before = (other for other in self._entries.values() if other.id < entry.id and other.short == entry.short)
+        return sum(not other.is_over for other in before)
 
-    def next(self) -> Entry | None:
-        """The one that has waited longest, which runs from now on."""
-        if not self._queue:
-            return None
-        entry = self._entries[self._queue.popleft()]
-        entry.state, entry.began = "running", self._clock()
+    def next(self, *, short: bool = False) -> Entry | None:
+        """The one that has waited longest, of the short ones or of the others, which runs from now on."""
+        entry = next((one for one in map(self._entries.__getitem__, self._queue) if one.short == short), None)
+        if entry is not None:
+            self._queue.remove(entry.id)
+            entry.state, entry.began = "running", self._clock()
         return entry
+
+    def of(self, owner: Owner) -> list[Entry]:
+        """The jobs of a client that are not over."""
+        return [entry for entry in self._entries.values() if entry.owner is owner and not entry.is_over]
 
     def end(
         self, entry: Entry, state: str, *, code: str = "", error: str = "", result: Result | None = None

@@ -1,10 +1,14 @@
-"""Jobs in a running daemon: clients' requests on one side, a worker process at a time on the other."""
+"""Jobs in a running daemon: clients' requests on one side, worker processes on the other.
+
+One job that is short and one of the others run at a time, so that who looks at a file does not wait for a merge.
+"""
 
 from __future__ import annotations
 
 import logging
 import os
 import threading
+from collections import deque
 from collections.abc import Callable
 
 from loracore.config import Jobs as Settings
@@ -27,7 +31,7 @@ from loracore.control import (
 from loracore.errors import LoraError, StateError
 from loracore.jobs import finding
 from lorad.control.acting import Reply
-from lorad.control.jobs import JobRequest
+from lorad.control.jobs import JobRequest, Owner
 from lorad.control.worker import Worker
 from lorad.jobs.board import Board, Entry
 from lorad.jobs.keeping import KeptResult
@@ -45,7 +49,7 @@ _GRACE, _PATIENCE = 5.0, 2.0
 class JobService:
     """Serves clients (`lorad.control.jobs.JobRunner`). `tell` hears how jobs are, in any thread.
 
-    `running` hears when one begins and ends, in a thread of ours: what can wait gives way to it.
+    `running` hears whether one runs, in a thread of ours: what can wait gives way to it.
     """
 
     def __init__(
@@ -66,16 +70,23 @@ class JobService:
         self._places: dict[str, finding.Place] = {}
         self._running: dict[int, JobProcess] = {}
         self._stopping = False
+        self._busy = 0
         #: Guards the board and what runs.
         self._changed = threading.Condition()
         self._clerk = Worker("lorad-jobs", _REQUESTS)
-        self._thread = threading.Thread(target=self._run, name="lorad-job", daemon=True)
+        #: Clients that are gone, whose jobs are to end.
+        self._gone: deque[Owner] = deque()
+        self._threads = [
+            threading.Thread(target=self._run, args=(short,), name=name, daemon=True)
+            for name, short in (("lorad-job", False), ("lorad-short-job", True))
+        ]
 
     # For the core
 
     def start(self) -> None:
         self._clerk.start()
-        self._thread.start()
+        for thread in self._threads:
+            thread.start()
 
     def use(self, settings: Settings) -> None:
         """Go by these settings, from the next job on. From any thread."""
@@ -95,35 +106,53 @@ class JobService:
         for process in running:
             process.cancel()
         self._clerk.stop(_PATIENCE)
-        if self._thread.is_alive():
-            self._thread.join(_PATIENCE)
-            for process in running:
-                process.kill()
-            self._thread.join(_PATIENCE)
+        alive = [thread for thread in self._threads if thread.is_alive()]
+        for thread in alive:
+            thread.join(_PATIENCE)
+        for process in running:
+            process.kill()
+        for thread in alive:
+            thread.join(_PATIENCE)
         with self._changed:
             self._board.close()
 
     # For clients
 
-    def handle(self, request: JobRequest, reply: Reply) -> None:
-        """See to it that `reply` is called once. Never blocks."""
+    def handle(self, request: JobRequest, reply: Reply, owner: Owner | None = None) -> None:
+        """See to it that `reply` is called once. Never blocks. A job that is begun ends with its owner."""
 
         def job() -> None:
             try:
-                answer = self._answer(request, reply)
+                answer = self._answer(request, reply, owner)
             except Exception as error:
                 reply(Refusal("failed", f"{type(error).__name__}: {error}; the daemon's log says more"))
                 raise
             if answer is not None:
                 reply(answer)
+            self._end_orphans()
 
         if not self._clerk.submit(job):
             reply(Refusal("busy", "too much is asked about jobs; try again"))
 
-    def _answer(self, request: JobRequest, reply: Reply) -> Answer | None:
+    def gone(self, owner: Owner) -> None:
+        """End the jobs of a client that is gone. Never blocks."""
+        self._gone.append(owner)
+        # Where too much is asked to take this in, what is asked sees to it.
+        self._clerk.submit(self._end_orphans)
+
+    def _end_orphans(self) -> None:
+        while self._gone:
+            owner = self._gone.popleft()
+            with self._changed:
+                orphans = self._board.of(owner)
+            for entry in orphans:
+                _LOG.info("job %d, %s, ends: its client is gone", entry.id, entry.place.name)
+                self._cancel(entry)
+
+    def _answer(self, request: JobRequest, reply: Reply, owner: Owner | None) -> Answer | None:
         match request:
             case StartJob():
-                return self._started(request)
+                return self._started(request, owner)
             case ListJobs():
                 with self._changed:
                     self._board.tidy()
@@ -142,14 +171,16 @@ class JobService:
             self._cancel(entry)
         return None
 
-    def _started(self, request: StartJob) -> Answer:
+    def _started(self, request: StartJob, owner: Owner | None) -> Answer:
         try:
             place = self._places.get(request.name) or finding.find(request.name)
         except LoraError as error:
             return Refusal("unknown-job", f"the daemon: {error}")
         self._places[request.name] = place
         with self._changed:
-            entry = self._board.add(place, request.parameters, request.summary)
+            if owner is not None and owner.closed:
+                return Refusal("failed", "the client is gone")
+            entry = self._board.add(place, request.parameters, request.summary, owner)
             if entry is None:
                 return Refusal("busy", "too many jobs wait already; try again later, or give --local")
             self._changed.notify_all()
@@ -166,24 +197,29 @@ class JobService:
         elif process is not None:
             process.cancel()
 
-    # The thread that runs them
+    # The threads that run them
 
-    def _run(self) -> None:
+    def _run(self, short: bool) -> None:
         while True:
             with self._changed:
-                while not self._stopping and (entry := self._board.next()) is None:
+                while not self._stopping and (entry := self._board.next(short=short)) is None:
                     self._changed.wait()
                 if self._stopping:
                     return
                 assert entry is not None
                 parameters = entry.parameters
-            self._tell_running(True)
+                self._count_running(1)
             try:
                 self._carry_out(entry, parameters)
             except Exception as error:
-                _LOG.exception("job %d", entry.id)
+                _LOG.exception("job %d, %s, failed: %s", entry.id, entry.place.name, entry.summary)
                 self._end(entry, Failed("crashed", f"{type(error).__name__}: {error}"), None)
-            self._tell_running(False)
+            with self._changed:
+                self._count_running(-1)
+
+    def _count_running(self, more: int) -> None:
+        self._busy += more
+        self._tell_running(self._busy > 0)
 
     def _carry_out(self, entry: Entry, parameters: bytes) -> None:
         _LOG.debug("job %d, %s, begins", entry.id, entry.place.name)

@@ -14,13 +14,14 @@ import resource
 import signal
 import threading
 import traceback
+import warnings
 from collections.abc import Callable, Iterator
 from typing import BinaryIO
 
 import msgspec
 
 from loracore.control import MAX_REQUEST
-from loracore.errors import LoraError, MissingPackage
+from loracore.errors import LoraError, MissingPackage, causes
 from loracore.jobs import finding
 from loracore.jobs.frame import Cancelled
 from loracore.paths import shown
@@ -86,6 +87,7 @@ class Failed(msgspec.Struct, frozen=True, tag="failed"):
 
 Word = Far | Came | Failed
 WORDS: msgspec.msgpack.Decoder[Word] = msgspec.msgpack.Decoder(Word)
+_WISHES: msgspec.msgpack.Decoder[Wish] = msgspec.msgpack.Decoder(Wish)
 #: A word is short; an order holds parameters.
 LONGEST_WORD, _LONGEST_WISH = 64 << 10, 2 * MAX_REQUEST
 
@@ -124,8 +126,12 @@ def main() -> None:
     # Whatever reads and prints must not get between the messages.
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     os.dup2(2, 1)
+    # The daemon has some blocked.
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    wishes = read(wanted, msgspec.msgpack.Decoder(Wish), _LONGEST_WISH)
+    # What comes of an overflow is looked at; numpy need not say it.
+    warnings.filterwarnings("ignore", category=RuntimeWarning)
+    wishes = read(wanted, _WISHES, _LONGEST_WISH)
     order = next(wishes, None)
     if not isinstance(order, Order):
         return
@@ -169,12 +175,8 @@ def _done(order: Order, context: _Working) -> Word:
 
 def _whose_fault(error: BaseException) -> str:
     """`unreadable` where a file is not there, or not for the daemon's user: it may be for the client's."""
-    cause: BaseException | None = error
-    while cause is not None:
-        if isinstance(cause, PermissionError | FileNotFoundError):
-            return "unreadable"
-        cause = cause.__cause__
-    return "input"
+    missing = any(isinstance(cause, PermissionError | FileNotFoundError) for cause in causes(error))
+    return "unreadable" if missing else "input"
 
 
 def _bound(order: Order) -> None:

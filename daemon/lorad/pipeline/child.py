@@ -28,6 +28,8 @@ class Line:
     """Sends to and receives from the core. Arguments come from `lorad.pipeline.children`."""
 
     def __init__(self, name: str, address: str, death_fd: int) -> None:
+        # The daemon has some blocked.
+        signal.pthread_sigmask(signal.SIG_SETMASK, ())
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         self._context = zmq.Context()
         self._socket = self._context.socket(zmq.DEALER)

@@ -20,7 +20,7 @@ import msgspec
 
 from loracore.adapter.function import header_function
 from loracore.errors import ChangedFile, FileError, UnknownFormat
-from loracore.tensorfile import Container, Layer, Source, read_container, residue
+from loracore.tensorfile import Container, Layer, Source, name_for_reader, read_container, residue
 from loracore.trouble import explained
 from lorad.pipeline.arena import Arena
 from lorad.pipeline.child import CoreGoneError, Line, take_place
@@ -162,7 +162,9 @@ class Loader:
                     case ReadResidue():
                         source.stepped = partial(self._between, task.lane)
                         known = self._pickled.get(target.identity)
-                        digest = residue(source, known or read_container(source, target.path))
+                        digest = residue(
+                            source, known or read_container(source, name_for_reader(source, target.path))
+                        )
         except _Cancelled:
             trouble = _trouble("cancelled", "")
         except UnknownFormat as error:
@@ -188,7 +190,7 @@ class Loader:
 
     def _header(self, source: Source, target: Target) -> Header:
         os.posix_fadvise(source.fd, 0, 0, os.POSIX_FADV_RANDOM)
-        container = read_container(source, target.path)
+        container = read_container(source, name_for_reader(source, target.path))
         if container.residue is None:
             self._pickled[target.identity] = container
             if len(self._pickled) > _PICKLED:

@@ -7,7 +7,6 @@ client's request, a signal, or the next thing that is due.
 from __future__ import annotations
 
 import os
-import signal
 import sqlite3
 import threading
 import time
@@ -52,6 +51,7 @@ from lorad.supervisor.logs import get_logger
 from lorad.supervisor.metrics import MetricsServer
 from lorad.supervisor.notify import Notifier
 from lorad.supervisor.report import Reporter
+from lorad.supervisor.signals import Signals
 from lorad.supervisor.tenure import Tenure, roots_of
 from lorad.supervisor.waits import Waits
 from lorad.watch.news import Dirty, HealthChanged, Led, Rescan, Synced
@@ -78,7 +78,8 @@ class Loader(Protocol):
 class Daemon:
     """All parts of a running lorad. `run` ends when a signal says so."""
 
-    def __init__(self, config: Config, crew: Crew, notifier: Notifier, reload: Loader) -> None:
+    def __init__(self, config: Config, crew: Crew, notifier: Notifier, reload: Loader | None) -> None:
+        """Without `reload`, SIGHUP ends it."""
         self._config = config
         #: Where each root leads to, and the configuration with that for all that looks at files.
         self._leads = resolved(config.watch.roots)
@@ -90,6 +91,14 @@ class Daemon:
         self._commands: deque[Command] = deque()
         self._stop = threading.Event()
         self._reload = threading.Event()
+        self._signals = Signals(
+            stop=lambda: self._signalled(self._stop),
+            # Where no configuration is read again, a hang-up ends it, as it ends any program of a terminal.
+            reload=lambda: self._signalled(self._reload if self._load_config else self._stop),
+            late=lambda: self._log.error("ended without waiting", at=self._part, reason="a call does not return"),
+        )
+        #: What the loop is at.
+        self._part = ""
         self._machinery = Machinery(
             crew,
             told=self._child_died,
@@ -137,12 +146,10 @@ class Daemon:
 
     def run(self) -> int:
         """Work until a signal asks to stop; the exit status."""
-        signal.signal(signal.SIGTERM, lambda *_: self._signalled(self._stop))
-        signal.signal(signal.SIGINT, lambda *_: self._signalled(self._stop))
-        signal.signal(signal.SIGHUP, lambda *_: self._signalled(self._reload))
+        self._signals.start()
         try:
             self._control.start()
-            self._deduplication.start(self._control.plan_for)
+            self._deduplication.start(self._control.plan_for, self._control.lock_by)
             self._jobs.start()
             self._hashing.use(self._config.hashes.on_arrival)
             self._hashing.start()
@@ -169,6 +176,7 @@ class Daemon:
             self._guarded(part)
 
     def _guarded(self, part: Callable[[], None]) -> None:
+        self._part = part.__name__.strip("_")
         try:
             part()
         except (PipelineBrokenError, StateError):
@@ -177,7 +185,7 @@ class Daemon:
         except sqlite3.Error as error:
             self._tenure.fail(error)
         except Exception as error:
-            self._log.error("a mistake in lorad", part=part.__name__.strip("_"), exc_info=error)
+            self._log.error("a mistake in lorad", part=self._part, exc_info=error)
             if part == self._work:
                 # What the engine holds may be half of something.
                 self._tenure.fail(error)
@@ -206,7 +214,8 @@ class Daemon:
     def _pause(self) -> float:
         """Seconds that nothing is due."""
         now = time.monotonic()
-        due = self._settling.next_due
+        # Without an engine nothing that has settled can be taken in.
+        due = self._settling.next_due if self._tenure.engine else None
         return max(0.0, min(self._next_tick if due is None else min(due, self._next_tick), now + _TICK) - now)
 
     def _published_news(self) -> None:
@@ -323,7 +332,7 @@ class Daemon:
 
     def _reconfigure(self) -> None:
         """After a SIGHUP, take over a new configuration, if it is sound."""
-        if not self._reload.is_set():
+        if not self._reload.is_set() or self._load_config is None:
             return
         self._reload.clear()
         self._notifier.reloading()

@@ -1,7 +1,7 @@
 """De-duplication in a running daemon: newcomers, what is put aside, and what is said of both.
 
-The core calls it at each turn. What the service has done reaches the engine here, and what the engine knows reaches
-the decisions of `dedupe.automatic` and `dedupe.returns`.
+The core calls it at each turn. What the service has done reaches the engine here, and what the engine knows
+reaches the decisions of `dedupe.automatic` and `dedupe.returns`.
 """
 
 from __future__ import annotations
@@ -27,14 +27,18 @@ from loracore.control import (
 from loracore.errors import StateError
 from loracore.paths import shown
 from loracore.settings import free_part, grace_seconds
+from loracore.tensorfile import has_reader
 from lorad.catalog.views import connect, holding, of_layout
 from lorad.control.planning import policy_of
 from lorad.dedupe.action.journal import Entry
 from lorad.dedupe.action.order import HELD, Result, Side
+from lorad.dedupe.aliases import Aliases
 from lorad.dedupe.automatic import Automatic, PlanFor
 from lorad.dedupe.history import rfc3339
+from lorad.dedupe.mounted import Mounted
 from lorad.dedupe.places import Places
 from lorad.dedupe.returns import Returns, Standing
+from lorad.dedupe.rootlock import RootLocks
 from lorad.dedupe.service import Service
 from lorad.dedupe.summary import Day
 from lorad.engine import Engine
@@ -75,9 +79,13 @@ class Deduplication:
         self._lock = threading.Lock()
         self._day = Day(time.time())
         self._places = Places()
-        self.service = Service(state_dir, self._told, wake, self._keepers, self._places, self.hidden_files)
+        self.service = Service(
+            state_dir, self._told, wake, self._keepers, self._places, self._lock_planner, self.hidden_files
+        )
         self.returns = Returns(self.service)
         self._automatic: Automatic | None = None
+        self._lock_by: Callable[[RootLocks], None] | None = None
+        self._aliases: Aliases | None = None
         #: Duplicates that were found, and after which generation the catalogue has them.
         self._found: dict[bytes, int] = {}
         self._engine: Engine | None = None
@@ -89,8 +97,9 @@ class Deduplication:
         self._ticked = time.clock_gettime(time.CLOCK_BOOTTIME)
         self._kept_clock = 0.0
 
-    def start(self, plan_for: PlanFor) -> None:
-        """Begin, with what makes plans for newcomers."""
+    def start(self, plan_for: PlanFor, lock_by: Callable[[RootLocks], None]) -> None:
+        """Begin, with what makes plans for newcomers, and is to refuse where another lorad acts."""
+        self._lock_by = lock_by
         self._automatic = Automatic(self.service, plan_for, self._complain, self._wake)
         self.use(self._config)
         try:
@@ -98,6 +107,10 @@ class Deduplication:
         except StateError as error:
             self._complain(str(error))
         self.service.start()
+
+    def _lock_planner(self, locks: RootLocks) -> None:
+        assert self._lock_by is not None
+        self._lock_by(locks)
 
     def use(self, config: Config) -> None:
         """Go by this configuration from now on."""
@@ -165,17 +178,16 @@ class Deduplication:
             self._complain(str(error))
             return
         self._loaded = True
-        self.returns.load(results)
+        self.returns.load()
+        known: set[bytes] = set()
         missing = []
         for result in results:
-            if result.state in HELD and os.path.lexists(result.aside):
-                engine.hide(result.path, result.aside)
-            elif result.state in HELD:
+            if result.state in HELD and not os.path.lexists(result.aside):
                 missing.append(result.id)
-        known = {result.aside for result in results if result.state in HELD}
-        for path in engine.hidden():
-            if path not in known:
-                engine.show(path, None)
+            elif result.state in HELD:
+                known |= _hide(engine, result.path, result)
+            self.returns.put(result, _weights(engine, result))
+        engine.only_hidden(known)
         if missing:
             self.service.look_for(missing)
 
@@ -187,16 +199,16 @@ class Deduplication:
             case "hidden" | "waiting" | "quarantined":
                 before = next((one.aside for one in self.returns.held if one.id == result.id), result.path)
                 if before != result.aside:
-                    engine.hide(before, result.aside)
+                    _hide(engine, before, result)
             case "undone" | "given_back" if result.action != "reflink":
-                engine.show(result.aside, result.shown or None)
+                _show(engine, result.aside, result.shown)
             case "freed" | "linked" | "lost":
-                engine.show(result.aside, None)
+                _show(engine, result.aside, b"")
             case "shared" | "undone":
                 engine.rearranged(result.kept)
                 engine.rearranged(result.path)
         if result.id and result.state not in ("nothing", "refused"):
-            self.returns.put(result)
+            self.returns.put(result, _weights(engine, result))
         self.service.settled(result)
         for path in {result.path, result.shown} - {b""}:
             engine.touched(path)
@@ -229,6 +241,10 @@ class Deduplication:
             for path, identity in rows
             if self._places.may_keep(path, gone) and not os.path.islink(path) and not (marked and is_marked(path))
         ]
+        if self._aliases is None:
+            self._aliases = Aliases(Mounted())
+        aliases = self._aliases
+        paths = [row for row in paths if not aliases.refusal(gone, row[0], by_itself=by_itself, fresh=True)]
         paths.sort(key=lambda row: (row[0] != entry.kept.path, is_marked(row[0]), len(row[0]), row[0]))
         sides = [self.service.side(path, identity) for path, identity in paths[:_OTHERS]]
         return sides if rows or entry.weights else [entry.kept]
@@ -305,3 +321,30 @@ class Deduplication:
             with self._lock:
                 self._day.add(event)
         self._tell(event)
+
+
+def _hide(engine: Engine, before: bytes, result: Result) -> set[bytes]:
+    """A file, or all model files of a folder, were put aside from `before`; the names that they have now."""
+    if not result.unit:
+        engine.hide(before, result.aside)
+        return {result.aside}
+    hidden = set()
+    for folder, _, names in os.walk(result.aside):
+        for name in filter(has_reader, names):
+            aside = os.path.join(folder, name)
+            engine.hide(before + aside[len(result.aside) :], aside)
+            hidden.add(aside)
+    return hidden
+
+
+def _show(engine: Engine, aside: bytes, shown: bytes) -> None:
+    """What was put aside there is at `shown` again; empty: it is no more."""
+    for path in [path for path in engine.hidden() if path == aside or path.startswith(aside + b"/")]:
+        engine.show(path, shown + path[len(aside) :] if shown else None)
+
+
+def _weights(engine: Engine, result: Result) -> set[tuple[bytes, bytes]]:
+    """The weights that an action has put aside: a folder may hold several."""
+    inside = [path for path in engine.hidden() if result.unit and path.startswith(result.aside + b"/")]
+    found = {(result.layout, result.weights), *map(engine.weights_hidden_at, [result.aside, *inside])}
+    return {weights for weights in found if all(weights)}

@@ -35,7 +35,8 @@ class Mount(NamedTuple):
     """A line of mountinfo. `device` is as in `st_dev`, but on btrfs, which has one for each subvolume.
 
     `root` is the folder of the file system that shows at `point`: of two mounts of one device it may differ.
-    `upper`: the folder that an overlay writes to, as it was called when that was mounted.
+    `upper`: the folder that an overlay writes to, as it was called when that was mounted. `number`: as statx(2)
+    has it; `parent`: of the mount that `point` lies on. `options`: those of the file system.
     """
 
     point: bytes
@@ -44,6 +45,9 @@ class Mount(NamedTuple):
     root: bytes = b"/"
     read_only: bool = False
     upper: bytes = b""
+    number: int = 0
+    parent: int = 0
+    options: bytes = b""
 
 
 def parse(mountinfo: bytes) -> list[Mount]:
@@ -58,7 +62,9 @@ def parse(mountinfo: bytes) -> list[Mount]:
             # Of the mount, and of the file system, which may be mounted elsewhere as well.
             read_only = b"ro" in (*fields[5].split(b","), *options.split(b","))
             upper = _upper(options) if kind == b"overlay" else b""
-            mounts.append(Mount(_unescaped(fields[4]), kind, device, _unescaped(fields[3]), read_only, upper))
+            root, point = _unescaped(fields[3]), _unescaped(fields[4])
+            number, parent = int(fields[0]), int(fields[1])
+            mounts.append(Mount(point, kind, device, root, read_only, upper, number, parent, options))
         except (ValueError, IndexError):
             # A line of a form that is not known yet says nothing about the other mounts.
             continue
@@ -92,6 +98,11 @@ def inside(mounts: Sequence[Mount], folder: bytes) -> dict[bytes, Mount]:
 def is_remote(mount: Mount | None) -> bool:
     """Whether a mount's files can change without an event on this machine."""
     return mount is not None and (mount.kind in REMOTE or mount.kind.startswith(b"fuse."))
+
+
+def may_hang(mount: Mount) -> bool:
+    """Whether a mount's files are served by another machine or a program, which may not answer."""
+    return is_remote(mount) or mount.kind.startswith(b"fuse") or mount.kind == b"autofs"
 
 
 def why_polled(mount: Mount | None) -> str:
@@ -146,7 +157,7 @@ class MountTable:
             return False
         self.stale = False
         before, self.mounts = self.mounts, self._read()
-        return before != self.mounts
+        return [mount[:6] for mount in before] != [mount[:6] for mount in self.mounts]
 
     def close(self) -> None:
         self._file.close()

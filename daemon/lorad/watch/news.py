@@ -118,10 +118,8 @@ class Inbox:
             waiting = [self._rescans[above] for above in _up(folder) if above in self._rescans]
             if not is_root and any(each.view or not view for each in waiting):
                 return
-            if is_root or len(self._rescans) < self._folders:
-                view = view or any(each.view for each in waiting)
-                self._rescans[folder] = Rescan(folder, reason, view)
-            else:
+            self._rescans[folder] = Rescan(folder, reason, view or any(each.view for each in waiting))
+            if not is_root and len(self._rescans) > self._folders:
                 self._rescan_all("more folders changed than can be told one by one")
 
     def health(self, root: bytes, health: str, reason: str) -> None:

@@ -21,8 +21,8 @@ class PlanDedupe(Struct, frozen=True, tag="plan"):
 class ApplyDedupe(Struct, frozen=True, tag="dedupe"):
     """Carry out what `PlanDedupe` of the same fields shows. Answered by `Applied` when all is done.
 
-    Meanwhile `DedupeProgress` comes as an event, and `ActionTaken` for each file. `now`: what is put aside is freed
-    at once.
+    Meanwhile `DedupeProgress` comes as an event, and `ActionTaken` for each file. `now`: what is put aside is
+    freed at once.
     """
 
     action: str = ""

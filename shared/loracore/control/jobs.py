@@ -9,12 +9,14 @@ class StartJob(Struct, frozen=True, tag="start-job"):
     """Have the daemon run the job `name` in a worker process; answered by `JobStarted` once it is queued.
 
     `parameters` is the MessagePack of the job's own struct; paths in it are absolute, on the daemon's machine.
-    `summary` says to people what it is about, in a few words.
+    `summary` says to people what it is about, in a few words. The job ends when the connection does that it was
+    asked for on, unless `detach` is given.
     """
 
     name: str
     parameters: bytes
     summary: str = ""
+    detach: bool = False
 
 
 class ListJobs(Struct, frozen=True, tag="jobs"):

@@ -12,10 +12,11 @@ import msgspec
 from loracore.errors import MissingPackage, UsageError
 from loracore.jobs.frame import GROUP, Context, Job
 
+#: Jobs of seconds, which only look at a file. One of them may run beside one of the others.
+SHORT = frozenset({"hashes", "metadata", "importance", "spectrum", "pca", "plot", "report"})
 #: The jobs of lorad itself, by the extra that brings what they need.
 _EXTRAS = {
-    **dict.fromkeys(("hashes", "metadata", "importance", "spectrum", "pca", "plot"), "toolkit"),
-    **dict.fromkeys(("resize", "merge", "convert", "compare", "extract", "report", "bake"), "toolkit"),
+    **dict.fromkeys((*SHORT, "resize", "merge", "convert", "compare", "extract", "bake"), "toolkit"),
     **dict.fromkeys(("train", "generate"), "train"),
 }
 _OURS = "lorad"

@@ -11,12 +11,31 @@ import os
 
 from loracore.tensorfile.container import Arrangement, Container, Strides
 from loracore.tensorfile.layout import DTYPE_BITS, Layer, Layout
-from loracore.tensorfile.readers import SUFFIXES, has_reader, open_regular, read_container, residue
+from loracore.tensorfile.readers import (
+    SUFFIXES,
+    has_reader,
+    name_for_reader,
+    open_regular,
+    read_container,
+    residue,
+)
 from loracore.tensorfile.source import Source
 
 __all__ = [
-    "DTYPE_BITS", "SUFFIXES", "Arrangement", "Container", "Layer", "Layout", "Source", "Strides",
-    "has_reader", "open_container", "open_regular", "read_container", "residue",
+    "DTYPE_BITS",
+    "SUFFIXES",
+    "Arrangement",
+    "Container",
+    "Layer",
+    "Layout",
+    "Source",
+    "Strides",
+    "has_reader",
+    "name_for_reader",
+    "open_container",
+    "open_regular",
+    "read_container",
+    "residue",
 ]  # fmt: skip
 
 

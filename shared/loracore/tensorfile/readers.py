@@ -53,6 +53,19 @@ def has_reader(path: bytes) -> bool:
     return os.path.splitext(path)[1].lower() in SUFFIXES
 
 
+def name_for_reader(source: Source, path: bytes) -> bytes:
+    """The name itself, or with a suffix by how the file begins, where it says nothing.
+
+    So it is with a file that de-duplication has hidden.
+    """
+    if has_reader(path):
+        return path
+    # The JSON of a safetensors header begins after its length; torch writes a zip, or in early versions a pickle.
+    begins = source.read(0, min(source.size, 9))
+    is_torch = begins[8:] != b"{" and begins.startswith((_ZIP, b"\x80"))
+    return path + (b".pt" if is_torch else b".safetensors")
+
+
 def read_container(source: Source, path: bytes) -> Container:
     """Read the header of an open file, whose name chooses the reader.
 

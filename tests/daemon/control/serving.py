@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import queue
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
@@ -18,6 +19,7 @@ from loracore import config
 from loracore.control import Answer, Answered, Asked, ChildState, Error, Request, Root, Status, Waited
 from lorad.control import Command, ControlServer
 from lorad.control.acting import Deduper
+from lorad.control.zmtp import Reader, greeting, message
 from tests.builders import architectures
 from tests.builders.weights import random_weights
 from tests.builders.write import library_order, write_safetensors
@@ -142,3 +144,53 @@ class Line:
     ) -> None:
         self.context.destroy(linger=0)
         os.close(self._folder)
+
+
+class Raw:
+    """A plain connection to one of the sockets, for what libzmq would not send."""
+
+    def __init__(self, runtime: Path, name: str, *, kind: bytes = b"", timeout: float = SECONDS) -> None:
+        """With a `kind`, it says all that a ZeroMQ socket of that kind says first."""
+        self.socket = socket.socket(socket.AF_UNIX)
+        self.socket.settimeout(timeout)
+        self._reader = Reader(1 << 26)
+        folder = os.open(runtime, os.O_PATH)
+        self.socket.connect(f"/proc/self/fd/{folder}/{name}")
+        os.close(folder)
+        if kind:
+            self.socket.sendall(greeting(kind))
+
+    def send(self, *frames: bytes) -> None:
+        self.socket.sendall(message(frames))
+
+    def receive(self) -> list[bytes] | None:
+        """The next message; None where the connection has ended."""
+        while (found := self._reader.next()) is None:
+            try:
+                data = self.socket.recv(65536)
+            except ConnectionResetError:
+                data = b""
+            if not data:
+                return None
+            self._reader.feed(data)
+        assert isinstance(found, list)
+        return found
+
+    def ended(self) -> bool:
+        """Whether the connection ends; what comes before that is passed over."""
+        try:
+            while self.socket.recv(65536):
+                pass
+        except ConnectionResetError:
+            pass
+        except TimeoutError:
+            return False
+        return True
+
+    def __enter__(self) -> Raw:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.socket.close()

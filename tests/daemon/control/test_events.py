@@ -14,7 +14,7 @@ import zmq
 
 from loracore.control import FileGone, FileSeen, GetStatus, PublishedEvent, Status, Told
 from lorad.control.events import Events
-from tests.daemon.control.serving import SECONDS, Library, Line, Served, serving
+from tests.daemon.control.serving import SECONDS, Library, Line, Raw, Served, serving
 
 
 class Listener:
@@ -115,7 +115,7 @@ def test_telling_never_blocks_and_drops_the_oldest() -> None:
     """With nobody to send, the newest are kept and the others counted."""
     woken = itertools.count()
     events = Events(lambda: next(woken), waiting=10)
-    events.subscribed(b"\x01")
+    events.heard = True
     for number in range(25):
         events.tell(PublishedEvent(number))
     assert events.dropped == 15
@@ -126,14 +126,32 @@ def test_telling_never_blocks_and_drops_the_oldest() -> None:
 
 def test_what_nobody_listens_to_costs_nothing() -> None:
     events = Events(lambda: None)
-    events.subscribed(b"\x01seen")
-    events.subscribed(b"\x00seen")
     events.tell(PublishedEvent(1))
-    assert list(events.due()) == []
+    assert events.due() == []
     assert events.dropped == 0
 
 
-@pytest.mark.parametrize("frame", [b"", b"\x02", b"noise", b"\x00never subscribed"])
-def test_noise_on_the_event_socket_is_nothing(frame: bytes) -> None:
-    events = Events(lambda: None)
-    assert events.subscribed(frame) is None
+@pytest.mark.parametrize("frame", [b"", b"\x02", b"noise", b"\x00", b"\x00never subscribed"])
+def test_noise_on_the_event_socket_is_nothing(served: Served, listeners: list[Listener], frame: bytes) -> None:
+    """An end of what was never subscribed to, above all: others still hear."""
+    listener = Listener(served, b"")
+    listeners.append(listener)
+    with Raw(served.runtime, "events.sock", kind=b"SUB") as line:
+        line.send(frame)
+        line.send(b"\x01!seen")
+        assert line.receive() == [b"!seen", b""], "all before was taken in"
+        served.server.tell(PublishedEvent(1))
+        assert listener.told().event == PublishedEvent(1)
+
+
+def test_topics_of_a_subscriber_are_bounded(served: Served, listeners: list[Listener]) -> None:
+    """In number and in length; beyond, its connection ends, and others do not notice."""
+    listener = Listener(served, b"")
+    listeners.append(listener)
+    for topics in ([b"t%d" % number for number in range(65)], [b"t" * 65]):
+        with Raw(served.runtime, "events.sock", kind=b"SUB") as line:
+            for topic in topics:
+                line.send(b"\x01" + topic)
+            assert line.ended()
+    served.server.tell(PublishedEvent(1))
+    assert listener.told().event == PublishedEvent(1)

@@ -1,4 +1,4 @@
-"""Jobs run in worker processes, one at a time, and tell how they are (SPEC sections 4 and 11)."""
+"""Jobs run in worker processes, in turn, and tell how they are (SPEC sections 4 and 11)."""
 
 from __future__ import annotations
 

@@ -49,6 +49,25 @@ def test_folders_below_one_that_is_looked_through_are_not_told_as_well() -> None
     assert [item[0] for item in inbox.take()] == [b"/a/b", b"/a/bc"]
 
 
+def test_that_a_folder_came_into_view_is_kept_whatever_else_is_said_of_it() -> None:
+    inbox = Inbox(lambda: None, folders=3)
+    inbox.set_roots((b"/a",))
+    inbox.rescan(b"/a/b", "mounted", view=True)
+    inbox.rescan(b"/a/b", "changed")
+    inbox.rescan(b"/a/b/c", "made readable", view=True)
+    assert inbox.take() == [Rescan(b"/a/b", "mounted", True)]
+    inbox.rescan(b"/a/b", "changed")
+    inbox.rescan(b"/a/b/c", "made readable", view=True)
+    assert Rescan(b"/a/b/c", "made readable", True) in inbox.take()
+    inbox.rescan(b"/a", "there again", view=True)
+    inbox.rescan(b"/a", "it is time")
+    assert inbox.take() == [Rescan(b"/a", "it is time", True)]
+    for number in range(4):
+        inbox.rescan(b"/a/%d" % number, "because", view=number == 3)
+    (told,) = inbox.take()
+    assert told == Rescan(b"/a", told.reason, True)
+
+
 def test_nothing_waits_of_a_root_that_went_missing_but_of_one_inside_of_it() -> None:
     """A disk that is unmounted is not told as deletions."""
     inbox = Inbox(lambda: None)

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from lorad.watch import emitter, mounts, watcher
-from lorad.watch.news import Rescan
+from lorad.watch.news import Led, Rescan
 from tests.daemon.watch.conftest import Begin, dirty, limited, mount, mounted, rescans, write
 
 
@@ -385,10 +385,36 @@ def test_a_root_that_is_renamed_is_missing_until_it_is_back(begin: Begin, tmp_pa
     assert dirty(watched.becomes("missing")) == {}
     assert watched.synced() == []
     os.rename(moved + b".away", moved)
-    news = watched.becomes("watching")
-    assert root in rescans(news + watched.synced())
+    news = watched.becomes("watching") + watched.synced()
+    assert [item.view for item in news if isinstance(item, Rescan)] == [True]
     path = write(root + b"/folder/file")
     assert dirty(watched.synced()) == {path: True}
+
+
+def test_a_folder_that_is_watched_for_the_first_time_in_this_run_did_not_come_into_view_by_that(
+    root: bytes, begin: Begin
+) -> None:
+    """What came to it while lorad was stopped is new. Another folder in its place did."""
+    watched = begin(root)
+    assert [item.view for item in watched.told if isinstance(item, Rescan)] == [False]
+    os.rename(root, root + b".before")
+    os.mkdir(root)
+    news = watched.rescanned(root)
+    assert [item.view for item in news if isinstance(item, Rescan)] == [True]
+
+
+def test_it_is_told_once_that_a_path_leads_to_another_folder_than_the_root(root: bytes, begin: Begin) -> None:
+    """Before anything that happened after it is answered; and when it leads back."""
+    link, other = root + b".link", root + b".other"
+    os.mkdir(other)
+    os.symlink(root, link)
+    watched = begin(root, links={link: root, root: root})
+    assert watched.synced() == []
+    for leads in (other, root, other):
+        os.unlink(link)
+        os.symlink(leads, link)
+        assert watched.synced() == [Led(link, leads)]
+        assert watched.synced() == []
 
 
 def test_a_root_that_is_not_there_at_the_start_is_waited_for(root: bytes, begin: Begin) -> None:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from loracore.adapter import Adapter, Module, NeedsBase, read_adapter
 from loracore.errors import MalformedFile
 from loracore.jobs.faults import Fault
-from lorakit.analysis.survey import Unfit
+from lorakit.analysis.survey import LARGEST, Unfit
 from lorakit.statistics.matrix import Bounds, Entries, Matrix, Product
 from lorakit.statistics.scan import Workspace
 
@@ -78,10 +78,13 @@ def matrices(module: Module, bounds: Bounds, workspace: Workspace) -> dict[str, 
         return {"dW": Entries(flat(delta), bounds, workspace)}
     outer, inner, scale = pair
     _check({"A": inner, "B": outer})
-    if not math.isfinite(scale):
-        raise Unfit(f"its scale is {scale}")
+    if not abs(scale) <= LARGEST:
+        raise Unfit(f"its scale is {scale:g}")
     first, second = Entries(inner, bounds, workspace), Entries(outer, bounds, workspace)
-    return {"dW": Product(second, first, scale, bounds, workspace), "A": first, "B": second}
+    product = Product(second, first, scale, bounds, workspace)
+    if not product.frobenius <= LARGEST:
+        raise Unfit(f"‖ΔW‖ is {product.frobenius:.3g}; take a checkpoint from before that")
+    return {"dW": product, "A": first, "B": second}
 
 
 def flat(values: NDArray[Any]) -> NDArray[Any]:
@@ -90,15 +93,18 @@ def flat(values: NDArray[Any]) -> NDArray[Any]:
 
 
 def finite(name: str, values: NDArray[np.floating[Any]]) -> None:
-    """Raises Unfit that counts NaN and Inf."""
-    # A sum is finite where all are; only then need each be looked at.
-    with np.errstate(all="ignore"):
-        if np.isfinite(values.sum(dtype=np.float64)):
-            return
+    """Raises Unfit that counts NaN and Inf, or tells the largest entry that is too large."""
+    # NaN is neither above nor below.
+    largest = max(float(values.max()), -float(values.min()), key=_nan_first) if values.size else 0.0
+    if largest <= LARGEST:
+        return
     nan, infinite = int(np.isnan(values).sum()), int(np.isinf(values).sum())
     parts = [f"{count:,} {what}" for count, what in ((nan, "NaN"), (infinite, "Inf")) if count]
-    if parts:
-        raise Unfit(f"{name} holds {' and '.join(parts)}")
+    raise Unfit(f"{name} holds {' and '.join(parts) or f'{largest:.3g}'}")
+
+
+def _nan_first(value: float) -> float:
+    return math.inf if math.isnan(value) else value
 
 
 def _check(parts: Mapping[str, NDArray[Any]]) -> None:

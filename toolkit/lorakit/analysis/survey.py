@@ -8,6 +8,8 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
 from typing import Generic, TypeVar
 
+import numpy as np
+
 from loracore.errors import FileError
 from loracore.jobs.faults import Fault
 from loracore.jobs.frame import Context
@@ -15,6 +17,14 @@ from lorakit.statistics.scan import Workspace
 
 T = TypeVar("T")
 R = TypeVar("R")
+
+
+#: Of a factor's entries, of a scale and of ‖ΔW‖. No training leaves more, and below it no square of squares
+#: overflows: LAPACK may run for ever on what is not finite.
+LARGEST = 1e18
+#: What algebra raises for numbers that it cannot go on with all the same, and what is said of them.
+BEYOND = (ArithmeticError, np.linalg.LinAlgError)
+BEYOND_TEXT = "holds numbers that cannot be computed with; take a checkpoint from before that"
 
 
 class Unfit(Exception):
@@ -52,7 +62,11 @@ def survey(
     def one(index: int) -> R:
         if not hasattr(local, "workspace"):
             local.workspace = Workspace(stop)
-        return work(items[index], local.workspace)
+        try:
+            with np.errstate(all="ignore"):
+                return work(items[index], local.workspace)
+        except BEYOND as error:
+            raise Unfit(f"it {BEYOND_TEXT}") from error
 
     with one_blas_thread(), ThreadPoolExecutor(max(1, context.threads)) as pool:
         running = {pool.submit(one, index): index for index in order}

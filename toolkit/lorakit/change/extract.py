@@ -35,9 +35,11 @@ def run(parameters: ExtractParameters, context: Context) -> ExtractResult:
         with session.walked(opened, wish, context) as found:
             if not any(record.factors for record in found.records.values()):
                 found.give_up()
+                found_out = ((one.name, one.fault or one.left_out) for one in found.records.values())
+                why = next((f" (but {name}: {text})" for name, text in found_out if text), "")
                 raise UsageError(
                     f"{shown(parameters.finetuned)}: no matrix of it differs from {shown(parameters.base)}, "
-                    "so there is nothing to extract"
+                    f"so there is nothing to extract{why}"
                 )
             return _result(parameters, opened, found, context)
 

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from loracore.adapter import Module, NeedsBase
 from loracore.errors import MalformedFile
 from lorakit.analysis.matrices import finite, flat
-from lorakit.analysis.survey import Unfit
+from lorakit.analysis.survey import LARGEST, Unfit
 from lorakit.change.decomposition import Decomposition
 from lorakit.statistics.spectra import Doubles
 
@@ -103,7 +103,7 @@ def factors(module: Module) -> Factors:
         outer, inner, scale = pair
         # Both were read for this, so nobody else has them.
         found = Factors(np.multiply(outer, scale, out=outer) if scale != 1 else outer, inner)
-    if not (_is_finite(found.outer) and _is_finite(found.inner)):
+    if not _is_within(found.outer, found.inner):
         raise MalformedFile(_named(module))
     return found
 
@@ -112,7 +112,7 @@ def decomposed(module: Module, xp: Any = np) -> Decomposed:
     """The decomposition of ΔW, by arrays of `xp`. Raises as `factors` does."""
     if module.algorithm == "lokr":
         first, second = _kronecker(module)
-        if not all(map(_is_finite, (first, *second))):
+        if not _is_within(first * module.scale, *second):
             raise MalformedFile(_named(module))
         inside = Decomposition(xp.asarray(second.outer), xp.asarray(second.inner), xp)
         return _Kronecker(first * module.scale, inside)
@@ -220,10 +220,11 @@ def _kronecker(module: Module) -> tuple[Doubles, Factors]:
     return first.reshape(len(first), -1), _half(module, "lokr_w2", "lokr_t2")
 
 
-def _is_finite(values: Doubles) -> bool:
-    # A sum is finite where all are; only then need each be looked at.
+def _is_within(*parts: Doubles) -> bool:
+    """Whether no product of these parts can be larger than `LARGEST`; not where one holds NaN."""
     with np.errstate(all="ignore"):
-        return bool(np.isfinite(values.sum())) or bool(np.isfinite(values).all())
+        norms = [float(np.linalg.norm(part)) for part in parts]
+        return all(norm <= LARGEST for norm in (*norms, math.prod(norms)))
 
 
 def unfinite(module: Module) -> str | None:
@@ -239,5 +240,5 @@ def unfinite(module: Module) -> str | None:
 
 def _named(module: Module) -> str:
     """Why no ΔW can be computed of it."""
-    overflows = f"module {module.name[:200]!r} has a ΔW that overflows; take a checkpoint from before that"
-    return unfinite(module) or overflows
+    large = f"module {module.name[:200]!r} has a ΔW beyond {LARGEST:g}; take a checkpoint from before that"
+    return unfinite(module) or large

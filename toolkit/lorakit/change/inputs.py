@@ -8,12 +8,12 @@ from contextlib import contextmanager
 from typing import TypeVar
 
 from loracore.adapter import Adapter, Module
-from loracore.errors import FileError, LoraError, MalformedFile
+from loracore.errors import FileError, LoraError, MalformedFile, UsageError
 from loracore.jobs.change import Changed, Input, Writing
 from loracore.jobs.frame import Context
 from lorakit.analysis.matrices import Opened, weight
-from lorakit.analysis.survey import survey
-from lorakit.output.rounding import NAMES
+from lorakit.analysis.survey import BEYOND, BEYOND_TEXT, survey
+from lorakit.output.rounding import NAMES, Unstorable
 
 R = TypeVar("R")
 T = TypeVar("T")
@@ -40,7 +40,8 @@ def each(
             return work(module)
 
     labels = {file.label(module): module for module in modules}
-    found = through(modules, name=file.label, weight=weight, work=named, context=context)
+    path = file.adapter.path
+    found = through(modules, name=file.label, files=lambda _: path, weight=weight, work=named, context=context)
     return {labels[name]: result for name, result in found.items()}
 
 
@@ -48,22 +49,32 @@ def through(
     items: Sequence[T],
     *,
     name: Callable[[T], str],
+    files: Callable[[T], str],
     weight: Callable[[T], float],
     work: Callable[[T], R],
     context: Context,
 ) -> dict[str, R]:
-    """What `work` makes of each item, by name, on the context's threads. The first error ends it."""
+    """What `work` makes of each item, by name, on the context's threads. The first error ends it.
+
+    `files` tells for an error which files an item is of.
+    """
 
     def one(item: T, _: object) -> R:
         try:
             return work(item)
         except FileError as error:
-            raise _Stopped(error) from error
+            # Without a cause: the error is raised again below, and would be its own.
+            raise _Stopped(error) from None
+        except BEYOND:
+            raise _Stopped(MalformedFile(f"module {name(item)[:200]!r} {BEYOND_TEXT}", files(item))) from None
+        except Unstorable as error:
+            raise UsageError(f"{files(item)}: {error}") from error
 
     try:
         return survey(items, name=name, weight=weight, work=one, context=context).results
     except _Stopped as stopped:
-        raise stopped.error from stopped
+        first = stopped.error
+    raise first
 
 
 @contextmanager

@@ -212,6 +212,7 @@ def _through(groups: Sequence[Group], work: Callable[[Group], R], context: Conte
     return through(
         groups,
         name=lambda group: group.label,
+        files=lambda group: ", ".join(member.file.path for member in group.members),
         weight=lambda group: group.size,
         work=work,
         context=context,

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 from loracore.adapter import Module
 from loracore.errors import UsageError
 from loracore.jobs.merge import MergeParameters
+from lorakit.analysis.survey import LARGEST
 from lorakit.change.alignment import Group
 from lorakit.change.probing import NEAR_ZERO
 
@@ -23,8 +23,8 @@ def weights_of(parameters: MergeParameters) -> tuple[float, ...]:
     weights = parameters.weights or (1.0,) * count
     if len(weights) != count:
         raise UsageError(f"{len(weights)} weights for {count} LoRAs: give one for each")
-    if not all(map(math.isfinite, weights)):
-        raise UsageError("a weight is no finite number; give such as 0.7")
+    if not all(abs(weight) <= LARGEST for weight in weights):
+        raise UsageError("a weight is no finite number, or too large; give such as 0.7")
     if not 0 < parameters.density <= 1:
         raise UsageError(f"density {parameters.density:g}: give a share above 0 and up to 1")
     if parameters.rank is not None and parameters.rank < 1:

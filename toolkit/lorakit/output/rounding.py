@@ -129,4 +129,7 @@ def _refuse(values: NDArray[Any], dtype: str, layer: str, remedy: str) -> None:
         raise Unstorable(f"layer {layer[:200]!r} would hold NaN or Inf; nothing was written")
     largest = float(np.abs(values).max()) if values.size else math.nan
     name = NAMES.get(dtype, dtype)
+    if dtype in {"F64", "F32"}:
+        # Wider than float32 is nothing that is written.
+        remedy = "take a checkpoint from before that"
     raise Unstorable(f"layer {layer[:200]!r} holds {largest:.3g}, more than {name} can; {remedy}")

@@ -10,8 +10,7 @@ from matplotlib.axes import Axes
 
 from loracore.jobs.frame import Context
 from loracore.jobs.plot import PlotParameters
-from loracore.jobs.spectrum import SpectrumParameters, SpectrumResult
-from lorakit.analysis import spectrum
+from loracore.jobs.spectrum import SpectrumResult
 from lorakit.analysis.likeness import Likeness, likeness, overall
 from lorakit.plots.drawing import (
     COLOURS,
@@ -22,13 +21,14 @@ from lorakit.plots.drawing import (
     name_of,
     places_of,
     plain_logarithmic,
+    spectra_of,
 )
 
 
 def draw(parameters: PlotParameters, context: Context) -> Drawn:
     """‖ΔW‖ and cosines with the first file along the model; effective ranks; one ‖ΔW‖ against the other."""
     paths = parameters.paths
-    found = [spectrum.run(SpectrumParameters(path), context) for path in paths]
+    found = [spectra_of(path, context) for path in paths]
     alike = [likeness(paths[0], path, context) for path in paths[1:]]
     names = [f"{index + 1}: {name_of(path, 40)}" for index, path in enumerate(paths)]
     facts = [f"{index + 1}: {_fact(one)}" for index, one in enumerate(found)]

@@ -12,8 +12,7 @@ from matplotlib.image import AxesImage
 
 from loracore.jobs.frame import Context
 from loracore.jobs.plot import PlotParameters
-from loracore.jobs.spectrum import ModuleSpectrum, SpectrumParameters
-from lorakit.analysis import spectrum
+from loracore.jobs.spectrum import ModuleSpectrum
 from lorakit.plots.drawing import (
     MAP,
     Drawn,
@@ -23,6 +22,7 @@ from lorakit.plots.drawing import (
     mark_places,
     place_and_kind,
     plain_logarithmic,
+    spectra_of,
 )
 
 #: Decades of the colour scale: what is smaller has its darkest end.
@@ -31,7 +31,7 @@ _DECADES = 2.5
 
 def draw(parameters: PlotParameters, context: Context) -> Drawn:
     """A map for each part of the model, on one scale."""
-    found = spectrum.run(SpectrumParameters(parameters.paths[0]), context)
+    found = spectra_of(parameters.paths[0], context)
     members: dict[str, list[ModuleSpectrum]] = defaultdict(list)
     for module in found.modules:
         members[_part(module)].append(module)

@@ -11,9 +11,8 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator, PercentFormatter
 
 from loracore.jobs.frame import Context
 from loracore.jobs.plot import PlotParameters
-from loracore.jobs.spectrum import ModuleSpectrum, SpectrumParameters
-from lorakit.analysis import spectrum
-from lorakit.plots.drawing import COLOURS, GREY, Drawn, begin, mark_places, places_of
+from loracore.jobs.spectrum import ModuleSpectrum
+from lorakit.plots.drawing import COLOURS, GREY, Drawn, begin, mark_places, places_of, spectra_of
 from lorakit.statistics.shares import covering
 
 #: Blocks that have a bar of their own.
@@ -23,7 +22,7 @@ _CHOSEN, _OTHER = COLOURS[0], "#BDBDBD"
 
 def draw(parameters: PlotParameters, context: Context) -> Drawn:
     """Bars, the greatest first; what they hold together; and where they are in the model."""
-    found = spectrum.run(SpectrumParameters(parameters.paths[0]), context)
+    found = spectra_of(parameters.paths[0], context)
     squares: dict[str, float] = defaultdict(float)
     for module in found.modules:
         squares[module.block] += module.frobenius_norm**2

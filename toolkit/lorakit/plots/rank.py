@@ -12,8 +12,7 @@ from numpy.typing import NDArray
 
 from loracore.jobs.frame import Context
 from loracore.jobs.plot import PlotParameters
-from loracore.jobs.spectrum import ModuleSpectrum, SpectrumParameters
-from lorakit.analysis import spectrum
+from loracore.jobs.spectrum import ModuleSpectrum
 from lorakit.plots.drawing import (
     COLOURS,
     GREY,
@@ -25,6 +24,7 @@ from lorakit.plots.drawing import (
     mark_places,
     places_of,
     plain_logarithmic,
+    spectra_of,
 )
 from lorakit.statistics.spectra import cumulative_energy
 
@@ -36,7 +36,7 @@ _FLOOR = 1e-4
 
 def draw(parameters: PlotParameters, context: Context) -> Drawn:
     """Above: spectra and cumulative energies, as medians and bands. Below: effective ranks along the model."""
-    found = spectrum.run(SpectrumParameters(parameters.paths[0]), context)
+    found = spectra_of(parameters.paths[0], context)
     modules = [module for module in found.modules if module.spectral_norm > 0]
     effective = np.array([module.effective_rank for module in modules] or [0.0])
     ranks = sorted({module.rank for module in modules if module.rank is not None})

@@ -43,7 +43,7 @@ from lorad.dedupe.action.place import Folder, Reached, reach, rename_new, sync_a
 from lorad.dedupe.action.recovery import Pending, aside_of, record_shown, repair, settle
 from lorad.dedupe.action.undo import show as give_name_back
 from lorad.dedupe.places import why_lost
-from lorad.dedupe.trouble import doing, told
+from lorad.dedupe.trouble import HIDE, doing, told
 from lorad.pipeline.protocol import Identity
 
 LOCK = "dedupe.lock"
@@ -274,7 +274,7 @@ class Actor:
                 case "quarantine":
                     quarantine.move(context, entry, act.reached, places)
                 case "delete":
-                    with doing("put it aside (rename)"):
+                    with doing(HIDE):
                         rename_new(act.reached.folder, act.reached.name, act.reached.folder, entry.aside)
                 case _:
                     links.replace(context, entry, act.kept, act.gone)

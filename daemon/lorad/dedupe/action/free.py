@@ -25,7 +25,7 @@ from lorad.dedupe.action.hold import Held, hold
 from lorad.dedupe.action.journal import Context, Entry
 from lorad.dedupe.action.order import ACTIONS, HELD, FreeOrder, Progress, Refused, Result, Side, spoken
 from lorad.dedupe.action.place import Reached, reach, sync_all
-from lorad.dedupe.action.quarantine import clear, place
+from lorad.dedupe.action.quarantine import clear, name_in, place
 from lorad.dedupe.action.recovery import aside_of, final_state
 from lorad.dedupe.trouble import doing, told
 from lorad.pipeline.protocol import Identity
@@ -88,7 +88,7 @@ def _prepare(
         raise Refused.about(entry.gone.path, "a folder is not removed by itself; remove it, or undo the action")
     reached = stack.enter_context(reach(entry.gone.root, entry.gone.path))
     at = stack.enter_context(place(context, entry)) if entry.action == "quarantine" else None
-    name = entry.aside if at is None else reached.name
+    name = entry.aside if at is None else name_in(entry)
     held = stack.enter_context(
         hold(Reached(entry.gone.root, entry.gone.path, reached.folder if at is None else at, name), None)
     )

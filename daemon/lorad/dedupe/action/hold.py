@@ -27,13 +27,8 @@ from dataclasses import dataclass
 
 from lorad.dedupe.action.order import Refused
 from lorad.dedupe.action.place import Reached, open_file
+from lorad.dedupe.trouble import LEASE, words
 from lorad.pipeline.protocol import Identity
-
-_LEASES = {
-    errno.EAGAIN: "somebody has it open for writing; try again when it is closed",
-    errno.EACCES: "it belongs to another user; only its owner can hold it against writers, so run lorad as him",
-    errno.EPERM: "it may not be held against writers; run lorad as the owner of the file",
-}
 
 
 @dataclass(frozen=True)
@@ -122,8 +117,4 @@ def _lease(fd: int, path: bytes) -> None:
         fcntl.fcntl(fd, fcntl.F_SETSIG, signal.SIGURG)
         fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_RDLCK)
     except OSError as error:
-        reason = _LEASES.get(
-            error.errno or 0,
-            "its file system has no leases, so that nobody could be kept from writing to it; report it only",
-        )
-        raise Refused.about(path, reason) from error
+        raise Refused.about(path, words(LEASE, error.errno or errno.EINVAL)) from error

@@ -6,25 +6,18 @@ files at every moment, and the file that went has its hidden name.
 
 from __future__ import annotations
 
-import errno
 import os
 import stat
 
 import msgspec
 
+from lorad.dedupe import trouble
 from lorad.dedupe.action.attributes import Attributes
 from lorad.dedupe.action.hold import Held
 from lorad.dedupe.action.journal import Context, Entry
 from lorad.dedupe.action.order import Refused, Side
 from lorad.dedupe.action.place import Reached, exchange, reach
 from lorad.dedupe.trouble import doing
-
-_CANNOT = {
-    errno.EXDEV: "a hard link cannot lead to another file system or mount; order symlink or quarantine",
-    errno.EMLINK: "its twin has as many hard links as its file system allows; order symlink or quarantine",
-    errno.EINVAL: "its file system cannot exchange two names at once; order delete or quarantine",
-    errno.ENOSYS: "this system cannot exchange two names at once; order delete or quarantine",
-}
 
 
 def target_of(kept: bytes, gone: bytes, *, one_root: bool) -> bytes:
@@ -35,11 +28,7 @@ def target_of(kept: bytes, gone: bytes, *, one_root: bool) -> bytes:
 def refuse_other_access(kept: Held, gone: Held, attributes: Attributes) -> None:
     """A link has the owner, mode and ACL of what it leads to: who could read it must still, and no one else."""
     if not attributes.same_access(Attributes.of(kept.fd, kept.before)):
-        raise Refused.about(
-            gone.path,
-            f"its owner, mode or ACL differ from those of {os.fsdecode(kept.path)}, and a link can have but one; "
-            "make them equal, or order reflink or quarantine",
-        )
+        raise Refused.about(gone.path, trouble.OTHER_ACCESS)
 
 
 def is_ours(entry: Entry, reached: Reached, name: bytes, status: os.stat_result | None) -> bool:
@@ -63,11 +52,8 @@ def replace(context: Context, entry: Entry, kept: Held, gone: Held) -> None:
         raise Refused.about(
             gone.path, f"a link in its place would not lead to {os.fsdecode(kept.path)}; scan again"
         )
-    try:
-        with doing("put the link in its place (rename)"):
-            exchange(gone.folder, entry.aside, gone.name)
-    except OSError as error:
-        raise _cannot(gone.path, error) from error
+    with doing(trouble.EXCHANGE):
+        exchange(gone.folder, entry.aside, gone.name)
 
 
 def retarget(context: Context, entry: Entry, kept: Side) -> Entry:
@@ -99,23 +85,12 @@ def retarget(context: Context, entry: Entry, kept: Side) -> Entry:
 
 def _make_link(entry: Entry, kept: Held, gone: Held) -> None:
     if entry.action == "symlink":
-        with doing("make a link in its folder (symlink)"):
+        with doing(trouble.SYMLINK):
             os.symlink(entry.target, entry.aside, dir_fd=gone.folder)
         return
-    try:
-        # By the descriptor, not by the name: the link is to the file that was compared, and to no other.
-        with doing(
-            f"link {os.fsdecode(kept.path)} in its place (link)",
-            forbidden="clear the immutable or append-only flag of that file (chattr -i -a)",
-        ):
-            os.link(b"/proc/self/fd/%d" % kept.fd, entry.aside, dst_dir_fd=gone.folder, follow_symlinks=True)
-    except OSError as error:
-        raise _cannot(gone.path, error) from error
-
-
-def _cannot(path: bytes, error: OSError) -> OSError | Refused:
-    reason = _CANNOT.get(error.errno or 0)
-    return Refused.about(path, reason) if reason else error
+    # By the descriptor, not by the name: the link is to the file that was compared, and to no other.
+    with doing(trouble.LINK):
+        os.link(b"/proc/self/fd/%d" % kept.fd, entry.aside, dst_dir_fd=gone.folder, follow_symlinks=True)
 
 
 def pointing(entry: Entry, kept: Side) -> Entry:

@@ -108,8 +108,9 @@ class Result(msgspec.Struct, frozen=True):
     """What came of an order, as it stands in the history, or `nothing` (there was nothing to do: `id` is 0).
 
     `text` says why it was refused or what it waits for. `bytes` is the space that it takes out of the library.
-    `aside` is where the file is that was put aside, `layout`, `weights` and `hidden_at` are the entry's. `kept_before` and `kept_now`: what the kept file was and is,
-    where a link changed its ctime. `shown`: where what was put aside is now.
+    `aside` is where the file is that was put aside, `shown` where it is since it was given back. The fields from
+    `layout` on to `config` are those of the entry. `kept_before` and `kept_now`: what the kept file was and is,
+    where a link changed its ctime.
     """
 
     id: int

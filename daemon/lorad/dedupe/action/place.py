@@ -176,7 +176,11 @@ def rename_new(folder: int, name: bytes, to_folder: int, to_name: bytes) -> None
         if error.errno not in _NO_FLAGS:
             raise
         # NFS, older FUSE: a link is refused as well where the name is taken. Killed in between, it has both names.
-        os.link(name, to_name, src_dir_fd=folder, dst_dir_fd=to_folder, follow_symlinks=False)
+        try:
+            os.link(name, to_name, src_dir_fd=folder, dst_dir_fd=to_folder, follow_symlinks=False)
+        except PermissionError:
+            # A folder, or a file system without links.
+            raise error from None
         os.unlink(name, dir_fd=folder)
 
 

@@ -1,7 +1,7 @@
 """The action `quarantine`: the file is moved into a folder that only lorad's user may look into.
 
 That is the state folder's where a rename leads there, else one at the root's top. Each action has a folder of its
-own in it, with the file and its sidecars under their own names.
+own in it, with the file under its hidden name and its sidecars under their own.
 """
 
 from __future__ import annotations
@@ -12,11 +12,12 @@ import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
+from lorad.dedupe import trouble
 from lorad.dedupe.action.journal import QUARANTINE as IN_STATE
 from lorad.dedupe.action.journal import Context, Entry
 from lorad.dedupe.action.order import Refused, Side
 from lorad.dedupe.action.place import Reached, names_below, rename_new
-from lorad.dedupe.trouble import doing
+from lorad.dedupe.trouble import doing, no_quarantine, words
 from lorad.watch.scanner import QUARANTINE as IN_ROOT
 
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -31,7 +32,7 @@ def choose(context: Context, gone: Reached) -> str:
         with _open(context, where, gone.root, make=True) as fd:
             if fd is not None and _same_mount(fd, gone.folder):
                 return where
-    raise Refused.about(gone.path, "it lies on another mount than its root; make that one a root of its own")
+    raise Refused.about(gone.path, words(trouble.QUARANTINE, errno.EXDEV))
 
 
 def refuse_inside(context: Context, side: Side) -> None:
@@ -51,8 +52,8 @@ def move(context: Context, entry: Entry, gone: Reached, places: dict[int, int]) 
             os.mkdir(name, 0o700, dir_fd=base)
         places[entry.id] = fd = os.open(name, _FOLDER, dir_fd=base)
         places[-entry.id] = os.dup(base)
-    with doing("move it into quarantine (rename)"):
-        rename_new(gone.folder, gone.name, fd, gone.name)
+    with doing(trouble.QUARANTINE):
+        rename_new(gone.folder, gone.name, fd, name_in(entry))
 
 
 @contextmanager
@@ -75,7 +76,15 @@ def path_of(state_dir: str, token: str, entry: Entry) -> bytes:
     top = os.path.join(os.fsencode(state_dir), os.fsencode(IN_STATE))
     folder = b"%s-%d" % (token.encode(), entry.id)
     around = top if entry.place == "state" else os.path.join(entry.gone.root, IN_ROOT)
-    return os.path.join(around, folder, os.path.basename(entry.gone.path))
+    return os.path.join(around, folder, name_in(entry))
+
+
+def name_in(entry: Entry) -> bytes:
+    """The name of the file in quarantine: hidden, so that no program lists it as a model in a root.
+
+    Earlier versions left it its own name.
+    """
+    return os.path.basename(entry.gone.path) if entry.aside.startswith(b".lorad-") else entry.aside
 
 
 def clear(context: Context, entry: Entry) -> None:
@@ -111,10 +120,7 @@ def _open(context: Context, where: str, root: bytes, *, make: bool) -> Iterator[
             fd = None
         except OSError as error:
             if make or error.errno in (errno.ELOOP, errno.ENOTDIR):
-                reason = os.strerror(error.errno or 0).lower()
-                raise Refused.about(
-                    os.path.join(top, name), f"cannot be used for quarantine: {reason}; let lorad's user make it"
-                ) from error
+                raise Refused.about(os.path.join(top, name), no_quarantine(error.errno or 0)) from error
             raise
         yield fd
     finally:
@@ -126,7 +132,7 @@ def _open(context: Context, where: str, root: bytes, *, make: bool) -> Iterator[
 def _refuse_strangers(fd: int, path: bytes) -> None:
     status = os.fstat(fd)
     if status.st_uid != os.geteuid() or stat.S_IMODE(status.st_mode) & 0o022:
-        raise Refused.about(path, "others may change it; it must belong to lorad's user, with mode 0700")
+        raise Refused.about(path, trouble.STRANGE_QUARANTINE)
 
 
 def _same_mount(one: int, other: int) -> bool:

@@ -20,6 +20,7 @@ from lorad.dedupe.action.hold import Held
 from lorad.dedupe.action.journal import Context, Entry
 from lorad.dedupe.action.order import Progress, Refused
 from lorad.dedupe.action.place import Reached, open_file, reach
+from lorad.dedupe.trouble import SHARE, words
 
 #: The most that Btrfs and XFS take at once.
 _AT_ONCE = 16 << 20
@@ -33,13 +34,13 @@ _FALLOC_FL_UNSHARE_RANGE = 0x40
 _FIDEDUPERANGE = 0xC0189436
 _DEDUPE = struct.Struct("=QQHHIqQQiI")
 _DIFFERS = 1
-_CANNOT = "its file system cannot share blocks between these two files; order hardlink, symlink or quarantine"
+_CANNOT = words(SHARE, errno.EOPNOTSUPP)
 
 
 def ranges_to_share(kept: Held, gone: Held) -> list[tuple[int, int]]:
     """The ranges that take space of their own. Raises Refused where the file system does not tell."""
     if kept.before.st_dev != gone.before.st_dev:
-        raise Refused.about(gone.path, "blocks cannot be shared between file systems; order symlink or quarantine")
+        raise Refused.about(gone.path, words(SHARE, errno.EXDEV))
     if kept.before.st_size != gone.before.st_size:
         raise Refused.about(gone.path, f"it is not as long as {os.fsdecode(kept.path)}; scan again")
     try:
@@ -58,7 +59,7 @@ def share(context: Context, kept: Held, gone: Held, ranges: list[tuple[int, int]
         offset = start
         while offset < start + length:
             try:
-                shared = _dedupe(kept.fd, gone.fd, offset, min(_AT_ONCE, start + length - offset))
+                shared = share_range(kept.fd, gone.fd, offset, min(_AT_ONCE, start + length - offset))
             except OSError as error:
                 if error.errno in _UNSUPPORTED:
                     raise Refused.about(gone.path, _CANNOT) from error
@@ -157,7 +158,7 @@ def _unshare(fd: int, size: int) -> None:
         raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
 
 
-def _dedupe(source: int, target: int, offset: int, length: int) -> int | None:
+def share_range(source: int, target: int, offset: int, length: int) -> int | None:
     """Let a range of `target` share the blocks of the same range of `source`, where their bytes are equal.
 
     Returns how many bytes from the start are shared now, which may be fewer than asked for; None where the bytes

@@ -42,7 +42,7 @@ def show(context: Context, entry: Entry, *, undo: bool) -> tuple[Entry, bytes, l
         if entry.action == "quarantine":
             if place is None:
                 raise _not_there(entry, quarantine.path_of(context.state_dir, context.journal.token, entry))
-            folder, name = place, reached.name
+            folder, name = place, quarantine.name_in(entry)
         aside, there = _status(folder, name), reached.status()
         if there is not None and there.st_ino == entry.gone.identity.ino:
             return finish_shown(context, entry, "undone" if undo else "given_back"), entry.gone.path, []
