@@ -46,9 +46,6 @@ class Planner:
         self._running = policy_of(config), config.watch.follow_symlinks
         self._roots = tuple(map(resolved, config.watch.roots))
 
-    def close(self) -> None:
-        self._refusals.close()
-
     def lock_by(self, locks: RootLocks) -> None:
         """Refuse what lies where another lorad acts. From any thread."""
         self._locks = locks

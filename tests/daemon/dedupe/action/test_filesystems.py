@@ -13,10 +13,10 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from lorad.dedupe.action.order import Order, Refused
 
 from lorad.blocks.extents import own_ranges, unshared_bytes
 from lorad.dedupe import steps, syscalls
+from lorad.dedupe.action.order import Order, Refused
 from tests.daemon.dedupe.world import GONE, World, dies_at, look, make_world, read, side, steps_of
 
 Disk = Callable[[str], str]

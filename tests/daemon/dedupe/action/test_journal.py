@@ -10,13 +10,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from lorad.dedupe.action.actor import Actor
 from lorad.dedupe.desk import Desk
-from lorad.dedupe.action.journal import JOURNAL, MARKER, Journal
-from lorad.dedupe.action.order import Refused
 
 from loracore.control import Refusal
 from loracore.errors import LoraError, StateError, StateLocked
+from lorad.dedupe.action.actor import Actor
+from lorad.dedupe.action.journal import JOURNAL, MARKER, Journal
+from lorad.dedupe.action.order import Refused
 from tests.daemon.dedupe.world import World, make_world
 
 

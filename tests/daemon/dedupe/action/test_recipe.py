@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from lorad.dedupe.action.compare import Layers
-from lorad.dedupe.action.order import Order, Refused, Result
 
 from lorad.dedupe import recipe
+from lorad.dedupe.action.compare import Layers
+from lorad.dedupe.action.order import Order, Refused, Result
 from tests.builders.architectures import LayerSpec
 from tests.builders.weights import random_weights
 from tests.builders.write import save_checkpoint, write_safetensors
