@@ -21,7 +21,7 @@ PlanFor = Callable[[Collection[bytes], Callable[[Plan | Refusal], None]], None]
 class Automatic:
     """What the core knows of newcomers becomes plans, and those become actions of the service.
 
-    `newcomer` and `look` are called by the core; `failed` is called, in any thread, with why it could not be acted,
+    `newcomer` and `look` are called by the core; `failed` is called, in any thread, with why nothing could be done,
     and `wake` when some were seen to.
     """
 

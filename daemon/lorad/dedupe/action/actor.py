@@ -228,7 +228,7 @@ class Actor:
         return _Act(order, kept, gone, gone.reached, gone.before.st_ino, entry, ranges)
 
     def _refuse_other_function(self, order: Order, kept: Held, gone: Held) -> tuple[bytes | None, bytes | None]:
-        """Raises Refused where the two do something else to a model, or `gone` is a part of a folder; its function."""
+        """The function of `gone`. Raises Refused where that of `kept` is another, or where it is part of a folder."""
         ours = function_at(gone.fd, gone.name, gone.folder)
         theirs = function_at(kept.fd, kept.name, kept.folder)
         other = os.fsdecode(kept.path)
