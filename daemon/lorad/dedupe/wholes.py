@@ -1,4 +1,4 @@
-"""Adapter folders in a plan: one goes as a whole, for another of the same files, or none of its files does. Pure."""
+"""Adapter folders in a plan: one goes as a whole, for another of the same files, or no file of it does. Pure."""
 
 from __future__ import annotations
 
