@@ -25,11 +25,15 @@ from loracore.control import (
     FailedFile,
     Find,
     Found,
+    Freeable,
+    Freed,
+    FreeHidden,
     GetResult,
     GetSavings,
     GetStatus,
     Group,
     Groups,
+    HiddenFile,
     History,
     HistoryEntry,
     JobEnded,
@@ -202,10 +206,24 @@ class AsyncClient:
         keep: Sequence[str] = (),
         levels: Sequence[str] = (),
         *,
+        now: bool = False,
         timeout: float | None = None,
     ) -> Applied:
-        """Do what `plan_dedupe` shows, and return when it is done; `events(["progress"])` tell how far it is."""
-        return await self._ask(ApplyDedupe(action, rules(keep), list(levels)), Applied, timeout)
+        """Do what `plan_dedupe` shows, and return when it is done; `events(["progress"])` tell how far it is.
+
+        `now`: what is put aside is removed at once, without its grace.
+        """
+        return await self._ask(ApplyDedupe(action, rules(keep), list(levels), now), Applied, timeout)
+
+    async def free(self, ids: Sequence[int] = (), *, timeout: float | None = None) -> Freed:
+        """Remove what these actions, or all but quarantines, have put aside, and return when it is done."""
+        return await self._ask(FreeHidden(list(ids), not ids), Freed, timeout)
+
+    async def hidden(self, ids: Sequence[int] = ()) -> AsyncIterator[HiddenFile]:
+        """What these actions, or all, have put aside, the one that is due first in front."""
+        async for page in self.pages(FreeHidden(list(ids), not ids, dry_run=True), Freeable):
+            for file in page.files:
+                yield file
 
     async def undo(self, ids: Sequence[int] = (), *, all: bool = False, timeout: float | None = None) -> Undone:
         """Take back these actions, or all that stand."""

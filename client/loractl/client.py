@@ -35,11 +35,15 @@ from loracore.control import (
     FailedFile,
     Find,
     Found,
+    Freeable,
+    Freed,
+    FreeHidden,
     GetResult,
     GetSavings,
     GetStatus,
     Group,
     Groups,
+    HiddenFile,
     History,
     HistoryEntry,
     JobProgress,
@@ -85,7 +89,7 @@ from loractl.exchange import (
 from loractl.link import Keys, Link, receive_first
 
 #: A list, asked for by page.
-Listing = ListGroups | ListDuplicates | ListFailed | Find | PlanDedupe | ListHistory
+Listing = ListGroups | ListDuplicates | ListFailed | Find | PlanDedupe | ListHistory | FreeHidden
 
 
 class Client:
@@ -199,11 +203,30 @@ class Client:
         keep: Sequence[str] = (),
         levels: Sequence[str] = (),
         *,
+        now: bool = False,
         progress: Callable[[DedupeProgress], None] | None = None,
         timeout: float | None = None,
     ) -> Applied:
-        """Do what `plan_dedupe` shows, and return when it is done. `progress` hears how far it is."""
-        return self._act(ApplyDedupe(action, rules(keep), list(levels)), Applied, progress, timeout)
+        """Do what `plan_dedupe` shows, and return when it is done. `progress` is called with how far it is.
+
+        `now`: what is put aside is removed at once, without its grace.
+        """
+        return self._act(ApplyDedupe(action, rules(keep), list(levels), now), Applied, progress, timeout)
+
+    def free(
+        self,
+        ids: Sequence[int] = (),
+        *,
+        progress: Callable[[DedupeProgress], None] | None = None,
+        timeout: float | None = None,
+    ) -> Freed:
+        """Remove what these actions, or all but quarantines, have put aside, and return when it is done."""
+        return self._act(FreeHidden(list(ids), not ids), Freed, progress, timeout)
+
+    def hidden(self, ids: Sequence[int] = ()) -> Iterator[HiddenFile]:
+        """What these actions, or all, have put aside, the one that is due first in front."""
+        for page in self.pages(FreeHidden(list(ids), not ids, dry_run=True), Freeable):
+            yield from page.files
 
     def undo(
         self,

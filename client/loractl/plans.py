@@ -4,11 +4,21 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import groupby
 from typing import NamedTuple
 
-from loracore.control import Applied, HistoryEntry, Outcome, Planned, PlannedStep, Savings, Undone
+from loracore.control import (
+    Applied,
+    Freed,
+    HiddenFile,
+    HistoryEntry,
+    Outcome,
+    Planned,
+    PlannedStep,
+    Savings,
+    Undone,
+)
 from loracore.paths import shown
 from loractl.tables import Column, Row
 from loractl.units import count, size
@@ -20,7 +30,7 @@ _DONE = {
     "hardlink": "replaced by hard links",
     "symlink": "replaced by symbolic links",
     "quarantine": "moved into quarantine",
-    "delete": "deleted",
+    "delete": "taken away",
 }
 
 
@@ -81,7 +91,7 @@ def plan_words(plan: Planned) -> Iterator[str]:
     if files and plan.action == "report":
         yield "The policy is to report, which changes nothing; give --action, and --apply to do it."
     elif files:
-        yield "Nothing was changed yet: --apply does it, and `loractl undo` takes it back."
+        yield "Nothing was changed yet: --apply puts them aside first, and `loractl undo` takes it back."
 
 
 def _done(action: str, length: int) -> str:
@@ -89,13 +99,44 @@ def _done(action: str, length: int) -> str:
     return f"{what}, {size(length)} in all" if action == "quarantine" else f"{what}, {size(length)} saved"
 
 
-def applied_words(answer: Applied) -> str:
+def applied_words(answer: Applied, *, now: bool = False) -> str:
     if not answer.done and not answer.refused:
         return "Nothing to do."
     refused = f"; {answer.refused:,} refused" if answer.refused else ""
     actions = {result.action for result in answer.results if result.state == "done"}
-    what = "quarantined" if actions == {"quarantine"} else "saved"
+    if actions == {"quarantine"} and not now:
+        what = "moved into quarantine"
+    else:
+        what = "saved" if now or actions == {"reflink"} else "put aside, and free after their grace"
     return f"{count(answer.done, 'file')} done, {size(answer.bytes)} {what}{refused}."
+
+
+def freed_words(answer: Freed) -> str:
+    if not answer.done and not answer.refused:
+        return "Nothing is put aside."
+    waits = f"; {answer.refused:,} stay aside" if answer.refused else ""
+    return f"{count(answer.done, 'file')} removed, {size(answer.bytes)} freed{waits}."
+
+
+HIDDEN_COLUMNS = [
+    Column("id", right=True), Column("removed by itself"), Column("action"), Column("bytes", right=True),
+    Column("file", folds=True), Column("kept", folds=True), Column("waits for", folds=True),
+]  # fmt: skip
+
+
+def hidden_rows(files: Iterable[HiddenFile]) -> Iterator[Row]:
+    for file in files:
+        due = file.due[:16].replace("T", " ") or "never"
+        yield (
+            str(file.id), due, file.action, size(file.bytes), shown(file.path), shown(file.kept),
+            shown(file.reason),
+        )  # fmt: skip
+
+
+def hidden_words(files: Sequence[HiddenFile]) -> str:
+    if not files:
+        return "Nothing is put aside."
+    return f"{count(len(files), 'file')} put aside, {size(sum(file.bytes for file in files))} in all."
 
 
 def undone_words(answer: Undone) -> str:

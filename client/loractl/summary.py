@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from loracore.control import Hashing, Status
+from loracore.control import Hashing, Hidden, Status
 from loracore.paths import shown
 from loractl.tables import Column, Row
 from loractl.units import duration, size
@@ -43,6 +43,10 @@ def numbers(status: Status) -> Iterator[tuple[str, str]]:
     waiting = [f"{name} {count:,}" for name, count in status.queues.items() if count]
     yield "waiting", ", ".join(waiting) or "nothing"
     yield "hasher", f"{status.hasher} ({status.hasher_note})" if status.hasher_note else status.hasher
+    if status.hidden.files:
+        yield "put aside", _hidden(status.hidden)
+    for disk in status.hidden.full:
+        yield "nearly full", disk
     if status.hashing.on_arrival:
         yield "hashes", _hashing(status.hashing)
     yield "watch", status.watch
@@ -51,6 +55,15 @@ def numbers(status: Status) -> Iterator[tuple[str, str]]:
     late = f" (the JSON files are at {status.published:,})" if behind else ""
     yield "generation", f"{status.generation:,}{late}"
     yield "state", shown(status.state_dir)
+
+
+def _hidden(hidden: Hidden) -> str:
+    text = f"{hidden.files:,} files, {size(hidden.bytes)}"
+    if hidden.next_due:
+        text += f", the next is removed {hidden.next_due[:16].replace('T', ' ')}"
+    if hidden.waiting:
+        text += f"; {hidden.waiting:,} wait: {shown(hidden.reason)}"
+    return text
 
 
 def _hashing(hashing: Hashing) -> str:

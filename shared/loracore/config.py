@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from typing import Any
 
 import msgspec
 
 from loracore import toml
-from loracore.errors import ConfigError
+from loracore.errors import ConfigError, UsageError
 from loracore.paths import default_config_dir, default_runtime_dir, default_state_dir, shown
 from loracore.settings import (
     NO_DEFAULT,
@@ -80,12 +81,12 @@ class Dedupe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     scope: tuple[Folder, ...] = ()
     #: Seconds for which a file must not have changed.
     min_age: SecondsOrNone = 0.0
+    #: Files beside one that goes (`.txt`, `.preview.png` …): left where they are, or put into quarantine with it.
+    sidecars: Sidecars = "keep"
     #: What goes is put aside for so long before it is removed; counted while lorad runs.
     grace: Grace = "7d"
     #: Below this part of free space on a disk, what is put aside there is removed before, the oldest first.
     free_below: FreeBelow = "off"
-    #: Files beside one that goes (`.txt`, `.preview.png` …): left where they are, or put into quarantine with it.
-    sidecars: Sidecars = "keep"
 
 
 class Pipeline(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -163,8 +164,10 @@ def find_config(path: str | None = None, *, system: str = SYSTEM_CONFIG) -> str 
     given = path or os.environ.get("LORAD_CONFIG")
     if given:
         return given
-    users = os.path.join(default_config_dir(), "lorad.toml")
-    return next((each for each in (system, users) if _is_there(each)), None)
+    places = [system]
+    with suppress(UsageError):
+        places.append(os.path.join(default_config_dir(), "lorad.toml"))
+    return next((each for each in places if _is_there(each)), None)
 
 
 def load_config(path: str | None = None, *, system: str = SYSTEM_CONFIG) -> Config:

@@ -8,6 +8,7 @@ import re
 from collections.abc import Callable, Sequence
 from typing import Annotated
 
+from loracore.paths import expanded
 from loracore.toml import Rule
 
 _YEAR = 366 * 86400.0
@@ -108,7 +109,7 @@ def _free_text(text: str) -> str:
 
 
 def _folder(text: str) -> str:
-    path = os.path.expanduser(text)
+    path = expanded(text)
     if not path.startswith("/") or "\0" in path or ".." in path.split("/"):
         raise ValueError(text)
     return "/" + os.path.normpath(path).lstrip("/")

@@ -1,4 +1,4 @@
-"""`loractl dedupe`, `undo`, `history` and `savings`: what becomes of duplicates (SPEC section 5)."""
+"""`loractl dedupe`, `undo`, `free`, `history` and `savings`: what becomes of duplicates (SPEC section 5)."""
 
 from __future__ import annotations
 
@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 import click
 from click.shell_completion import CompletionItem
 
+from loracore.paths import expanded
 from loractl.commands.options import Connect, asks_daemon
 
 if TYPE_CHECKING:
-    from loracore.control import Applied, DedupeProgress, Planned, Undone
+    from loracore.control import Applied, DedupeProgress, Freed, Planned, Undone
 
 # As in `loracore.settings`, which is not loaded for --help.
 ACTIONS = ("report", "reflink", "hardlink", "symlink", "quarantine", "delete")
@@ -32,7 +33,10 @@ class KeepRule(click.ParamType):  # type: ignore[type-arg]  # generic in new ver
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
         rule = str(value)
         if rule.startswith(PREFIX) and len(rule) > len(PREFIX):
-            return PREFIX + os.path.abspath(os.path.expanduser(rule.removeprefix(PREFIX)))
+            try:
+                return PREFIX + os.path.abspath(expanded(rule.removeprefix(PREFIX)))
+            except ValueError:
+                self.fail("this user has no home folder: give a folder without ~.", param, ctx)
         if rule not in RULES:
             from loracore.paths import shown  # noqa: PLC0415 - for a mistake
 
@@ -55,6 +59,7 @@ class KeepRule(click.ParamType):  # type: ignore[type-arg]  # generic in new ver
 @click.option(
     "--level", "levels", multiple=True, type=click.Choice(LEVELS), help="Only those that are the same in this way."
 )
+@click.option("--now", is_flag=True, help="With --apply: remove at once what would be put aside for its grace.")
 @click.option("--all", "everything", is_flag=True, help="Show the whole of a long plan.")
 def dedupe(  # noqa: PLR0917 - click hands options over by name
     connect: Connect,
@@ -63,16 +68,20 @@ def dedupe(  # noqa: PLR0917 - click hands options over by name
     action: str | None,
     keep: tuple[str, ...],
     levels: tuple[str, ...],
+    now: bool,
     everything: bool,
 ) -> None:
     """Show what the policy makes of the duplicates: what would be done, why which file is kept, what it saves.
 
-    Nothing is changed without --apply. What is not given is as in the [dedupe] table of the configuration; its
-    scope and min_age always hold. Exit 0 for a plan, and when all was done; 5 when something was refused; 2 for
-    options that contradict each other.
+    Nothing is changed without --apply. What goes is put aside first, in its own folder under a hidden name, and
+    removed after its grace, by `loractl free`, or at once with --now; it comes back when the kept file is gone.
+    What is not given is as in the [dedupe] table of the configuration; its scope and min_age always hold. Exit 0
+    for a plan, and when all was done; 5 when something was refused; 2 for options that contradict each other.
     """
+    if now and not apply:
+        raise click.UsageError("--now goes with --apply.")
     if apply:
-        _apply(connect, as_json, action or "", keep, levels)
+        _apply(connect, as_json, action or "", keep, levels, now=now)
     with connect() as daemon:
         plan = daemon.plan_dedupe(action or "", keep, levels)
     if as_json:
@@ -96,16 +105,18 @@ def _show_plan(plan: Planned, everything: bool) -> None:
         click.echo(line, err=True)
 
 
-def _apply(connect: Connect, as_json: bool, action: str, keep: Sequence[str], levels: Sequence[str]) -> NoReturn:
+def _apply(
+    connect: Connect, as_json: bool, action: str, keep: Sequence[str], levels: Sequence[str], *, now: bool
+) -> NoReturn:
     from loractl import plans  # noqa: PLC0415 - not loaded for --help
 
     with connect() as daemon:
         answer = _followed(
             "De-duplicating",
             as_json,
-            lambda progress: daemon.apply_dedupe(action, keep, levels, progress=progress),
+            lambda progress: daemon.apply_dedupe(action, keep, levels, now=now, progress=progress),
         )
-    _show_outcome(answer, as_json, plans.applied_words(answer))
+    _show_outcome(answer, as_json, plans.applied_words(answer, now=now))
 
 
 @click.command(short_help="Take back what was done with duplicates.")
@@ -113,10 +124,15 @@ def _apply(connect: Connect, as_json: bool, action: str, keep: Sequence[str], le
 @click.argument("ids", nargs=-1, type=click.IntRange(1, 2**63 - 1), metavar="[ID...]")
 @click.option("--all", "everything", is_flag=True, help="All that stands, instead of single actions.")
 def undo(connect: Connect, as_json: bool, ids: tuple[int, ...], everything: bool) -> None:
-    """Put back the files of the actions ID..., as `loractl history` numbers them.
+    r"""Put back the files of the actions ID..., as `loractl history` numbers them.
 
-    Content, name, mode, owner, times and extended attributes come back. Exit 5 when one was refused, such as
-    where another file has taken the name; 2 when there is no such action.
+    Content, name, mode, owner, times and extended attributes come back; where another file has taken the name, as
+    `NAME (given back).EXT`. Exit 5 when one was refused; 2 when there is no such action. What is undone already is
+    nothing to do.
+
+    \b
+    loractl undo 12               take back action 12
+    loractl undo --all            take back all that can be taken back
     """
     from loractl import plans  # noqa: PLC0415 - not loaded for --help
 
@@ -127,6 +143,37 @@ def undo(connect: Connect, as_json: bool, ids: tuple[int, ...], everything: bool
             "Undoing", as_json, lambda progress: daemon.undo(ids, all=everything, progress=progress)
         )
     _show_outcome(answer, as_json, plans.undone_words(answer))
+
+
+@click.command(short_help="Remove what was put aside.")
+@asks_daemon
+@click.argument("ids", nargs=-1, type=click.IntRange(1, 2**63 - 1), metavar="[ID...]")
+@click.option("--dry-run", is_flag=True, help="Only show it, and when each would be removed by itself.")
+def free(connect: Connect, as_json: bool, ids: tuple[int, ...], dry_run: bool) -> None:
+    r"""Remove what the actions ID... have put aside, as `loractl history` numbers them, before their time.
+
+    Without an ID, all that is put aside but what lies in quarantine, which is removed by its ID alone.
+    Before a file is removed, another one is read that may keep the same weights, and what is needed to make the
+    removed one anew is written down: `loractl undo` still brings it back. What cannot be removed stays aside, and
+    the table says why; the exit code is 5 then, and 2 when there is no such action.
+
+    \b
+    loractl free --dry-run        what is put aside, and until when
+    loractl free 12 13            remove what actions 12 and 13 have put aside
+    """
+    from loractl import forms, plans, tables  # noqa: PLC0415 - not loaded for --help
+
+    with connect() as daemon:
+        if dry_run:
+            files = list(daemon.hidden(ids))
+            if as_json:
+                forms.print_json({"files": [forms.form(file) for file in files]})
+            elif files:
+                tables.show_table(plans.HIDDEN_COLUMNS, plans.hidden_rows(files))
+            click.echo(plans.hidden_words(files), err=True)
+            return
+        answer = _followed("Freeing", as_json, lambda progress: daemon.free(ids, progress=progress))
+    _show_outcome(answer, as_json, plans.freed_words(answer))
 
 
 def _followed(what: str, as_json: bool, act: Callable[[Callable[[DedupeProgress], None] | None], _T]) -> _T:
@@ -146,7 +193,7 @@ def _followed(what: str, as_json: bool, act: Callable[[Callable[[DedupeProgress]
             bar.close()
 
 
-def _show_outcome(answer: Applied | Undone, as_json: bool, words: str) -> NoReturn:
+def _show_outcome(answer: Applied | Undone | Freed, as_json: bool, words: str) -> NoReturn:
     """Print it and leave."""
     from loractl import forms, plans, tables  # noqa: PLC0415 - not loaded for --help
 
@@ -184,7 +231,7 @@ def history(connect: Connect, as_json: bool, everything: bool) -> None:
 @click.command(short_help="What de-duplication saved, and what it could.")
 @asks_daemon
 def savings(connect: Connect, as_json: bool) -> None:
-    """What the actions that stand have saved, what is in quarantine, and what could be saved now."""
+    """What the actions in force have saved, what is still put aside, and what could be saved now."""
     from loractl import forms, plans, tables  # noqa: PLC0415 - not loaded for --help
 
     with connect() as daemon:

@@ -122,10 +122,12 @@ class Queries:
         self._pages.forget()
 
     def close(self) -> None:
+        self.planner.close()
         if self._connection is not None:
             self._connection.close()
             self._connection = None
         self._pages.forget()
+        self.planner.close()
 
     def plan_for(self, newcomers: Collection[bytes]) -> Plan | Refusal:
         """What the running policy makes of newcomers, by any of their names."""

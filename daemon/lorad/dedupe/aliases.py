@@ -13,11 +13,12 @@ import os
 import unicodedata
 from contextlib import suppress
 
-from loracore.paths import shown
 from lorad.dedupe.mounted import Mounted, is_plain
 from lorad.dedupe.probe import opened, probe, remove_leftovers
 from lorad.dedupe.statx import Status, may_change, statx
 
+ITSELF = "it is the kept file itself, seen through another mount; watch one of the two folders only"
+MAYBE_ITSELF = "it may be the kept file itself, seen through another mount; left to `loractl dedupe --apply`"
 #: Answers remembered.
 _MOST = 100_000
 
@@ -41,6 +42,9 @@ class Aliases:
         self._mounted = mounted
         self._generation = 0
         self._known: dict[frozenset[tuple[int, int]], Alias] = {}
+
+    def close(self) -> None:
+        self._mounted.close()
 
     def between(self, one: bytes, other: bytes, *, fresh: bool = False) -> Alias:
         """Of two folders. `fresh`: asked anew, as before a file is removed for good."""
@@ -86,10 +90,10 @@ class Aliases:
         `by_itself`: no one asked for it, so that between two devices it is done only where they are surely two.
         """
         if self.same_file(gone, kept, fresh=fresh) is Alias.ONE:
-            return f"it is {shown(kept)} itself, seen through another mount; watch one of the two folders only"
+            return ITSELF
         folders = os.path.dirname(gone), os.path.dirname(kept)
         if by_itself and _are_two_devices(*folders) and self.between(*folders, fresh=fresh) is Alias.UNKNOWN:
-            return f"it may be {shown(kept)} itself, seen through another mount; order it with dedupe --apply"
+            return MAYBE_ITSELF
         return ""
 
     def _is_plain(self, folder: bytes, status: Status) -> bool:

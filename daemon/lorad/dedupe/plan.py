@@ -20,20 +20,17 @@ What becomes of one set says `sets`.
 from __future__ import annotations
 
 import builtins
-import os
-from collections import defaultdict
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
-from loracore.paths import shown
 from lorad.blocks.room import Room
 from lorad.dedupe.policy import AWAY, Policy
 from lorad.dedupe.sets import UNREAD as UNREAD  # noqa: PLC0414 - reasons are read with plans
 from lorad.dedupe.sets import YOUNG as YOUNG  # noqa: PLC0414
-from lorad.dedupe.sets import Going, Judged, Skipped, is_young, judge
+from lorad.dedupe.sets import Going, Skipped, is_young, judge
+from lorad.dedupe.wholes import Folders, by_folder, go_whole
 from lorad.library.keepers import Copy, has_final_name
 
-PART = "part of a folder"
 NOT_NEW = "not new: left to `loractl dedupe --apply`"
 MARKED = "the kept one has no final name: left to `loractl dedupe --apply`"
 
@@ -67,18 +64,6 @@ class Plan(NamedTuple):
     skipped: list[Skipped]
     bytes: int
     due_ns: int | None
-
-
-class Folders(NamedTuple):
-    """Adapter folders: the weight files of each, and in what one is not the same as another; empty where it is."""
-
-    weights: Mapping[bytes, Collection[bytes]] = {}
-    difference: Callable[[bytes, bytes], str] = lambda folder, kept: ""
-
-    def of(self, path: bytes) -> bytes:
-        """The adapter folder that a file is a part of; empty for none."""
-        folder = os.path.dirname(path)
-        return folder if folder in self.weights else b""
 
 
 _NO_FOLDERS = Folders()
@@ -115,9 +100,10 @@ def _plan(
     if newcomers is not None:
         for each in judged:
             each.keep_back(lambda going: _why_asked(going, newcomers))
-    if policy.action in AWAY:
-        _go_whole(judged, folders)
-    steps = _whole([step for each in judged for step in _steps(each.going, each.copies, policy)], folders)
+    whole = go_whole(judged, folders) if policy.action in AWAY else []
+    steps = list(
+        _whole([step for each in judged for step in _steps(each.going, each.copies, policy)], whole, folders)
+    )
     skipped = [row for each in judged for row in each.skipped]
     steps.sort(key=_place)
     skipped.sort(key=_place)
@@ -156,47 +142,12 @@ def _why_asked(going: Going, newcomers: frozenset[bytes]) -> str:
     return MARKED if has_final_name(going.copy) and not has_final_name(going.choice.kept) else ""
 
 
-def _go_whole(sets: Sequence[Judged], folders: Folders) -> None:
-    """Leave alone what is part of an adapter folder that does not go as a whole."""
-    again = bool(folders.weights)
-    while again:
-        going = {path: each for made in sets for each in made.going for path in each.copy.paths}
-        parts = {folder for path in going if (folder := folders.of(path))}
-        reasons = {folder: _why_not_whole(folder, going, folders) for folder in parts}
-
-        def why(each: Going, reasons: Mapping[bytes, str] = reasons) -> str:
-            found = (reasons.get(folders.of(path), "") for path in each.copy.paths)
-            return next(filter(None, found), "")
-
-        # One of them may have names in other folders.
-        again = sum(made.keep_back(why) for made in sets) > 0
-
-
-def _why_not_whole(folder: bytes, going: Mapping[bytes, Going], folders: Folders) -> str:
-    """Why an adapter folder does not go; empty where it does, for another one of the same files."""
-    kept = {}
-    for path in sorted(folders.weights[folder]):
-        name = os.path.basename(path)
-        if path not in going:
-            return f"{PART}: {shown(path)} stays"
-        twin = going[path].choice.path
-        if going[path].level != "file" or os.path.basename(twin) != name or not folders.of(twin):
-            return f"{PART}: {shown(twin)} is not in a folder like it"
-        kept[folders.of(twin)] = name
-    if len(kept) > 1:
-        return f"{PART}: what is kept for its files lies in several folders"
-    difference = folders.difference(folder, *kept)
-    return f"{PART}: {difference}" if difference else ""
-
-
-def _whole(steps: Sequence[Step], folders: Folders) -> list[Step]:
+def _whole(steps: Sequence[Step], whole: Sequence[bytes], folders: Folders) -> Iterator[Step]:
     """The same steps, with one for each adapter folder that goes."""
-    made: list[Step] = []
-    parts: dict[bytes, list[Step]] = defaultdict(list)
-    for step in steps:
-        folder = folders.of(step.path) if step.action in AWAY else b""
-        (parts[folder] if folder else made).append(step)
-    for folder, each in parts.items():
-        first = min(each, key=lambda step: step.path)
-        made.append(first._replace(bytes=sum(step.bytes for step in each), folder=folder))
-    return made
+    by_path = {step.path: step for step in steps}
+    for folder, paths in by_folder(by_path, whole).items():
+        if not folder:
+            yield from map(by_path.__getitem__, paths)
+            continue
+        first = by_path[min(folders.weights[folder])]
+        yield first._replace(bytes=sum(by_path[path].bytes for path in paths), folder=folder)

@@ -154,7 +154,7 @@ class Refusals:
         return ""
 
     def _of_places(self, step: Step, place: Place, kept_at: Place) -> Iterator[str]:
-        yield "" if place.root else NOT_IN_ROOT
+        yield NOT_IN_ROOT if self._roots and not place.root else ""
         # What another lorad may move away is not to be relied on.
         yield place.lock or kept_at.lock
         if place.status.dev != kept_at.status.dev:
@@ -166,7 +166,7 @@ class Refusals:
         path = whole or step.path
         yield words(trouble.LEASE, self._abilities.lease(step.path, status))
         if traits.needs_exchange and self._has_other_access(step, status, kept):
-            yield trouble.other_access(step.kept)
+            yield trouble.OTHER_ACCESS
         if step.action == "reflink":
             yield words(trouble.SHARE, errno.EXDEV if kept.dev != status.dev else self._share_error(place))
             yield words("", errno.EROFS if place.error == errno.EROFS else errno.EPERM * status.is_immutable)
@@ -223,7 +223,7 @@ class Refusals:
 
     def _quarantine(self, place: Place) -> tuple[str, bytes]:
         """Why files of this place cannot be moved into quarantine, or the folder that they are moved into."""
-        for top, name in ((self._state_dir, os.fsencode(IN_STATE)), (place.root, IN_ROOT)):
+        for top, name in ((self._state_dir, os.fsencode(IN_STATE)), (place.root or b"/", IN_ROOT)):
             around = self._place(os.path.realpath(top))
             path = os.path.join(top, name)
             with suppress(OSError):
@@ -253,7 +253,7 @@ class Refusals:
             with suppress(OSError):
                 status = statx(path)
                 why = words(trouble.LEASE, self._abilities.lease(path, status))
-                self._kept[path] = status, f"{shown(path)}: {why}" if why else ""
+                self._kept[path] = status, f"the kept file: {why}" if why else ""
         return self._kept[path]
 
     def _another_project(self, path: bytes, folder: bytes) -> bool:

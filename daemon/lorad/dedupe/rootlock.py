@@ -1,16 +1,16 @@
-"""One acting lorad a root: a locked file at its top, with the token of the journal that names its actions.
+"""One acting lorad a root: a file at its top that says which process acts there, and the token of its journal.
 
-The lock nearest to a folder counts: below `/m/sub`, which one lorad holds, another one that holds `/m` only
+The file nearest to a folder counts: below `/m/sub`, which one lorad holds, another one that holds `/m` only
 reports. A root below one that is held is not taken at all. Where a root's top cannot be written, the first folder
 on the way down that can be is taken, when something is to be done there.
 
-The lock is flock(2)'s. The file also says which process holds it, since a union mount and its branches do not
-share locks. It is removed at the end; one that a crash leaves holds nothing.
+The file is not kept open, as no disk could be unmounted then. It holds as long as its process lives; where that
+cannot be seen, as it runs in another container or on another machine, as long as the file is touched each minute.
+flock(2) keeps two from taking it at once. It is removed at the end; one that a crash leaves holds nothing.
 """
 
 from __future__ import annotations
 
-import errno
 import fcntl
 import functools
 import os
@@ -27,32 +27,41 @@ from lorad.library.keepers import is_inside
 LOCK = b".lorad-lock"
 #: Seconds for which what was seen is believed.
 _BELIEVED = 1.0
-#: The most that is read of a lock file.
+#: Seconds between two touches, and after which a process that cannot be seen is taken for dead.
+_BEAT, _DEAD = 60.0, 300.0
+#: The most that is read of a lock.
 _LONGEST = 512
-#: How often a lock is tried again that was removed just then.
-_TRIES = 5
+#: How often a lock is tried again that another process takes or removes just then, and seconds in between.
+_TRIES, _PAUSE = 5, 0.02
 #: Neither a FIFO nor a link is waited for or followed.
 _OPEN = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY
 
 
 class Process(NamedTuple):
-    """A process of this machine, whatever others have its number in other containers or after it."""
+    """A process, whichever others have its number: `space` is the PID namespace of its container."""
 
     pid: int
     started: str
     boot: str
+    space: str
 
     @classmethod
     def of(cls, pid: int) -> Process | None:
-        """None where there is no such process."""
+        """One that can be seen from here; None where there is none."""
         try:
             with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
                 boot = file.read().strip()
             with open(f"/proc/{pid}/stat", "rb") as stat_file:
                 # The second field is a name that may hold anything; starttime is the 22nd (proc(5)).
-                return cls(pid, stat_file.read().rpartition(b") ")[2].split()[19].decode(), boot)
+                started = stat_file.read().rpartition(b") ")[2].split()[19].decode()
+            return cls(pid, started, boot, os.readlink("/proc/self/ns/pid"))
         except (OSError, IndexError):
             return None
+
+    def is_near(self) -> bool:
+        """Whether it could be seen from here, if it lived."""
+        here = _this(os.getpid())
+        return here is not None and (self.boot, self.space) == (here.boot, here.space)
 
 
 class Holder(NamedTuple):
@@ -67,8 +76,8 @@ class Holder(NamedTuple):
     def __str__(self) -> str:
         if self.trouble:
             return f"{shown(os.path.join(self.folder, LOCK))} {self.trouble}"
-        said = f" (token {self.token}, pid {self.pid})" if self.token else ""
-        return f"another lorad{said} acts in {shown(self.folder)}; stop that one, or leave the folder to it"
+        which = f"(token {self.token}, pid {self.pid})"
+        return f"another lorad {which} acts in {shown(self.folder)}; stop that one, or leave the folder to it"
 
 
 class RootLocks:
@@ -78,10 +87,11 @@ class RootLocks:
         self._token = token
         self._lock = threading.RLock()
         self._roots: tuple[bytes, ...] = ()
-        #: Descriptors, by folder.
-        self._held: dict[bytes, int] = {}
+        self._held: set[bytes] = set()
         self._seen: dict[bytes, Holder | None] = {}
         self._seen_at = 0.0
+        self._beats: threading.Thread | None = None
+        self._closed = threading.Event()
 
     def use(self, roots: Iterable[bytes]) -> dict[bytes, str]:
         """Hold these roots and no others; returns those in which another lorad acts, with the words for it."""
@@ -106,9 +116,18 @@ class RootLocks:
         return "" if holder is None or holder.ours else str(holder)
 
     def close(self) -> None:
+        self._closed.set()
         with self._lock:
             for folder in list(self._held):
                 self._release(folder)
+
+    def beat(self) -> None:
+        """Touch all locks, for those who do not see this process."""
+        for folder in list(self._held):
+            holder = holder_at(folder)
+            if holder is not None and holder.ours:
+                with suppress(OSError):
+                    os.utime(os.path.join(folder, LOCK), (time.time(),) * 2, follow_symlinks=False)
 
     def _nearest(self, folder: bytes) -> Holder | None:
         way = []
@@ -119,46 +138,33 @@ class RootLocks:
                 break
         nearest = self._seen.get(folder)
         for each in reversed(way):
-            nearest = self._seen[each] = holder_at(each) or nearest
+            nearest = self._seen[each] = holder_at(each, self._token) or nearest
         return nearest
 
     def _take_for(self, folder: bytes) -> Holder | None:
         """Take the root that a folder lies in, or what can be taken on the way down; None where nothing can."""
         root = max((root for root in self._roots if is_inside(folder, root)), key=len, default=None)
-        holders = map(self._take, _down(root, folder)) if root is not None else iter(())
+        holders = (_take(each, self._token) for each in _down(root, folder)) if root is not None else iter(())
         holder = next((holder for holder in holders if holder is not None), None)
         if holder is not None:
             self._seen.clear()
+        if holder is not None and holder.ours:
+            self._held.add(holder.folder)
+            if self._beats is None:
+                self._beats = threading.Thread(target=self._beat_on, name="lorad-root-locks", daemon=True)
+                self._beats.start()
         return holder
 
-    def _take(self, folder: bytes) -> Holder | None:
-        """The holder of a folder from now on; None where no lock can be made in it."""
-        self._release(folder)
-        for _ in range(_TRIES):
-            with suppress(FileNotFoundError, FileExistsError):
-                holder = holder_at(folder)
-                if holder is not None:
-                    return holder
-                try:
-                    fd = os.open(os.path.join(folder, LOCK), os.O_RDWR | os.O_CREAT | _OPEN, 0o644)
-                except OSError as error:
-                    if error.errno not in (errno.EACCES, errno.EPERM) or not _remove_left(folder):
-                        return None
-                    continue
-                if _is_locked(fd, fcntl.LOCK_EX) and _leads_to(folder, fd):
-                    self._held[folder] = fd
-                    _write(fd, self._token)
-                    return holder_at(folder)
-                os.close(fd)
-        return Holder(folder, trouble="is made and removed all the time; try again")
+    def _beat_on(self) -> None:
+        while not self._closed.wait(_BEAT):
+            self.beat()
 
     def _release(self, folder: bytes) -> None:
-        fd = self._held.pop(folder, None)
-        if fd is not None:
+        self._held.discard(folder)
+        holder = holder_at(folder)
+        if holder is not None and holder.ours:
             with suppress(OSError):
-                if _leads_to(folder, fd):
-                    os.unlink(os.path.join(folder, LOCK))
-            os.close(fd)
+                os.unlink(os.path.join(folder, LOCK))
 
 
 def holder_of(folder: bytes) -> Holder | None:
@@ -168,8 +174,11 @@ def holder_of(folder: bytes) -> Holder | None:
     return holder
 
 
-def holder_at(folder: bytes) -> Holder | None:
-    """The holder of the lock that lies in this very folder; None where there is none, or it holds nothing."""
+def holder_at(folder: bytes, ours: str = "") -> Holder | None:
+    """The holder of the lock that lies in this very folder; None where there is none, or it holds nothing.
+
+    `ours`: our token. With it, a process that cannot be seen was our own before a restart.
+    """
     path = os.path.join(folder, LOCK)
     try:
         if not stat.S_ISREG(os.lstat(path).st_mode):
@@ -180,14 +189,22 @@ def holder_at(folder: bytes) -> Holder | None:
     except OSError:
         return None
     try:
-        token, process = _said(fd)
-        if process is not None and process == _this(os.getpid()):
-            return Holder(folder, True, token, process.pid)
-        if _is_locked(fd, fcntl.LOCK_SH) and (process is None or process != Process.of(process.pid)):
-            return None
-        return Holder(folder, False, token, process.pid if process else 0)
+        words = os.pread(fd, _LONGEST, 0).decode("ascii", "replace").split()
+        touched = os.fstat(fd).st_mtime
+    except OSError:
+        return None
     finally:
         os.close(fd)
+    if len(words) != 5 or not words[1].isdecimal():
+        return None
+    token, process = words[0][:64], Process(int(words[1]), *words[2:])
+    if process == _this(os.getpid()):
+        return Holder(folder, True, token, process.pid)
+    if process.is_near():
+        lives = process == Process.of(process.pid)
+    else:
+        lives = token != ours and time.time() - touched < _DEAD
+    return Holder(folder, False, token, process.pid) if lives else None
 
 
 @functools.lru_cache(1)
@@ -195,46 +212,58 @@ def _this(pid: int) -> Process | None:
     return Process.of(pid)
 
 
-def _said(fd: int) -> tuple[str, Process | None]:
-    """What the file says of its holder: its journal's token, and the process."""
-    words = os.pread(fd, _LONGEST, 0).decode("ascii", "replace").split()
-    if len(words) != 4 or not words[1].isascii() or not words[1].isdecimal() or not words[0].isalnum():
-        return "", None
-    return words[0][:64], Process(int(words[1]), words[2], words[3])
+def _take(folder: bytes, token: str) -> Holder | None:
+    """The holder of a folder from now on; None where no lock can be made in it."""
+    path = os.path.join(folder, LOCK)
+    for _ in range(_TRIES):
+        holder = holder_at(folder, token)
+        if holder is not None:
+            return holder
+        try:
+            fd = os.open(path, os.O_RDWR | os.O_CREAT | _OPEN, 0o644)
+        except PermissionError:
+            # It is another user's and holds nothing, or the folder cannot be written.
+            try:
+                os.unlink(path)
+            except OSError:
+                return None
+            continue
+        except OSError:
+            return None
+        try:
+            if _is_locked(fd) and _leads_to(path, fd) and holder_at(folder, token) is None:
+                _write(fd, token)
+                return holder_at(folder)
+        finally:
+            os.close(fd)
+        time.sleep(_PAUSE)
+    return Holder(folder, trouble="is made and removed all the time; try again")
 
 
 def _write(fd: int, token: str) -> None:
-    """A disk that is full may take nothing; the lock holds nevertheless."""
     process = _this(os.getpid())
-    with suppress(OSError):
-        os.ftruncate(fd, 0)
-        if process is not None:
-            os.pwrite(fd, f"{token} {process.pid} {process.started} {process.boot}\n".encode(), 0)
+    if process is not None:
+        with suppress(OSError):
+            os.ftruncate(fd, 0)
+            os.pwrite(fd, " ".join((token, *map(str, process))).encode() + b"\n", 0)
 
 
-def _is_locked(fd: int, kind: int) -> bool:
-    """Whether the lock is ours now; also where the file system has none, and the file alone speaks."""
+def _is_locked(fd: int) -> bool:
+    """Whether no other process takes the lock just now; also where the file system does not say."""
     try:
-        fcntl.flock(fd, kind | fcntl.LOCK_NB)
-    except OSError as error:
-        return error.errno not in (errno.EWOULDBLOCK, errno.EACCES)
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:
+        return True
     return True
 
 
-def _leads_to(folder: bytes, fd: int) -> bool:
+def _leads_to(path: bytes, fd: int) -> bool:
     try:
-        return os.path.samestat(os.lstat(os.path.join(folder, LOCK)), os.fstat(fd))
+        return os.path.samestat(os.lstat(path), os.fstat(fd))
     except FileNotFoundError:
         return False
-
-
-def _remove_left(folder: bytes) -> bool:
-    """Remove a lock that holds nothing, where it is another user's; whether there was one."""
-    try:
-        os.unlink(os.path.join(folder, LOCK))
-    except OSError:
-        return False
-    return True
 
 
 def _down(root: bytes, folder: bytes) -> Iterator[bytes]:

@@ -7,8 +7,6 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from loracore.paths import shown
-
 #: What actions ask of the system.
 HIDE = "put it aside (rename)"
 QUARANTINE = "move it into quarantine (rename)"
@@ -18,6 +16,11 @@ EXCHANGE = "put the link in its place (rename)"
 SHARE = "share its blocks"
 LEASE = "hold it against writers"
 STRANGE_QUARANTINE = "others may change it; it must belong to lorad's user, with mode 0700"
+
+OTHER_ACCESS = (
+    "its owner, mode or ACL differ from those of the kept file, and a link can have but one; make them equal, or "
+    "order reflink or quarantine"
+)
 
 _FULL = "make room, and try again"
 _UNABLE = "its file system is not able to; report it only"
@@ -97,14 +100,6 @@ def words(what: str, number: int, forbidden: str = "") -> str:
     reason = os.strerror(number).lower()
     remedy = (forbidden if number == errno.EPERM else "") or _REMEDIES.get(number, "try again")
     return f"cannot {what}: {reason}; {remedy}" if what else f"{reason}; {remedy}"
-
-
-def other_access(kept: bytes) -> str:
-    """A link has the owner, mode and ACL of what it leads to."""
-    return (
-        f"its owner, mode or ACL differ from those of {shown(kept)}, and a link can have but one; "
-        "make them equal, or order reflink or quarantine"
-    )
 
 
 def no_quarantine(number: int) -> str:

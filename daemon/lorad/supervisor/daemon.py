@@ -78,7 +78,8 @@ class Loader(Protocol):
 class Daemon:
     """All parts of a running lorad. `run` ends when a signal says so."""
 
-    def __init__(self, config: Config, crew: Crew, notifier: Notifier, reload: Loader) -> None:
+    def __init__(self, config: Config, crew: Crew, notifier: Notifier, reload: Loader | None) -> None:
+        """Without `reload`, SIGHUP ends it."""
         self._config = config
         #: Where each root leads to, and the configuration with that for all that looks at files.
         self._leads = resolved(config.watch.roots)
@@ -92,7 +93,8 @@ class Daemon:
         self._reload = threading.Event()
         self._signals = Signals(
             stop=lambda: self._signalled(self._stop),
-            reload=lambda: self._signalled(self._reload),
+            # Where no configuration is read again, a hang-up ends it, as it ends any program of a terminal.
+            reload=lambda: self._signalled(self._reload if self._load_config else self._stop),
             late=lambda: self._log.error("ended without waiting", at=self._part, reason="a call does not return"),
         )
         #: What the loop is at.
@@ -212,7 +214,8 @@ class Daemon:
     def _pause(self) -> float:
         """Seconds that nothing is due."""
         now = time.monotonic()
-        due = self._settling.next_due
+        # Without an engine nothing that has settled can be taken in.
+        due = self._settling.next_due if self._tenure.engine else None
         return max(0.0, min(self._next_tick if due is None else min(due, self._next_tick), now + _TICK) - now)
 
     def _published_news(self) -> None:
@@ -329,7 +332,7 @@ class Daemon:
 
     def _reconfigure(self) -> None:
         """After a SIGHUP, take over a new configuration, if it is sound."""
-        if not self._reload.is_set():
+        if not self._reload.is_set() or self._load_config is None:
             return
         self._reload.clear()
         self._notifier.reloading()

@@ -59,9 +59,7 @@ def test_a_file_under_two_names_is_refused_for_itself(
     one, other = raw(branch / "x/y/style.safetensors"), raw(pool / "x/y/style.safetensors")
     for gone, kept in ((one, other), (other, one)):
         assert aliases.same_file(gone, kept) is Alias.ONE
-        refusal = aliases.refusal(gone, kept)
-        assert os.fsdecode(kept) in refusal
-        assert "another mount" in refusal
+        assert "itself, seen through another mount" in aliases.refusal(gone, kept)
     assert aliases.refusal(raw(branch / "x/y/other.safetensors"), other) == ""
 
 

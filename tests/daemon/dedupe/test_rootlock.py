@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from lorad.dedupe import rootlock
-from lorad.dedupe.rootlock import LOCK, RootLocks, holder_of
+from lorad.dedupe.rootlock import LOCK, Process, RootLocks, holder_of
 from tests.unions import Union
 
 #: Holds the root that it is given, prints why it may not act there, and the same of each folder that it reads.
@@ -33,7 +35,11 @@ class Other:
     def __init__(self, *roots: Path) -> None:
         command = [sys.executable, "-c", _OTHER, *map(str, roots)]
         self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-        self.told = self._line()
+
+    @functools.cached_property
+    def told(self) -> str:
+        """Why it may not act in its roots."""
+        return self._line()
 
     def refusal(self, folder: Path) -> str:
         assert self.process.stdin is not None
@@ -53,8 +59,10 @@ class Other:
 def other() -> Iterator[Callable[..., Other]]:
     with contextlib.ExitStack() as stack:
 
-        def start(*roots: Path) -> Other:
+        def start(*roots: Path, at_once: bool = False) -> Other:
             made = Other(*roots)
+            if not at_once:
+                assert made.told is not None
             stack.callback(made.stop)
             stack.callback(made.process.kill)
             return made
@@ -180,7 +188,7 @@ def test_what_stands_in_the_place_of_a_lock_is_not_waited_for(locks: RootLocks, 
     assert "remove it" in said
 
 
-@pytest.mark.parametrize("content", [b"", b"\0" * 600, b"a b c d", b"tok 99999999999999999999 1 x", b"x" * 10**6])
+@pytest.mark.parametrize("content", [b"", b"\0" * 600, b"a b c d", b"token x 1 x y", b"x" * 10**6])
 def test_a_lock_file_of_any_content_holds_nothing(locks: RootLocks, tmp_path: Path, content: bytes) -> None:
     (tmp_path / os.fsdecode(LOCK)).write_bytes(content)
     assert holder_of(raw(tmp_path)) is None
@@ -223,3 +231,51 @@ def test_a_folder_outside_all_roots_is_not_touched(locks: RootLocks, tmp_path: P
     locks.use([raw(tmp_path / "root")])
     assert locks.refusal(raw(tmp_path)) == ""
     assert os.listdir(tmp_path) == ["root"]
+
+
+def test_a_held_root_can_be_unmounted(locks: RootLocks, disk: Callable[[str], str], tmp_path: Path) -> None:
+    """Nothing is kept open in it. What is mounted there later is taken anew."""
+    source, root = Path(disk("ext4")), tmp_path / "root"
+    root.mkdir()
+    for _ in range(2):
+        subprocess.run(["mount", "--bind", source, root], check=True)
+        try:
+            assert locks.use([raw(root)]) == {}
+            assert (source / os.fsdecode(LOCK)).exists()
+        finally:
+            subprocess.run(["umount", root], check=True)
+    locks.use([])
+
+
+@pytest.mark.parametrize("space", ["pid:[1]", "this one, after a restart"])
+def test_a_lorad_that_cannot_be_seen_holds_as_long_as_it_touches_its_lock(
+    locks: RootLocks, tmp_path: Path, space: str
+) -> None:
+    """It runs in another container, or on another machine that has the folder."""
+    here = Process.of(os.getpid())
+    assert here is not None
+    there = here._replace(space=space) if space.startswith("pid") else here._replace(boot="another")
+    lock = tmp_path / os.fsdecode(LOCK)
+    lock.write_text(" ".join(("abcd1234", *map(str, there))))
+    assert "abcd1234" in locks.use([raw(tmp_path)])[raw(tmp_path)]
+    os.utime(lock, (0, time.time() - 1000))
+    assert locks.refusal(raw(tmp_path)) == ""
+    assert "11112222" in lock.read_text()
+    os.utime(lock, (0, 0))
+    locks.beat()
+    assert lock.stat().st_mtime > time.time() - 1000
+
+
+def test_two_that_take_a_root_at_once(tmp_path: Path, other: Callable[..., Other]) -> None:
+    """One of them has it."""
+    several = [other(tmp_path, at_once=True) for _ in range(4)]
+    assert [each.told for each in several].count("") == 1
+
+
+def test_ones_own_lock_of_before_is_taken_over(locks: RootLocks, tmp_path: Path) -> None:
+    """After the machine or the container was started again, there is no other one with its journal."""
+    here = Process.of(os.getpid())
+    assert here is not None
+    before = here._replace(boot="another")
+    (tmp_path / os.fsdecode(LOCK)).write_text(" ".join(("11112222", *map(str, before))))
+    assert locks.use([raw(tmp_path)]) == {}

@@ -28,7 +28,7 @@ def target_of(kept: bytes, gone: bytes, *, one_root: bool) -> bytes:
 def refuse_other_access(kept: Held, gone: Held, attributes: Attributes) -> None:
     """A link has the owner, mode and ACL of what it leads to: who could read it must still, and no one else."""
     if not attributes.same_access(Attributes.of(kept.fd, kept.before)):
-        raise Refused.about(gone.path, trouble.other_access(kept.path))
+        raise Refused.about(gone.path, trouble.OTHER_ACCESS)
 
 
 def is_ours(entry: Entry, reached: Reached, name: bytes, status: os.stat_result | None) -> bool:

@@ -1,7 +1,7 @@
 """The action `quarantine`: the file is moved into a folder that only lorad's user may look into.
 
 That is the state folder's where a rename leads there, else one at the root's top. Each action has a folder of its
-own in it, with the file and its sidecars under their own names.
+own in it, with the file under its hidden name and its sidecars under their own.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def move(context: Context, entry: Entry, gone: Reached, places: dict[int, int]) 
         places[entry.id] = fd = os.open(name, _FOLDER, dir_fd=base)
         places[-entry.id] = os.dup(base)
     with doing(trouble.QUARANTINE):
-        rename_new(gone.folder, gone.name, fd, gone.name)
+        rename_new(gone.folder, gone.name, fd, name_in(entry))
 
 
 @contextmanager
@@ -76,7 +76,15 @@ def path_of(state_dir: str, token: str, entry: Entry) -> bytes:
     top = os.path.join(os.fsencode(state_dir), os.fsencode(IN_STATE))
     folder = b"%s-%d" % (token.encode(), entry.id)
     around = top if entry.place == "state" else os.path.join(entry.gone.root, IN_ROOT)
-    return os.path.join(around, folder, os.path.basename(entry.gone.path))
+    return os.path.join(around, folder, name_in(entry))
+
+
+def name_in(entry: Entry) -> bytes:
+    """The name of the file in quarantine: hidden, so that no program lists it as a model in a root.
+
+    Earlier versions left it its own name.
+    """
+    return os.path.basename(entry.gone.path) if entry.aside.startswith(b".lorad-") else entry.aside
 
 
 def clear(context: Context, entry: Entry) -> None:

@@ -174,7 +174,9 @@ def _take_back(context: Context, entry: Entry, reached: Reached, text: str) -> E
     """The file stands at its name, at its hidden name, or in quarantine: it gets its name back."""
     with quarantine.place(context, entry) as place:
         at_place = place if entry.action == "quarantine" else None
-        folder, name = (at_place, reached.name) if at_place is not None else (reached.folder, entry.aside)
+        folder, name = (reached.folder, entry.aside)
+        if at_place is not None:
+            folder, name = at_place, quarantine.name_in(entry)
         aside, there = _status(folder, name), reached.status()
         if aside is None:
             _refuse_unsure(entry, reached, there)
@@ -227,7 +229,9 @@ def _settle_freeing(context: Context, entry: Entry, reached: Reached, text: str)
     """It was removed, or is still there."""
     with quarantine.place(context, entry) as place:
         at_place = place if entry.action == "quarantine" else None
-        folder, name = (at_place, reached.name) if at_place is not None else (reached.folder, entry.aside)
+        folder, name = (reached.folder, entry.aside)
+        if at_place is not None:
+            folder, name = at_place, quarantine.name_in(entry)
         if _status(folder, name) is not None:
             return context.journal.update(entry, state=entry.before or "hidden", text=text)
         if at_place is None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from lorad.dedupe import folders
+from lorad.dedupe.action import folders
 from lorad.dedupe.action.folders import same_folders
 from lorad.dedupe.action.order import Progress, silent
 from tests.builders.real import by_peft
