@@ -18,10 +18,12 @@ from typing import NamedTuple
 
 from loracore.config import Watch
 from loracore.control import PAGE_BYTES, Audited, Difference
+from loracore.errors import StateError
 from loracore.identity import Identity
 from loracore.trouble import explained
 from loracore.whole import regular
 from lorad.catalog.views import connect, read_snapshot
+from lorad.dedupe.undoable import look
 from lorad.files import is_under
 from lorad.publish.model import Model
 from lorad.publish.render import render
@@ -72,7 +74,15 @@ def audit(state_dir: str, watch: Watch, *, sleep: Callable[[float], None] = time
             files, disk = _compare_disk(state_dir, watch)
             disk = [difference for difference in disk if difference.path in before]
         views = compare_views(state_dir)
-    return _fitting(files, views + disk)
+    return _fitting(files, views + _undo(state_dir) + disk)
+
+
+def _undo(state_dir: str) -> list[Difference]:
+    """Actions that cannot be undone, as what they need is not there."""
+    try:
+        return [Difference(each.path, "undo", each.lacks) for each in look(state_dir) if each.lacks]
+    except StateError as error:
+        return [Difference(os.fsencode(state_dir), "undo", str(error))]
 
 
 def _fitting(files: int, differences: list[Difference]) -> Audited:

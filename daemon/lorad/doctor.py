@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import glob
 import importlib.util
+import math
 import os
 import resource
 import shutil
@@ -22,6 +23,7 @@ from loracore.trouble import explained, state_of
 from lorad.blocks.looking import SHARING
 from lorad.dedupe.action.journal import JOURNAL, Journal
 from lorad.dedupe.policy import Policy
+from lorad.doctor_places import examine_places, undo
 from lorad.probing import Probe, probe_all
 from lorad.watch.exclude import Exclude
 from lorad.watch.mounts import Mount, MountTable, find, is_remote
@@ -51,16 +53,24 @@ def examine(
     hashing: Hashing | None = None,
     *,
     exclude: Exclude | None = None,
+    grace: float = math.inf,
 ) -> Examined:
-    """All findings. Files are made in the state folder alone; folders are looked at by processes of their own."""
+    """All findings; folders are looked at by processes of their own.
+
+    Files are made in the state folder, and where the policy acts. `grace`: of what is hidden, in seconds.
+    """
     paths = [root.path for root in roots]
     probes = probe_all([*paths, *(policy.scope if policy.action != "report" else ())])
     parts: list[tuple[str, Callable[[], Iterable[Finding]]]] = [("inotify", lambda: _inotify(roots))]
     parts += [(f"folder {shown(root.path)}", partial(_root, root, probes[root.path])) for root in roots]
     parts += [
         (f"{policy.action}", lambda: _policy(state_dir, paths, policy, exclude or Exclude(), probes)),
+        (
+            "places",
+            lambda: examine_places([path for path in paths if probes[path].is_folder], policy.action, grace),
+        ),
         (f"state folder {shown(state_dir)}", lambda: _state(state_dir)),
-        ("journal", lambda: _journal(state_dir)),
+        ("journal", lambda: _journal(state_dir, [path for path in paths if not probes[path].answers])),
         (f"runtime folder {shown(runtime_dir)}", lambda: [_sockets(runtime_dir)]),
         ("GPU", lambda: [_gpu()]),
         ("open files", lambda: [_limits()]),
@@ -227,14 +237,14 @@ def _state(state_dir: str) -> Iterator[Finding]:
         yield Finding(name, "ok", f"{kind}, {free >> 30} GiB free, blocks {_can_share(state_dir)} be shared")
 
 
-def _journal(state_dir: str) -> Iterator[Finding]:
+def _journal(state_dir: str, silent: Sequence[bytes]) -> Iterator[Finding]:
     """Whether what was done to files can be undone; nothing where nothing was ever done."""
     if not Journal.was_made(state_dir):
         return
     try:
         with closing(Journal(state_dir, writing=False)) as journal:
             waiting = journal.unfinished()
-            done = journal.savings().actions
+        found = undo(state_dir, silent)
     except (StateError, sqlite3.Error) as error:
         reason, _, remedy = (state_of(os.path.join(state_dir, JOURNAL)) or str(error)).partition("; ")
         yield Finding("journal", "problem", reason, remedy or "put a backup of it in its place")
@@ -242,8 +252,7 @@ def _journal(state_dir: str) -> Iterator[Finding]:
     if waiting:
         remedy = "see history, and the daemon's log for what they wait for"
         yield Finding("journal", "warning", f"actions that are not at their end: {len(waiting)}", remedy)
-    else:
-        yield Finding("journal", "ok", f"actions that can be undone: {done:,}")
+    yield found
 
 
 def _can_share(folder: str) -> str:

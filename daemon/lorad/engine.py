@@ -186,8 +186,11 @@ class Engine:
         self._presence.put_off = names
 
     def act(self, acts: bool) -> None:
-        """Whether files that are met from now on may be newcomers: a policy other than to report is in force."""
-        self._presence.acts = acts
+        """Whether files that are met from now on may be newcomers: a policy other than to report is in force.
+
+        While none is, all are old, also those that were new before.
+        """
+        self._presence.act(acts)
 
     @property
     def hurries(self) -> bool:

@@ -248,6 +248,13 @@ class Files:
             file.weights = weights
             self._joins(file)
 
+    def grow_old(self) -> None:
+        """No file is new any more."""
+        for file in self:
+            if file.fresh:
+                file.fresh = 0
+                self.changed(file)
+
     def lost_hold(self, file: File) -> None:
         """A file that was told apart cannot be read any more."""
         if file.weights is not None:

@@ -81,8 +81,8 @@ class Presence:
         mistake: Callable[[bytes, str], None] = lambda path, traceback: None,
         forgot: Callable[[int], None] = lambda file: None,
     ) -> None:
-        #: Whether what is met from now on is new, where its root was looked through.
-        self.acts = False
+        #: Whether what is met is new, where its root was looked through.
+        self._acts = False
         #: Names that an action is under way on: nothing becomes of them meanwhile.
         self.put_off: Callable[[bytes], bool] = lambda path: False
         self._files = files
@@ -107,6 +107,13 @@ class Presence:
         self._linked: list[bytes] = []
         #: Names that were met and wait to settle, and whether they are new.
         self._met: dict[bytes, bool] = {}
+
+    def act(self, acts: bool) -> None:
+        """Whether what is met from now on is new, where its root was looked through; if not, all is old."""
+        self._acts = acts
+        if not acts:
+            self._met = dict.fromkeys(self._met, False)
+            self._files.grow_old()
 
     @property
     def sweeping(self) -> bool:
@@ -410,7 +417,7 @@ class Presence:
             self._files.held.lost(path, identity, None, None)
 
     def _is_new(self, path: bytes) -> bool:
-        return self.acts and not self._view.first_look(path)
+        return self._acts and not self._view.first_look(path)
 
     def _stays(self, known: File, seen: Seen, fresh: bool) -> bool:
         """Whether what is known of an unchanged inode still holds."""

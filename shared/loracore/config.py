@@ -81,12 +81,12 @@ class Dedupe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     scope: tuple[Folder, ...] = ()
     #: Seconds for which a file must not have changed.
     min_age: SecondsOrNone = 0.0
+    #: Files beside one that goes (`.txt`, `.preview.png` …): left where they are, or put into quarantine with it.
+    sidecars: Sidecars = "keep"
     #: What goes is put aside for so long before it is removed; counted while lorad runs.
     grace: Grace = "7d"
     #: Below this part of free space on a disk, what is put aside there is removed before, the oldest first.
     free_below: FreeBelow = "off"
-    #: Files beside one that goes (`.txt`, `.preview.png` …): left where they are, or put into quarantine with it.
-    sidecars: Sidecars = "keep"
 
 
 class Pipeline(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

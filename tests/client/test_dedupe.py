@@ -124,7 +124,7 @@ def test_long_plans_end_with_a_count(acting: Served, monkeypatch: pytest.MonkeyP
     assert "30/b\\x1b[31m" in text
     assert "\n10/" not in text
     assert "… and 10 more sets, 55.0 kB; --all shows them" in text
-    assert "30 files in 30 sets would be deleted, 465.0 kB saved." in text
+    assert "30 files in 30 sets would be taken away, 465.0 kB saved." in text
     assert "5 not in scope" in text
     planscreen.show_plan(plan, everything=True)
     assert "1/b" in recorded.export_text()

@@ -8,11 +8,11 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from lorad.dedupe.journal import Journal
 
 from loracore.control import Finding, Root
 from loracore.paths import CATALOGUE
 from lorad import doctor
+from lorad.dedupe.action.journal import Journal
 from lorad.dedupe.policy import Policy
 from lorad.doctor import examine
 from lorad.watch.exclude import Exclude

@@ -287,6 +287,25 @@ def test_what_was_met_while_no_policy_acted_is_old(root: Path, tmp_path: Path, e
     assert life.touch(copy).newcomers == {str(copy)}
 
 
+@pytest.mark.parametrize("ends", ["", "stopped", "killed"])
+def test_a_policy_to_report_makes_all_old(root: Path, life: Life, ends: str) -> None:
+    """Also what was new before, waits to settle or is still read: another policy is active only from later on."""
+    names = [root / f"{name}.safetensors" for name in ("told", "read", "waits")]
+    for path in names:
+        shutil.copyfile(root / "a.safetensors", path)
+    assert life.touch(names[0]).newcomers == {str(names[0])}
+    life.machinery.holds = True
+    life.touch(names[1])
+    life.engine.noticed(os.fsencode(names[2]))
+    life.engine.act(False)
+    if ends:
+        life.kill() if ends == "killed" else life.stop()
+        life = Life(life.state, [root], acts=False, view=True).settle()
+    life.engine.act(True)
+    life.machinery.holds = False
+    assert life.touch(*names).newcomers == set()
+
+
 def test_what_is_read_again_unchanged_keeps_being_new(root: Path, life: Life) -> None:
     """As its times are too young for certainty."""
     copy = shutil.copyfile(root / "a.safetensors", root / "c.safetensors")

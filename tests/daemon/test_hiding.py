@@ -10,7 +10,6 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
-from lorad.publish.snapshot import connect
 
 from loracore.control import FileGone, FileSeen
 from loracore.paths import CATALOGUE

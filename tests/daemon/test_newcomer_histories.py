@@ -280,6 +280,8 @@ class Newcomers(RuleBasedStateMachine):
         self.acts = acts
         self.acted &= acts
         self.life.engine.act(acts)
+        if not acts:
+            self.new = dict.fromkeys(self.new, False)
 
     @rule(holds=st.booleans())
     def let_read(self, holds: bool) -> None:

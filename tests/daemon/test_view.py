@@ -46,7 +46,7 @@ class Run:
             do=lambda instructions: None,
             tell=self.told.append,
         )
-        self.presence.acts = True
+        self.presence.act(True)
 
     def name(self, path: bytes) -> str:
         return os.path.relpath(os.fsdecode(path), self.root)

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from loractl import Client
-from lorad.dedupe import syscalls
+from lorad.dedupe.action import reflink
 from tests.builders import architectures
 from tests.builders.weights import random_weights
 from tests.builders.write import write_safetensors
@@ -52,7 +52,7 @@ def join(kept: str, gone: str) -> None:
     """What a program such as duperemove does."""
     with open(kept, "rb") as source, open(gone, "r+b") as target:
         size = os.fstat(source.fileno()).st_size
-        assert syscalls.dedupe(source.fileno(), target.fileno(), 0, size) == size
+        assert reflink.share_range(source.fileno(), target.fileno(), 0, size) == size
 
 
 def said(client: Client, state: Path) -> set[int]:

@@ -338,7 +338,7 @@ def test_every_setting_is_either_swapped_or_kept() -> None:
         state_dir="/o",
         runtime_dir="/o",
         watch=Watch(("/o",), True, ("o",), 9, 9, 9, 9, 9),
-        dedupe=Dedupe("delete", ("file",), ("newest",), ("/o",), 9, "move"),
+        dedupe=Dedupe("delete", ("file",), ("newest",), ("/o",), 9, "move", "9d", "9%"),
         pipeline=Pipeline(9, "cpu", 64, 99),
         control=type(Config().control)("0600", "o", "o:1", "/o"),
         hashes=type(Config().hashes)(True),

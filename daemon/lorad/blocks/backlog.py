@@ -67,7 +67,7 @@ class Backlog:
         for number in list(islice(self._waiting, most)):
             del self._waiting[number]
             file = self._files.by_id.get(number)
-            if file is not None and file.status is Status.DUPLICATE:
+            if file is not None and file.status is Status.DUPLICATE and file.names:
                 self._look(file, places, now)
             if time.monotonic() >= until:
                 break

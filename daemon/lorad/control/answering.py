@@ -8,6 +8,7 @@ or the jobs can answer is handed on to them.
 from __future__ import annotations
 
 import logging
+import math
 import os
 import threading
 import time
@@ -38,6 +39,7 @@ from loracore.control import (
     Wait,
     WaitJob,
 )
+from loracore.settings import grace_seconds
 from lorad.control.acting import Acting, Acts, Deduper, Reply
 from lorad.control.jobs import JobRequest, JobRunner, Owner
 from lorad.control.queries import Queries, Query
@@ -90,6 +92,7 @@ class Answering:
         self._queries = Queries(state_dir)
         self.lock_by = self._queries.planner.lock_by
         self._exclude = Exclude()
+        self._grace = math.inf
         self._query_worker = Worker("lorad-queries", _QUERIES, idle=self._queries.rest, last=self._queries.close)
         self._acting = Acting(self._queries, deduper) if deduper else None
         self._jobs = jobs
@@ -114,6 +117,7 @@ class Answering:
     def use(self, config: Config) -> None:
         """Plan by this configuration from now on, and explain by it."""
         self._queries.planner.use(config)
+        self._grace = grace_seconds(config.dedupe.grace)
         self._exclude = Exclude(config.watch.exclude, list(map(os.fsencode, config.watch.roots)))
         self._queries.hashes_on_arrival = config.hashes.on_arrival
 
@@ -240,7 +244,8 @@ class Answering:
 
         roots, hashing = (self._status[0].roots, self._status[0].hashing) if self._status else ([], None)
         policy = self._queries.planner.running
-        return examine(self._state_dir, self._runtime_dir, roots, policy, hashing, exclude=self._exclude)
+        folders = self._state_dir, self._runtime_dir
+        return examine(*folders, roots, policy, hashing, exclude=self._exclude, grace=self._grace)
 
 
 def failed(error: Exception) -> Refusal:

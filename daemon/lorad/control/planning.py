@@ -37,7 +37,9 @@ class Planner:
     """Makes plans by the configuration that runs. `use` may be called from any thread, the rest from one."""
 
     def __init__(self, state_dir: str) -> None:
-        self._refusals = Refusals(state_dir)
+        self._state_dir = state_dir
+        self._made: Refusals | None = None
+        self._locks: RootLocks | None = None
         self._running = Policy(), False
         self._roots: tuple[bytes, ...] = ()
 
@@ -46,12 +48,22 @@ class Planner:
         self._running = policy_of(config), config.watch.follow_symlinks
         self._roots = tuple(map(resolved, config.watch.roots))
 
-    def close(self) -> None:
-        self._refusals.close()
-
     def lock_by(self, locks: RootLocks) -> None:
         """Refuse what lies where another lorad acts. From any thread."""
-        self._refusals.locks = locks
+        self._locks = locks
+        if self._made is not None:
+            self._made.locks = locks
+
+    def close(self) -> None:
+        if self._made is not None:
+            self._made.close()
+
+    @property
+    def _refusals(self) -> Refusals:
+        """Made when it is first asked: it watches what is mounted."""
+        if self._made is None:
+            self._made = Refusals(self._state_dir, self._locks)
+        return self._made
 
     @property
     def running(self) -> Policy:

@@ -122,6 +122,7 @@ class Queries:
         self._pages.forget()
 
     def close(self) -> None:
+        self.planner.close()
         if self._connection is not None:
             self._connection.close()
             self._connection = None

@@ -24,8 +24,8 @@ PlanFor = Callable[[Collection[bytes], Callable[[Plan | Refusal], None]], None]
 class Automatic:
     """What the core knows of newcomers becomes plans, and those become actions of the service.
 
-    `newcomer` and `look` are called by the core; `failed` is called, in any thread, with why it could not be acted,
-    and `wake` when some were seen to.
+    `newcomer` and `look` are called by the core; `failed` is called, in any thread, with why nothing was done, and
+    `wake` when some were seen to.
     """
 
     def __init__(

@@ -34,7 +34,6 @@ class PastActions:
                 entry.gone.path,
                 entry.bytes,
                 entry.state,
-                entry.text,
             )
             for entry in entries
         ]

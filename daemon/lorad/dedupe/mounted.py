@@ -60,7 +60,7 @@ class Mounted:
             below = self._by_number.get(mount.parent)
             folder, name = os.path.split(mount.point)
             if below is not None and name and is_below(folder, below.point):
-                self._covered[below.device, _inner(below, folder)].add(name)
+                self._covered[below.device, inner(below, folder)].add(name)
         return self.generation
 
     def mount(self, path: bytes, status: Status) -> Mount | None:
@@ -71,7 +71,7 @@ class Mounted:
         """The names in a folder, by whichever of its mounts it is seen, that cannot change: EBUSY."""
         if mount is None or not is_below(folder, mount.point):
             return frozenset()
-        return frozenset(self._covered.get((mount.device, _inner(mount, folder)), ()))
+        return frozenset(self._covered.get((mount.device, inner(mount, folder)), ()))
 
     def within(self, folder: bytes) -> bool:
         """Whether something is mounted below a folder."""
@@ -83,7 +83,7 @@ def is_plain(mount: Mount | None) -> bool:
     return mount is not None and mount.kind in PLAIN
 
 
-def _inner(mount: Mount, path: bytes) -> bytes:
+def inner(mount: Mount, path: bytes) -> bytes:
     """A path on a mount as it is in its file system, whatever part of that is mounted where."""
     return mount.root.rstrip(b"/") + path[len(mount.point.rstrip(b"/")) :] or b"/"
 

@@ -74,7 +74,7 @@ class Service:
     `tell` is called with what happened, `wake` when the core has results to take. Both from its thread.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0917 - what it needs of the core
         self,
         state_dir: str,
         tell: Tell,
@@ -171,7 +171,7 @@ class Service:
     # What the core wants
 
     def take(self) -> Iterator[Result]:
-        """What came of actions since this was asked last. Call `settled` with each, once its names are in place."""
+        """What came of actions since this was asked last. Call `settled` with each once its names are in place."""
         while self._results:
             yield self._results.popleft()
 

@@ -65,6 +65,9 @@ class Tenure:
         #: The generation with which the engine began.
         self._opened_at = 0
         self._next_tidy = time.monotonic() + _TIDY
+        #: Whether a policy acts, None if the engine was not told; and whether the catalogue says so.
+        self._acts: bool | None = None
+        self._acted = False
 
     @property
     def generation(self) -> int:
@@ -109,13 +112,14 @@ class Tenure:
         """Whether a policy acts by itself now. What was met while none did is old, also for a later daemon."""
         if self.engine is None or self.catalog is None:
             return
-        self.engine.act(acts)
+        if acts is not self._acts:
+            self._acts = acts
+            self.engine.act(acts)
         # What came while none acted is looked through before it counts that one does.
-        known = acts and not self.engine.sweeping
-        if known != bool(self.catalog.number(_ACTS)) and (known or not acts):
+        if acts is not self._acted and not (acts and self.engine.sweeping):
+            self._acted = acts
+            self.catalog.keep(_ACTS, int(acts))
             self.engine.save()
-            self.catalog.keep(_ACTS, int(known))
-            self.catalog.commit(new_generation=False)
 
     def close(self) -> None:
         """Keep what is known and let the engine go."""
@@ -166,7 +170,7 @@ class Tenure:
                 render_once=True,
                 mistake=self._mistake,
             )
-            acted = bool(catalog.number(_ACTS))
+            self._acts, self._acted = None, bool(catalog.number(_ACTS))
         except sqlite3.Error as error:
             if catalog:
                 catalog.abandon()
@@ -178,7 +182,7 @@ class Tenure:
         self._opened_at = catalog.generation
         engine.keep_by(policy_of(config).rules)
         for root in roots:
-            engine.sweep(root, view=not acted)
+            engine.sweep(root, view=not self._acted)
         self._opened(engine)
 
     @property

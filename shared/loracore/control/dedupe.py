@@ -168,7 +168,7 @@ class HistoryEntry(Struct, frozen=True):
     """An action. `state`: `hidden waiting freed linked shared quarantined undone given_back lost refused`.
 
     `planned`, `freeing` and `undoing` are those that were interrupted and wait for repair. `bytes` is what it
-    saved, or what a file that is put aside still takes. `text` says what it waits for, or where it is.
+    saved, or what a file that is put aside still takes; `free --dry-run` says what one waits for.
     """
 
     id: int
@@ -178,7 +178,6 @@ class HistoryEntry(Struct, frozen=True):
     path: Path
     bytes: int
     state: str
-    text: str = ""
 
 
 class History(Struct, frozen=True, tag="history"):

@@ -18,7 +18,8 @@ class Difference(Struct, frozen=True):
 
     `what` names the JSON file, or is, of a name on the disk: `missing` (the catalogue has it, the disk does not),
     `unknown` (the other way round), `changed` (not the file that was read), `stale` (judged otherwise now),
-    `leftover` (set aside by an action that is not at its end).
+    `leftover` (set aside by an action that is not at its end), `undo` (an action needs it to be undone, and it is
+    not there as it was).
     """
 
     path: bytes

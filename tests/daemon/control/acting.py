@@ -37,7 +37,7 @@ class Acts:
         self.refuses: set[bytes] = set()
         self.possible = -1
 
-    def apply(self, plan: Plan, reply: Reply) -> None:
+    def apply(self, plan: Plan, reply: Reply, *, now: bool) -> None:
         self.plans.append(plan)
         if self.held is not None:
             self.held.put((plan, reply))

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from lorad.dedupe.action.actor import Actor
 from lorad.dedupe.action.journal import JOURNAL, Journal
-from lorad.dedupe.action.order import FreeOrder, Order, Result, Savings, Side
+from lorad.dedupe.action.order import FreeOrder, Order, Refused, Result, Savings, Side
 from lorad.pipeline.protocol import Identity
 from tests.builders.architectures import sd15
 from tests.builders.weights import random_weights
@@ -66,8 +66,7 @@ class World:
 
     def apply(self, action: str, level: str = "file", *, sidecars: str = "keep") -> Result:
         with self.actor() as actor:
-            (result,) = actor.apply([self.order(action, level, sidecars=sidecars)])
-        return result
+            return act(actor, self.order(action, level, sidecars=sidecars))
 
     def free(self, number: int) -> Result:
         with self.actor() as actor:
@@ -81,8 +80,7 @@ class World:
 
     def undo(self, number: int) -> Result:
         with self.actor() as actor:
-            (result,) = actor.undo([number])
-        return result
+            return take_back(actor, number)
 
     def history(self, after: int = 0, limit: int = 1000) -> list[Result]:
         if not os.path.exists(os.path.join(self.state, JOURNAL)):
@@ -104,6 +102,22 @@ class World:
         found += files_in(os.fsencode(os.path.join(self.state, "recipes")))
         found += files_in(os.fsencode(os.path.join(self.state, "quarantine")))
         return found
+
+
+def act(actor: Actor, order: Order) -> Result:
+    """Carry out one order. Raises Refused where it was not done."""
+    (result,) = actor.apply([order])
+    if result.state == "refused":
+        raise Refused(result.text, os.fsdecode(result.path))
+    return result
+
+
+def take_back(actor: Actor, number: int) -> Result:
+    """Undo one action. Raises Refused where it was not."""
+    (result,) = actor.undo([number])
+    if result.state == "refused":
+        raise Refused(result.text, os.fsdecode(result.path))
+    return result
 
 
 def side(path: bytes, root: bytes) -> Side:

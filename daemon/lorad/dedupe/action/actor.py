@@ -20,6 +20,7 @@ import msgspec
 from loracore.adapter.folder import weight_parts
 from loracore.adapter.function import function_at
 from loracore.errors import FileError, LoraError, StateError, StateLocked
+from lorad.blocks.extents import unshared_bytes
 from lorad.dedupe.action import free, links, quarantine, reflink, sidecars, undo
 from lorad.dedupe.action.attributes import Attributes
 from lorad.dedupe.action.compare import Layers, same_bytes, same_layers
@@ -213,7 +214,7 @@ class Actor:
             level=order.level,
             kept=order.kept,
             gone=order.gone,
-            bytes=order.bytes,
+            bytes=unshared_bytes(gone.fd) if order.action == "reflink" else order.bytes,
             attributes=attributes,
             place=quarantine.choose(self._context, gone.reached) if order.action == "quarantine" else "",
             sidecars=sidecars.beside(gone.reached) if aside else (),
@@ -228,7 +229,7 @@ class Actor:
         return _Act(order, kept, gone, gone.reached, gone.before.st_ino, entry, ranges)
 
     def _refuse_other_function(self, order: Order, kept: Held, gone: Held) -> tuple[bytes | None, bytes | None]:
-        """Raises Refused where the two do something else to a model, or `gone` is a part of a folder; its function."""
+        """The function of `gone`. Raises Refused where `kept` has another, or `gone` is a part of a folder."""
         ours = function_at(gone.fd, gone.name, gone.folder)
         theirs = function_at(kept.fd, kept.name, kept.folder)
         other = os.fsdecode(kept.path)

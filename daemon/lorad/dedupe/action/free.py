@@ -18,6 +18,7 @@ import msgspec
 
 from loracore.adapter.function import function_at
 from loracore.errors import FileError
+from lorad.blocks.extents import unshared_bytes
 from lorad.dedupe.action import recipe
 from lorad.dedupe.action.attributes import rehearse
 from lorad.dedupe.action.compare import Layers, pieces, write_all
@@ -128,7 +129,8 @@ def _remove(context: Context, entry: Entry, each: _Freeing) -> Entry:
     try:
         each.kept.look_in_place()
         each.held.look()
-        own = each.held.before.st_nlink == 1
+        # Blocks that it shares with others are not free for that.
+        freed = min(entry.bytes, unshared_bytes(each.held.fd)) if each.held.before.st_nlink == 1 else 0
         with doing("remove it (unlink)"):
             os.unlink(each.held.name, dir_fd=each.held.folder)
         context.at("removed")
@@ -138,8 +140,7 @@ def _remove(context: Context, entry: Entry, each: _Freeing) -> Entry:
         each.kept.look_in_place()
     except (FileError, OSError):
         return _written_anew(context, entry, each)
-    size = entry.bytes if own else 0
-    return msgspec.structs.replace(entry, state=final_state(entry), before="", rebuild=True, bytes=size, text="")
+    return msgspec.structs.replace(entry, state=final_state(entry), before="", rebuild=True, bytes=freed, text="")
 
 
 def _written_anew(context: Context, entry: Entry, each: _Freeing) -> Entry:

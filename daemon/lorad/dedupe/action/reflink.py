@@ -91,7 +91,7 @@ def undo(context: Context, entry: Entry, reached: Reached) -> str:
         if not _is_unchanged(entry, status):
             return "it was changed since; there is nothing to bring back"
         try:
-            _unshare(fd, status.st_size)
+            unshare(fd, status.st_size)
             context.at("unshared")
         except OSError as error:
             if error.errno not in _UNSUPPORTED:
@@ -151,7 +151,7 @@ def _hold_alone(fd: int, path: bytes) -> None:
             return
 
 
-def _unshare(fd: int, size: int) -> None:
+def unshare(fd: int, size: int) -> None:
     """Give a file open for writing blocks of its own. Raises OSError with EOPNOTSUPP where that cannot be."""
     call = _libc.fallocate
     if call(fd, _FALLOC_FL_UNSHARE_RANGE, ctypes.c_longlong(0), ctypes.c_longlong(size)):

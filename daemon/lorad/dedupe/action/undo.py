@@ -150,7 +150,7 @@ def remake(context: Context, entry: Entry, sources: Sequence[Side], progress: Pr
     return entry, os.path.join(os.path.dirname(entry.gone.path), shown)
 
 
-def _fill(
+def _fill(  # noqa: PLR0917 - all of an undo, and what it is made from
     context: Context, entry: Entry, reached: Reached, sources: Sequence[Side], fd: int, progress: Progress
 ) -> None:
     """Write the content, from the first source that it can be made from. Raises Refused where there is none."""
@@ -167,9 +167,10 @@ def _fill(
                 for piece in _content(context, entry, Layers(held) if entry.rebuild else None, held.fd):
                     done += write_all(fd, [piece])
                     progress(min(done, entry.gone.identity.size), entry.gone.identity.size)
-            return
         except (ValueError, EOFError, FileError) as error:
             trouble = trouble or str(error)
+        else:
+            return
     kept = os.fsdecode(entry.kept.path)
     raise Refused.about(
         entry.gone.path,

@@ -6,9 +6,9 @@ import time
 from collections.abc import Iterator
 
 import pytest
-from lorad.dedupe.day import Day
 
 from loracore.control import ActionRefused, ActionTaken, ActionUndone, DaySummary
+from lorad.dedupe.summary import Day
 
 HOUR = 3600.0
 #: 2026-11-21T12:00:00Z

@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import sqlite3
 import tracemalloc
 import zipfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from lorad.dedupe.compare import Layers
-from lorad.dedupe.orders import Order, Refused, Result
 
-from lorad.dedupe import recipe
+from lorad.dedupe.action.journal import JOURNAL
+from lorad.dedupe.action.order import FreeOrder, Order, Refused, Result
 from tests.builders.architectures import LayerSpec
 from tests.builders.weights import random_weights
 from tests.builders.write import save_checkpoint, write_safetensors
-from tests.daemon.dedupe.world import SPECS, World, dress, make_world, read, side
+from tests.daemon.dedupe.world import SPECS, World, act, dress, make_world, read, side
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -85,21 +86,41 @@ def _pair(folder: Path, kept: str, gone: str) -> tuple[World, Order]:
 
 def _apply(world: World, order: Order) -> Result:
     with world.actor() as actor:
-        return actor.apply(order)
+        return act(actor, order)
+
+
+def _freed(world: World, order: Order) -> Result:
+    with world.actor() as actor:
+        number = act(actor, order).id
+        (result,) = actor.free([FreeOrder(number, (order.kept,))])
+    return result
 
 
 @pytest.mark.parametrize(("kept", "gone"), PAIRS)
-def test_every_container_is_rebuilt_from_every_other(tmp_path: Path, kept: str, gone: str) -> None:
-    """Undo of `delete` at level `tensors` brings back every byte, whatever both containers are."""
+def test_every_container_is_made_anew_from_every_other(tmp_path: Path, kept: str, gone: str) -> None:
+    """What was freed at level `tensors` comes back with every byte, whatever both containers are."""
     world, order = _pair(tmp_path, kept, gone)
     before = world.look()
-    result = _apply(world, order)
-    assert (result.action, result.state) == ("delete", "done")
-    assert 0 < result.bytes < order.gone.identity.size
+    result = _freed(world, order)
+    assert result.state == "freed", result.text
     assert set(world.look()) == {kept.encode()}
     world.undo(result.id)
     assert world.look() == before
     assert not world.leftovers()
+
+
+def test_any_file_of_the_same_layers_will_do(tmp_path: Path) -> None:
+    """It is made anew from a file in a third container, where the kept one is gone."""
+    world, order = _pair(tmp_path, "plain.safetensors", "reversed.safetensors")
+    before = world.look()
+    result = _freed(world, order)
+    third = os.path.join(world.root, b"third.pt")
+    WRITERS["zip.pt"](os.fsdecode(third))
+    os.unlink(order.kept.path)
+    with world.actor() as actor:
+        (undone,) = actor.undo([result.id], {result.id: [side(third, world.root)]})
+    assert undone.state == "undone"
+    assert world.look()[b"reversed.safetensors"] == before[b"reversed.safetensors"]
 
 
 def test_a_link_never_leads_to_another_container(tmp_path: Path) -> None:
@@ -126,15 +147,13 @@ def _strided(folder: Path) -> tuple[World, Order]:
     return world, Order("delete", "tensors", *(side(path, root) for path in paths))
 
 
-@pytest.mark.parametrize("action", ["delete", "symlink"])
-def test_what_cannot_be_rebuilt_goes_into_quarantine(tmp_path: Path, action: str) -> None:
-    """Transposed elements are nowhere in the kept file as they are: quarantine instead, and the result says so."""
+def test_what_cannot_be_made_anew_stays_hidden(tmp_path: Path) -> None:
+    """Transposed elements are nowhere in the kept file as they are: it waits, with the reason."""
     world, order = _strided(tmp_path)
     before = world.look()
-    result = _apply(world, Order(action, "tensors", order.kept, order.gone))
-    assert (result.action, result.state) == ("quarantine", "done")
-    assert f"instead of {action}" in result.text
-    assert not os.path.lexists(order.gone.path)
+    result = _freed(world, order)
+    assert result.state == "waiting"
+    assert "would have to be kept" in result.text
     world.undo(result.id)
     assert world.look() == before
     assert not world.leftovers()
@@ -157,10 +176,11 @@ def test_a_compressed_checkpoint_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize("action", ["delete", "symlink"])
 @pytest.mark.parametrize("how", ["bytes", "shorter", "missing", "link"])
 def test_undo_says_so_when_the_kept_file_changed(tmp_path: Path, action: str, how: str) -> None:
-    """Nothing is touched, the action is still done, and it can be undone once the kept file is what it was."""
+    """Nothing is touched, the action is still in force, and it can be undone once the kept file is what it was."""
     world = make_world(str(tmp_path), level="tensors")
     before = world.look()
-    result = world.apply(action, "tensors")
+    number = world.apply(action, "tensors").id
+    assert world.free(number).state == "freed"
     content = read(world.kept)
     if how == "bytes":
         with open(world.kept, "r+b") as file:
@@ -173,17 +193,17 @@ def test_undo_says_so_when_the_kept_file_changed(tmp_path: Path, action: str, ho
         if how == "link":
             os.symlink(world.kept + b".away", world.kept)
     now = world.look()
-    with pytest.raises(Refused, match=r"changed since|undo first|symbolic link"):
-        world.undo(result.id)
+    with pytest.raises(Refused, match="no file is known that it could be made from"):
+        world.undo(number)
     assert world.look() == now
-    assert [each.state for each in world.history()] == ["done"]
+    assert [each.state for each in world.history()] == ["freed"]
     if how in ("missing", "link"):
         os.rename(world.kept + b".away", world.kept)
     else:
         with open(world.kept, "wb") as file:
             file.write(content)
         os.utime(world.kept, ns=before[b"models/kept.safetensors"].times)
-    world.undo(result.id)
+    world.undo(number)
     assert world.look() == before
 
 
@@ -191,15 +211,16 @@ def test_undo_says_so_when_the_kept_file_changed(tmp_path: Path, action: str, ho
 def test_a_damaged_recipe_brings_nothing_back(tmp_path: Path, place: int) -> None:
     """It is refused, and no half file appears."""
     world = make_world(str(tmp_path), level="tensors")
-    result = world.apply("delete", "tensors")
-    (path,) = [name for name in world.leftovers() if b"recipes" in name]
-    damaged = bytearray(read(path))
-    damaged[place] ^= 0xFF
-    with open(path, "wb") as file:
-        file.write(damaged)
+    number = world.apply("delete", "tensors").id
+    world.free(number)
+    with contextlib.closing(sqlite3.connect(os.path.join(world.state, JOURNAL))) as db, db:
+        ((body,),) = db.execute("SELECT body FROM recipes").fetchall()
+        damaged = bytearray(body)
+        damaged[place] ^= 0xFF
+        db.execute("UPDATE recipes SET body = ?", (bytes(damaged),))
     now = world.look()
-    with pytest.raises(Refused, match="gone"):
-        world.undo(result.id)
+    with pytest.raises(Refused, match="could be made from"):
+        world.undo(number)
     assert world.look() == now
 
 
@@ -215,7 +236,7 @@ def test_large_files_take_little_memory(tmp_path: Path) -> None:
     world = World(root, str(tmp_path / "state"))
     tracemalloc.start()
     try:
-        result = _apply(world, Order("delete", "tensors", *(side(path, root) for path in paths)))
+        result = _freed(world, Order("delete", "tensors", *(side(path, root) for path in paths)))
         world.undo(result.id)
         _, peak = tracemalloc.get_traced_memory()
     finally:
@@ -223,19 +244,20 @@ def test_large_files_take_little_memory(tmp_path: Path) -> None:
     assert peak < 16 << 20
 
 
-def test_a_recipe_that_does_not_rebuild_is_not_trusted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The rehearsal decides: a recipe that gives other bytes is dropped, and the file goes into quarantine."""
-    real = recipe.write
-
-    def wrong(path: str, kept: Layers, gone: Layers, digest: bytes) -> int:
-        return real(path, gone, gone, digest)
-
-    monkeypatch.setattr(recipe, "write", wrong)
+def test_a_kept_file_that_is_another_one_frees_nothing(tmp_path: Path) -> None:
+    """The comparison decides: it stays hidden, and the reason is said."""
     world = make_world(str(tmp_path), level="tensors")
     before = world.look()
-    result = world.apply("delete", "tensors")
-    assert (result.action, result.state) == ("quarantine", "done")
-    assert "rebuilt, it differs" in result.text
-    world.undo(result.id)
+    number = world.apply("delete", "tensors").id
+    content = read(world.kept)
+    with open(world.kept, "r+b") as file:
+        file.seek(-100, os.SEEK_END)
+        file.write(b"\x55" * 10)
+    result = world.free(number)
+    assert result.state == "waiting"
+    assert "differs after byte" in result.text
+    with open(world.kept, "wb") as file:
+        file.write(content)
+    os.utime(world.kept, ns=before[b"models/kept.safetensors"].times)
+    world.undo(number)
     assert world.look() == before
-    assert not world.leftovers()

@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
-import queue
 import shutil
 import sqlite3
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from lorad.dedupe.actor import Actor
-from lorad.dedupe.desk import Desk
-from lorad.dedupe.journal import JOURNAL, MARKER, Journal
-from lorad.dedupe.orders import Refused
 
-from loracore.control import Refusal
-from loracore.errors import LoraError, StateError, StateLocked
-from tests.daemon.dedupe.world import World, make_world
+from loracore.errors import StateError, StateLocked
+from lorad.dedupe.action.actor import Actor
+from lorad.dedupe.action.journal import JOURNAL, MARKER, Journal
+from lorad.dedupe.action.order import Refused
+from lorad.dedupe.history import PastActions
+from tests.daemon.dedupe.world import World, act, make_world
 
 
 @pytest.fixture
@@ -44,16 +43,17 @@ def test_history_is_ascending_and_complete(tmp_path: Path) -> None:
 
 
 def test_savings_count_what_is_done(tmp_path: Path) -> None:
-    """What was undone saves nothing, and what is in quarantine is still taken."""
+    """What is put aside is still taken; what was freed is saved, and what was undone saves nothing."""
     world = make_world(str(tmp_path))
     size = os.path.getsize(world.gone)
-    with world.actor() as actor:
-        done = actor.apply(world.order("hardlink"))
-        assert (world.savings().actions, world.savings().saved) == (1, size)
-        actor.undo(done.id)
-        assert world.savings().saved == 0
-        actor.apply(world.order("quarantine"))
-        assert (world.savings().saved, world.savings().quarantined) == (0, size)
+    number = world.apply("hardlink").id
+    assert (world.savings().actions, world.savings().saved, world.savings().held) == (1, 0, size)
+    world.free(number)
+    assert (world.savings().actions, world.savings().saved, world.savings().held) == (1, size, 0)
+    world.undo(number)
+    assert (world.savings().saved, world.savings().held) == (0, 0)
+    world.apply("quarantine")
+    assert (world.savings().saved, world.savings().held) == (0, size)
 
 
 def test_one_actor_at_a_time(acted: World) -> None:
@@ -107,13 +107,29 @@ def test_a_state_folder_that_cannot_be_used(tmp_path: Path) -> None:
         Actor(str(tmp_path / "file" / "state"))
 
 
-def test_what_is_not_done_cannot_be_undone(acted: World) -> None:
-    """Nor what never was; both are refused by their number."""
+def test_what_is_undone_is_nothing_to_do(acted: World) -> None:
+    """What never was is passed over; the service says that by its number."""
     acted.undo(1)
-    with pytest.raises(Refused, match="action 1 is undone"):
-        acted.undo(1)
-    with pytest.raises(LoraError, match="no action 7"):
-        acted.undo(7)
+    assert acted.undo(1).state == "nothing"
+    with acted.actor() as actor:
+        assert actor.undo([7]) == []
+
+
+@pytest.mark.parametrize("content", [b"", b"SQLite format 3\0" + bytes(80)])
+def test_a_journal_cut_short_while_it_was_made_is_made_anew(tmp_path: Path, content: bytes) -> None:
+    """Nothing was ever written down in it: it stands in the way of no question and of no action."""
+    world = make_world(str(tmp_path))
+    os.makedirs(world.state)
+    path = Path(world.state, JOURNAL)
+    if content:
+        with contextlib.closing(sqlite3.connect(path)) as db:
+            db.execute("PRAGMA page_size = 4096")
+            db.execute("CREATE TABLE gone (x)")
+            db.execute("DROP TABLE gone")
+    else:
+        path.write_bytes(content)
+    assert PastActions(world.state).history(0, 10) == []
+    assert world.apply("delete").state == "hidden"
 
 
 @pytest.mark.parametrize("action", ["hardlink", "symlink", "delete", "quarantine"])
@@ -128,7 +144,7 @@ def test_a_full_disk_below_the_journal(disk: Callable[[str], str], tmp_path: Pat
         os.posix_fallocate(file.fileno(), 0, room.f_bavail * room.f_bsize)
     with world.actor() as actor:
         with pytest.raises((Refused, StateError), match=r"full|no space"):
-            actor.apply(world.order(action))
+            act(actor, world.order(action))
         assert world.look() == before
     os.unlink(os.path.join(state, "filler"))
     with world.actor() as actor:
@@ -148,10 +164,8 @@ def test_a_journal_that_is_gone_is_missed(tmp_path: Path) -> None:
         with pytest.raises(StateError, match=f"backup.*{MARKER}"):
             Journal(world.state, writing=writing)
     assert not os.path.exists(path)
-    desk = Desk(world.state, lambda _: None)
-    history: queue.Queue[object] = queue.Queue()
-    desk.history(0, 10, history.put)
-    assert isinstance(history.get(), Refusal)
+    with pytest.raises(StateError, match="backup"):
+        PastActions(world.state).history(0, 10)
     os.rename(path + ".backup", path)
     assert world.undo(1).state == "undone"
 

@@ -9,9 +9,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from lorad.dedupe.orders import Refused, Result
 
 from lorad.dedupe import steps
+from lorad.dedupe.action.order import Refused, Result
 from tests.daemon.dedupe.world import GONE, KEPT, World, files_in, look, make_world, read
 
 CASES = [case for case in steps.APPLY if case[0] != "reflink"]
