@@ -144,6 +144,13 @@ def names_in_sets_with(db: sqlite3.Connection, paths: Iterable[bytes]) -> list[N
     return list(names.values())
 
 
+def names_under(db: sqlite3.Connection, folders: Iterable[bytes]) -> list[bytes]:
+    """All names in view in these folders, at any depth."""
+    query = "SELECT path FROM names WHERE active = 1 AND path > ? AND path < ?"
+    ranges = ((folder + b"/", folder + b"0") for folder in folders)
+    return [path for between in ranges for (path,) in db.execute(query, between)]
+
+
 def weights_at(db: sqlite3.Connection, paths: Iterable[bytes]) -> dict[bytes, tuple[bytes, bytes]]:
     """The signatures of the layout and the weights that names in view lead to, of those that are known."""
     query = (

@@ -12,14 +12,16 @@ import msgspec
 from loracore import toml
 from loracore.config import Config, Dedupe, dedupe_conflicts
 from loracore.control import Planned, PlannedStep, SkippedFile
-from lorad.catalog.views import Copies, Name, names_in_sets, names_in_sets_with, sets_of
+from lorad.catalog.views import Copies, Name, names_in_sets, names_in_sets_with, names_under, sets_of
 from lorad.control.pages import Row, paginate
+from lorad.dedupe.adapters import adapter_folders, look_at_folders
 from lorad.dedupe.plan import Plan, Step, make_plan, plan_for
-from lorad.dedupe.policy import Policy
+from lorad.dedupe.policy import AWAY, Policy
 from lorad.dedupe.refusals import Refusals
 from lorad.dedupe.rootlock import RootLocks
 from lorad.dedupe.sets import Skipped
 from lorad.dedupe.sharing import with_extents
+from lorad.dedupe.wholes import Folders
 from lorad.library.keepers import Copy
 from lorad.watch.storage import look
 
@@ -88,14 +90,20 @@ class Planner:
 
     def plan_for(self, db: sqlite3.Connection, newcomers: Collection[bytes]) -> Plan:
         """What the running policy makes of newcomers, by any of their names."""
-        sets = self._sets(names_in_sets_with(db, newcomers))
-        plan = plan_for(newcomers, sets, self.running, time.time_ns())
+        policy = self.running
+        folders = adapter_folders(newcomers) if policy.action in AWAY else ()
+        sets = self._sets(names_in_sets_with(db, [*newcomers, *names_under(db, folders)]))
+        plan = plan_for(newcomers, sets, policy, time.time_ns(), self._folders(sets, policy))
         return self._refusals.sifted(plan, self._roots, by_itself=True)
 
     def plan(self, db: sqlite3.Connection, policy: Policy) -> Plan:
         """What a policy makes of the catalogue now; what would be refused, or shares its blocks, is left alone."""
-        plan = make_plan(self._sets(names_in_sets(db)), policy, time.time_ns())
+        sets = self._sets(names_in_sets(db))
+        plan = make_plan(sets, policy, time.time_ns(), self._folders(sets, policy))
         return self._refusals.sifted(plan, self._roots)
+
+    def _folders(self, sets: Sequence[Sequence[Copy]], policy: Policy) -> Folders:
+        return look_at_folders(sets, self._roots) if policy.action in AWAY else Folders()
 
     def _sets(self, names: Sequence[Name]) -> list[list[Copy]]:
         """The sets among these names, as they lie on the disks now."""

@@ -11,9 +11,12 @@ from loracore.control import Outcome, Refusal
 from lorad.dedupe.newcomers import MOST, Newcomers
 from lorad.dedupe.plan import UNREAD, YOUNG, Plan, Step
 from lorad.dedupe.service import Service
+from lorad.dedupe.wholes import PART
 
 #: Seconds until a file is looked at again that is not read to its end.
 _UNREAD = 1.0
+#: Seconds until a part of an adapter folder is looked at again without another part.
+_PARTS = 3600.0
 #: Plans for newcomers, given in another thread; see `ControlServer.plan_for`.
 PlanFor = Callable[[Collection[bytes], Callable[[Plan | Refusal], None]], None]
 
@@ -103,15 +106,17 @@ class Automatic:
         waiting = {row.kept for row in plan.skipped if row.reason.endswith(UNREAD)}
         unread = {path for path in due if skipped.get(path, "").endswith(UNREAD) or kept_by.get(path) in waiting}
         young = {path for path in due if skipped.get(path, "").endswith(YOUNG)}
+        parts = {path for path in due if skipped.get(path, "").startswith(PART)}
         vain = {path for path in due if path in done and done[path].state == "refused"}
         # What is no duplicate at the moment may be read anew, as its mode was changed.
         again = vain | (due - kept_by.keys() - skipped.keys() - {row.kept for row in plan.skipped})
         now = time.monotonic()
         ripe = now + max(0.0, ((plan.due_ns or 0) - time.time_ns()) / 1e9)
         with self._lock:
-            self._newcomers.settled(due - unread - young - again)
+            self._newcomers.settled(due - unread - young - parts - again)
             self._newcomers.wait(unread, now + _UNREAD)
             self._newcomers.wait(young, ripe)
+            self._newcomers.wait_for_others(parts, now + _PARTS)
             self._newcomers.refused(again, now)
             self.busy = False
         self._wake()

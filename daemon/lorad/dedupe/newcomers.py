@@ -8,6 +8,7 @@ after five seconds, a minute, ten minutes and an hour.
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Collection, Iterable
 
 #: Seconds until the next try.
@@ -22,6 +23,8 @@ class Newcomers:
     def __init__(self) -> None:
         #: When each is due, and how often it was tried in vain.
         self._waiting: dict[bytes, tuple[float, int]] = {}
+        #: Those that are due with any other one in their folder.
+        self._parts: set[bytes] = set()
         #: None is due before; it is asked far more often than anything changes.
         self._next_due = 0.0
 
@@ -41,12 +44,15 @@ class Newcomers:
         if now < self._next_due:
             return []
         self._next_due = min((when for when, _ in self._waiting.values()), default=math.inf)
-        return [path for path, (when, _) in self._waiting.items() if when <= now]
+        due = [path for path, (when, _) in self._waiting.items() if when <= now]
+        folders = {os.path.dirname(path) for path in due} if self._parts else set()
+        return due + [path for path in self._parts.difference(due) if os.path.dirname(path) in folders]
 
     def settled(self, paths: Iterable[bytes]) -> None:
         """Nothing more is to be done about these."""
         for path in paths:
             self._waiting.pop(path, None)
+            self._parts.discard(path)
 
     def wait(self, paths: Iterable[bytes], until: float) -> None:
         """Ask again then, without counting that as a try in vain."""
@@ -54,6 +60,12 @@ class Newcomers:
             if path in self._waiting:
                 self._waiting[path] = (until, self._waiting[path][1])
                 self._next_due = min(self._next_due, until)
+
+    def wait_for_others(self, paths: Iterable[bytes], until: float) -> None:
+        """Ask again when another one in the folder is due, or then: parts of an adapter folder come one by one."""
+        paths = self._waiting.keys() & set(paths)
+        self._parts |= paths
+        self.wait(paths, until)
 
     def refused(self, paths: Collection[bytes], now: float) -> None:
         """It was tried in vain: ask again later, unless that was the last time."""

@@ -24,7 +24,7 @@ class Folders(NamedTuple):
     def of(self, path: bytes) -> bytes:
         """The adapter folder that a file is a part of; empty for none."""
         folder = os.path.dirname(path)
-        return folder if folder in self.weights else b""
+        return folder if path in self.weights.get(folder, ()) else b""
 
 
 def go_whole(sets: Sequence[Judged], folders: Folders) -> list[bytes]:

@@ -18,6 +18,17 @@ _STATE = re.compile(
 )
 
 
+def may_be_part(name: bytes) -> bool:
+    """Whether weights in an adapter folder may have this name."""
+    return name.rpartition(b".")[0] in _FIXED or _SHARD.fullmatch(name) is not None
+
+
+def is_one_of_several(name: bytes) -> bool:
+    """Whether a file is a part of something by its name, also while other parts or the index are not there."""
+    shard = _SHARD.fullmatch(name)
+    return shard is not None and int(shard["count"]) > 1
+
+
 def weight_parts(names: Iterable[bytes]) -> frozenset[bytes] | None:
     """Of the names at the top of a folder, those of its weights; None where it is no adapter folder.
 

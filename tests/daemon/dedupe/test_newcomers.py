@@ -43,6 +43,24 @@ def test_waiting_to_be_old_enough_is_no_try_in_vain() -> None:
         assert newcomers.due(float(until)) == [FILE]
 
 
+def test_parts_of_a_folder_are_due_with_one_another() -> None:
+    """SPEC 5: an adapter folder goes as a whole, once its last part came."""
+    newcomers = Newcomers()
+    newcomers.add(FILE)
+    newcomers.wait_for_others([FILE, b"/models/never.safetensors"], 3600.0)
+    newcomers.add(b"/elsewhere/c.safetensors")
+    assert newcomers.due(1.0) == [b"/elsewhere/c.safetensors"]
+    newcomers.add(OTHER)
+    assert set(newcomers.due(2.0)) == {b"/elsewhere/c.safetensors", OTHER, FILE}
+    newcomers.settled([FILE, b"/elsewhere/c.safetensors"])
+    assert newcomers.due(3.0) == [OTHER]
+    newcomers.settled([OTHER])
+    newcomers.add(FILE)
+    newcomers.wait_for_others([FILE], 3600.0)
+    assert not newcomers.due(3599.0)
+    assert newcomers.due(3600.0) == [FILE]
+
+
 def test_one_that_came_again_is_due_at_once() -> None:
     """It may have been overwritten since it was refused."""
     newcomers = Newcomers()
@@ -62,19 +80,6 @@ def test_memory_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(newcomers) == 2
     newcomers.forget()
     assert not newcomers.due(0.0)
-
-
-def test_who_waits_no_more_is_told_once() -> None:
-    """Settled, given up or forgotten; one that came again in between is not among them."""
-    newcomers = Newcomers()
-    newcomers.add(FILE)
-    newcomers.add(OTHER)
-    newcomers.settled([FILE, OTHER])
-    newcomers.add(OTHER)
-    assert newcomers.take_left() == {FILE}
-    newcomers.forget()
-    assert newcomers.take_left() == {OTHER}
-    assert not newcomers.take_left()
 
 
 def test_what_was_forgotten_while_it_was_tried_stays_forgotten() -> None:

@@ -31,10 +31,11 @@ class _Differ(Exception):
     """The reason, in words that begin with the name."""
 
 
-def same_folders(kept_fd: int, gone_fd: int, *, progress: Progress = silent) -> str:
+def same_folders(kept_fd: int, gone_fd: int, *, progress: Progress = silent, most: int | None = None) -> str:
     """Why the second folder is not the same as the first; empty where it is. Both are open for reading.
 
-    `progress` counts bytes, and what it raises ends the comparison.
+    `progress` counts bytes, and what it raises ends the comparison. Of files larger than `most` bytes the sizes are
+    compared alone.
     """
     if os.path.samestat(os.fstat(kept_fd), os.fstat(gone_fd)):
         return "both are one folder"
@@ -43,7 +44,7 @@ def same_folders(kept_fd: int, gone_fd: int, *, progress: Progress = silent) -> 
         done = 0
         for name, kept, gone, size in _pairs(kept_fd, gone_fd):
             before = _identities(kept, gone)
-            if before[0] != before[1]:
+            if before[0] != before[1] and (most is None or size <= most):
                 for one, other in zip(pieces(kept, 0, size), pieces(gone, 0, size), strict=True):
                     if one != other:
                         return f"{name} has other bytes"
