@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import signal
 import sys
@@ -13,9 +14,11 @@ import click
 
 from loracore import __version__
 from loracore.errors import LoraError
-from loracore.paths import shown
+from loracore.paths import shown, speak_utf8
 
 _INTERRUPTED = 130
+#: Set, it has mistakes in lorad tell where they are.
+_TRACEBACK = "LORAD_TRACEBACK"
 #: Where each command is. Its module is loaded when it is used, or to list it.
 _COMMANDS = {
     "scan": "scan",
@@ -95,15 +98,25 @@ def main() -> None:
             # Closed by whoever started us; nobody reads what we would say there.
             os.open(os.devnull, os.O_RDWR)
             setattr(sys, name, os.fdopen(number, "r" if number == 0 else "w", closefd=False))
+    speak_utf8("loractl")
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            # Of a terminal that has no ΔW, or a name that is no UTF-8, something is shown all the same.
+            stream.reconfigure(errors="backslashreplace")
     # What comes of an overflow is looked at; numpy need not say it.
     warnings.filterwarnings("ignore", category=RuntimeWarning)
     # Leaves the terminal as it was.
     signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     try:
         try:
-            cli(prog_name="loractl")
+            status = cli(prog_name="loractl", standalone_mode=False)
         finally:
             sys.stdout.flush()
+        sys.exit(status if isinstance(status, int) else 0)
+    except click.ClickException as error:
+        _refuse(error)
+    except click.Abort:
+        sys.exit(_INTERRUPTED)
     except LoraError as error:
         click.echo(f"loractl: {shown(str(error))}", err=True)
         sys.exit(error.exit_code)
@@ -113,6 +126,28 @@ def main() -> None:
         click.echo(f"loractl: {error.filename or 'standard output'}: {error.strerror}", err=True)
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         sys.exit(2)
+    except Exception as error:
+        if os.environ.get(_TRACEBACK):
+            import traceback  # noqa: PLC0415 - for a mistake
+
+            traceback.print_exc()
+        text = shown(f"{type(error).__name__}: {error}"[:500])
+        click.echo(
+            f"loractl: a mistake in lorad: {text}; please report it, with what {_TRACEBACK}=1 adds", err=True
+        )
+        sys.exit(5)
+
+
+def _refuse(error: click.ClickException) -> NoReturn:
+    """A wrong option or argument in one line; what is shown without a command is its help."""
+    context = getattr(error, "ctx", None)
+    # Of click 8.2 and later.
+    if context is None or isinstance(error, getattr(click.exceptions, "NoArgsIsHelpError", ())):
+        error.show()
+    else:
+        text = shown(" ".join(error.format_message().split()).rstrip("."))
+        click.echo(f"loractl: {text}; see {context.command_path} --help", err=True)
+    sys.exit(error.exit_code)
 
 
 def _leave_quietly() -> NoReturn:

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import importlib.util
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from typing import IO, TYPE_CHECKING, BinaryIO, cast
 
-from loracore.errors import LoraError
+from loracore.extras import need
 
 if TYPE_CHECKING:
     from loracore.messages import Report
 
-_NEEDED = ("blake3", "zmq")
 #: Seconds that the process has to end by itself once its pipes are closed.
 _PATIENCE = 10
 
@@ -24,10 +22,8 @@ class EmbeddedScan:
     def __init__(
         self, folders: Sequence[str], *, state_dir: str, loaders: int | None, hasher: str, follow: bool
     ) -> None:
-        """Raises LoraError where the daemon's packages are not installed."""
-        missing = [name for name in _NEEDED if importlib.util.find_spec(name) is None]
-        if missing:
-            raise LoraError("scanning needs the daemon's packages: pip install 'lorad[daemon]'")
+        """Raises MissingPackage where the daemon's packages are not installed."""
+        need("daemon", "scan")
         order = (state_dir, str(loaders or 0), hasher, str(int(follow)), *folders)
         # -P: a module in the folder we happen to be in must not be taken for one of ours.
         # In a session of its own, Ctrl-C reaches us alone; the closed pipe then tells it.

@@ -34,9 +34,7 @@ class Keys:
     def __init__(self, server_key: str | None, key_file: str | None) -> None:
         """Keys or names of key files; else from the environment, else from the user's configuration."""
         self._server_key = server_key or os.environ.get(SERVER_KEY) or ""
-        self._key_file = (
-            key_file or os.environ.get(KEY_FILE) or os.path.join(default_config_dir(), "client.key_secret")
-        )
+        self._key_file = key_file or os.environ.get(KEY_FILE) or ""
 
     def set_on(self, socket: zmq.SyncSocket) -> None:
         """Raises LoraError."""
@@ -46,7 +44,7 @@ class Keys:
             raise LoraError(
                 f"a daemon by TCP needs --server-key or {SERVER_KEY}; `loractl keys show` there tells it"
             )
-        public, secret = load_pair(self._key_file)
+        public, secret = load_pair(self._key_file or os.path.join(default_config_dir(), "client.key_secret"))
         socket.set(zmq.CURVE_SERVERKEY, public_key(self._server_key))
         socket.set(zmq.CURVE_PUBLICKEY, public)
         socket.set(zmq.CURVE_SECRETKEY, secret)

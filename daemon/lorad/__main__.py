@@ -7,11 +7,16 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 import sys
+from functools import partial
 
 from loracore import __version__
 from loracore.config import Config, load_config, located, with_options
-from loracore.errors import LoraError, StateLocked, UsageError
+from loracore.errors import LoraError, MissingPackage, StateLocked, UsageError
+from loracore.extras import need
+from loracore.paths import speak_utf8
+from lorad.descriptors import raise_limit
 from lorad.folders import locked
 from lorad.pipeline.launch import Crew
 
@@ -25,10 +30,13 @@ def main() -> None:
     while (fd := os.open(os.devnull, os.O_RDWR)) <= 2:
         pass
     os.close(fd)
-    options = _options(sys.argv[1:])
+    speak_utf8("lorad")
     try:
+        options = _options(sys.argv[1:])
+        need("daemon", "lorad")
+        raise_limit()
         sys.exit(_run(options))
-    except UsageError as error:
+    except (UsageError, MissingPackage) as error:
         # The one thing that another start cannot mend, which systemd is told by the exit status.
         _give_up(error, _BAD_INPUT)
     except StateLocked as error:
@@ -40,6 +48,8 @@ def main() -> None:
 def _run(options: argparse.Namespace) -> int:
     config = read_config(options)
     _check(config)
+    # Before systemd's variables are taken out of the environment.
+    reload = partial(read_config, options) if _reloads(options) else None
     # Sockets that others find lie in the runtime folder; two daemons must not rob each other of them.
     with (
         locked(config.state_dir),
@@ -60,7 +70,7 @@ def _run(options: argparse.Namespace) -> int:
         from lorad.supervisor.logs import set_up  # noqa: PLC0415
 
         set_up(options.log_format)
-        return Daemon(config, crew, notifier, lambda: read_config(options)).run()
+        return Daemon(config, crew, notifier, reload).run()
 
 
 def read_config(options: argparse.Namespace) -> Config:
@@ -71,9 +81,25 @@ def read_config(options: argparse.Namespace) -> Config:
     )
 
 
+def _reloads(options: argparse.Namespace) -> bool:
+    """Whether SIGHUP has the configuration read again; else it is that of a terminal that closes, and ends us.
+
+    systemd, and those who run it as a service by other means, give no terminal. `nohup` asks to stay.
+    """
+    if "NOTIFY_SOCKET" in os.environ or signal.getsignal(signal.SIGHUP) == signal.SIG_IGN:
+        return True
+    try:
+        os.close(os.open("/dev/tty", os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC))
+    except OSError:
+        return options.config is not None or "INVOCATION_ID" in os.environ
+    return False
+
+
 def _give_up(error: Exception, status: int) -> None:
-    text = os.fsencode(str(error)).decode("utf-8", "backslashreplace")
-    print(f"lorad: {text}", file=sys.stderr)
+    text = str(error)
+    if isinstance(error, OSError):
+        text = ": ".join(str(part) for part in (error.filename, error.strerror or error) if part)
+    print(f"lorad: {os.fsencode(text).decode('utf-8', 'backslashreplace')}", file=sys.stderr)
     sys.exit(status)
 
 
@@ -81,7 +107,8 @@ def _options(arguments: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="lorad",
         description="Watch folders of LoRA files, and keep current which of them hold the same weights.",
-        epilog="TERM and INT stop it, HUP reads the configuration again. `loractl status` shows what it does.",
+        epilog="TERM and INT stop it. HUP reads the configuration again under systemd, or with --config and no "
+        "terminal; else it stops it, as a terminal does that is closed. `loractl status` shows what it does.",
     )
     parser.add_argument("--config", metavar="F", help="configuration file (default: see docs/install.md)")
     parser.add_argument(
@@ -92,9 +119,13 @@ def _options(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--log-format", choices=["json", "console"], help="how lines on standard error look")
     parser.add_argument("--version", action="version", version=f"lorad {__version__}")
     options = parser.parse_args(arguments)
+    for name in ("config", "watch", "state_dir", "runtime_dir"):
+        given = getattr(options, name)
+        if given == "" or (isinstance(given, list) and "" in given):
+            raise UsageError(f"--{name.replace('_', '-')} is empty: give a name, or leave it out")
     # The current folder will be another one, and at SIGHUP all this is read again.
     options.config = _absolute(options.config or os.environ.get("LORAD_CONFIG"))
-    options.watch = [_absolute(folder) for folder in options.watch or ()]
+    options.watch = [os.path.abspath(folder) for folder in options.watch or ()]
     options.state_dir, options.runtime_dir = _absolute(options.state_dir), _absolute(options.runtime_dir)
     return options
 

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from typing import Any
 
 import msgspec
 
 from loracore import toml
-from loracore.errors import ConfigError
+from loracore.errors import ConfigError, UsageError
 from loracore.paths import default_config_dir, default_runtime_dir, default_state_dir, shown
 from loracore.settings import (
     ActedLevel,
@@ -153,8 +154,10 @@ def find_config(path: str | None = None, *, system: str = SYSTEM_CONFIG) -> str 
     given = path or os.environ.get("LORAD_CONFIG")
     if given:
         return given
-    users = os.path.join(default_config_dir(), "lorad.toml")
-    return next((each for each in (system, users) if _is_there(each)), None)
+    places = [system]
+    with suppress(UsageError):
+        places.append(os.path.join(default_config_dir(), "lorad.toml"))
+    return next((each for each in places if _is_there(each)), None)
 
 
 def load_config(path: str | None = None, *, system: str = SYSTEM_CONFIG) -> Config:

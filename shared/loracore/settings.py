@@ -8,6 +8,7 @@ import re
 from collections.abc import Callable, Sequence
 from typing import Annotated
 
+from loracore.paths import expanded
 from loracore.toml import Rule
 
 _YEAR = 366 * 86400.0
@@ -53,7 +54,7 @@ def _seconds_or_none(value: float) -> float:
 
 
 def _folder(text: str) -> str:
-    path = os.path.expanduser(text)
+    path = expanded(text)
     if not path.startswith("/") or "\0" in path or ".." in path.split("/"):
         raise ValueError(text)
     return "/" + os.path.normpath(path).lstrip("/")

@@ -47,7 +47,8 @@ def read(path: str) -> dict[str, Any]:
 
     content = _content(path)
     try:
-        return tomllib.loads(content.decode())
+        # Some editors begin a file with a byte order mark.
+        return tomllib.loads(content.decode("utf-8-sig"))
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
         raise ConfigError(path, [f"line {line}: not UTF-8"]) from None

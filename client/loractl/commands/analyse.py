@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from loractl.commands.leftout import tell_rest
-from loractl.commands.options import RunJob, runs_job
+from loractl.commands.options import Name, RunJob, runs_job
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -23,7 +23,7 @@ _TOP = 20
 _KINDS = ("distribution", "heatmap", "rank", "comparison", "pca", "importance")
 
 _output = click.option(
-    "-o", "--output", type=click.Path(dir_okay=False), metavar="FILE",
+    "-o", "--output", type=Name(dir_okay=False), metavar="FILE",
     help="Write all of it: .json, .csv, .parquet, .txt or .md.",
 )  # fmt: skip
 _top = click.option("--top", type=click.IntRange(1), metavar="K", help="Only the first K rows.")
@@ -55,7 +55,7 @@ _svd_limit = click.option(
 @click.option("--dtype", type=click.Choice(["float32", "float64"]), default="float32", show_default=True,
               help="Of ΔW's entries; spectra are in float64 always.")  # fmt: skip
 @click.option("--device", type=click.Choice(["cpu", "cuda"]), default="cpu", show_default=True)
-@click.argument("file", type=click.Path())
+@click.argument("file", type=Name())
 def importance(
     run: RunJob,
     as_json: bool,
@@ -102,7 +102,7 @@ def importance(
 @_top
 @click.option("--sort", metavar="COLUMN", help="Numbers: the greatest first. [default: the file's order]")
 @_svd_limit
-@click.argument("file", type=click.Path())
+@click.argument("file", type=Name())
 def spectrum(
     run: RunJob,
     as_json: bool,
@@ -137,7 +137,7 @@ def spectrum(
 @_output
 @_top
 @click.option("--components", type=click.IntRange(1), default=10, show_default=True, metavar="N")
-@click.argument("file", type=click.Path())
+@click.argument("file", type=Name())
 def pca(run: RunJob, as_json: bool, file: str, output: str | None, top: int | None, components: int) -> None:
     """Principal components of each layer of FILE: rows are samples, columns are features, standardised.
 
@@ -163,15 +163,13 @@ def pca(run: RunJob, as_json: bool, file: str, output: str | None, top: int | No
 
 @click.command(short_help="A picture of what is in the weights.")
 @runs_job
-@click.option(
-    "-o", "--output", type=click.Path(dir_okay=False), metavar="FILE", required=True, help=".png or .svg"
-)
+@click.option("-o", "--output", type=Name(dir_okay=False), metavar="FILE", required=True, help=".png or .svg")
 @click.option(
     "--threshold", type=click.FloatRange(0, 1, min_open=True), default=0.9, show_default=True, metavar="T",
     help="Of importance: which blocks stand out.",
 )  # fmt: skip
 @click.argument("kind", type=click.Choice(_KINDS), metavar="KIND")
-@click.argument("files", type=click.Path(), nargs=-1, required=True, metavar="FILE...")
+@click.argument("files", type=Name(), nargs=-1, required=True, metavar="FILE...")
 def plot(run: RunJob, as_json: bool, kind: Any, files: tuple[str, ...], output: str, threshold: float) -> None:
     """Draw a picture of FILE. KIND is one of:
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from loractl.commands.changing import changes, tell, weights_option
-from loractl.commands.options import RunJob
+from loractl.commands.options import Name, RunJob
 
 if TYPE_CHECKING:
     from loracore.jobs.change import Device, Stored
@@ -15,11 +15,11 @@ if TYPE_CHECKING:
 
 @click.command(short_help="Merge LoRAs into a base model.")
 @changes(output=("OUT", "A folder, or x.safetensors where MODEL is one file."), dtype="as in MODEL")
-@click.option("--base", type=click.Path(), metavar="MODEL", required=True,
+@click.option("--base", type=Name(), metavar="MODEL", required=True,
               help="A Transformers or diffusers folder, or a model in one file.")  # fmt: skip
 @weights_option("How much of each LoRA.")
 @click.option("--leave-out", is_flag=True, help="Go on without modules that the base lacks, and name them.")
-@click.argument("files", type=click.Path(), nargs=-1, required=True, metavar="LORA...")
+@click.argument("files", type=Name(), nargs=-1, required=True, metavar="LORA...")
 def bake(
     run: RunJob,
     as_json: bool,

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from loractl.commands.leftout import tell_rest
-from loractl.commands.options import runs_job
+from loractl.commands.options import Name, runs_job
 
 if TYPE_CHECKING:
     from loracore.jobs.change import Changed, Input, Output
@@ -41,7 +41,7 @@ def changes(
             ),
             click.option("--check", is_flag=True, help="Only look whether it can be done, and what it writes."),
             click.option("--force", is_flag=True, help="Replace what is there."),
-            click.option("-o", "--output", type=click.Path(), metavar=output[0], required=True, help=output[1]),
+            click.option("-o", "--output", type=Name(), metavar=output[0], required=True, help=output[1]),
         ]  # fmt: skip
         for option in options:
             function = option(function)

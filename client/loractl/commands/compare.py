@@ -9,7 +9,7 @@ import click
 
 from loractl.commands.changing import changes
 from loractl.commands.leftout import tell_rest
-from loractl.commands.options import RunJob
+from loractl.commands.options import Name, RunJob
 
 if TYPE_CHECKING:
     from loracore.jobs.change import Device, Stored
@@ -38,8 +38,8 @@ _quality = click.option(
 @click.option("--no-lora-analysis", is_flag=True, help="Leave the spectra out, which take most of the time.")
 @click.option("--lora-rank", type=click.IntRange(1), metavar="N", help="Also what `extract --rank N` writes.")
 @_quality
-@click.argument("base", type=click.Path())
-@click.argument("finetuned", type=click.Path())
+@click.argument("base", type=Name())
+@click.argument("finetuned", type=Name())
 def compare(
     run: RunJob,
     *,
@@ -95,8 +95,8 @@ def compare(
 @changes(output=("DIR", "Into this folder."), dtype="what most of BASE has")
 @click.option("--rank", type=click.IntRange(1), required=True, metavar="N", help="Of every module's factors.")
 @_quality
-@click.argument("base", type=click.Path())
-@click.argument("finetuned", type=click.Path())
+@click.argument("base", type=Name())
+@click.argument("finetuned", type=Name())
 def extract(
     run: RunJob,
     *,

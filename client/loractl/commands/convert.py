@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from loractl.commands.changing import changes, tell
-from loractl.commands.options import RunJob
+from loractl.commands.options import Name, RunJob
 
 
 @click.command(short_help="kohya, PEFT or diffusers naming, another dtype or container.")
@@ -20,7 +20,7 @@ from loractl.commands.options import RunJob
 @click.option(
     "--leave-out", is_flag=True, help="Go on without what has no name in the other convention, and name it."
 )
-@click.argument("file", type=click.Path())
+@click.argument("file", type=Name())
 def convert(run: RunJob, as_json: bool, file: str, output: str, force: bool, check: bool, **options: Any) -> None:
     """Write FILE, a LoRA or a PEFT folder, with other names for the same ΔW.
 

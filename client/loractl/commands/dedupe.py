@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 import click
 from click.shell_completion import CompletionItem
 
+from loracore.paths import expanded
 from loractl.commands.options import Connect, asks_daemon
 
 if TYPE_CHECKING:
@@ -32,7 +33,10 @@ class KeepRule(click.ParamType):  # type: ignore[type-arg]  # generic in new ver
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
         rule = str(value)
         if rule.startswith(PREFIX) and len(rule) > len(PREFIX):
-            return PREFIX + os.path.abspath(os.path.expanduser(rule.removeprefix(PREFIX)))
+            try:
+                return PREFIX + os.path.abspath(expanded(rule.removeprefix(PREFIX)))
+            except ValueError:
+                self.fail("this user has no home folder: give a folder without ~.", param, ctx)
         if rule not in RULES:
             from loracore.paths import shown  # noqa: PLC0415 - for a mistake
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from loractl.commands.changing import changes, tell, weights_option
+from loractl.commands.options import Name
 
 if TYPE_CHECKING:
     from loractl.commands.options import RunJob
@@ -32,7 +33,7 @@ _METHODS = ("linear", "svd", "pca", "ties", "dare_ties", "dare_linear", "knots")
 )  # fmt: skip
 @click.option("--method", type=click.Choice(_METHODS), default="linear", show_default=True)
 @weights_option("One for each FILE, such as 0.7,0.3.")
-@click.argument("files", type=click.Path(), nargs=-1, required=True, metavar="FILE...")
+@click.argument("files", type=Name(), nargs=-1, required=True, metavar="FILE...")
 def merge(
     run: RunJob,
     as_json: bool,

@@ -39,6 +39,15 @@ class RunJob(Protocol):
     def __call__(self, name: str, parameters: Struct, result: type[R], *, summary: str = "") -> R: ...
 
 
+class Name(click.Path):
+    """A file or folder, whether it is there or not. An empty name would stand for the current folder."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if not value:
+            self.fail("it is empty; name a file or folder.", param, ctx)
+        return super().convert(value, param, ctx)
+
+
 class Seconds(click.FloatRange):
     """A time to wait: up to a year, and a number."""
 
@@ -59,7 +68,7 @@ def json_option(function: Callable[..., Any]) -> Callable[..., Any]:
 def output_option(function: Callable[..., Any]) -> Callable[..., Any]:
     """-o FILE, as `output`."""
     return click.option(
-        "-o", "--output", type=click.Path(dir_okay=False), metavar="FILE", help="Write it to FILE, by its suffix."
+        "-o", "--output", type=Name(dir_okay=False), metavar="FILE", help="Write it to FILE, by its suffix."
     )(function)
 
 
@@ -200,6 +209,7 @@ def _places(function: Callable[..., Any]) -> Callable[..., Any]:
         click.option("--server-key", metavar="K", help="By TCP: the daemon's public key. [env: LORAD_SERVER_KEY]"),
         click.option(
             "--socket",
+            type=Name(),
             metavar="S",
             help="The daemon's control.sock, or tcp://host:port. [default: LORAD_SOCKET, or where one runs]",
         ),

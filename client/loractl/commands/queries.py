@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from loractl.commands.options import Connect, asks_daemon
+from loractl.commands.options import Connect, Name, asks_daemon
 
 if TYPE_CHECKING:
     from loracore.control import DuplicateSet, Group, Shown
@@ -109,7 +109,7 @@ def failed(connect: Connect, as_json: bool) -> None:
 
 @click.command()
 @asks_daemon
-@click.argument("file", type=click.Path())
+@click.argument("file", type=Name())
 def show(connect: Connect, as_json: bool, file: str) -> None:
     """All that the daemon knows of FILE, by any of its names."""
     from loractl import forms, tables  # noqa: PLC0415 - not loaded for --help

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from loractl.commands.options import RunJob, runs_job
+from loractl.commands.options import Name, RunJob, runs_job
 
 if TYPE_CHECKING:
     from loracore.jobs.plot import Format
@@ -22,11 +22,11 @@ _LORA = ("layer", "effective_rank", "energy_8", "energy_32", "energy_128", "look
 @click.command(short_help="A finished comparison, in short and as pictures.")
 @runs_job
 @click.option(
-    "-o", "--output", type=click.Path(), metavar="FIGURES",
+    "-o", "--output", type=Name(), metavar="FIGURES",
     help="Draw it: into a .png or .svg, or several of them into a folder.",
 )  # fmt: skip
 @click.option("--top", type=click.IntRange(1), default=20, show_default=True, metavar="K", help="Rows of a table.")
-@click.argument("folder", type=click.Path(), metavar="DIR")
+@click.argument("folder", type=Name(), metavar="DIR")
 def report(run: RunJob, *, as_json: bool, folder: str, output: str | None, top: int) -> None:
     """Summarise DIR, which `loractl compare -o` or `loractl extract -o` wrote.
 

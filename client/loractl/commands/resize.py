@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from loractl.commands.changing import changes, tell
+from loractl.commands.options import Name
 
 if TYPE_CHECKING:
     from loractl.commands.options import RunJob
@@ -31,7 +32,7 @@ _SHARE = click.FloatRange(0, 1, min_open=True)
     help="Leave blocks out but for the smallest set that holds this share of ‖ΔW‖².",
 )  # fmt: skip
 @click.option(
-    "--rank-per-block", type=click.Path(), metavar="FILE",
+    "--rank-per-block", type=Name(), metavar="FILE",
     help='Ranks by block, as `importance` names them: JSON {"down_blocks.*": 8}, or TOML. 0 leaves one out.',
 )  # fmt: skip
 @click.option(
@@ -41,7 +42,7 @@ _SHARE = click.FloatRange(0, 1, min_open=True)
 @click.option(
     "--rank", type=click.IntRange(1), metavar="N", help="Of each module; with --sv-… or --budget at most."
 )
-@click.argument("file", type=click.Path())
+@click.argument("file", type=Name())
 def resize(
     run: RunJob,
     as_json: bool,

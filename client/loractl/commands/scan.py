@@ -7,12 +7,13 @@ import sys
 import click
 
 from loracore.paths import default_state_dir
+from loractl.commands.options import Name
 
 
 @click.command()
-@click.argument("folders", nargs=-1, required=True, metavar="DIR...", type=click.Path())
+@click.argument("folders", nargs=-1, required=True, metavar="DIR...", type=Name())
 @click.option(
-    "--state-dir", metavar="D", default=default_state_dir, show_default="the user's state folder",
+    "--state-dir", type=Name(), metavar="D", default=default_state_dir, show_default="the user's state folder",
     help="Where the catalogue and the JSON files are kept; the next scan goes on from there.",
 )  # fmt: skip
 @click.option(

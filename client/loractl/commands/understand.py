@@ -6,12 +6,12 @@ import json
 
 import click
 
-from loractl.commands.options import RunJob, output_option, runs_job
+from loractl.commands.options import Name, RunJob, output_option, runs_job
 
 
 @click.command(short_help="The hashes by which people look a file up.")
 @runs_job
-@click.argument("file", type=click.Path())
+@click.argument("file", type=Name())
 def hashes(run: RunJob, as_json: bool, file: str) -> None:
     """All identity hashes of FILE: SHA256, AutoV1 to V3, those of sd-webui-additional-networks, BLAKE3, CRC32.
 
@@ -50,7 +50,7 @@ def hashes(run: RunJob, as_json: bool, file: str) -> None:
 @runs_job
 @output_option
 @click.option("--values", is_flag=True, help="Look for NaN and Inf too, which reads all of the file.")
-@click.argument("file", type=click.Path())
+@click.argument("file", type=Name())
 def metadata(run: RunJob, as_json: bool, file: str, output: str | None, values: bool) -> None:
     """What FILE, or a PEFT adapter folder, is, how it was trained, and whether it is sound.
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-import resource
 import sys
 import threading
 import time
@@ -31,11 +30,10 @@ from lorad.control.jobs import JobRunner
 from lorad.control.requests import RefusedRequest, Requests
 from lorad.control.sockets import LocalPlace
 from lorad.control.tcp import Peer, TcpClients
+from lorad.descriptors import for_clients
 
 _LOG = logging.getLogger(__name__)
 
-#: Local clients at once, and how many descriptors there have to be for each: the others are for all else.
-_MOST, _SHARE = 4096, 4
 #: Seconds between two looks whether the sockets are there.
 _TICK = 1.0
 #: Seconds until answers that did not fit into their connection by TCP are tried again.
@@ -113,7 +111,7 @@ class ControlServer:
         sys.setswitchinterval(min(sys.getswitchinterval(), _SWITCH_INTERVAL))
         try:
             self._place = LocalPlace(self._runtime_dir, self._settings)
-            self._clients = Clients(self._place, _most(), self._gone)
+            self._clients = Clients(self._place, for_clients(), self._gone)
             self._clients.watch(self._wakeup.descriptor)
             if self._settings.tcp:
                 self._tcp = TcpClients(self._settings, self._state_dir)
@@ -259,9 +257,3 @@ class ControlServer:
         if self._place is not None:
             self._place.close()
         self._tcp = self._clients = self._place = None
-
-
-def _most() -> int:
-    """How many local clients there may be: with room for all files that the daemon opens."""
-    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    return _MOST if soft == resource.RLIM_INFINITY else min(_MOST, soft // _SHARE)

@@ -12,6 +12,7 @@ import threading
 from collections.abc import Callable
 
 from loracore.jobs.finding import use_one_thread_each
+from loracore.paths import home
 from lorad.jobs.worker import LONGEST_WORD, WORDS, Came, Failed, Far, Order, Stop
 from lorad.pipes import end_of, read, write
 
@@ -121,7 +122,7 @@ class JobProcess:
         use_one_thread_each(environment)
         # Figures are written to files; there is no display.
         environment["MPLBACKEND"] = "Agg"
-        if not os.access(os.path.expanduser("~"), os.W_OK):
+        if not os.access(home() or "", os.W_OK):
             # Else its fonts are listed anew for each figure.
             environment.setdefault("MPLCONFIGDIR", os.path.join(self._cache_dir, "matplotlib"))
         return subprocess.Popen(

@@ -124,8 +124,9 @@ class Children:
         for child in self._children.values():
             if child.process is None:
                 continue
-            ended, _, _ = select.select([child.pidfd], [], [], max(0.0, deadline - time.monotonic()))
-            if not ended:
+            ended = select.poll()
+            ended.register(child.pidfd, select.POLLIN)
+            if not ended.poll(1000 * max(0.0, deadline - time.monotonic())):
                 child.process.kill()
             with suppress(subprocess.TimeoutExpired):
                 # One that waits for a disk that does not answer cannot even be killed.

@@ -73,7 +73,8 @@ class Loader(Protocol):
 class Daemon:
     """All parts of a running lorad. `run` ends when a signal says so."""
 
-    def __init__(self, config: Config, crew: Crew, notifier: Notifier, reload: Loader) -> None:
+    def __init__(self, config: Config, crew: Crew, notifier: Notifier, reload: Loader | None) -> None:
+        """Without `reload`, SIGHUP ends it."""
         self._config = config
         self._state_dir = config.state_dir
         self._notifier = notifier
@@ -129,7 +130,8 @@ class Daemon:
         """Work until a signal asks to stop; the exit status."""
         signal.signal(signal.SIGTERM, lambda *_: self._signalled(self._stop))
         signal.signal(signal.SIGINT, lambda *_: self._signalled(self._stop))
-        signal.signal(signal.SIGHUP, lambda *_: self._signalled(self._reload))
+        hung_up = self._reload if self._load_config else self._stop
+        signal.signal(signal.SIGHUP, lambda *_: self._signalled(hung_up))
         try:
             self._control.start()
             self._deduplication.start(self._control.plan_for)
@@ -296,6 +298,7 @@ class Daemon:
 
     def _reconfigure(self) -> None:
         """SIGHUP: take over a new configuration, if it is sound."""
+        assert self._load_config is not None
         self._notifier.reloading()
         try:
             config = self._load_config()
