@@ -18,12 +18,11 @@ from typing import NamedTuple
 import msgspec
 
 from loracore.adapter.folder import weight_parts
-from loracore.adapter.function import function_at
 from loracore.errors import FileError, LoraError, StateError, StateLocked
 from lorad.blocks.extents import unshared_bytes
 from lorad.dedupe.action import free, links, quarantine, reflink, sidecars, undo
 from lorad.dedupe.action.attributes import Attributes
-from lorad.dedupe.action.compare import Layers, same_bytes, same_layers
+from lorad.dedupe.action.compare import Layers, function_of, same_bytes, same_layers
 from lorad.dedupe.action.folders import same_folders
 from lorad.dedupe.action.hold import Held, hold, same
 from lorad.dedupe.action.journal import Context, Entry, Journal
@@ -146,6 +145,7 @@ class Actor:
                 except _TROUBLE as error:
                     results[number] = _result(order, "refused", _reason(error))
             context.at("compared")
+            entries: list[Entry] = []
             try:
                 entries = context.journal.plan([act.entry for act in acts.values()]) if acts else []
                 context.at("planned")
@@ -163,6 +163,10 @@ class Actor:
                 done = context.journal.update_all(done)
                 context.at("done")
             except sqlite3.Error as error:
+                # Names come back at once, also where that cannot be written down: repair does it later.
+                for act, entry in zip(acts.values(), entries, strict=False):
+                    with suppress(sqlite3.Error):
+                        self._taken_back(act._replace(entry=entry), "the journal cannot be written")
                 raise self._journal_error(error) from error
             for (number, act), entry in zip(acts.items(), done, strict=True):
                 results[number] = _with_kept(entry, act, aside_of(context, entry))
@@ -230,8 +234,7 @@ class Actor:
 
     def _refuse_other_function(self, order: Order, kept: Held, gone: Held) -> tuple[bytes | None, bytes | None]:
         """The function of `gone`. Raises Refused where `kept` has another, or `gone` is a part of a folder."""
-        ours = function_at(gone.fd, gone.name, gone.folder)
-        theirs = function_at(kept.fd, kept.name, kept.folder)
+        ours, theirs = function_of(gone), function_of(kept)
         other = os.fsdecode(kept.path)
         if ours[0] != theirs[0]:
             raise Refused.about(
@@ -324,8 +327,11 @@ class Actor:
             raise self._journal_error(error) from error
 
     def give_back(self, numbers: Sequence[int]) -> list[Result]:
-        """Give files that were put aside their names back. The journal need not take it: `repair` records it."""
-        context = self._in_place()
+        """Give files that were put aside their names back. The journal need not take it: `repair` records it.
+
+        Nor need it be there any more.
+        """
+        context = self._context
         entries = [
             entry for number in sorted(set(numbers), reverse=True) if (entry := context.journal.get(number))
         ]

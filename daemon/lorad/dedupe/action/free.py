@@ -9,28 +9,28 @@ that is still open.
 from __future__ import annotations
 
 import os
-import sqlite3
 from collections.abc import Sequence
 from contextlib import ExitStack
 from typing import NamedTuple
 
 import msgspec
 
-from loracore.adapter.function import function_at
 from loracore.errors import FileError
 from lorad.blocks.extents import unshared_bytes
 from lorad.dedupe.action import recipe
-from lorad.dedupe.action.attributes import rehearse
-from lorad.dedupe.action.compare import Layers, pieces, write_all
+from lorad.dedupe.action.attributes import make_file, rehearse
+from lorad.dedupe.action.compare import Layers, function_of, pieces, write_all
 from lorad.dedupe.action.hold import Held, hold
 from lorad.dedupe.action.journal import Context, Entry
 from lorad.dedupe.action.order import ACTIONS, HELD, FreeOrder, Progress, Refused, Result, Side, spoken
-from lorad.dedupe.action.place import Reached, reach, sync_all
+from lorad.dedupe.action.place import Folder, Reached, reach, sync_all
 from lorad.dedupe.action.quarantine import clear, name_in, place
 from lorad.dedupe.action.recovery import aside_of, final_state
 from lorad.dedupe.trouble import doing, told
 from lorad.pipeline.protocol import Identity
 
+#: Bytes of recipes that are held in memory at once, but for the last one.
+_RECIPES = 16 << 20
 _NO_KEEPER = "no other file that may keep these weights is there; it stays as it is"
 
 
@@ -46,20 +46,23 @@ class _Freeing(NamedTuple):
 def free(context: Context, orders: Sequence[FreeOrder], progress: Progress) -> list[Result]:
     """Remove what these actions have put aside. Each result is `freed` or `linked`, or `waiting` with the reason.
 
-    Raises sqlite3.Error; what was begun is settled by repair.
+    So many go at once as their recipes fit into memory. Raises sqlite3.Error; what was begun is settled by repair.
     """
     waiting: list[Entry] = []
+    rest: Sequence[FreeOrder] = ()
     with ExitStack() as stack:
         ready: list[_Freeing] = []
-        for order in orders:
+        for number, order in enumerate(orders, start=1):
             entry = context.journal.get(order.number)
             if entry is None or entry.state not in HELD:
                 continue
             try:
                 ready.append(_prepare(context, entry, order.keepers, stack, progress))
             except (FileError, OSError, EOFError, recipe.Unfit) as error:
-                state = "quarantined" if entry.action == "quarantine" else "waiting"
-                waiting.append(msgspec.structs.replace(entry, state=state, text=spoken(_reason(error))))
+                waiting.append(_waits(entry, error))
+            if sum(len(each.recipe) for each in ready) > _RECIPES:
+                rest = orders[number:]
+                break
         context.at("proven")
         entries = context.journal.update_all(
             [msgspec.structs.replace(each.entry, state="freeing", before=each.entry.state) for each in ready],
@@ -78,7 +81,8 @@ def free(context: Context, orders: Sequence[FreeOrder], progress: Progress) -> l
     for entry in finished:
         if entry.action == "quarantine" and entry.state == "freed":
             clear(context, entry)
-    return [msgspec.structs.replace(entry.result(), aside=aside_of(context, entry)) for entry in finished]
+    results = [msgspec.structs.replace(entry.result(), aside=aside_of(context, entry)) for entry in finished]
+    return results + (free(context, rest, progress) if rest else [])
 
 
 def _prepare(
@@ -90,6 +94,7 @@ def _prepare(
     reached = stack.enter_context(reach(entry.gone.root, entry.gone.path))
     at = stack.enter_context(place(context, entry)) if entry.action == "quarantine" else None
     name = entry.aside if at is None else name_in(entry)
+    entry = msgspec.structs.replace(entry, folder=Folder.of(reached.folder))
     held = stack.enter_context(
         hold(Reached(entry.gone.root, entry.gone.path, reached.folder if at is None else at, name), None)
     )
@@ -117,8 +122,7 @@ def _prepare(
 def _refuse_other_function(entry: Entry, kept: Held, held: Held, reached: Reached) -> None:
     """Raises Refused where the kept file does something else to a model."""
     name = os.path.basename(entry.gone.path)
-    ours = function_at(held.fd, name, reached.folder)
-    theirs = function_at(kept.fd, kept.name, kept.folder)
+    ours, theirs = function_of(held, name, reached.folder), function_of(kept)
     links = ACTIONS[entry.action].links
     if ours[0] != theirs[0] or (ours[1] != theirs[1] and not links):
         raise Refused.about(kept.path, "it has another function by now than the file that was put aside for it")
@@ -135,32 +139,38 @@ def _remove(context: Context, entry: Entry, each: _Freeing) -> Entry:
             os.unlink(each.held.name, dir_fd=each.held.folder)
         context.at("removed")
     except (FileError, OSError) as error:
-        return msgspec.structs.replace(entry, state="waiting", before="", text=_reason(error))
+        return _waits(entry, error)
     try:
         each.kept.look_in_place()
-    except (FileError, OSError):
-        return _written_anew(context, entry, each)
+    except (FileError, OSError) as error:
+        try:
+            return _waits(_written_anew(context, entry, each), error)
+        except OSError as trouble:
+            text = f"the kept file went while it was removed, and it could not be written anew: {told(trouble)}"
+            return msgspec.structs.replace(entry, state=final_state(entry), before="", rebuild=True, text=text)
     return msgspec.structs.replace(entry, state=final_state(entry), before="", rebuild=True, bytes=freed, text="")
 
 
 def _written_anew(context: Context, entry: Entry, each: _Freeing) -> Entry:
     """The kept file went in the last instant: the file is written anew under its hidden name."""
     held, temp = each.held, context.temp(entry)
-    fd = os.open(temp, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600, dir_fd=held.folder)
+    fd = make_file(held.folder, temp)
     try:
         write_all(fd, pieces(held.fd, 0, held.before.st_size))
+        context.at("written anew")
         entry.attributes.give(fd)
         os.fsync(fd)
         identity = Identity.of(os.fstat(fd))
     finally:
         os.close(fd)
     os.rename(temp, held.name, src_dir_fd=held.folder, dst_dir_fd=held.folder)
-    gone = msgspec.structs.replace(entry.gone, identity=identity)
-    text = "the kept file was removed while it was freed; it is kept"
-    return msgspec.structs.replace(entry, state=entry.before or "hidden", before="", gone=gone, text=text)
+    context.at("renamed anew")
+    return msgspec.structs.replace(entry, gone=msgspec.structs.replace(entry.gone, identity=identity))
 
 
-def _reason(error: Exception) -> str:
-    if isinstance(error, FileError):
-        return str(error)
-    return told(error) if isinstance(error, OSError) and not isinstance(error, sqlite3.Error) else str(error)
+def _waits(entry: Entry, error: Exception) -> Entry:
+    """Not removed, and why."""
+    state = "quarantined" if entry.action == "quarantine" else "waiting"
+    if isinstance(error, FileError) or not isinstance(error, OSError):
+        return msgspec.structs.replace(entry, state=state, before="", text=spoken(str(error)))
+    return msgspec.structs.replace(entry, state=state, before="", text=spoken(told(error)))

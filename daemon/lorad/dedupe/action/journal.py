@@ -23,7 +23,7 @@ import msgspec
 from loracore.errors import StateError
 from lorad.dedupe.action.attributes import Attributes
 from lorad.dedupe.action.order import ACTIONS, HELD, STANDING, Raw, Result, Savings, Side, spoken
-from lorad.dedupe.action.place import Folder, sync
+from lorad.dedupe.action.place import NAME_BYTES, Folder, cut, sync
 
 JOURNAL = "journal.sqlite"
 #: Beside the journal: what it is worthless without, and the other way round.
@@ -34,7 +34,6 @@ UNFINISHED = ("planned", "freeing", "undoing")
 _IN_FORCE = _SAVED = ("freed", "linked", "shared")
 #: States in which nothing is made from a recipe.
 _WITHOUT_RECIPE = ("refused", "undone", "given_back", *HELD)
-_NAME_BYTES = 255
 #: Beside the journal: its token, which tells that there was one, and which.
 MARKER = "journal.token"
 
@@ -71,8 +70,8 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True):
     `freeing` (what was put aside is about to be removed), `undoing` (a freed file is made anew). `aside` is the
     name that the file has beside its own; `place` is where its quarantine is: `state`, `root` or none.
     `targets`: what a symbolic link of ours in its place says or said, the present one last. `layout` and `weights`
-    are the signatures of what it holds; empty in entries of earlier versions. `function` and `config`: what its
-    header and the configuration beside it say of its function. `attributes` are those of the file
+    are the signatures of what it holds, `function` and `config` what its header and the configuration beside it
+    say of its function; all empty in entries of earlier versions. `attributes` are those of the file
     that goes. `rebuild`: there is a recipe in the journal. `digest` and `recipe` are those of earlier versions:
     BLAKE3-256 of the file, and whether there is a recipe file. `hidden_at`: seconds of `Journal.clock`. `restored`
     is the inode of the copy that an undo has made. `folder` is the one that the file lay in: repair believes what
@@ -136,8 +135,9 @@ class Context(NamedTuple):
     at: Callable[[str], None]
 
     def temp(self, entry: Entry) -> bytes:
-        """The name of a copy that an undo makes. The walk passes over it."""
-        return b".lorad-%s-%d.tmp" % (self.journal.token.encode(), entry.id)
+        """The name of a copy that an undo makes, and of what is tried out. The walk passes over it."""
+        name = old_temp(self.journal.token, entry.id)
+        return name if name != entry.aside else name + b".new"
 
     def place(self, entry: Entry) -> bytes:
         """The name of this action's folder in quarantine."""
@@ -247,6 +247,8 @@ class Journal:
                 f"{self.path}: a later lorad wrote it (version {version}, this one knows {len(_MIGRATIONS)}); "
                 "install that one again"
             )
+        #: Whether it is of an earlier version: only an actor takes it over.
+        self.is_old = version < len(_MIGRATIONS)
         if writing:
             (sound,) = db.execute("PRAGMA quick_check(1)").fetchone()
             if sound != "ok":
@@ -274,13 +276,18 @@ class Journal:
             entry = _decode(body)
             done = "quarantined" if entry.action == "quarantine" else ACTIONS[entry.action].final
             states = {"done": done, "failed": "refused", "emptied": "lost", "removing": "freeing"}
+            aside = hidden_name(os.path.basename(entry.gone.path), self.token, entry.id)
+            if entry.action == "quarantine" or entry.state in ("planned", "removing"):
+                aside = old_temp(self.token, entry.id)
             self._write(
                 msgspec.structs.replace(
                     entry,
                     state=states.get(entry.state, entry.state),
                     before=done if entry.state == "undoing" else "hidden",
-                    aside=b".lorad-%s-%d.tmp" % (self.token.encode(), entry.id),
+                    aside=aside,
                     targets=(entry.target,) if entry.target else (),
+                    function=b"",
+                    config=b"",
                 )
             )
 
@@ -432,10 +439,12 @@ def _quoted(path: str) -> str:
     return quote(os.fsencode(path))
 
 
+def old_temp(token: str, number: int) -> bytes:
+    """The name that a file had while an earlier version acted on it, and that copies still have."""
+    return b".lorad-%s-%d.tmp" % (token.encode(), number)
+
+
 def hidden_name(name: bytes, token: str, number: int) -> bytes:
-    """`.NAME.aside-TOKEN-NUMBER`; a NAME too long for that is cut between two characters."""
+    """`.NAME.aside-TOKEN-NUMBER`; a NAME too long for that is cut."""
     tail = b".aside-%s-%d" % (token.encode(), number)
-    room = _NAME_BYTES - 1 - len(tail)
-    if len(name) > room:
-        name = name[:room].decode("utf-8", "ignore").encode() or name[:room]
-    return b"." + name + tail
+    return b"." + cut(name, NAME_BYTES - 1 - len(tail)) + tail

@@ -16,15 +16,14 @@ from blake3 import blake3
 
 from loracore.errors import FileError
 from lorad.dedupe.action import links, quarantine, recipe, reflink, sidecars
+from lorad.dedupe.action.attributes import make_file
 from lorad.dedupe.action.compare import Layers, pieces, write_all
 from lorad.dedupe.action.hold import hold
 from lorad.dedupe.action.journal import RECIPES, Context, Entry
 from lorad.dedupe.action.order import HELD, Progress, Refused, Side
-from lorad.dedupe.action.place import Folder, Reached, exchange, reach, rename_new
-from lorad.dedupe.action.recovery import finish_shown, free_names, with_taken
+from lorad.dedupe.action.place import Folder, Reached, exchange, make_way, reach, rename_new, to_free_name
+from lorad.dedupe.action.recovery import aside_of, finish_shown, is_same, status_in, with_taken
 from lorad.dedupe.trouble import doing
-
-_FOLDER_MODE = 0o755
 
 
 def show(context: Context, entry: Entry, *, undo: bool) -> tuple[Entry, bytes, list[int]]:
@@ -34,28 +33,25 @@ def show(context: Context, entry: Entry, *, undo: bool) -> tuple[Entry, bytes, l
     and folders that are to be synced and closed. Raises Refused and OSError.
     """
     with ExitStack() as stack:
-        if entry.action == "quarantine" and os.path.isdir(entry.gone.root):
-            os.makedirs(os.path.dirname(entry.gone.path), _FOLDER_MODE, exist_ok=True)
+        if entry.action == "quarantine":
+            make_way(entry.gone.root, entry.gone.path)
         reached = stack.enter_context(reach(entry.gone.root, entry.gone.path))
         place = stack.enter_context(quarantine.place(context, entry))
-        folder, name = reached.folder, entry.aside
-        if entry.action == "quarantine":
-            if place is None:
-                raise _not_there(entry, quarantine.path_of(context.state_dir, context.journal.token, entry))
-            folder, name = place, quarantine.name_in(entry)
-        aside, there = _status(folder, name), reached.status()
-        if there is not None and there.st_ino == entry.gone.identity.ino:
+        folder, name = quarantine.where(entry, reached.folder, place)
+        aside, there = status_in(folder, name), reached.status()
+        ours = links.is_ours(entry, reached, name, aside)
+        back = there is not None and there.st_ino == entry.gone.identity.ino
+        if back and (aside is None or ours or is_same(aside, there)):
             return finish_shown(context, entry, "undone" if undo else "given_back"), entry.gone.path, []
-        if aside is None or links.is_ours(entry, reached, name, aside):
-            raise _not_there(entry, os.path.join(os.path.dirname(entry.gone.path), name))
+        if aside is None or ours:
+            raise _not_there(entry, aside_of(context, entry))
         shown = _rename(entry, reached, folder, name, undo=undo)
         context.at("shown")
         taken = sidecars.put_back(context, entry, reached, place)
         folders = [os.dup(reached.folder), *([os.dup(place)] if place is not None else [])]
     text = with_taken("" if shown == reached.name else f"its name is taken: it is {os.fsdecode(shown)}", taken)
-    state = "undone" if undo else "given_back"
-    path = os.path.join(os.path.dirname(entry.gone.path), shown)
-    return msgspec.structs.replace(entry, state=state, text=text), path, folders
+    entry = msgspec.structs.replace(entry, state="undone" if undo else "given_back", text=text)
+    return entry, os.path.join(os.path.dirname(entry.gone.path), shown), folders
 
 
 def _rename(entry: Entry, reached: Reached, folder: int, name: bytes, *, undo: bool) -> bytes:
@@ -73,11 +69,7 @@ def _rename(entry: Entry, reached: Reached, folder: int, name: bytes, *, undo: b
                 return reached.name
             # Another file came to stand there just now.
             exchange(folder, name, reached.name)
-        for other in free_names(reached.name):
-            with suppress(FileExistsError):
-                rename_new(folder, name, reached.folder, other)
-                return other
-    raise Refused.about(entry.gone.path, "all names like it are taken; move some away, and try again")
+        return to_free_name(reached, folder, name)
 
 
 def _gives_way(entry: Entry, reached: Reached, there: os.stat_result, *, undo: bool) -> bool:
@@ -100,13 +92,6 @@ def _not_there(entry: Entry, aside: bytes) -> Refused:
     )
 
 
-def _status(folder: int, name: bytes) -> os.stat_result | None:
-    try:
-        return os.stat(name, dir_fd=folder, follow_symlinks=False)
-    except FileNotFoundError:
-        return None
-
-
 # What was freed is made anew
 
 
@@ -117,15 +102,11 @@ def remake(context: Context, entry: Entry, sources: Sequence[Side], progress: Pr
     """
     with reach(entry.gone.root, entry.gone.path) as reached:
         temp = context.temp(entry)
-        if reached.status(temp) is not None:
-            os.unlink(temp, dir_fd=reached.folder)
         entry = context.journal.update(
             entry, state="undoing", before=entry.state, restored=0, folder=Folder.of(reached.folder)
         )
         context.at("undoing")
-        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-        with doing("make a file in its folder (open)"):
-            fd = os.open(temp, flags, 0o600, dir_fd=reached.folder)
+        fd = make_file(reached.folder, temp)
         try:
             context.at("temp made")
             _fill(context, entry, reached, sources, fd, progress)
