@@ -243,6 +243,7 @@ def test_every_command_explains_itself(command: str) -> None:
     ended = loractl(command, "--help")
     assert ended.returncode == 0
     assert len(ended.stdout.splitlines()) > 5
+    assert "\\b" not in ended.stdout
     if command not in ("service", "keys", "completion"):
         assert "--json" in ended.stdout
 

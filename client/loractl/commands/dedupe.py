@@ -124,7 +124,7 @@ def _apply(
 @click.argument("ids", nargs=-1, type=click.IntRange(1, 2**63 - 1), metavar="[ID...]")
 @click.option("--all", "everything", is_flag=True, help="All that stands, instead of single actions.")
 def undo(connect: Connect, as_json: bool, ids: tuple[int, ...], everything: bool) -> None:
-    r"""Put back the files of the actions ID..., as `loractl history` numbers them.
+    """Put back the files of the actions ID..., as `loractl history` numbers them.
 
     Content, name, mode, owner, times and extended attributes come back; where another file has taken the name, as
     `NAME (given back).EXT`. Exit 5 when one was refused; 2 when there is no such action. What is undone already is
@@ -133,7 +133,7 @@ def undo(connect: Connect, as_json: bool, ids: tuple[int, ...], everything: bool
     \b
     loractl undo 12               take back action 12
     loractl undo --all            take back all that can be taken back
-    """
+    """  # noqa: D301 - click reads \b
     from loractl import plans  # noqa: PLC0415 - not loaded for --help
 
     if everything == bool(ids):
@@ -150,7 +150,7 @@ def undo(connect: Connect, as_json: bool, ids: tuple[int, ...], everything: bool
 @click.argument("ids", nargs=-1, type=click.IntRange(1, 2**63 - 1), metavar="[ID...]")
 @click.option("--dry-run", is_flag=True, help="Only show it, and when each would be removed by itself.")
 def free(connect: Connect, as_json: bool, ids: tuple[int, ...], dry_run: bool) -> None:
-    r"""Remove what the actions ID... have put aside, as `loractl history` numbers them, before their time.
+    """Remove what the actions ID... have put aside, as `loractl history` numbers them, before their time.
 
     Without an ID, all that is put aside but what lies in quarantine, which is removed by its ID alone.
     Before a file is removed, another one is read that may keep the same weights, and what is needed to make the
@@ -160,7 +160,7 @@ def free(connect: Connect, as_json: bool, ids: tuple[int, ...], dry_run: bool) -
     \b
     loractl free --dry-run        what is put aside, and until when
     loractl free 12 13            remove what actions 12 and 13 have put aside
-    """
+    """  # noqa: D301 - click reads \b
     from loractl import forms, plans, tables  # noqa: PLC0415 - not loaded for --help
 
     with connect() as daemon:
