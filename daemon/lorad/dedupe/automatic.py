@@ -10,6 +10,7 @@ from functools import partial
 from loracore.control import Outcome, Refusal
 from lorad.dedupe.newcomers import MOST, Newcomers
 from lorad.dedupe.plan import UNREAD, YOUNG, Plan, Step
+from lorad.dedupe.rootlock import HELD_BY_ANOTHER
 from lorad.dedupe.service import Service
 from lorad.dedupe.wholes import PART
 
@@ -106,6 +107,7 @@ class Automatic:
         young = {path for path in due if skipped.get(path, "").endswith(YOUNG)}
         parts = {path for path in due if skipped.get(path, "").startswith(PART)}
         vain = {path for path in due if path in done and done[path].state == "refused"}
+        vain |= {path for path in due if skipped.get(path, "").startswith(HELD_BY_ANOTHER)}
         # What is no duplicate at the moment may be read anew, as its mode was changed.
         again = vain | (due - kept_by.keys() - skipped.keys() - {row.kept for row in plan.skipped})
         now = time.monotonic()

@@ -25,6 +25,8 @@ from loracore.paths import shown
 from lorad.library.keepers import is_inside
 
 LOCK = b".lorad-lock"
+#: What a reason begins with where another one acts.
+HELD_BY_ANOTHER = "another lorad"
 #: Seconds for which what was seen is believed.
 _BELIEVED = 1.0
 #: Seconds between two touches, and after which a process that cannot be seen is taken for dead.
@@ -77,7 +79,7 @@ class Holder(NamedTuple):
         if self.trouble:
             return f"{shown(os.path.join(self.folder, LOCK))} {self.trouble}"
         which = f"(token {self.token}, pid {self.pid})"
-        return f"another lorad {which} acts in {shown(self.folder)}; stop that one, or leave the folder to it"
+        return f"{HELD_BY_ANOTHER} {which} acts in {shown(self.folder)}; stop that one, or leave the folder to it"
 
 
 class RootLocks:
