@@ -238,7 +238,7 @@ def _carry(actor: Actor, wish: Wish, progress: Progress) -> list[Result]:
 def _freed(actor: Actor, orders: Sequence[Order], results: list[Result], progress: Progress) -> list[Result]:
     """The same results, after what was put aside is freed at once."""
     wanted = [
-        FreeOrder(result.id, (order.kept,), by_itself=False)
+        FreeOrder(result.id, (order.kept,))
         for order, result in zip(orders, results, strict=True)
         if result.state in ("hidden", "quarantined")
     ]

@@ -384,7 +384,7 @@ class Service:
         self._find_moved(todo)
         for place, entry in enumerate(todo):
             self.left = len(todo) - place
-            group.append(FreeOrder(entry.id, tuple(self._keepers(entry, by_itself)), by_itself))
+            group.append(FreeOrder(entry.id, tuple(self._keepers(entry, by_itself))))
             if len(group) == _GROUP or place == len(todo) - 1:
                 try:
                     results += self._ask(Free(group))

@@ -79,15 +79,25 @@ class Attributes(msgspec.Struct, frozen=True):
 
 
 def rehearse(attributes: Attributes, folder: int, name: bytes) -> None:
-    """Make a file in the folder, give it these attributes and remove it: whether undo could. Raises OSError."""
-    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-    with doing("make a file in its folder (open)"):
-        fd = os.open(name, flags, 0o600, dir_fd=folder)
+    """Make a file in the folder, give it these attributes and remove it: whether undo could. Raises OSError.
+
+    One of this name is replaced: it was left where lorad was killed.
+    """
+    fd = make_file(folder, name)
     try:
         attributes.give(fd)
     finally:
         os.close(fd)
         os.unlink(name, dir_fd=folder)
+
+
+def make_file(folder: int, name: bytes) -> int:
+    """A descriptor of a new file, in place of one of this name. Raises OSError."""
+    with suppress(FileNotFoundError):
+        os.unlink(name, dir_fd=folder)
+    flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    with doing("make a file in its folder (open)"):
+        return os.open(name, flags, 0o600, dir_fd=folder)
 
 
 def _xattrs(fd: int) -> tuple[tuple[bytes, bytes], ...]:

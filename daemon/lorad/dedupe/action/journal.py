@@ -23,7 +23,7 @@ import msgspec
 from loracore.errors import StateError
 from lorad.dedupe.action.attributes import Attributes
 from lorad.dedupe.action.order import ACTIONS, HELD, STANDING, Raw, Result, Savings, Side, spoken
-from lorad.dedupe.action.place import Folder, sync
+from lorad.dedupe.action.place import NAME_BYTES, Folder, cut, sync
 
 JOURNAL = "journal.sqlite"
 #: Beside the journal: what it is worthless without, and the other way round.
@@ -34,7 +34,6 @@ UNFINISHED = ("planned", "freeing", "undoing")
 _IN_FORCE = _SAVED = ("freed", "linked", "shared")
 #: States in which nothing is made from a recipe.
 _WITHOUT_RECIPE = ("refused", "undone", "given_back", *HELD)
-_NAME_BYTES = 255
 #: Beside the journal: its token, which tells that there was one, and which.
 MARKER = "journal.token"
 
@@ -433,9 +432,6 @@ def _quoted(path: str) -> str:
 
 
 def hidden_name(name: bytes, token: str, number: int) -> bytes:
-    """`.NAME.aside-TOKEN-NUMBER`; a NAME too long for that is cut between two characters."""
+    """`.NAME.aside-TOKEN-NUMBER`; a NAME too long for that is cut."""
     tail = b".aside-%s-%d" % (token.encode(), number)
-    room = _NAME_BYTES - 1 - len(tail)
-    if len(name) > room:
-        name = name[:room].decode("utf-8", "ignore").encode() or name[:room]
-    return b"." + name + tail
+    return b"." + cut(name, NAME_BYTES - 1 - len(tail)) + tail

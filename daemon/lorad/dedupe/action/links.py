@@ -16,7 +16,7 @@ from lorad.dedupe.action.attributes import Attributes
 from lorad.dedupe.action.hold import Held
 from lorad.dedupe.action.journal import Context, Entry
 from lorad.dedupe.action.order import Refused, Side
-from lorad.dedupe.action.place import Reached, exchange, reach
+from lorad.dedupe.action.place import Reached, exchange, reach, to_free_name
 from lorad.dedupe.trouble import doing
 
 
@@ -66,21 +66,37 @@ def retarget(context: Context, entry: Entry, kept: Side) -> Entry:
         status = reached.status()
         if not is_ours(entry, reached, reached.name, status):
             raise Refused.about(entry.gone.path, "its link was removed or replaced; it is left as it is")
-        entry = context.journal.update(entry, kept=kept, targets=(*entry.targets[-7:], target), target=target)
+        # Both are ours until it is done. Where the kept file is comes last: if killed, it is tried again.
+        entry = context.journal.update(entry, targets=(*entry.targets[-7:], target))
         context.at("target noted")
         temp = context.temp(entry)
         with doing("lead its link to where the kept file is (symlink, rename)"):
-            if reached.status(temp) is not None:
-                os.unlink(temp, dir_fd=reached.folder)
+            _clear(entry, reached, temp)
             os.symlink(target, temp, dir_fd=reached.folder)
+            context.at("new link made")
             exchange(reached.folder, temp, reached.name)
-            if not is_ours(entry, reached, temp, reached.status(temp)):
+            context.at("led on")
+            ours = is_ours(entry, reached, temp, reached.status(temp))
+            if not ours:
                 # Another file came to stand there just now: it is given its name back.
                 exchange(reached.folder, temp, reached.name)
             os.unlink(temp, dir_fd=reached.folder)
-        context.at("led on")
+        if not ours:
+            raise Refused.about(entry.gone.path, "its link was replaced meanwhile; it is left as it is")
         os.fsync(reached.folder)
+        entry = context.journal.update(entry, kept=kept, target=target)
+        context.at("leads there")
     return entry
+
+
+def _clear(entry: Entry, reached: Reached, temp: bytes) -> None:
+    """Free the name for a new link, as it was left by one that was killed."""
+    there = reached.status(temp)
+    if is_ours(entry, reached, temp, there) or (there is not None and not there.st_size):
+        os.unlink(temp, dir_fd=reached.folder)
+    elif there is not None:
+        # It came to the name of the link just when the two changed places.
+        to_free_name(reached, reached.folder, temp)
 
 
 def _make_link(entry: Entry, kept: Held, gone: Held) -> None:

@@ -101,7 +101,6 @@ class FreeOrder(msgspec.Struct, frozen=True):
 
     number: int
     keepers: tuple[Side, ...]
-    by_itself: bool = True
 
 
 class Result(msgspec.Struct, frozen=True):

@@ -9,8 +9,9 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
+import stat
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
 import msgspec
@@ -22,6 +23,8 @@ _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 #: What is said of a name that leads nowhere, or through a link.
 _NOWHERE = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)
 
+#: Of a name, on all file systems that models lie on.
+NAME_BYTES = 255
 _libc = ctypes.CDLL(None, use_errno=True)
 
 #: linux/fs.h.
@@ -108,6 +111,35 @@ def reach(root: bytes, path: bytes) -> Iterator[Reached]:
         os.close(fd)
 
 
+def make_way(root: bytes, path: bytes) -> None:
+    """Make the folders below the root that `path` lies in, where they are missing, each like the one around it.
+
+    Nothing is made through a symbolic link, nor where the root is not there. Raises OSError.
+    """
+    try:
+        fd = _walk(root, ())
+    except OSError:
+        return
+    for part in _below(root, path)[:-1]:
+        try:
+            below = os.open(part, _FOLDER, dir_fd=fd)
+        except FileNotFoundError:
+            like = os.fstat(fd)
+            os.mkdir(part, 0o700, dir_fd=fd)
+            below = os.open(part, _FOLDER, dir_fd=fd)
+            with suppress(PermissionError):
+                os.fchown(below, like.st_uid, like.st_gid)
+            os.fchmod(below, stat.S_IMODE(like.st_mode))
+            os.fsync(fd)
+        except OSError:
+            break
+        finally:
+            os.close(fd)
+        fd = below
+    else:
+        os.close(fd)
+
+
 def open_file(reached: Reached) -> int:
     """A descriptor for reading, of a file that is no link. Its atime stays as it is where the owner asks.
 
@@ -182,6 +214,30 @@ def rename_new(folder: int, name: bytes, to_folder: int, to_name: bytes) -> None
             # A folder, or a file system without links.
             raise error from None
         os.unlink(name, dir_fd=folder)
+
+
+def to_free_name(reached: Reached, folder: int, name: bytes) -> bytes:
+    """Give a file the first free name like that of `reached`. Raises Refused where there is none, and OSError."""
+    for other in free_names(reached.name):
+        with suppress(FileExistsError):
+            rename_new(folder, name, reached.folder, other)
+            return other
+    raise Refused.about(reached.path, "all names like it are taken; move some away, and try again")
+
+
+def free_names(name: bytes) -> Iterator[bytes]:
+    """Names for a file that is given back where its own is taken."""
+    stem, ending = os.path.splitext(name)
+    for number in range(1, 1000):
+        tail = b" (given back)" + b" (%d)" % number * (number > 1) + ending
+        yield cut(stem, NAME_BYTES - len(tail)) + tail
+
+
+def cut(name: bytes, room: int) -> bytes:
+    """As much of a name as fits into so many bytes, cut between two characters."""
+    if len(name) <= room:
+        return name
+    return name[:room].decode("utf-8", "ignore").encode() or name[:room]
 
 
 def exchange(folder: int, name: bytes, other: bytes) -> None:

@@ -87,6 +87,13 @@ def name_in(entry: Entry) -> bytes:
     return os.path.basename(entry.gone.path) if entry.aside.startswith(b".lorad-") else entry.aside
 
 
+def where(entry: Entry, folder: int, place: int | None) -> tuple[int, bytes]:
+    """The open folder and the name in it of what an action has put aside. `folder`: that of its own name."""
+    if entry.action == "quarantine" and place is not None:
+        return place, name_in(entry)
+    return folder, entry.aside
+
+
 def clear(context: Context, entry: Entry) -> None:
     """Remove the action's folder if it is there and empty, and the one around it that lies in a root."""
     with suppress(OSError), _open(context, entry.place, entry.gone.root, make=False) as base:

@@ -13,17 +13,18 @@ import os
 import re
 import sqlite3
 import stat
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from itertools import islice
 
 import msgspec
 
 from loracore.errors import FileError
-from lorad.dedupe.action import links, quarantine, reflink, sidecars
+from lorad.dedupe.action import links, quarantine, reflink, sidecars, units
 from lorad.dedupe.action.journal import RECIPES, UNFINISHED, Context, Entry
-from lorad.dedupe.action.order import Result, spoken
-from lorad.dedupe.action.place import Folder, Reached, exchange, reach, rename_new
+from lorad.dedupe.action.order import HELD, Refused, Result, spoken
+from lorad.dedupe.action.place import Folder, Reached, exchange, free_names, reach, rename_new, to_free_name
+from lorad.pipeline.protocol import Identity
 
 _LOG = logging.getLogger(__name__)
 #: Names like its own, under which a file that was given back is looked for.
@@ -49,8 +50,8 @@ def repair(context: Context) -> list[Result]:
 def record_shown(context: Context) -> list[Result]:
     """Files that were given back while the journal could not be written: their actions are over."""
     shown = []
-    for entry in context.journal.in_state("hidden", "waiting", "quarantined"):
-        path = shown_at(entry)
+    for entry in context.journal.in_state(*HELD):
+        path = shown_at(entry.gone.path, entry.gone.identity.ino)
         if path:
             with suppress(OSError, FileError):
                 shown.append((finish_shown(context, entry, "given_back"), path))
@@ -61,29 +62,28 @@ def record_shown(context: Context) -> list[Result]:
     ]
 
 
-def shown_at(entry: Entry) -> bytes:
-    """Where a file that was put aside has a name again: its own, or one like it; empty where it has none."""
-    folder, name = os.path.split(entry.gone.path)
+def shown_at(path: bytes, ino: int) -> bytes:
+    """Where an inode has a name again: `path`, or one like it; empty where it has none."""
+    folder, name = os.path.split(path)
     for each in (name, *islice(free_names(name), _NAMES)):
         with suppress(OSError):
-            if os.lstat(path := os.path.join(folder, each)).st_ino == entry.gone.identity.ino:
-                return path
+            if os.lstat(there := os.path.join(folder, each)).st_ino == ino:
+                return there
     return b""
 
 
-def free_names(name: bytes) -> Iterator[bytes]:
-    """Names for a file that is given back where its own is taken."""
-    stem, ending = os.path.splitext(name)
-    yield stem + b" (given back)" + ending
-    for number in range(2, 1000):
-        yield stem + b" (given back) (%d)" % number + ending
-
-
 def finish_shown(context: Context, entry: Entry, state: str) -> Entry:
-    """A file has its name again: remove the link that was there, and give its sidecars theirs back."""
+    """A file has its name again: remove the link that was there, and give its sidecars theirs back.
+
+    Raises Refused where another file has its hidden name: one that came to its name when it was given back.
+    """
     with reach(entry.gone.root, entry.gone.path) as reached, quarantine.place(context, entry) as place:
-        if links.is_ours(entry, reached, entry.aside, reached.status(entry.aside)):
-            os.unlink(entry.aside, dir_fd=reached.folder)
+        folder, name = quarantine.where(entry, reached.folder, place)
+        aside = status_in(folder, name)
+        if links.is_ours(entry, reached, name, aside) or is_same(aside, reached.status()):
+            os.unlink(name, dir_fd=folder)
+        elif aside is not None:
+            raise Refused.about(aside_of(context, entry), "it is another file; undo the action to give it a name")
         taken = sidecars.put_back(context, entry, reached, place)
         os.fsync(reached.folder)
     quarantine.clear(context, entry)
@@ -173,15 +173,12 @@ def _repair(context: Context, entry: Entry) -> Result:
 def _take_back(context: Context, entry: Entry, reached: Reached, text: str) -> Entry:
     """The file stands at its name, at its hidden name, or in quarantine: it gets its name back."""
     with quarantine.place(context, entry) as place:
-        at_place = place if entry.action == "quarantine" else None
-        folder, name = (reached.folder, entry.aside)
-        if at_place is not None:
-            folder, name = at_place, quarantine.name_in(entry)
-        aside, there = _status(folder, name), reached.status()
+        folder, name = quarantine.where(entry, reached.folder, place)
+        aside, there = status_in(folder, name), reached.status()
         if aside is None:
             _refuse_unsure(entry, reached, there)
         elif aside.st_ino != entry.gone.identity.ino:
-            _drop_link(entry, reached, name, aside, there)
+            _drop_link(context, entry, reached, name, aside)
         elif there is None:
             rename_new(folder, name, reached.folder, reached.name)
         elif there.st_ino == aside.st_ino:
@@ -199,13 +196,15 @@ def _take_back(context: Context, entry: Entry, reached: Reached, text: str) -> E
     return context.journal.update(entry, state="refused", bytes=0, text=with_taken(text, taken))
 
 
-def _drop_link(
-    entry: Entry, reached: Reached, name: bytes, aside: os.stat_result, there: os.stat_result | None
-) -> None:
+def _drop_link(context: Context, entry: Entry, reached: Reached, name: bytes, aside: os.stat_result) -> None:
     """Remove the link that was made under the hidden name, unless it is the only name of what it leads to."""
-    only = stat.S_ISREG(aside.st_mode) and aside.st_size and aside.st_nlink == 1
+    there = reached.status()
+    if name == context.temp(entry) and stat.S_ISREG(aside.st_mode) and not aside.st_size:
+        # An earlier version has tried attributes on it.
+        os.unlink(name, dir_fd=reached.folder)
     if not links.is_ours(entry, reached, name, aside):
         return
+    only = stat.S_ISREG(aside.st_mode) and aside.st_size and aside.st_nlink == 1
     if only and (there is None or there.st_ino != entry.gone.identity.ino):
         path = os.fsdecode(os.path.join(os.path.dirname(entry.gone.path), name))
         raise Pending(f"{path} is the only name of what was {os.fsdecode(entry.kept.path)}; give it one")
@@ -228,15 +227,27 @@ def _refuse_unsure(entry: Entry, reached: Reached, there: os.stat_result | None)
 def _settle_freeing(context: Context, entry: Entry, reached: Reached, text: str) -> Entry:
     """It was removed, or is still there."""
     with quarantine.place(context, entry) as place:
-        at_place = place if entry.action == "quarantine" else None
-        folder, name = (reached.folder, entry.aside)
-        if at_place is not None:
-            folder, name = at_place, quarantine.name_in(entry)
-        if _status(folder, name) is not None:
+        folder, name = quarantine.where(entry, reached.folder, place)
+        temp, aside = context.temp(entry), status_in(folder, name)
+        anew = status_in(folder, temp) if name != temp else None
+        if aside is None and anew is not None and anew.st_size == entry.gone.identity.size:
+            # The kept file went in the last instant, and all of this one was written anew.
+            fd = os.open(temp, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=folder)
+            try:
+                entry.attributes.give(fd)
+            finally:
+                os.close(fd)
+            rename_new(folder, temp, folder, name)
+            gone = msgspec.structs.replace(entry.gone, identity=Identity.of(anew))
+            aside, entry = anew, msgspec.structs.replace(entry, gone=gone)
+        elif anew is not None:
+            os.unlink(temp, dir_fd=folder)
+        if aside is not None and not (entry.unit and units.is_removed(context, entry, folder, name)):
             return context.journal.update(entry, state=entry.before or "hidden", text=text)
-        if at_place is None:
+        if place is None or entry.action != "quarantine":
             _refuse_unsure(entry, reached, None)
-    return context.journal.update(entry, state=final_state(entry), before="", rebuild=True, text="")
+    # There is a digest where an earlier version removed it.
+    return context.journal.update(entry, state=final_state(entry), before="", rebuild=not entry.digest, text="")
 
 
 def final_state(entry: Entry) -> str:
@@ -250,18 +261,32 @@ def _settle_undo(context: Context, entry: Entry, reached: Reached, text: str) ->
         return context.journal.update(entry, state="shared", text=text)
     temp = context.temp(entry)
     aside, there = reached.status(temp), reached.status()
-    if entry.restored and there is not None and there.st_ino == entry.restored:
-        if aside is not None and links.is_ours(entry, reached, temp, aside):
+    # An earlier version has so written down that it gave a file in quarantine its name back.
+    made = entry.restored or (entry.gone.identity.ino if entry.before == "quarantined" else 0)
+    shown = shown_at(entry.gone.path, made) if made else b""
+    if shown and aside is not None and is_same(aside, there):
+        os.unlink(temp, dir_fd=reached.folder)
+    elif shown and aside is not None:
+        if links.is_ours(entry, reached, temp, aside):
             os.unlink(temp, dir_fd=reached.folder)
+        else:
+            # It came to the name just when the two changed places.
+            to_free_name(reached, reached.folder, temp)
+    if shown:
         return context.journal.update(finish_shown(context, entry, "undone"))
     if aside is not None and (not entry.restored or aside.st_ino == entry.restored):
         # The copy, which is no only one: what it was made from is still there.
-        os.unlink(temp, dir_fd=reached.folder)
+        units.remove(reached.folder, temp)
         os.fsync(reached.folder)
     return context.journal.update(entry, state=entry.before or final_state(entry), restored=0, text=text)
 
 
-def _status(folder: int, name: bytes) -> os.stat_result | None:
+def is_same(one: os.stat_result | None, other: os.stat_result | None) -> bool:
+    return one is not None and other is not None and os.path.samestat(one, other)
+
+
+def status_in(folder: int, name: bytes) -> os.stat_result | None:
+    """What has a name in an open folder, not followed; None for nothing."""
     try:
         return os.stat(name, dir_fd=folder, follow_symlinks=False)
     except FileNotFoundError:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
+from contextlib import suppress
 
 from loracore.tensorfile import has_reader
 from lorad.dedupe.action.journal import Context, Entry, Sidecar, hidden_name
@@ -35,14 +36,16 @@ def beside(reached: Reached) -> tuple[Sidecar, ...]:
 def put_aside(context: Context, entry: Entry, reached: Reached, place: int | None) -> None:
     """Hide the action's sidecars beside themselves, or move them into its `place` in quarantine.
 
-    One that is gone or another file by now stays as it is.
+    One that is gone, another file by now, or has no name to go to stays as it is.
     """
     for sidecar in entry.sidecars:
         status = reached.status(sidecar.name)
         if status is not None and status.st_ino == sidecar.ino:
             folder, name = _aside(context, entry, reached, place, sidecar)
-            rename_new(reached.folder, sidecar.name, folder, name)
-            context.at("sidecar moved")
+            # Long names may be cut to the same one.
+            with suppress(FileExistsError):
+                rename_new(reached.folder, sidecar.name, folder, name)
+                context.at("sidecar moved")
 
 
 def put_back(context: Context, entry: Entry, reached: Reached, place: int | None) -> list[bytes]:

@@ -1,30 +1,22 @@
-"""Giving back what an action took: by a rename where it was put aside, made anew where it was freed.
+"""Giving back what an action has put aside: by a rename. For what was freed see `remake`.
 
 Nothing that came to stand in its place since is overwritten: where its name is taken, the file becomes
-`NAME (given back).EXT`. Made anew are bytes, mode, owner, times and extended attributes; not ctime, the inode's
-number, and being one of several hard links.
+`NAME (given back).EXT`.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, suppress
 
 import msgspec
-from blake3 import blake3
 
-from loracore.errors import FileError
-from lorad.dedupe.action import links, quarantine, recipe, reflink, sidecars
-from lorad.dedupe.action.compare import Layers, pieces, write_all
-from lorad.dedupe.action.hold import hold
-from lorad.dedupe.action.journal import RECIPES, Context, Entry
-from lorad.dedupe.action.order import HELD, Progress, Refused, Side
-from lorad.dedupe.action.place import Folder, Reached, exchange, reach, rename_new
-from lorad.dedupe.action.recovery import finish_shown, free_names, with_taken
+from lorad.dedupe.action import links, quarantine, reflink, sidecars
+from lorad.dedupe.action.journal import Context, Entry
+from lorad.dedupe.action.order import HELD, Refused
+from lorad.dedupe.action.place import Folder, Reached, exchange, make_way, reach, rename_new, to_free_name
+from lorad.dedupe.action.recovery import aside_of, finish_shown, is_same, status_in, with_taken
 from lorad.dedupe.trouble import doing
-
-_FOLDER_MODE = 0o755
 
 
 def show(context: Context, entry: Entry, *, undo: bool) -> tuple[Entry, bytes, list[int]]:
@@ -34,31 +26,28 @@ def show(context: Context, entry: Entry, *, undo: bool) -> tuple[Entry, bytes, l
     and folders that are to be synced and closed. Raises Refused and OSError.
     """
     with ExitStack() as stack:
-        if entry.action == "quarantine" and os.path.isdir(entry.gone.root):
-            os.makedirs(os.path.dirname(entry.gone.path), _FOLDER_MODE, exist_ok=True)
+        if entry.action == "quarantine":
+            make_way(entry.gone.root, entry.gone.path)
         reached = stack.enter_context(reach(entry.gone.root, entry.gone.path))
         place = stack.enter_context(quarantine.place(context, entry))
-        folder, name = reached.folder, entry.aside
-        if entry.action == "quarantine":
-            if place is None:
-                raise _not_there(entry, quarantine.path_of(context.state_dir, context.journal.token, entry))
-            folder, name = place, quarantine.name_in(entry)
-        aside, there = _status(folder, name), reached.status()
-        if there is not None and there.st_ino == entry.gone.identity.ino:
+        folder, name = quarantine.where(entry, reached.folder, place)
+        aside, there = status_in(folder, name), reached.status()
+        ours = links.is_ours(entry, reached, name, aside)
+        back = there is not None and there.st_ino == entry.gone.identity.ino
+        if back and (aside is None or ours or is_same(aside, there)):
             return finish_shown(context, entry, "undone" if undo else "given_back"), entry.gone.path, []
-        if aside is None or links.is_ours(entry, reached, name, aside):
-            raise _not_there(entry, os.path.join(os.path.dirname(entry.gone.path), name))
-        shown = _rename(entry, reached, folder, name, undo=undo)
+        if aside is None or ours:
+            raise _not_there(entry, aside_of(context, entry))
+        shown = rename_back(entry, reached, folder, name, undo=undo)
         context.at("shown")
         taken = sidecars.put_back(context, entry, reached, place)
         folders = [os.dup(reached.folder), *([os.dup(place)] if place is not None else [])]
     text = with_taken("" if shown == reached.name else f"its name is taken: it is {os.fsdecode(shown)}", taken)
-    state = "undone" if undo else "given_back"
-    path = os.path.join(os.path.dirname(entry.gone.path), shown)
-    return msgspec.structs.replace(entry, state=state, text=text), path, folders
+    entry = msgspec.structs.replace(entry, state="undone" if undo else "given_back", text=text)
+    return entry, os.path.join(os.path.dirname(entry.gone.path), shown), folders
 
 
-def _rename(entry: Entry, reached: Reached, folder: int, name: bytes, *, undo: bool) -> bytes:
+def rename_back(entry: Entry, reached: Reached, folder: int, name: bytes, *, undo: bool) -> bytes:
     """Put the file at its name, in place of our link, or beside what stands there; the name it has now."""
     there = reached.status()
     with doing("give it its name back (rename)"):
@@ -73,11 +62,7 @@ def _rename(entry: Entry, reached: Reached, folder: int, name: bytes, *, undo: b
                 return reached.name
             # Another file came to stand there just now.
             exchange(folder, name, reached.name)
-        for other in free_names(reached.name):
-            with suppress(FileExistsError):
-                rename_new(folder, name, reached.folder, other)
-                return other
-    raise Refused.about(entry.gone.path, "all names like it are taken; move some away, and try again")
+        return to_free_name(reached, folder, name)
 
 
 def _gives_way(entry: Entry, reached: Reached, there: os.stat_result, *, undo: bool) -> bool:
@@ -98,103 +83,6 @@ def _not_there(entry: Entry, aside: bytes) -> Refused:
     return Refused.about(
         entry.gone.path, f"{os.fsdecode(aside)} is not there; mount its disk or put it back there, and undo again"
     )
-
-
-def _status(folder: int, name: bytes) -> os.stat_result | None:
-    try:
-        return os.stat(name, dir_fd=folder, follow_symlinks=False)
-    except FileNotFoundError:
-        return None
-
-
-# What was freed is made anew
-
-
-def remake(context: Context, entry: Entry, sources: Sequence[Side], progress: Progress) -> tuple[Entry, bytes]:
-    """Make a freed file anew from the first of these files that holds its layers; the entry, undone, and its name.
-
-    Raises Refused where none does, and OSError; then `settle` takes back what was begun.
-    """
-    with reach(entry.gone.root, entry.gone.path) as reached:
-        temp = context.temp(entry)
-        if reached.status(temp) is not None:
-            os.unlink(temp, dir_fd=reached.folder)
-        entry = context.journal.update(
-            entry, state="undoing", before=entry.state, restored=0, folder=Folder.of(reached.folder)
-        )
-        context.at("undoing")
-        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-        with doing("make a file in its folder (open)"):
-            fd = os.open(temp, flags, 0o600, dir_fd=reached.folder)
-        try:
-            context.at("temp made")
-            _fill(context, entry, reached, sources, fd, progress)
-            entry.attributes.give(fd)
-            os.fsync(fd)
-            context.at("copied")
-            entry = context.journal.update(entry, restored=os.fstat(fd).st_ino)
-        finally:
-            os.close(fd)
-        shown = _rename(entry, reached, reached.folder, temp, undo=True)
-        context.at("renamed")
-        with quarantine.place(context, entry) as place:
-            taken = sidecars.put_back(context, entry, reached, place)
-        os.fsync(reached.folder)
-    text = with_taken("" if shown == reached.name else f"its name is taken: it is {os.fsdecode(shown)}", taken)
-    entry = context.journal.update(entry, state="undone", text=text)
-    quarantine.clear(context, entry)
-    context.at("undone")
-    if entry.recipe:
-        with suppress(FileNotFoundError):
-            os.unlink(os.path.join(context.state_dir, RECIPES, str(entry.id)))
-    return entry, os.path.join(os.path.dirname(entry.gone.path), shown)
-
-
-def _fill(  # noqa: PLR0917 - all of an undo, and what it is made from
-    context: Context, entry: Entry, reached: Reached, sources: Sequence[Side], fd: int, progress: Progress
-) -> None:
-    """Write the content, from the first source that it can be made from. Raises Refused where there is none."""
-    where = [*sources, entry.kept]
-    if entry.action == "hardlink" and links.is_ours(entry, reached, reached.name, reached.status()):
-        where.insert(0, msgspec.structs.replace(entry.gone, identity=entry.kept.identity))
-    trouble = ""
-    for side in where:
-        os.lseek(fd, 0, os.SEEK_SET)
-        os.ftruncate(fd, 0)
-        try:
-            with reach(side.root, side.path) as source, hold(source, None) as held:
-                done = 0
-                for piece in _content(context, entry, Layers(held) if entry.rebuild else None, held.fd):
-                    done += write_all(fd, [piece])
-                    progress(min(done, entry.gone.identity.size), entry.gone.identity.size)
-        except (ValueError, EOFError, FileError) as error:
-            trouble = trouble or str(error)
-        else:
-            return
-    kept = os.fsdecode(entry.kept.path)
-    raise Refused.about(
-        entry.gone.path,
-        f"no file is known that it could be made from ({kept}: {trouble}); put a file with its weights there",
-    )
-
-
-def _content(context: Context, entry: Entry, layers: Layers | None, fd: int) -> Iterator[bytes]:
-    """The file's bytes. Raises ValueError, at the end too, where they are not."""
-    if layers is not None:
-        body = context.journal.recipe(entry.id)
-        if body is None:
-            raise ValueError("its recipe is missing in the journal")
-        yield from recipe.rebuild(body, layers)
-        return
-    if not entry.digest:
-        raise ValueError("what was put aside was removed by another program")
-    path = os.path.join(context.state_dir, RECIPES, str(entry.id))
-    hasher = blake3()
-    for piece in recipe.rebuild_old(path, fd) if entry.recipe else pieces(fd, 0, entry.gone.identity.size):
-        hasher.update(piece)
-        yield piece
-    if hasher.digest() != entry.digest:
-        raise ValueError("it was changed since")
 
 
 def unshare(context: Context, entry: Entry) -> Entry:
