@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import signal
 import stat
 import struct
@@ -68,10 +69,11 @@ class World:
         with self.actor() as actor:
             return act(actor, self.order(action, level, sidecars=sidecars))
 
-    def free(self, number: int) -> Result:
+    def free(self, *numbers: int, keepers: Sequence[bytes] | None = None) -> Result:
+        """Free these for the kept file, or for others; what came of the last one."""
+        sides = tuple(side(path, self.root) for path in ((self.kept,) if keepers is None else keepers))
         with self.actor() as actor:
-            (result,) = actor.free([FreeOrder(number, (side(self.kept, self.root),))])
-        return result
+            return actor.free([FreeOrder(number, sides) for number in numbers])[-1]
 
     def give_back(self, number: int) -> Result:
         with self.actor() as actor:
@@ -118,6 +120,15 @@ def take_back(actor: Actor, number: int) -> Result:
     if result.state == "refused":
         raise Refused(result.text, os.fsdecode(result.path))
     return result
+
+
+def another(world: World, name: bytes, *, of: bytes = b"", note: bytes = b"another") -> bytes:
+    """One more copy of the kept file, or of another, with attributes of its own."""
+    path = os.path.join(world.root, name)
+    os.makedirs(os.path.dirname(path), exist_ok=True)
+    shutil.copyfile(of or world.kept, path)
+    dress(path, note, 1_400_000_000_111_111_111)
+    return path
 
 
 def side(path: bytes, root: bytes) -> Side:
@@ -181,13 +192,22 @@ def dress(path: bytes, note: bytes, mtime_ns: int) -> None:
     os.utime(path, ns=(mtime_ns + 5, mtime_ns))
 
 
-def dies_at(world: World, number: int, act: Callable[[Actor], object]) -> str:
-    """Let a process of its own act, and kill itself (SIGKILL) at the step of this number; returns its name."""
+def dies_at(
+    world: World,
+    number: int,
+    act: Callable[[Actor], object],
+    meanwhile: Callable[[str], object] = lambda step: None,
+) -> str:
+    """Let a process of its own act, and kill itself (SIGKILL) at the step of this number; returns its name.
+
+    `meanwhile` is called at each step, before.
+    """
     reading, writing = os.pipe()
     seen = 0
 
     def at(step: str) -> None:
         nonlocal seen
+        meanwhile(step)
         if seen == number:
             os.write(writing, step.encode())
             os.kill(os.getpid(), signal.SIGKILL)

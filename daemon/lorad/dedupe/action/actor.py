@@ -17,12 +17,11 @@ from typing import NamedTuple
 import msgspec
 
 from loracore.adapter.folder import weight_parts
-from loracore.adapter.function import function_at
 from loracore.errors import FileError, LoraError, StateError, StateLocked
 from lorad.blocks.extents import unshared_bytes
 from lorad.dedupe.action import free, links, quarantine, reflink, sidecars, undo, units
 from lorad.dedupe.action.attributes import Attributes
-from lorad.dedupe.action.compare import Layers, same_bytes, same_layers
+from lorad.dedupe.action.compare import Layers, function_of, same_bytes, same_layers
 from lorad.dedupe.action.folders import same_folders
 from lorad.dedupe.action.hold import Held, hold, same
 from lorad.dedupe.action.journal import Context, Entry, Journal
@@ -235,8 +234,7 @@ class Actor:
 
     def _refuse_other_function(self, order: Order, kept: Held, gone: Held) -> tuple[bytes | None, bytes | None]:
         """The function of `gone`. Raises Refused where `kept` has another, or `gone` is a part of a folder."""
-        ours = function_at(gone.fd, gone.name, gone.folder)
-        theirs = function_at(kept.fd, kept.name, kept.folder)
+        ours, theirs = function_of(gone), function_of(kept)
         other = os.fsdecode(kept.path)
         if ours[0] != theirs[0]:
             raise Refused.about(

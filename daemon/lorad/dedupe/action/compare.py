@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Iterator
 
+from loracore.adapter.function import function_at
 from loracore.errors import FileError
 from loracore.tensorfile import Container, Source, read_container
 from loracore.tensorfile.strided import gather
@@ -104,6 +105,17 @@ class Layers:
                 self.held.path, f"tensor {layer.name[:80]!r} is a view of over 128 MiB; save it after contiguous()"
             )
         return gather(self.source, self.place(index), layer, strides, PIECE)
+
+
+def function_of(held: Held, name: bytes = b"", folder: int | None = None) -> tuple[bytes | None, bytes | None]:
+    """What the header of a held file, and the configuration beside it, say of its function.
+
+    `name`, `folder`: its own, where it is put aside. Raises Refused where it cannot be read.
+    """
+    try:
+        return function_at(held.fd, name or held.name, held.folder if folder is None else folder)
+    except FileError as error:
+        raise Refused.about(held.path, error.reason) from error
 
 
 def same_layers(kept: Layers, gone: Layers, progress: Progress) -> None:

@@ -16,12 +16,11 @@ from typing import NamedTuple
 
 import msgspec
 
-from loracore.adapter.function import function_at
 from loracore.errors import FileError
 from lorad.blocks.extents import unshared_bytes
 from lorad.dedupe.action import recipe, units
 from lorad.dedupe.action.attributes import Attributes, make_file, rehearse
-from lorad.dedupe.action.compare import Layers, pieces, write_all
+from lorad.dedupe.action.compare import Layers, function_of, pieces, write_all
 from lorad.dedupe.action.hold import Held, hold
 from lorad.dedupe.action.journal import Context, Entry
 from lorad.dedupe.action.order import ACTIONS, HELD, FreeOrder, Progress, Refused, Result, Side, spoken
@@ -120,8 +119,7 @@ def _prove_file(context: Context, one: _Aside, keeper: Side, stack: ExitStack, p
     entry, name = one.entry, one.home.name
     held = stack.enter_context(hold(one.here, None))
     kept = stack.enter_context(hold(stack.enter_context(reach(keeper.root, keeper.path)), None))
-    ours = function_at(held.fd, name, one.home.folder)
-    theirs = function_at(kept.fd, kept.name, kept.folder)
+    ours, theirs = function_of(held, name, one.home.folder), function_of(kept)
     if ours[0] != theirs[0] or (ours[1] != theirs[1] and not ACTIONS[entry.action].links):
         raise Refused.about(kept.path, "it has another function by now than the file that was put aside for it")
     body = recipe.make(Layers(kept), Layers(held, name), progress)

@@ -1,0 +1,167 @@
+"""Links in a file's place: nobody's access changes, and a symbolic link is led to where the kept file is."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from lorad.dedupe.action.actor import Actor
+from lorad.dedupe.action.order import Order, Refused
+from tests.daemon.dedupe.world import GONE, World, act, another, dies_at, look, make_world, read, side, steps_of
+
+
+@pytest.mark.parametrize("action", ["hardlink", "symlink"])
+@pytest.mark.parametrize("what", ["mode", "owner", "acl"])
+def test_a_link_changes_nobodys_access(tmp_path: Path, action: str, what: str) -> None:
+    """A link has one owner, mode and ACL for both names, so where they differ it is refused."""
+    world = make_world(str(tmp_path))
+    if what == "mode":
+        os.chmod(world.gone, 0o600)
+    elif what == "acl":
+        os.removexattr(world.gone, "system.posix_acl_access")
+    elif os.geteuid() == 0:
+        os.chown(world.gone, 77, 88)
+    else:
+        pytest.skip("only root can give a file away")
+    before = world.look()
+    with pytest.raises(Refused, match="owner, mode or ACL differ"):
+        world.apply(action)
+    assert world.look() == before
+    assert world.apply("quarantine").state == "quarantined"
+
+
+def _moved(world: World) -> bytes:
+    """Move the kept file; where it is now."""
+    path = os.path.join(world.root, b"renamed/kept.safetensors")
+    os.makedirs(os.path.dirname(path), exist_ok=True)
+    os.rename(world.kept, path)
+    return path
+
+
+def _led(world: World, path: bytes) -> Callable[[Actor], object]:
+    return lambda actor: actor.retarget(1, side(path, world.root))
+
+
+@pytest.mark.parametrize("freed", [False, True])
+def test_a_link_is_led_to_where_the_kept_file_is(tmp_path: Path, freed: bool) -> None:
+    """Also back again, and any number of times; undo brings the file itself back."""
+    world = make_world(str(tmp_path))
+    before = world.look()
+    world.apply("symlink")
+    if freed:
+        assert world.free(1).state == "freed"
+    for _ in range(3):
+        path = _moved(world)
+        with world.actor() as actor:
+            assert actor.retarget(1, side(path, world.root)).kept == path
+        assert os.readlink(world.gone) == b"../../renamed/kept.safetensors"
+        assert os.path.samefile(world.gone, path)
+        os.rename(path, world.kept)
+        with world.actor() as actor:
+            _led(world, world.kept)(actor)
+        assert os.readlink(world.gone) == b"../../models/kept.safetensors"
+    world.undo(1)
+    assert world.look() == before
+
+
+def test_what_the_owner_put_in_the_place_of_a_link_stays(tmp_path: Path) -> None:
+    """A file, another link or nothing: none is led anywhere, and undo puts the file beside it."""
+    for number, change in enumerate(
+        (
+            lambda path: os.symlink(b"/elsewhere", path),
+            lambda path: shutil.copyfile(__file__, path),
+            lambda path: None,
+        )
+    ):
+        world = make_world(str(tmp_path / str(number)))
+        before = world.look()
+        world.apply("symlink")
+        path = _moved(world)
+        os.unlink(world.gone)
+        change(world.gone)
+        now = world.look()
+        with world.actor() as actor, pytest.raises(Refused, match="removed or replaced"):
+            _led(world, path)(actor)
+        assert world.look() == now
+        world.undo(1)
+        there = {name for name, each in world.look().items() if each == before[GONE]}
+        assert there == ({GONE} if GONE not in now else {b"downloads/new/gone (given back).safetensors"})
+        if GONE in now:
+            assert world.look()[GONE] == now[GONE]
+
+
+def test_a_file_that_comes_in_the_place_of_a_link_meanwhile_stays(tmp_path: Path) -> None:
+    """At the last instant before the two names change places, too."""
+    for step in ("target noted", "new link made", "led on"):
+        world = make_world(str(tmp_path / step))
+        world.apply("symlink")
+        newcomer = another(world, b"newcomer")
+        path = _moved(world)
+        content = look(newcomer)
+
+        def replace(name: str, step: str = step, world: World = world, newcomer: bytes = newcomer) -> None:
+            if name == step:
+                os.rename(newcomer, world.gone)
+
+        with world.actor(replace) as actor:
+            try:
+                actor.retarget(1, side(path, world.root))
+            except Refused:
+                assert step != "led on"
+        assert look(world.gone) == content
+        assert not [name for name in world.leftovers() if name.endswith(b".tmp")]
+
+
+@pytest.mark.parametrize("freed", [False, True])
+def test_killed_while_a_link_is_led_on(tmp_path: Path, freed: bool) -> None:
+    """It is one of ours at each step, is led on at the next try, and undo brings the file back."""
+
+    def begun(number: int) -> tuple[World, bytes, dict[bytes, object]]:
+        world = make_world(str(tmp_path / str(number)))
+        before = dict(world.look())
+        world.apply("symlink")
+        if freed:
+            world.free(1)
+        return world, _moved(world), before
+
+    world, path, _ = begun(-1)
+
+    def all_steps(at: Callable[[str], None]) -> None:
+        with world.actor(at) as actor:
+            _led(world, path)(actor)
+
+    steps = steps_of(all_steps)
+    assert len(steps) > 3
+    for number in range(len(steps)):
+        world, path, before = begun(number)
+        dies_at(world, number, _led(world, path))
+        with world.actor() as actor:
+            actor.repair()
+            (entry,) = world.history()
+            assert entry.kept == world.kept or number == len(steps) - 1, "it is tried again"
+            _led(world, path)(actor)
+        assert os.path.samefile(world.gone, path)
+        world.undo(1)
+        os.rename(path, world.kept)
+        assert world.look() == before
+
+
+@pytest.mark.parametrize("action", ["delete", "quarantine", "symlink", "hardlink"])
+def test_what_a_link_leads_to_may_go_and_the_link_is_led_on(tmp_path: Path, action: str) -> None:
+    """A hidden for B, then B for C: both can be read meanwhile, and all comes back in any order."""
+    for order in ((1, 2), (2, 1)):
+        world = make_world(str(tmp_path / str(order[0])))
+        third = another(world, b"third.safetensors")
+        before = world.look()
+        world.apply("symlink")
+        with world.actor() as actor:
+            act(actor, Order(action, "file", side(third, world.root), side(world.kept, world.root)))
+        assert read(os.path.realpath(world.gone)) == before[GONE].content
+        assert os.path.realpath(world.gone) == third
+        for number in order:
+            world.undo(number)
+        assert world.look() == before
