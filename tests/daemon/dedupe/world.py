@@ -194,11 +194,11 @@ def dress(path: bytes, note: bytes, mtime_ns: int) -> None:
 
 def dies_at(
     world: World,
-    number: int,
+    where: int | str,
     act: Callable[[Actor], object],
     meanwhile: Callable[[str], object] = lambda step: None,
 ) -> str:
-    """Let a process of its own act, and kill itself (SIGKILL) at the step of this number; returns its name.
+    """Let a process of its own act, and kill itself (SIGKILL) at the step of this number, or name; the step.
 
     `meanwhile` is called at each step, before.
     """
@@ -208,7 +208,7 @@ def dies_at(
     def at(step: str) -> None:
         nonlocal seen
         meanwhile(step)
-        if seen == number:
+        if where in (seen, step):
             os.write(writing, step.encode())
             os.kill(os.getpid(), signal.SIGKILL)
         seen += 1
@@ -226,7 +226,7 @@ def dies_at(
     with open(reading, "rb") as pipe:
         step = pipe.read().decode()
     _, status = os.waitpid(child, 0)
-    assert os.WIFSIGNALED(status), f"it ended by itself before step {number}"
+    assert os.WIFSIGNALED(status), f"it ended by itself before step {where}"
     assert os.WTERMSIG(status) == signal.SIGKILL
     return step
 

@@ -329,8 +329,11 @@ class Actor:
             raise self._journal_error(error) from error
 
     def give_back(self, numbers: Sequence[int]) -> list[Result]:
-        """Give files that were put aside their names back. The journal need not take it: `repair` records it."""
-        context = self._in_place()
+        """Give files that were put aside their names back. The journal need not take it: `repair` records it.
+
+        Nor need it be there any more.
+        """
+        context = self._context
         entries = [
             entry for number in sorted(set(numbers), reverse=True) if (entry := context.journal.get(number))
         ]

@@ -39,12 +39,11 @@ class Made(NamedTuple):
 
 
 class _Making(NamedTuple):
-    """One that is being made: its name, the files that it may be made from, and the copy once it is there."""
+    """One that is being made, its name, and the files that it may be made from."""
 
     entry: Entry
     reached: Reached
     sources: Sequence[Side]
-    fd: int = -1
 
 
 def remake(context: Context, wanted: Sequence[tuple[Entry, Sequence[Side]]], progress: Progress) -> list[Made]:
@@ -70,16 +69,18 @@ def remake(context: Context, wanted: Sequence[tuple[Entry, Sequence[Side]]], pro
         context.journal.update_all([each.entry for each in begun])
         context.at("undoing")
         made: list[_Making] = []
-        for each in begun:
-            try:
-                fd = _copied(context, each, progress)
-            except _TROUBLE as error:
-                results.append(_taken_back(context, each, error))
-                continue
-            stack.callback(os.close, fd)
-            copied = msgspec.structs.replace(each.entry, restored=os.fstat(fd).st_ino)
-            made.append(each._replace(entry=copied, fd=fd))
-        sync_all([each.fd for each in made])
+        with ExitStack() as copies:
+            fds: list[int] = []
+            for each in begun:
+                try:
+                    fds.append(_copied(context, each, progress))
+                except _TROUBLE as error:
+                    results.append(_taken_back(context, each, error))
+                    continue
+                copies.callback(os.close, fds[-1])
+                copied = msgspec.structs.replace(each.entry, restored=os.fstat(fds[-1]).st_ino)
+                made.append(each._replace(entry=copied))
+            sync_all(fds)
         context.at("copies synced")
         context.journal.update_all([each.entry for each in made])
         context.at("copies noted")

@@ -11,9 +11,12 @@ from contextlib import ExitStack, suppress
 
 import msgspec
 
+from loracore.errors import FileError
 from lorad.dedupe.action import links, quarantine, reflink, sidecars
+from lorad.dedupe.action.compare import same_bytes
+from lorad.dedupe.action.hold import Held, hold
 from lorad.dedupe.action.journal import Context, Entry
-from lorad.dedupe.action.order import HELD, Refused
+from lorad.dedupe.action.order import HELD, Refused, silent
 from lorad.dedupe.action.place import Folder, Reached, exchange, make_way, reach, rename_new, to_free_name
 from lorad.dedupe.action.recovery import aside_of, finish_shown, is_same, status_in, with_taken
 from lorad.dedupe.trouble import doing
@@ -50,33 +53,48 @@ def show(context: Context, entry: Entry, *, undo: bool) -> tuple[Entry, bytes, l
 def rename_back(entry: Entry, reached: Reached, folder: int, name: bytes, *, undo: bool) -> bytes:
     """Put the file at its name, in place of our link, or beside what stands there; the name it has now."""
     there = reached.status()
-    with doing("give it its name back (rename)"):
+    with doing("give it its name back (rename)"), ExitStack() as stack:
         if there is None:
             with suppress(FileExistsError):
                 rename_new(folder, name, reached.folder, reached.name)
                 return reached.name
-        elif folder == reached.folder and _gives_way(entry, reached, there, undo=undo):
-            exchange(folder, name, reached.name)
-            if links.is_ours(entry, reached, name, reached.status(name)):
-                os.unlink(name, dir_fd=folder)
-                return reached.name
-            # Another file came to stand there just now.
-            exchange(folder, name, reached.name)
+        elif folder == reached.folder and links.is_ours(entry, reached, reached.name, there):
+            gives_way = _gives_way(entry, reached, undo=undo)
+            only = None
+            if entry.action == "hardlink" and undo and there.st_nlink == 1:
+                only = _hold_same(reached, name, stack)
+                gives_way = only is not None
+            if gives_way:
+                exchange(folder, name, reached.name)
+                ours = links.is_ours(entry, reached, name, reached.status(name))
+                if ours and not (only is not None and only.visited):
+                    os.unlink(name, dir_fd=folder)
+                    return reached.name
+                # Another file came to stand there just now, or somebody to write to the link.
+                exchange(folder, name, reached.name)
         return to_free_name(reached, folder, name)
 
 
-def _gives_way(entry: Entry, reached: Reached, there: os.stat_result, *, undo: bool) -> bool:
-    """Whether what stands at the name is a link of ours that is not needed any more."""
-    if not links.is_ours(entry, reached, reached.name, there):
-        return False
+def _gives_way(entry: Entry, reached: Reached, *, undo: bool) -> bool:
+    """Whether a link of ours, which is not the only name of what it leads to, is not needed any more."""
     if entry.action == "hardlink":
-        # The only name of what it leads to stays, as well as what was changed through it.
-        return undo and there.st_nlink > 1
+        return undo
     try:
         os.stat(reached.name, dir_fd=reached.folder)
     except OSError:
         return True
     return undo
+
+
+def _hold_same(reached: Reached, name: bytes, stack: ExitStack) -> Held | None:
+    """The last name of what a hard link led to, held, if its bytes are those of the file that returns."""
+    back = Reached(reached.root, reached.path, reached.folder, name)
+    with suppress(FileError, EOFError), ExitStack() as mine:
+        link = mine.enter_context(hold(reached, None))
+        same_bytes(link, mine.enter_context(hold(back, None)), silent)
+        stack.push(mine.pop_all())
+        return link
+    return None
 
 
 def _not_there(entry: Entry, aside: bytes) -> Refused:
