@@ -70,12 +70,15 @@ class PastActions:
             return journal.clock if journal else 0.0
 
     def is_unfinished(self) -> bool:
-        """Whether there is something to repair; also where the journal does not tell, since it was torn itself."""
+        """Whether there is something to repair, or to take over from an earlier version.
+
+        Also where the journal does not tell, since it was torn itself.
+        """
         if Journal.is_torn(self._state_dir):
             return True
         try:
             with self._journal() as journal:
-                return journal is not None and bool(journal.unfinished())
+                return journal is not None and (journal.is_old or bool(journal.unfinished()))
         except StateError:
             return True
 

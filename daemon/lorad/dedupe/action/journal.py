@@ -135,8 +135,9 @@ class Context(NamedTuple):
     at: Callable[[str], None]
 
     def temp(self, entry: Entry) -> bytes:
-        """The name of a copy that an undo makes. The walk passes over it."""
-        return b".lorad-%s-%d.tmp" % (self.journal.token.encode(), entry.id)
+        """The name of a copy that an undo makes, and of what is tried out. The walk passes over it."""
+        name = old_temp(self.journal.token, entry.id)
+        return name if name != entry.aside else name + b".new"
 
     def place(self, entry: Entry) -> bytes:
         """The name of this action's folder in quarantine."""
@@ -246,6 +247,8 @@ class Journal:
                 f"{self.path}: a later lorad wrote it (version {version}, this one knows {len(_MIGRATIONS)}); "
                 "install that one again"
             )
+        #: Whether it is of an earlier version: only an actor takes it over.
+        self.is_old = version < len(_MIGRATIONS)
         if writing:
             (sound,) = db.execute("PRAGMA quick_check(1)").fetchone()
             if sound != "ok":
@@ -273,12 +276,15 @@ class Journal:
             entry = _decode(body)
             done = "quarantined" if entry.action == "quarantine" else ACTIONS[entry.action].final
             states = {"done": done, "failed": "refused", "emptied": "lost", "removing": "freeing"}
+            aside = hidden_name(os.path.basename(entry.gone.path), self.token, entry.id)
+            if entry.action == "quarantine" or entry.state in ("planned", "removing"):
+                aside = old_temp(self.token, entry.id)
             self._write(
                 msgspec.structs.replace(
                     entry,
                     state=states.get(entry.state, entry.state),
                     before=done if entry.state == "undoing" else "hidden",
-                    aside=b".lorad-%s-%d.tmp" % (self.token.encode(), entry.id),
+                    aside=aside,
                     targets=(entry.target,) if entry.target else (),
                 )
             )
@@ -429,6 +435,11 @@ def _quoted(path: str) -> str:
     from urllib.parse import quote  # noqa: PLC0415 - for names with ? and % alone
 
     return quote(os.fsencode(path))
+
+
+def old_temp(token: str, number: int) -> bytes:
+    """The name that a file had while an earlier version acted on it, and that copies still have."""
+    return b".lorad-%s-%d.tmp" % (token.encode(), number)
 
 
 def hidden_name(name: bytes, token: str, number: int) -> bytes:

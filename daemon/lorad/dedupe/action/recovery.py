@@ -21,7 +21,7 @@ import msgspec
 
 from loracore.errors import FileError
 from lorad.dedupe.action import links, quarantine, reflink, sidecars, units
-from lorad.dedupe.action.journal import RECIPES, UNFINISHED, Context, Entry
+from lorad.dedupe.action.journal import RECIPES, UNFINISHED, Context, Entry, old_temp
 from lorad.dedupe.action.order import HELD, Refused, Result, spoken
 from lorad.dedupe.action.place import Folder, Reached, exchange, free_names, reach, rename_new, to_free_name
 from lorad.pipeline.protocol import Identity
@@ -199,7 +199,7 @@ def _take_back(context: Context, entry: Entry, reached: Reached, text: str) -> E
 def _drop_link(context: Context, entry: Entry, reached: Reached, name: bytes, aside: os.stat_result) -> None:
     """Remove the link that was made under the hidden name, unless it is the only name of what it leads to."""
     there = reached.status()
-    if name == context.temp(entry) and stat.S_ISREG(aside.st_mode) and not aside.st_size:
+    if name == old_temp(context.journal.token, entry.id) and stat.S_ISREG(aside.st_mode) and not aside.st_size:
         # An earlier version has tried attributes on it.
         os.unlink(name, dir_fd=reached.folder)
     if not links.is_ours(entry, reached, name, aside):
@@ -229,7 +229,7 @@ def _settle_freeing(context: Context, entry: Entry, reached: Reached, text: str)
     with quarantine.place(context, entry) as place:
         folder, name = quarantine.where(entry, reached.folder, place)
         temp, aside = context.temp(entry), status_in(folder, name)
-        anew = status_in(folder, temp) if name != temp else None
+        anew = status_in(folder, temp)
         if aside is None and anew is not None and anew.st_size == entry.gone.identity.size:
             # The kept file went in the last instant, and all of this one was written anew.
             fd = os.open(temp, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=folder)
