@@ -78,8 +78,9 @@ class Standing(NamedTuple):
 
     def fits(self, keeper: Keeper) -> bool:
         """Whether a file of the same weights also does the same to a model, where that counts."""
-        same_config = self.config == keeper.config or ACTIONS[self.action].links
-        return self.function == keeper.function and same_config
+        # Empty where an earlier version has not written it down.
+        same_config = self.config in (b"", keeper.config) or ACTIONS[self.action].links
+        return self.function in (b"", keeper.function) and same_config
 
 
 class Wants(Protocol):

@@ -70,8 +70,8 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True):
     `freeing` (what was put aside is about to be removed), `undoing` (a freed file is made anew). `aside` is the
     name that the file has beside its own; `place` is where its quarantine is: `state`, `root` or none.
     `targets`: what a symbolic link of ours in its place says or said, the present one last. `layout` and `weights`
-    are the signatures of what it holds; empty in entries of earlier versions. `function` and `config`: what its
-    header and the configuration beside it say of its function. `attributes` are those of the file
+    are the signatures of what it holds, `function` and `config` what its header and the configuration beside it
+    say of its function; all empty in entries of earlier versions. `attributes` are those of the file
     that goes. `rebuild`: there is a recipe in the journal. `digest` and `recipe` are those of earlier versions:
     BLAKE3-256 of the file, and whether there is a recipe file. `hidden_at`: seconds of `Journal.clock`. `restored`
     is the inode of the copy that an undo has made. `folder` is the one that the file lay in: repair believes what
@@ -286,6 +286,8 @@ class Journal:
                     before=done if entry.state == "undoing" else "hidden",
                     aside=aside,
                     targets=(entry.target,) if entry.target else (),
+                    function=b"",
+                    config=b"",
                 )
             )
 

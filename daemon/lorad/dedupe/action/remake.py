@@ -182,6 +182,8 @@ def _named(context: Context, each: _Making) -> Made:
     context.at("renamed")
     with quarantine.place(context, entry) as place:
         taken = sidecars.put_back(context, entry, reached, place)
+        if entry.unit:
+            units.clear(*quarantine.where(entry, reached.folder, place), units.parts(context, entry))
     text = with_taken("" if shown == reached.name else f"its name is taken: it is {os.fsdecode(shown)}", taken)
     entry = msgspec.structs.replace(entry, state="undone", text=text)
     return Made(entry, os.path.join(os.path.dirname(entry.gone.path), shown))

@@ -134,6 +134,14 @@ def is_removed(context: Context, entry: Entry, around: int, name: bytes) -> bool
     return True
 
 
+def clear(around: int, name: bytes, found: Sequence[Part]) -> None:
+    """Remove what is left of a hidden folder, all of which was made anew: it was killed while it was freed."""
+    for part in reversed(found):
+        with suppress(OSError):
+            path = os.path.normpath(os.path.join(name, part.path))
+            (os.rmdir if part.recipe is None else os.unlink)(path, dir_fd=around)
+
+
 def _exists(folder: int, path: bytes) -> bool:
     try:
         os.stat(path, dir_fd=folder, follow_symlinks=False)
@@ -155,7 +163,7 @@ def remove(around: int, name: bytes) -> None:
 def make(reached: Reached, temp: bytes, found: Sequence[Part], sources: Sequence[Side], fill: Fill) -> int:
     """Make the folder anew under a temporary name; a descriptor of it. Raises as `fill`, and OSError."""
     for part in found:
-        path = os.path.join(temp, part.path)
+        path = os.path.normpath(os.path.join(temp, part.path))
         if part.recipe is None:
             os.mkdir(path, 0o700, dir_fd=reached.folder)
             continue
