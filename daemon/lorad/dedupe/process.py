@@ -165,7 +165,7 @@ class ActingProcess:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
         )
-        self._words = read(end_of(self._process.stdout), _WORDS, _LONGEST)
+        self._words = _words_of(end_of(self._process.stdout))
         match next(self._words, None):
             case Ready(token, results):
                 self.token = token
@@ -193,6 +193,12 @@ class ActingProcess:
             process.kill()
 
 
+def _words_of(pipe: BinaryIO) -> Iterator[Word]:
+    """What it says, until it ends or says what is no word of it."""
+    with suppress(msgspec.DecodeError):
+        yield from read(pipe, _WORDS, _LONGEST)
+
+
 # The process itself
 
 
@@ -206,7 +212,7 @@ def main() -> None:
         with Actor(sys.argv[1]) as actor:
             write(pipe, Ready(actor.token, actor.repair()))
             for wish in read(sys.stdin.buffer, _WISHES, _LONGEST):
-                write(pipe, Came(_carry(actor, wish, _reporting(pipe))))
+                write(pipe, Came(carry(actor, wish, _reporting(pipe))))
     except LoraError as error:
         write(pipe, Failed(spoken(str(error))))
     except BrokenPipeError:
@@ -214,7 +220,8 @@ def main() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), pipe.fileno())
 
 
-def _carry(actor: Actor, wish: Wish, progress: Progress) -> list[Result]:
+def carry(actor: Actor, wish: Wish, progress: Progress = silent) -> list[Result]:
+    """Do what is wished. Raises StateError."""
     match wish:
         case Apply(orders, now, clock):
             results = actor.apply(orders, progress, clock=clock)

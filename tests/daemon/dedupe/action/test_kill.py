@@ -6,13 +6,15 @@ import os
 import shutil
 import stat
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
 from lorad.dedupe.action.actor import Actor
 from lorad.dedupe.action.order import FreeOrder, Order
-from tests.daemon.dedupe.world import Look, World, dies_at, files_in, make_world, read, side, steps_of
+from lorad.dedupe.process import Apply, carry
+from tests.daemon.dedupe.world import Look, World, dies_at, files_in, look, make_world, read, side, steps_of
 
 CASES = [
     ("hardlink", "file", "keep"),
@@ -110,8 +112,9 @@ def _killed_at_each_step(
     assert 3 < len(steps) < _MOST
     for number in range(len(steps)):
         three = _Three(folder / str(number), *case)
-        content = set(map(bytes, _in_view(three.world).values()))
-        dies_at(three.world, number, begin(three))
+        act = begin(three)
+        content = {*(each.content for each in three.before.values()), *_in_view(three.world).values()}
+        dies_at(three.world, number, act)
         with three.world.actor() as actor:
             actor.repair()
             assert not actor.repair(), f"killed at {steps[number]!r}, a second repair finds more to do"
@@ -153,6 +156,51 @@ def test_killed_while_freeing(tmp_path: Path, case: tuple[str, str, str]) -> Non
     def check(three: _Three) -> None:
         assert {entry.state for entry in three.world.history()} <= {"hidden", "quarantined", "freed", "linked"}
         three.check_restored()
+
+    _killed_at_each_step(tmp_path, case, begin, check)
+
+
+@pytest.mark.parametrize("case", [CASES[0], CASES[4]], ids=" ".join)
+def test_killed_while_freeing_at_once(tmp_path: Path, case: tuple[str, str, str]) -> None:
+    """As `dedupe --apply --now` does: killed at any step, nothing is lost, and undo brings all back."""
+
+    def begin(three: _Three) -> Callable[[Actor], object]:
+        wish = Apply(three.orders(), now=True)
+        return lambda actor: carry(actor, wish)
+
+    def check(three: _Three) -> None:
+        assert {entry.state for entry in three.world.history()} <= {"hidden", "freed", "linked", "refused"}
+        three.check_restored()
+
+    _killed_at_each_step(tmp_path, case, begin, check)
+
+
+@pytest.mark.parametrize("case", CASES, ids=" ".join)
+@pytest.mark.parametrize("freed", [False, True], ids=["hidden", "freed"])
+def test_killed_while_undoing_where_names_are_taken(
+    tmp_path: Path, case: tuple[str, str, str], freed: bool
+) -> None:
+    """Each comes back once, beside what stands there."""
+
+    def begin(three: _Three) -> Callable[[Actor], object]:
+        numbers = three.apply()
+        if freed:
+            with three.world.actor() as actor:
+                actor.free(three.frees(numbers))
+        for path in three.gone:
+            with suppress(FileNotFoundError):
+                os.unlink(path)
+            Path(os.fsdecode(path)).write_bytes(b"mine " + path)
+        return lambda actor: actor.undo(numbers[::-1])
+
+    def check(three: _Three) -> None:
+        three.undo_all()
+        for path in three.gone:
+            assert read(path) == b"mine " + path
+            there = path.replace(b".safetensors", b" (given back).safetensors")
+            assert look(there) == three.before[os.path.relpath(path, three.world.root)]
+            os.unlink(there)
+        assert not [path for path in files_in(three.world.root) if b"given back" in path]
 
     _killed_at_each_step(tmp_path, case, begin, check)
 
