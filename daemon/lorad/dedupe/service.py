@@ -390,6 +390,7 @@ class Service:
                     results += self._ask(Free(group))
                 except StateError as error:
                     self._tell(ActionRefused("free", entry.kept.path, entry.gone.path, str(error)))
+                    results += [each.result(str(error)) for each in todo[place + 1 - len(group) :]]
                     break
                 group = []
         self.left = 0
@@ -421,7 +422,12 @@ class Service:
             raise StateError("lorad is being stopped; ask again when it is back")
         if isinstance(wish, Apply):
             self._under_way.update(order.folder or order.gone.path for order in wish.orders)
-        results = self._process.ask(wish, pace.report) if pace else self._process.ask(wish)
+        try:
+            results = self._process.ask(wish, pace.report) if pace else self._process.ask(wish)
+        except StateError:
+            # What was begun is brought to an end as soon as the journal can be written.
+            self._repair_later(first=True)
+            raise
         self._results += results
         if any(result.state in ("planned", "freeing", "undoing") for result in results):
             # Only a new process repairs.

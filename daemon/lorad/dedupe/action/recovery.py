@@ -167,6 +167,7 @@ def _repair(context: Context, entry: Entry) -> Result:
         if spoken(reason) != now.text:
             with suppress(OSError, sqlite3.Error):
                 now = context.journal.update(now, text=reason)
+        return msgspec.structs.replace(now.result(reason), aside=aside_of(context, now))
     return msgspec.structs.replace(now.result(), aside=aside_of(context, now))
 
 
