@@ -73,8 +73,6 @@ def test_a_marked_one_goes_for_another_marked_one(world: World) -> None:
     gone = world.gone.replace(b"gone", b"gone-000004")
     os.rename(world.gone, gone)
     hide(world, gone)
-    names = [
-        os.path.relpath(another(world, b"kept-00000%d.safetensors" % number), world.root) for number in (1, 2)
-    ]
+    copies = [another(world, b"kept-00000%d.safetensors" % number) for number in (1, 2)]
     os.unlink(world.kept)
-    assert keepers(world, by_itself=True) == names
+    assert keepers(world, by_itself=True) == [os.path.relpath(path, world.root) for path in copies]
