@@ -220,8 +220,9 @@ class Service:
 
     def give_back(self, numbers: Sequence[int], names: Iterable[bytes]) -> bool:
         """Show again what these actions have put aside, under these names."""
-        self._under_way.update(names)
-        return self._worker.submit(lambda: self._give_back(list(numbers)))
+        names = set(names)
+        self._under_way |= names
+        return self._worker.submit(lambda: self._give_back(list(numbers), names))
 
     def free_due(self, entries: Sequence[int], done: Callable[[list[Result]], None]) -> bool:
         """Free what these actions have put aside, as its grace is over."""
@@ -380,34 +381,40 @@ class Service:
     def _free(self, entries: Iterable[Entry | None], *, by_itself: bool) -> list[Result]:
         results: list[Result] = []
         group: list[FreeOrder] = []
+        size = 0
         todo = [entry for entry in entries if entry is not None and entry.state in HELD]
         self._find_moved(todo)
         for place, entry in enumerate(todo):
             self.left = len(todo) - place
             group.append(FreeOrder(entry.id, tuple(self._keepers(entry, by_itself))))
-            if len(group) == _GROUP or place == len(todo) - 1:
+            size += entry.bytes
+            if len(group) == _GROUP or size > _GROUP_BYTES or place == len(todo) - 1:
                 try:
                     results += self._ask(Free(group))
                 except StateError as error:
                     self._tell(ActionRefused("free", entry.kept.path, entry.gone.path, str(error)))
                     results += [each.result(str(error)) for each in todo[place + 1 - len(group) :]]
                     break
-                group = []
+                group, size = [], 0
         self.left = 0
         for result in results:
             if result.state in ("freed", "linked"):
                 self._tell(FileFreed(result.id, result.path, result.bytes))
         return results
 
-    def _give_back(self, numbers: list[int]) -> None:
-        self._find_moved([entry for entry in self.past.entries(numbers).values() if entry is not None])
-        self._asked(GiveBack(numbers), given_back=True)
+    def _give_back(self, numbers: list[int], names: set[bytes]) -> None:
+        try:
+            self._find_moved([entry for entry in self.past.entries(numbers).values() if entry is not None])
+        except StateError as error:
+            self._tell(ActionRefused("give back", b"", b"", str(error)))
+        self._asked(GiveBack(numbers), names)
 
-    def _asked(self, wish: Wish, *, given_back: bool = False) -> None:
-        """Have a wish of the core carried out."""
+    def _asked(self, wish: Wish, given_back: set[bytes] | None = None) -> None:
+        """Have a wish of the core carried out. `given_back`: the names that are under way for it."""
         try:
             results = self._ask(wish)
         except StateError as error:
+            self._under_way -= given_back or set()
             self._tell(ActionRefused("", b"", b"", str(error)))
             return
         for result in results:

@@ -23,7 +23,7 @@ from lorad.dedupe.action import free, links, quarantine, reflink, sidecars, undo
 from lorad.dedupe.action.attributes import Attributes
 from lorad.dedupe.action.compare import Layers, function_of, same_bytes, same_layers
 from lorad.dedupe.action.folders import same_folders
-from lorad.dedupe.action.hold import Held, hold, same
+from lorad.dedupe.action.hold import Held, hold, same, watchful
 from lorad.dedupe.action.journal import Context, Entry, Journal
 from lorad.dedupe.action.order import (
     ACTIONS,
@@ -186,7 +186,7 @@ class Actor:
             gone = mine.enter_context(hold(gone_at, order.gone.identity))
             if kept.before.st_dev != gone.before.st_dev and (reason := why_lost(kept.path, gone.path)):
                 raise Refused.about(gone.path, reason)
-            act = self._compare(order, kept, gone, _watchful(kept, gone, progress))
+            act = self._compare(order, kept, gone, watchful(kept, gone, progress))
             if order.folder:
                 act = _as_folder(act, mine.enter_context(reach(order.gone.root, order.folder)))
             stack.push(mine.pop_all())
@@ -524,17 +524,6 @@ def _with_kept(entry: Entry, act: _Act, aside: bytes) -> Result:
     ours = now != before and same(now, before, renamed=True) and not act.kept.visited
     result = msgspec.structs.replace(entry.result(), aside=aside)
     return msgspec.structs.replace(result, kept_before=before, kept_now=now) if ours else result
-
-
-def _watchful(kept: Held, gone: Held, progress: Progress) -> Progress:
-    """Progress that gives way at once to a writer."""
-
-    def report(done: int, total: int) -> None:
-        kept.look(renamed=True)
-        gone.look(renamed=True)
-        progress(done, total)
-
-    return report
 
 
 def _close(places: dict[int, int]) -> None:

@@ -21,7 +21,7 @@ from lorad.blocks.extents import unshared_bytes
 from lorad.dedupe.action import recipe, units
 from lorad.dedupe.action.attributes import Attributes, make_file, rehearse
 from lorad.dedupe.action.compare import Layers, function_of, pieces, write_all
-from lorad.dedupe.action.hold import Held, hold
+from lorad.dedupe.action.hold import Held, hold, watchful
 from lorad.dedupe.action.journal import Context, Entry
 from lorad.dedupe.action.order import ACTIONS, HELD, FreeOrder, Progress, Refused, Result, Side, spoken
 from lorad.dedupe.action.place import Folder, Reached, reach, sync_all
@@ -53,12 +53,13 @@ class _Freeing(NamedTuple):
 def free(context: Context, orders: Sequence[FreeOrder], progress: Progress) -> list[Result]:
     """Remove what these actions have put aside. Each result is `freed` or `linked`, or `waiting` with the reason.
 
-    Raises sqlite3.Error; what was begun is settled by repair.
+    So many go at once as their recipes fit into memory. Raises sqlite3.Error; what was begun is settled by repair.
     """
     waiting: list[Entry] = []
+    rest: Sequence[FreeOrder] = ()
     with ExitStack() as stack:
         ready: list[_Freeing] = []
-        for order in orders:
+        for place, order in enumerate(orders):
             entry = context.journal.get(order.number)
             if entry is None or entry.state not in HELD:
                 continue
@@ -66,6 +67,9 @@ def free(context: Context, orders: Sequence[FreeOrder], progress: Progress) -> l
                 ready.append(_prepare(context, entry, order.keepers, stack, progress))
             except (FileError, OSError, EOFError, recipe.Unfit) as error:
                 waiting.append(_waits(entry, error))
+            if sum(len(each.recipe) for each in ready) > recipe.MOST:
+                rest = orders[place + 1 :]
+                break
         context.at("proven")
         entries = context.journal.update_all(
             [msgspec.structs.replace(each.entry, state="freeing", before=each.entry.state) for each in ready],
@@ -84,7 +88,8 @@ def free(context: Context, orders: Sequence[FreeOrder], progress: Progress) -> l
     for entry in finished:
         if entry.action == "quarantine" and entry.state == "freed":
             clear(context, entry)
-    return [msgspec.structs.replace(entry.result(), aside=aside_of(context, entry)) for entry in finished]
+    results = [msgspec.structs.replace(entry.result(), aside=aside_of(context, entry)) for entry in finished]
+    return results + (free(context, rest, progress) if rest else [])
 
 
 def _prepare(
@@ -122,7 +127,7 @@ def _prove_file(context: Context, one: _Aside, keeper: Side, stack: ExitStack, p
     ours, theirs = function_of(held, name, one.home.folder), function_of(kept)
     if ours[0] != theirs[0] or (ours[1] != theirs[1] and not ACTIONS[entry.action].links):
         raise Refused.about(kept.path, "it has another function by now than the file that was put aside for it")
-    body = recipe.make(Layers(kept), Layers(held, name), progress)
+    body = recipe.make(Layers(kept), Layers(held, name), watchful(held, kept, progress))
     _rehearse(context, one, [entry.attributes])
     return _Freeing(entry, one.here, [(held, kept)], body)
 

@@ -19,7 +19,7 @@ from lorad.dedupe.action import recipe
 from lorad.dedupe.action.attributes import Attributes, make_file
 from lorad.dedupe.action.compare import Layers
 from lorad.dedupe.action.folders import same_folders
-from lorad.dedupe.action.hold import Held, hold
+from lorad.dedupe.action.hold import Held, hold, watchful
 from lorad.dedupe.action.journal import Context, Entry
 from lorad.dedupe.action.order import Progress, Raw, Refused, Side
 from lorad.dedupe.action.place import Reached, open_file, reach
@@ -101,7 +101,7 @@ def _by_layer(
         kept = mine.enter_context(reach(keeper.root, _beside(keeper, path)))
         pair = held, mine.enter_context(hold(kept, None))
         with suppress(recipe.Unfit, FileError):
-            body = recipe.make(Layers(pair[1]), Layers(held), progress)
+            body = recipe.make(Layers(pair[1]), Layers(held), watchful(*pair, progress))
             stack.push(mine.pop_all())
             return Part(path, Attributes.of(held.fd, held.before), body, weights=True), pair
     return None, None

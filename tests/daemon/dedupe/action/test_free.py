@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from lorad.dedupe.action.order import ACTIONS, FreeOrder, Result
+from lorad.dedupe.action import recipe
+from lorad.dedupe.action.order import ACTIONS, FreeOrder, Order, Result
 from tests.builders.weights import random_weights
 from tests.builders.write import write_safetensors
 from tests.daemon.dedupe.world import (
@@ -143,6 +144,26 @@ def test_another_file_under_the_hidden_name_stays(tmp_path: Path) -> None:
     assert freed.state == "waiting"
     assert "another file than the one that was put aside" in freed.text
     assert os.path.exists(result.aside)
+
+
+def test_so_many_go_at_once_as_their_recipes_fit_into_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The others follow, and each is answered."""
+    world = make_world(str(tmp_path))
+    paths = [world.gone, *(another(world, b"%d.safetensors" % number) for number in range(4))]
+    before, kept = world.look(), side(world.kept, world.root)
+    with world.actor() as actor:
+        results = actor.apply([Order("delete", "file", kept, side(path, world.root)) for path in paths])
+    orders = [FreeOrder(result.id, (kept,) if result.id != 3 else ()) for result in results]
+    steps: list[str] = []
+    monkeypatch.setattr(recipe, "MOST", 9000)
+    with world.actor(steps.append) as actor:
+        states = {result.id: result.state for result in actor.free(orders)}
+        assert states == {1: "freed", 2: "freed", 3: "waiting", 4: "freed", 5: "freed"}
+        assert 1 < steps.count("freeing") < 5
+        actor.undo([result.id for result in results])
+    assert world.look() == before
 
 
 def _free_and(world: World, number: int, step: str, meanwhile: Callable[[], object]) -> Result:

@@ -1,0 +1,187 @@
+"""What is missed is given back, and asked for again where that was refused (SPEC section 5, "Giving back")."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import pytest
+
+from lorad.dedupe.action.order import Result
+from lorad.dedupe.places import Places
+from lorad.dedupe.returns import Keeper, Returns, Standing, Weights
+from lorad.pipeline.protocol import Identity
+
+WEIGHTS: Weights = (b"layout", b"weights")
+HIDDEN = Result(
+    1, "delete", b"/lib/kept", b"/lib/gone", 7, "hidden", aside=b"/lib/.gone.aside-0-1", layout=WEIGHTS[0],
+    weights=WEIGHTS[1],
+)  # fmt: skip
+
+
+class File(NamedTuple):
+    """A name in view."""
+
+    path: bytes
+    function: bytes | None = None
+    config: bytes | None = None
+    identity: Identity = Identity(1, 2, 3, 4, 5)
+
+
+@dataclass
+class Library:
+    """What the engine knows, as these tests need it."""
+
+    files: list[File] = field(default_factory=list)
+    reason: str = ""
+    dirty: set[Weights] = field(default_factory=set)
+
+    def keepers(self, layout: bytes, weights: bytes) -> Sequence[Keeper]:
+        assert (layout, weights) == WEIGHTS
+        return self.files
+
+    def unresolved(self, layout: bytes, weights: bytes, paths: Iterable[bytes]) -> str:
+        return self.reason
+
+    def weights_hidden_at(self, hidden_path: bytes) -> Weights:
+        return b"", b""
+
+    def is_hidden_alone(self, hidden_path: bytes) -> bool:
+        return False
+
+    def dirty_weights(self) -> Collection[Weights]:
+        dirty, self.dirty = self.dirty, set()
+        return dirty
+
+
+@dataclass
+class Asked:
+    """What is asked of the service."""
+
+    given_back: list[int] = field(default_factory=list)
+    led: list[bytes] = field(default_factory=list)
+    freed: list[int] = field(default_factory=list)
+
+    def give_back(self, numbers: Sequence[int], names: Iterable[bytes]) -> bool:
+        self.given_back += numbers
+        return True
+
+    def retarget(self, number: int, path: bytes, identity: Identity) -> bool:
+        self.led.append(path)
+        return True
+
+    def free_due(self, entries: Sequence[int], done: Callable[[list[Result]], None]) -> bool:
+        self.freed += entries
+        return True
+
+
+class Moment:
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock() -> Moment:
+    return Moment()
+
+
+@pytest.fixture
+def asked() -> Asked:
+    return Asked()
+
+
+@pytest.fixture
+def returns(asked: Asked, clock: Moment) -> Returns:
+    made = Returns(asked, clock)
+    made.put(HIDDEN, [WEIGHTS])
+    return made
+
+
+class AllPlaces(Places):
+    """All of them may keep: these files are nowhere."""
+
+    def may_keep(self, kept: bytes, gone: bytes) -> bool:
+        return True
+
+
+PLACES = AllPlaces()
+
+
+def test_what_was_refused_is_asked_again(returns: Returns, asked: Asked, clock: Moment) -> None:
+    """Later each time; once it is back, no more."""
+    library = Library()
+    for moment, times in [
+        (0, 1),
+        (59, 1),
+        (60, 2),
+        (659, 2),
+        (660, 3),
+        (4259, 3),
+        (4260, 4),
+        (7859, 4),
+        (7860, 5),
+    ]:
+        clock.now = float(moment)
+        for _ in range(3):
+            returns.look(library, PLACES, quiet=True)
+        assert len(asked.given_back) == times, moment
+    library.dirty = {WEIGHTS}
+    returns.look(library, PLACES, quiet=True)
+    assert len(asked.given_back) == 5
+    returns.put(HIDDEN.__class__(1, "delete", b"", b"", 0, "given_back"), [WEIGHTS])
+    clock.now = 99_999.0
+    returns.look(library, PLACES, quiet=True)
+    assert len(asked.given_back) == 5
+
+
+def test_a_link_that_could_not_be_led_on_is_tried_again(asked: Asked, clock: Moment) -> None:
+    """As where somebody writes to the kept file just then."""
+    returns = Returns(asked, clock)
+    link = Result(1, "symlink", b"/lib/kept", b"/lib/gone", 7, "freed")
+    returns.put(link, [WEIGHTS])
+    library = Library([File(b"/lib/renamed")])
+    for moment, times in [(0, 1), (59, 1), (60, 2)]:
+        clock.now = float(moment)
+        returns.look(library, PLACES, quiet=True)
+        assert asked.led == [b"/lib/renamed"] * times
+
+
+@pytest.mark.parametrize("reason", ["", "reading", "settling", "away"])
+def test_what_is_not_certain_is_waited_for(returns: Returns, asked: Asked, clock: Moment, reason: str) -> None:
+    """After a minute at the latest, but for what is away."""
+    library = Library(reason=reason)
+    returns.look(library, PLACES, quiet=False)
+    assert not asked.given_back
+    clock.now = 59.0
+    returns.look(library, PLACES, quiet=reason == "away")
+    assert not asked.given_back
+    clock.now = 60.0
+    returns.look(library, PLACES, quiet=False)
+    assert bool(asked.given_back) == (reason != "away")
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs", "action", "fits"),
+    [
+        ((None, None), (None, None), "delete", True),
+        ((b"f", b"c"), (b"f", b"c"), "delete", True),
+        ((b"f", b"c"), (b"g", b"c"), "symlink", False),
+        ((b"f", b"c"), (b"f", b"d"), "symlink", True),
+        ((b"f", b"c"), (b"f", b"d"), "delete", False),
+        ((None, None), (b"f", None), "delete", False),
+        # An earlier version has not written down what it was.
+        ((b"", b""), (b"f", b"c"), "quarantine", True),
+    ],
+)
+def test_what_does_something_else_to_a_model_keeps_nothing(
+    ours: tuple[bytes | None, bytes | None],
+    theirs: tuple[bytes | None, bytes | None],
+    action: str,
+    fits: bool,
+) -> None:
+    """By header and configuration; a link in place takes the configuration beside it."""
+    result = Result(1, action, b"/k", b"/g", 7, "hidden", function=ours[0], config=ours[1])
+    assert Standing.of(result, [WEIGHTS]).fits(File(b"/k", *theirs)) == fits
