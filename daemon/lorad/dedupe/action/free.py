@@ -9,9 +9,8 @@ that is still open.
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Iterable, Sequence
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from typing import NamedTuple
 
 import msgspec
@@ -30,6 +29,8 @@ from lorad.dedupe.action.recovery import aside_of, final_state
 from lorad.dedupe.trouble import doing, told
 from lorad.pipeline.protocol import Identity
 
+#: Bytes of recipes that are held in memory at once, but for the last one.
+_RECIPES = 16 << 20
 _NO_KEEPER = "no other file that may keep these weights is there; it stays as it is"
 
 
@@ -67,7 +68,7 @@ def free(context: Context, orders: Sequence[FreeOrder], progress: Progress) -> l
                 ready.append(_prepare(context, entry, order.keepers, stack, progress))
             except (FileError, OSError, EOFError, recipe.Unfit) as error:
                 waiting.append(_waits(entry, error))
-            if sum(len(each.recipe) for each in ready) > recipe.MOST:
+            if sum(len(each.recipe) for each in ready) > _RECIPES:
                 rest = orders[place + 1 :]
                 break
         context.at("proven")
@@ -170,8 +171,7 @@ def _remove(context: Context, entry: Entry, each: _Freeing) -> Entry:
             text = f"the kept file went while it was removed, and it could not be written anew: {told(trouble)}"
             return msgspec.structs.replace(entry, state=final_state(entry), before="", rebuild=True, text=text)
     if entry.unit:
-        with suppress(OSError):
-            shutil.rmtree(each.aside.name, dir_fd=each.aside.folder)
+        units.clear(each.recipe, each.aside.folder, each.aside.name)
         context.at("folder removed")
     size = min(entry.bytes, freed)
     return msgspec.structs.replace(entry, state=final_state(entry), before="", rebuild=True, bytes=size, text="")

@@ -243,7 +243,8 @@ def _settle_freeing(context: Context, entry: Entry, reached: Reached, text: str)
             aside, entry = anew, msgspec.structs.replace(entry, gone=gone)
         elif anew is not None:
             os.unlink(temp, dir_fd=folder)
-        if aside is not None and not (entry.unit and units.is_removed(context, entry, folder, name)):
+        body = context.journal.recipe(entry.id)
+        if aside is not None and not (entry.unit and units.is_removed(body, folder, name)):
             return context.journal.update(entry, state=entry.before or "hidden", text=text)
         if place is None or entry.action != "quarantine":
             _refuse_unsure(entry, reached, None)

@@ -107,7 +107,8 @@ def _copied(context: Context, each: _Making, progress: Progress) -> int:
     units.remove(reached.folder, temp)
     kept = [*each.sources, entry.kept]
     if entry.unit:
-        return units.make(reached, temp, units.parts(context, entry), kept, _filling(context, entry, progress))
+        parts = units.parts(context.journal.recipe(entry.id))
+        return units.make(reached, temp, parts, kept, _filling(context, entry, progress))
     if entry.action == "hardlink" and links.is_ours(entry, reached, reached.name, reached.status()):
         kept.insert(0, entry.gone)
     fd = make_file(reached.folder, temp)
@@ -183,7 +184,8 @@ def _named(context: Context, each: _Making) -> Made:
     with quarantine.place(context, entry) as place:
         taken = sidecars.put_back(context, entry, reached, place)
         if entry.unit:
-            units.clear(*quarantine.where(entry, reached.folder, place), units.parts(context, entry))
+            # It may have been killed while it was freed.
+            units.clear(context.journal.recipe(entry.id), *quarantine.where(entry, reached.folder, place))
     text = with_taken("" if shown == reached.name else f"its name is taken: it is {os.fsdecode(shown)}", taken)
     entry = msgspec.structs.replace(entry, state="undone", text=text)
     return Made(entry, os.path.join(os.path.dirname(entry.gone.path), shown))

@@ -20,7 +20,6 @@ from lorad.dedupe.action.attributes import Attributes, make_file
 from lorad.dedupe.action.compare import Layers
 from lorad.dedupe.action.folders import same_folders
 from lorad.dedupe.action.hold import Held, hold, watchful
-from lorad.dedupe.action.journal import Context, Entry
 from lorad.dedupe.action.order import Progress, Raw, Refused, Side
 from lorad.dedupe.action.place import Reached, open_file, reach
 
@@ -42,10 +41,10 @@ _PARTS = msgspec.msgpack.Decoder(list[Part])
 encode = msgspec.msgpack.Encoder().encode
 
 
-def parts(context: Context, entry: Entry) -> list[Part]:
+def parts(body: bytes | None) -> list[Part]:
     """What lay in a folder that was freed. Raises ValueError where its recipe is missing or damaged."""
     try:
-        return _PARTS.decode(context.journal.recipe(entry.id) or b"")
+        return _PARTS.decode(body or b"")
     except msgspec.DecodeError as error:
         raise ValueError("its recipe in the journal is missing or damaged") from error
 
@@ -69,6 +68,7 @@ def prove(
     """
     folder = os.open(hidden.name, _FOLDER, dir_fd=hidden.folder)
     stack.callback(os.close, folder)
+    refuse_writers(hidden, folder)
     kept = stack.enter_context(reach(keeper.root, keeper.path))
     if reason := same_folders(kept.folder, folder, progress=progress):
         raise Refused.about(hidden.path, f"the folder of {os.fsdecode(keeper.path)} is not the same: {reason}")
@@ -100,10 +100,14 @@ def _by_layer(
         held = mine.enter_context(hold(reached, None))
         kept = mine.enter_context(reach(keeper.root, _beside(keeper, path)))
         pair = held, mine.enter_context(hold(kept, None))
-        with suppress(recipe.Unfit, FileError):
-            body = recipe.make(Layers(pair[1]), Layers(held), watchful(*pair, progress))
-            stack.push(mine.pop_all())
-            return Part(path, Attributes.of(held.fd, held.before), body, weights=True), pair
+        layers: list[Layers] = []
+        with suppress(FileError):
+            layers = [Layers(each) for each in pair]
+        if len(layers) == len(pair):
+            with suppress(recipe.Unfit):
+                body = recipe.make(layers[1], layers[0], watchful(*pair, progress))
+                stack.push(mine.pop_all())
+                return Part(path, Attributes.of(held.fd, held.before), body, weights=True), pair
     return None, None
 
 
@@ -120,26 +124,27 @@ def _beside(keeper: Side, path: bytes) -> bytes:
     return os.path.join(os.path.dirname(keeper.path), path)
 
 
-def is_removed(context: Context, entry: Entry, around: int, name: bytes) -> bool:
-    """Whether a hidden folder was begun to be removed; if so the rest of it is too, but for weights."""
-    fd = os.open(name, _FOLDER, dir_fd=around)
-    try:
-        left = [part for part in parts(context, entry) if _exists(fd, part.path)]
-    finally:
-        os.close(fd)
-    if len(left) == len(parts(context, entry)):
-        return False
-    if not any(part.weights for part in left):
-        shutil.rmtree(name, dir_fd=around)
-    return True
+def is_removed(body: bytes | None, around: int, name: bytes) -> bool:
+    """Whether a hidden folder was begun to be removed; then all of it is, unless weights are left.
+
+    Raises ValueError and OSError.
+    """
+    found = parts(body)
+    left = [part for part in found if _exists(around, _inside(name, part))]
+    if len(left) < len(found) and not any(part.weights for part in left):
+        clear(body, around, name)
+    return len(left) < len(found)
 
 
-def clear(around: int, name: bytes, found: Sequence[Part]) -> None:
-    """Remove what is left of a hidden folder, all of which was made anew: it was killed while it was freed."""
-    for part in reversed(found):
+def clear(body: bytes | None, around: int, name: bytes) -> None:
+    """Remove what is left in a hidden folder of what can be made anew, and of it itself. Raises ValueError."""
+    for part in reversed(parts(body)):
         with suppress(OSError):
-            path = os.path.normpath(os.path.join(name, part.path))
-            (os.rmdir if part.recipe is None else os.unlink)(path, dir_fd=around)
+            (os.rmdir if part.recipe is None else os.unlink)(_inside(name, part), dir_fd=around)
+
+
+def _inside(name: bytes, part: Part) -> bytes:
+    return os.path.normpath(os.path.join(name, part.path))
 
 
 def _exists(folder: int, path: bytes) -> bool:
@@ -163,25 +168,24 @@ def remove(around: int, name: bytes) -> None:
 def make(reached: Reached, temp: bytes, found: Sequence[Part], sources: Sequence[Side], fill: Fill) -> int:
     """Make the folder anew under a temporary name; a descriptor of it. Raises as `fill`, and OSError."""
     for part in found:
-        path = os.path.normpath(os.path.join(temp, part.path))
         if part.recipe is None:
-            os.mkdir(path, 0o700, dir_fd=reached.folder)
+            os.mkdir(_inside(temp, part), 0o700, dir_fd=reached.folder)
             continue
-        fd = make_file(reached.folder, path)
+        beside = [msgspec.structs.replace(side, path=_beside(side, part.path)) for side in sources]
+        fd = make_file(reached.folder, _inside(temp, part))
         try:
-            beside = [msgspec.structs.replace(side, path=_beside(side, part.path)) for side in sources]
             fill(fd, part.recipe, beside if part.weights else ())
             part.attributes.give(fd)
             os.fsync(fd)
         finally:
             os.close(fd)
-    # What lies in a folder changes its times.
+    # Last, from the deepest on, as what comes to lie in a folder changes its times.
     for part in reversed(found):
         if part.recipe is None:
-            fd = os.open(os.path.join(temp, part.path), _FOLDER, dir_fd=reached.folder)
-            part.attributes.give(fd)
-            os.fsync(fd)
-            if part.path == b".":
-                return fd
-            os.close(fd)
-    raise ValueError("its recipe in the journal is damaged")
+            fd = os.open(_inside(temp, part), _FOLDER, dir_fd=reached.folder)
+            try:
+                part.attributes.give(fd)
+                os.fsync(fd)
+            finally:
+                os.close(fd)
+    return os.open(temp, _FOLDER, dir_fd=reached.folder)

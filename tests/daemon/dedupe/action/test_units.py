@@ -290,6 +290,23 @@ def test_never_the_last_copy(tmp_path: Path, action: str, place: int) -> None:
     assert not library.world.leftovers()
 
 
+def test_what_came_to_lie_in_a_hidden_folder_is_not_removed(tmp_path: Path) -> None:
+    """It is no part of what was proven; all else is freed, and comes back."""
+    library = Library(tmp_path)
+    result = library.apply("delete")
+    newcomer = os.path.join(result.aside, b"mine.txt")
+    with library.world.actor(lambda step: _write(newcomer) if step == "proven" else None) as actor:
+        (freed,) = actor.free([library.free_order(result.id)])
+        assert freed.state == "freed"
+        assert files_in(result.aside) == [newcomer]
+        actor.undo([result.id])
+    assert read(newcomer) == b"x"
+    os.rename(newcomer, tmp_path / "mine.txt")
+    os.rmdir(result.aside)
+    os.utime(library.world.root)
+    assert library.look() == library.before
+
+
 OPERATIONS = ("apply", "free", "undo hidden", "undo freed", "give back")
 
 
