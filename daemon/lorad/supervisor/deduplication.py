@@ -161,6 +161,8 @@ class Deduplication:
         if any(self.returns.held):
             self.service.keep_clock()
         self.service.stop(_PATIENCE)
+        if self._aliases is not None:
+            self._aliases.close()
 
     # What the service has done
 

@@ -32,7 +32,10 @@ def keepers(world: World, *, by_itself: bool) -> Sequence[bytes]:
     settings = config.Config(watch=config.Watch(roots=(str(root),)))
     made = Deduplication(world.state, settings, lambda event: None, print, lambda: None)
     made.service.use(settings)
-    return [os.path.relpath(each.path, world.root) for each in made._keepers(entry, by_itself)]
+    try:
+        return [os.path.relpath(each.path, world.root) for each in made._keepers(entry, by_itself)]
+    finally:
+        made.stop()
 
 
 def hide(world: World, gone: bytes = b"") -> None:

@@ -60,7 +60,7 @@ def free(context: Context, orders: Sequence[FreeOrder], progress: Progress) -> l
     rest: Sequence[FreeOrder] = ()
     with ExitStack() as stack:
         ready: list[_Freeing] = []
-        for place, order in enumerate(orders):
+        for number, order in enumerate(orders, start=1):
             entry = context.journal.get(order.number)
             if entry is None or entry.state not in HELD:
                 continue
@@ -69,7 +69,7 @@ def free(context: Context, orders: Sequence[FreeOrder], progress: Progress) -> l
             except (FileError, OSError, EOFError, recipe.Unfit) as error:
                 waiting.append(_waits(entry, error))
             if sum(len(each.recipe) for each in ready) > _RECIPES:
-                rest = orders[place + 1 :]
+                rest = orders[number:]
                 break
         context.at("proven")
         entries = context.journal.update_all(
