@@ -212,7 +212,7 @@ def main() -> None:
         with Actor(sys.argv[1]) as actor:
             write(pipe, Ready(actor.token, actor.repair()))
             for wish in read(sys.stdin.buffer, _WISHES, _LONGEST):
-                write(pipe, Came(carry(actor, wish, _reporting(pipe))))
+                write(pipe, Came(_carry(actor, wish, _reporting(pipe))))
     except LoraError as error:
         write(pipe, Failed(spoken(str(error))))
     except BrokenPipeError:
@@ -220,7 +220,7 @@ def main() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), pipe.fileno())
 
 
-def carry(actor: Actor, wish: Wish, progress: Progress = silent) -> list[Result]:
+def _carry(actor: Actor, wish: Wish, progress: Progress = silent) -> list[Result]:
     """Do what is wished. Raises StateError."""
     match wish:
         case Apply(orders, now, clock):

@@ -106,10 +106,8 @@ class Returns:
         self._pending: dict[Weights, float | None] = {}
         #: Names that could keep these weights when they were last looked at: none is gone while it is there.
         self._kept: dict[Weights, set[bytes]] = {}
-        #: Actions that are being given back or led on: when that is asked again if nothing comes of it, and how
-        #: often it was. Then their weights are looked at again.
-        self._asked: dict[int, tuple[float, int]] = {}
-        self._again: dict[Weights, float] = {}
+        #: Actions that are being given back or led on.
+        self._asked: set[int] = set()
         #: When a file that could not be freed is tried again, and how often it was.
         self._vain: dict[int, tuple[float, int]] = {}
         self._freeing = False
@@ -122,7 +120,6 @@ class Returns:
         self._actions.clear()
         self._by_weights.clear()
         self._asked.clear()
-        self._again.clear()
         self._pending.clear()
 
     def put(self, result: Result, weights: Iterable[Weights]) -> None:
@@ -130,7 +127,7 @@ class Returns:
         before = self._actions.pop(result.id, None)
         if before is not None:
             self._drop(before)
-        self._asked.pop(result.id, None)
+        self._asked.discard(result.id)
         linked = result.action == "symlink" and result.state == "freed"
         if result.state in HELD or linked:
             standing = Standing.of(result, weights)
@@ -167,11 +164,7 @@ class Returns:
         `quiet`: nothing settles, is looked through or is read.
         """
         self._learn_weights(library, quiet=quiet)
-        now = self._clock()
-        again = {weights for weights, due in self._again.items() if due <= now}
-        for weights in again:
-            del self._again[weights]
-        for weights in (again | set(library.dirty_weights())) & self._by_weights.keys():
+        for weights in set(library.dirty_weights()) & self._by_weights.keys():
             self._pending.setdefault(weights, None)
         for weights in list(self._pending):
             since = self._pending[weights]
@@ -180,7 +173,7 @@ class Returns:
 
     def _learn_weights(self, library: Library, *, quiet: bool) -> None:
         """Actions whose weights are not known: of an earlier version, or the catalogue was thrown away."""
-        for one in [one for one in self.held if not one.weights and not self._is_asked(one)]:
+        for one in [one for one in self.held if not one.weights and one.id not in self._asked]:
             weights = library.weights_hidden_at(one.aside)
             if all(weights):
                 self._actions[one.id] = one._replace(weights=frozenset([weights]))
@@ -189,17 +182,7 @@ class Returns:
                 continue
             alone = quiet and library.is_hidden_alone(one.aside) and not os.path.lexists(one.kept)
             if alone and self._service.give_back([one.id], [one.path, one.aside]):
-                self._ask(one)
-
-    def _ask(self, one: Standing) -> None:
-        """Something is asked for it; where that is refused, it is asked again later."""
-        _, tried = self._asked.get(one.id, (0.0, 0))
-        due = self._clock() + _RETRIES[min(tried, len(_RETRIES) - 1)]
-        self._asked[one.id] = due, tried + 1
-        self._again.update(dict.fromkeys(one.weights, due))
-
-    def _is_asked(self, one: Standing) -> bool:
-        return self._asked.get(one.id, (0.0, 0))[0] > self._clock()
+                self._asked.add(one.id)
 
     def _is_settled(
         self, library: Library, places: Places, weights: Weights, *, quiet: bool, since: float | None
@@ -215,7 +198,7 @@ class Returns:
         ]
         left = [keeper for keeper in visible if keeper in may_keep or keeper.path in counted]
         self._kept[weights] = {keeper.path for keeper in left}
-        missed = [one for one in standing if not self._is_asked(one) and not any(map(one.fits, left))]
+        missed = [one for one in standing if one.id not in self._asked and not any(map(one.fits, left))]
         for one in standing:
             if one not in missed and one.action == "symlink":
                 self._lead_on(one, list(filter(one.fits, may_keep)))
@@ -230,18 +213,17 @@ class Returns:
             return False
         names = [name for one in missed for name in (one.path, one.aside)]
         if self._service.give_back([one.id for one in missed], names):
-            for one in missed:
-                self._ask(one)
+            self._asked.update(one.id for one in missed)
             return True
         return False
 
     def _lead_on(self, one: Standing, keepers: Sequence[Keeper]) -> None:
         """Lead a symbolic link to where the kept file is now, if it is not where it was."""
-        if not keepers or self._is_asked(one) or any(keeper.path == one.kept for keeper in keepers):
+        if not keepers or one.id in self._asked or any(keeper.path == one.kept for keeper in keepers):
             return
         best = min(keepers, key=lambda keeper: (is_marked(keeper.path), len(keeper.path), keeper.path))
         if self._service.retarget(one.id, best.path, best.identity):
-            self._ask(one)
+            self._asked.add(one.id)
 
     # Freeing
 

@@ -220,9 +220,8 @@ class Service:
 
     def give_back(self, numbers: Sequence[int], names: Iterable[bytes]) -> bool:
         """Show again what these actions have put aside, under these names."""
-        names = set(names)
-        self._under_way |= names
-        return self._worker.submit(lambda: self._give_back(list(numbers), names))
+        self._under_way.update(names)
+        return self._worker.submit(lambda: self._give_back(list(numbers)))
 
     def free_due(self, entries: Sequence[int], done: Callable[[list[Result]], None]) -> bool:
         """Free what these actions have put aside, as its grace is over."""
@@ -402,19 +401,15 @@ class Service:
                 self._tell(FileFreed(result.id, result.path, result.bytes))
         return results
 
-    def _give_back(self, numbers: list[int], names: set[bytes]) -> None:
-        try:
-            self._find_moved([entry for entry in self.past.entries(numbers).values() if entry is not None])
-        except StateError as error:
-            self._tell(ActionRefused("give back", b"", b"", str(error)))
-        self._asked(GiveBack(numbers), names)
+    def _give_back(self, numbers: list[int]) -> None:
+        self._find_moved([entry for entry in self.past.entries(numbers).values() if entry is not None])
+        self._asked(GiveBack(numbers), given_back=True)
 
-    def _asked(self, wish: Wish, given_back: set[bytes] | None = None) -> None:
-        """Have a wish of the core carried out. `given_back`: the names that are under way for it."""
+    def _asked(self, wish: Wish, *, given_back: bool = False) -> None:
+        """Have a wish of the core carried out."""
         try:
             results = self._ask(wish)
         except StateError as error:
-            self._under_way -= given_back or set()
             self._tell(ActionRefused("", b"", b"", str(error)))
             return
         for result in results:

@@ -13,7 +13,7 @@ import pytest
 
 from lorad.dedupe.action.actor import Actor
 from lorad.dedupe.action.order import FreeOrder, Order
-from lorad.dedupe.process import Apply, carry
+from lorad.dedupe.process import Apply, _carry
 from tests.daemon.dedupe.world import Look, World, dies_at, files_in, look, make_world, read, side, steps_of
 
 CASES = [
@@ -166,7 +166,7 @@ def test_killed_while_freeing_at_once(tmp_path: Path, case: tuple[str, str, str]
 
     def begin(three: _Three) -> Callable[[Actor], object]:
         wish = Apply(three.orders(), now=True)
-        return lambda actor: carry(actor, wish)
+        return lambda actor: _carry(actor, wish)
 
     def check(three: _Three) -> None:
         assert {entry.state for entry in three.world.history()} <= {"hidden", "freed", "linked", "refused"}
