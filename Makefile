@@ -44,7 +44,7 @@ bench: $(VENV)/.dev
 # 50, and 100 histories instead of 10; de-duplication with 1,500 new histories instead of 60 known ones.
 soak: $(VENV)/.dev
 	LORAD_KILLS=200 LORAD_DAEMON_KILLS=1000 LORAD_HISTORIES=100 LORAD_DEDUPE_EXAMPLES=1500 \
-		$(BIN)/python -m pytest tests/integration tests/daemon/dedupe/test_stateful.py --timeout 7200
+		$(BIN)/python -m pytest tests/integration tests/daemon/dedupe/test_owner.py --timeout 7200
 
 # The service under a real systemd in a container, as root: installed from the wheel, in both profiles. It needs
 # Debian's packages debootstrap and systemd-container, and keeps the container (300 MB) for the next time.
