@@ -72,6 +72,7 @@ class Owner(RuleBasedStateMachine):
     def end(self) -> None:
         """All that can come back does, and can be acted on again."""
         self.lorad.death.left = 0
+        self.rest()
         self.undo_all()
         again = self.lorad.apply(self.action, now=False)
         self.rest()
@@ -148,29 +149,32 @@ class Owner(RuleBasedStateMachine):
             self.disk.move(source, name)
             self.rest()
 
-    @rule(number=numbers, content=contents)
-    def overwrite(self, number: int, content: tuple[int, str]) -> None:
+    @rule(number=numbers, content=contents, unseen=st.booleans())
+    def overwrite(self, number: int, content: tuple[int, str], unseen: bool) -> None:
         """In place, through a link if it is one."""
         name = self.some(number)
         if name is None:
             return
         self.disk.overwrite(name, content)
-        self.rest()
+        if not unseen:
+            self.rest()
 
     @rule(number=numbers)
     def touch(self, number: int) -> None:
         if (name := self.some(number)) is not None:
             os.utime(self.disk.path(name))
-            self.disk.dirty.append(name)
+            # Of a link, the watch tells of what it leads to.
+            self.disk.dirty.append(os.path.relpath(self.disk.path(name).resolve(), self.disk.base))
             self.rest()
 
-    @rule(number=numbers)
-    def remove(self, number: int) -> None:
-        """Also a link of ours."""
+    @rule(number=numbers, unseen=st.booleans())
+    def remove(self, number: int, unseen: bool) -> None:
+        """Also a link of ours; `unseen`: lorad may do something before it knows of it."""
         names = self.disk.in_view()
         if names:
             self.disk.remove(names[number % len(names)])
-            self.rest()
+            if not unseen:
+                self.rest()
 
     @rule(number=numbers)
     def trash(self, number: int) -> None:
@@ -257,6 +261,7 @@ class Owner(RuleBasedStateMachine):
     @rule()
     def time_passes(self) -> None:
         self.lorad.time_passes(WEEK)
+        self.lorad.rest()
         self.rest()
 
     @rule(after=st.integers(1, 12))
