@@ -32,8 +32,8 @@ from lorad.supervisor.deduplication import Deduplication
 from tests.builders.write import write_safetensors
 from tests.daemon.inline import Life, weights
 
-#: Turns in which all comes to rest.
-_TURNS = 100
+#: Turns in which all comes to rest, and steps of the engine in each.
+_TURNS, _STEPS = 100, 200
 #: CLOCK_REALTIME_COARSE, which file systems take their times from.
 _FILE_TIMES = 5
 SUFFIX = ".safetensors"
@@ -120,6 +120,16 @@ class _Life(Life):
     """`Life` that says what it found to de-duplication."""
 
     found_new: Callable[[bytes, int], None] = staticmethod(lambda path, generation: None)
+
+    def settle(self) -> Life:
+        """For so many turns at most: what an action is under way on is not read before that is over."""
+        for _ in range(_STEPS):
+            if not (self.engine.sweeping or self.engine.reading):
+                break
+            self.engine.step(0)
+        self.engine.step(0)
+        self.engine.save()
+        return self
 
     def _duplicate(self, file: File, others: Sequence[bytes]) -> None:
         self.found_new(file.names[0], self.catalog.generation)
@@ -337,6 +347,15 @@ class Disk:
     def inside(self, folder: str) -> list[str]:
         return [name for name in self.model if name.startswith(folder + "/")]
 
+    def _inside_as_seen(self, folder: str) -> dict[str, Copy]:
+        """Names that a copy of the folder has: nothing of what lies in quarantine, or was freed."""
+        return {name: self.model[name] for name in self.inside(folder) if self._is_seen(name)}
+
+    def _is_seen(self, name: str) -> bool:
+        folder, base = os.path.split(self.path(name))
+        there = os.listdir(folder) if os.path.isdir(folder) else []
+        return any(other == base or other.startswith(f".{base}.aside-") for other in there)
+
     def move_folder(self, source: str, target: str) -> None:
         self.path(target).parent.mkdir(parents=True, exist_ok=True)
         os.rename(self.path(source), self.path(target))
@@ -347,9 +366,10 @@ class Disk:
     def copy_folder(self, source: str, target: str) -> None:
         """As `cp -a` does it: with what is hidden."""
         self.path(target).parent.mkdir(parents=True, exist_ok=True)
+        copied = self._inside_as_seen(source)
         shutil.copytree(self.path(source), self.path(target), symlinks=True)
-        for name in self.inside(source):
-            self.model[target + name.removeprefix(source)] = self.model[name]
+        for name, copy in copied.items():
+            self.model[target + name.removeprefix(source)] = copy
         self.dirty.append(target)
 
     def remove_folder(self, folder: str) -> None:
@@ -360,6 +380,7 @@ class Disk:
 
     def mirror(self, source: str, target: str) -> None:
         """As `rsync -a --delete` does it, with what is hidden."""
+        copied = self._inside_as_seen(source)
         have = {path.name for path in self.path(source).iterdir()}
         for path in self.path(source).iterdir():
             other = self.path(target) / path.name
@@ -373,8 +394,8 @@ class Disk:
                 path.unlink()
         for name in self.inside(target):
             del self.model[name]
-        for name in self.inside(source):
-            self.model[target + name.removeprefix(source)] = self.model[name]
+        for name, copy in copied.items():
+            self.model[target + name.removeprefix(source)] = copy
         self.dirty += [target, *(f"{target}/{path.name}" for path in self.path(target).iterdir())]
 
     def overwrite(self, name: str, content: tuple[int, str]) -> None:
