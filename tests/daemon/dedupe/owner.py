@@ -405,7 +405,11 @@ class Disk:
         self.path(name).write_bytes(self.bytes[content])
         for other in same:
             self.has_nothing(other)
-        self.model[name] = Copy(content[0])
+        real = os.path.relpath(self.path(name).resolve(), self.base)
+        self.model[real] = Copy(content[0])
+        if real != name:
+            # It is in what the link leads to, and goes with that.
+            self.model[name] = Copy(content[0], freed=True)
         self.dirty += same
 
     def _is_at(self, name: str, status: os.stat_result) -> bool:
@@ -436,13 +440,15 @@ class Disk:
             if copy.freed and not path.is_symlink() and self.content(path) == copy.content:
                 self.model[name] = copy._replace(freed=False)
 
-    def lost(self) -> dict[int, list[str]]:
-        """Contents that can be read under no name in view, and should be: by which names, or hidden ones."""
+    def lost(self, entries: Sequence[Entry]) -> dict[int, list[str]]:
+        """Contents that can be read under no name in view, and should be, by their names; `entries`: put aside."""
+        backed = {os.path.relpath(os.fsdecode(entry.gone.path), self.base) for entry in entries}
         readable = self.readable()
         wanted: dict[int, list[str]] = {}
         for name, copy in self.model.items():
-            # What was put aside for a link is looked for by `kept_back`.
-            if not copy.freed and not self.path(name).is_symlink() and TRASH not in name.split("/"):
+            # A link that its owner moved or copied has nothing of its own.
+            is_bare = self.path(name).is_symlink() and name not in backed
+            if not copy.freed and not is_bare and TRASH not in name.split("/"):
                 wanted.setdefault(copy.content, []).append(name)
         return {content: names for content, names in wanted.items() if content not in readable}
 
