@@ -223,8 +223,9 @@ class Service:
 
     def give_back(self, numbers: Sequence[int], names: Iterable[bytes]) -> bool:
         """Show again what these actions have put aside, under these names."""
-        self._under_way.update(names)
-        return self._worker.submit(lambda: self._give_back(list(numbers)))
+        names = set(names)
+        self._under_way |= names
+        return self._worker.submit(lambda: self._give_back(list(numbers), names))
 
     def free_due(self, entries: Sequence[int], done: Callable[[list[Result]], None]) -> bool:
         """Free what these actions have put aside, as its grace is over."""
@@ -251,7 +252,7 @@ class Service:
 
     def retarget(self, number: int, path: bytes, identity: Identity) -> bool:
         """Lead the symbolic link of an action to where the kept file is now."""
-        return self._worker.submit(lambda: self._asked(Retarget(number, self.side(path, identity))))
+        return self._worker.submit(lambda: self._retarget(number, path, identity))
 
     def note(self, number: int, state: str, text: str) -> bool:
         """Write down what was seen of a file that is put aside."""
@@ -401,22 +402,37 @@ class Service:
                 self._tell(FileFreed(result.id, result.path, result.bytes))
         return results
 
-    def _give_back(self, numbers: list[int]) -> None:
+    def _give_back(self, numbers: list[int], names: set[bytes]) -> None:
         self._find_moved([entry for entry in self.past.entries(numbers).values() if entry is not None])
-        self._asked(GiveBack(numbers), given_back=True)
+        if not self._asked(GiveBack(numbers), given_back=True):
+            self._under_way -= names
 
-    def _asked(self, wish: Wish, *, given_back: bool = False) -> None:
-        """Have a wish of the core carried out."""
+    def _retarget(self, number: int, path: bytes, identity: Identity) -> None:
+        try:
+            kept = self.side(path, identity)
+        except LoraError as error:
+            self._results.append(Result(number, "", b"", b"", 0, "refused", str(error)))
+            self._wake()
+        else:
+            self._asked(Retarget(number, kept))
+
+    def _asked(self, wish: Wish, *, given_back: bool = False) -> bool:
+        """Have a wish of the core carried out; False where nothing could be done."""
         try:
             results = self._ask(wish)
         except StateError as error:
             self._tell(ActionRefused("", b"", b"", str(error)))
-            return
+            numbers = wish.numbers if isinstance(wish, GiveBack) else []
+            numbers = [wish.number] if isinstance(wish, Retarget) else numbers
+            self._results += [Result(number, "", b"", b"", 0, "refused", str(error)) for number in numbers]
+            self._wake()
+            return False
         for result in results:
             if given_back and result.state == "given_back":
                 self._tell(FileGivenBack(result.id, result.path, result.shown))
             elif given_back:
                 self._tell(ActionRefused("give back", result.kept, result.path, result.text))
+        return True
 
     def _ask(self, wish: Wish, pace: _Pace | None = None) -> list[Result]:
         """Have the process do it, and keep what came of it for the core. Raises StateError."""

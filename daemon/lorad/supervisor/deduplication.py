@@ -211,6 +211,8 @@ class Deduplication:
                 engine.rearranged(result.path)
         if result.id and result.state not in ("nothing", "refused"):
             self.returns.put(result, _weights(engine, result))
+        elif result.state == "refused":
+            self.returns.refused(result.id)
         self.service.settled(result)
         for path in {result.path, result.shown} - {b""}:
             engine.touched(path)
