@@ -347,9 +347,13 @@ class Disk:
     def inside(self, folder: str) -> list[str]:
         return [name for name in self.model if name.startswith(folder + "/")]
 
-    def _inside_as_seen(self, folder: str) -> dict[str, Copy]:
-        """Names that a copy of the folder has: nothing of what lies in quarantine, or was freed."""
-        return {name: self.model[name] for name in self.inside(folder) if self._is_seen(name)}
+    def _inside_as_seen(self, folder: str, *, hidden: bool) -> dict[str, Copy]:
+        """Names that a copy of the folder has: nothing of what lies in quarantine, or was freed.
+
+        A copy of what is hidden counts (`hidden`) where the first one goes; else lorad knows the first one alone.
+        """
+        is_there = self._is_seen if hidden else lambda name: os.path.lexists(self.path(name))
+        return {name: self.model[name] for name in self.inside(folder) if is_there(name)}
 
     def _is_seen(self, name: str) -> bool:
         folder, base = os.path.split(self.path(name))
@@ -363,10 +367,10 @@ class Disk:
             self.model[target + name.removeprefix(source)] = self.model.pop(name)
         self.dirty += [source, target]
 
-    def copy_folder(self, source: str, target: str) -> None:
+    def copy_folder(self, source: str, target: str, *, moved: bool) -> None:
         """As `cp -a` does it: with what is hidden."""
         self.path(target).parent.mkdir(parents=True, exist_ok=True)
-        copied = self._inside_as_seen(source)
+        copied = self._inside_as_seen(source, hidden=moved)
         shutil.copytree(self.path(source), self.path(target), symlinks=True)
         for name, copy in copied.items():
             self.model[target + name.removeprefix(source)] = copy
@@ -380,7 +384,7 @@ class Disk:
 
     def mirror(self, source: str, target: str) -> None:
         """As `rsync -a --delete` does it, with what is hidden."""
-        copied = self._inside_as_seen(source)
+        copied = self._inside_as_seen(source, hidden=False)
         have = {path.name for path in self.path(source).iterdir()}
         for path in self.path(source).iterdir():
             other = self.path(target) / path.name
@@ -439,6 +443,25 @@ class Disk:
             path = self.path(name)
             if copy.freed and not path.is_symlink() and self.content(path) == copy.content:
                 self.model[name] = copy._replace(freed=False)
+
+    def adopt(self) -> None:
+        """What was given back has another name than without lorad, where its folder was moved away meanwhile.
+
+        And what was written through a link of ours stays with the other name when the link is undone.
+        """
+        for content, names in self.readable().items():
+            for name in names:
+                if self.path(name).is_symlink():
+                    continue
+                if name in self.model:
+                    if self.model[name].content != content:
+                        self.model[name] = Copy(content)
+                    continue
+                for old, copy in self.model.items():
+                    if copy.content == content and not self._is_seen(old):
+                        del self.model[old]
+                        break
+                self.model[name] = Copy(content)
 
     def lost(self, entries: Sequence[Entry]) -> dict[int, list[str]]:
         """Contents that can be read under no name in view, and should be, by their names; `entries`: put aside."""

@@ -113,6 +113,7 @@ class Owner(RuleBasedStateMachine):
         assert not lost, (lost, state)
         asides = [path for path in held(self.lorad) if TRASH not in path.parts]
         assert not disk.kept_back(asides), (disk.kept_back(asides), state)
+        disk.adopt()
 
     # The owner
 
@@ -218,7 +219,7 @@ class Owner(RuleBasedStateMachine):
         if how == "rename":
             self.disk.move_folder(source, to)
         else:
-            self.disk.copy_folder(source, to)
+            self.disk.copy_folder(source, to, moved=how == "cp and rm")
             if how == "cp and rm":
                 self.disk.remove_folder(source)
         self.rest()
@@ -299,6 +300,26 @@ def test_what_is_removed_with_its_folder_is_lost() -> None:
         owner.rest()
         assert owner.lorad.undo(None)
         assert [entry.state for entry in owner.lorad.entries(*HELD, "lost")] == ["lost"]
+    finally:
+        owner.teardown()
+
+
+def test_what_a_removed_link_was_put_aside_for_comes_back() -> None:
+    """A link of ours that its owner removed brings nothing back, until the last file that may keep is gone."""
+    owner = Owner()
+    owner.action = "symlink"
+    owner.begin(copies=[])
+    try:
+        owner.download(f"one/b/style{SUFFIX}", (1, ""))
+        owner.disk.remove(f"one/b/style{SUFFIX}")
+        owner.rest()
+        # Its link cannot be led on.
+        owner.disk.move(f"one/a/style{SUFFIX}", f"two/c/style{SUFFIX}")
+        owner.rest()
+        assert owner.lorad.entries(*HELD)
+        owner.disk.remove(f"two/c/style{SUFFIX}")
+        owner.rest()
+        assert owner.disk.readable() == {1: [f"one/b/style{SUFFIX}"]}
     finally:
         owner.teardown()
 
