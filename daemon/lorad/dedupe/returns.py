@@ -6,6 +6,7 @@ carries it out, and every file is looked at again there.
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from collections import defaultdict
@@ -19,7 +20,7 @@ from lorad.pipeline.protocol import Identity
 
 #: Seconds after which a file is given back although something that may hold its weights is still being read.
 _PATIENCE = 60.0
-#: Seconds until a file that could not be freed is tried again; the last one ever after.
+#: Seconds until what could not be freed, given back or led on is tried again; the last one ever after.
 _RETRIES = (60.0, 600.0, 3600.0)
 #: Actions that are freed at once, so that a request has its turn between.
 _AT_ONCE = 256
@@ -110,6 +111,8 @@ class Returns:
         self._asked: set[int] = set()
         #: When a file that could not be freed is tried again, and how often it was.
         self._vain: dict[int, tuple[float, int]] = {}
+        #: The same for one that could not be given back or led on.
+        self._refused: dict[int, tuple[float, int]] = {}
         self._freeing = False
         self._next_space = 0.0
 
@@ -120,6 +123,7 @@ class Returns:
         self._actions.clear()
         self._by_weights.clear()
         self._asked.clear()
+        self._refused.clear()
         self._pending.clear()
 
     def put(self, result: Result, weights: Iterable[Weights]) -> None:
@@ -128,6 +132,7 @@ class Returns:
         if before is not None:
             self._drop(before)
         self._asked.discard(result.id)
+        self._refused.pop(result.id, None)
         linked = result.action == "symlink" and result.state == "freed"
         if result.state in HELD or linked:
             standing = Standing.of(result, weights)
@@ -137,6 +142,22 @@ class Returns:
                 self._pending.setdefault(each, None)
         else:
             self._vain.pop(result.id, None)
+
+    def refused(self, number: int) -> None:
+        """It could not be given back or led on: it is looked at as a name of its weights changes, or later."""
+        if number in self._asked:
+            self._asked.discard(number)
+            tried = self._refused.get(number, (0.0, 0))[1]
+            self._refused[number] = self._clock() + _RETRIES[min(tried, len(_RETRIES) - 1)], tried + 1
+
+    def _try_again(self) -> None:
+        """Look again at the weights of what was refused a while ago."""
+        now = self._clock()
+        for number, (when, tried) in list(self._refused.items()):
+            if when <= now:
+                self._refused[number] = math.inf, tried
+                for weights in self._actions[number].weights if number in self._actions else ():
+                    self._pending.setdefault(weights, None)
 
     def _drop(self, standing: Standing) -> None:
         for weights in standing.weights:
@@ -164,6 +185,7 @@ class Returns:
         `quiet`: nothing settles, is looked through or is read.
         """
         self._learn_weights(library, quiet=quiet)
+        self._try_again()
         for weights in set(library.dirty_weights()) & self._by_weights.keys():
             self._pending.setdefault(weights, None)
         for weights in list(self._pending):

@@ -12,7 +12,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 
 import msgspec
 
@@ -83,6 +83,9 @@ class Service:
         places: Places,
         lock_by: Callable[[RootLocks], None],
         hidden: Callable[[Sequence[int] | None], Sequence[HiddenFile]],
+        *,
+        acting: Callable[[str, Callable[[list[Result]], None]], ActingProcess] = ActingProcess,
+        worker: Callable[..., Worker] = Worker,
     ) -> None:
         self._tell = tell
         self._wake = wake
@@ -99,9 +102,9 @@ class Service:
         self._sidecars = "keep"
         self._state_dir = state_dir
         self._is_repaired = False
-        self._process = ActingProcess(state_dir, self._repaired)
+        self._process = acting(state_dir, self._repaired)
         dismiss = self._process.dismiss
-        self._worker = Worker("lorad-dedupe", _WAITING, idle=dismiss, last=dismiss, idle_seconds=_IDLE)
+        self._worker = worker("lorad-dedupe", _WAITING, idle=dismiss, last=dismiss, idle_seconds=_IDLE)
         self._stopping = threading.Event()
         self._timer: threading.Timer | None = None
         self._vain = 0
@@ -220,8 +223,9 @@ class Service:
 
     def give_back(self, numbers: Sequence[int], names: Iterable[bytes]) -> bool:
         """Show again what these actions have put aside, under these names."""
-        self._under_way.update(names)
-        return self._worker.submit(lambda: self._give_back(list(numbers)))
+        names = set(names)
+        self._under_way |= names
+        return self._worker.submit(lambda: self._give_back(list(numbers), names))
 
     def free_due(self, entries: Sequence[int], done: Callable[[list[Result]], None]) -> bool:
         """Free what these actions have put aside, as its grace is over."""
@@ -243,12 +247,12 @@ class Service:
                 name = os.path.join(os.path.dirname(path), os.path.basename(entry.gone.path))
                 state = "hidden" if entry.state == "lost" else entry.state
                 self._asked(Note(number, state, "", self.side(name, Identity.of(os.lstat(path)))))
-            elif os.path.isdir(os.path.dirname(entry.gone.path)):
+            elif _is_certain(entry):
                 self._asked(Note(number, "lost", "it was removed from where it was put aside"))
 
     def retarget(self, number: int, path: bytes, identity: Identity) -> bool:
         """Lead the symbolic link of an action to where the kept file is now."""
-        return self._worker.submit(lambda: self._asked(Retarget(number, self.side(path, identity))))
+        return self._worker.submit(lambda: self._retarget(number, path, identity))
 
     def note(self, number: int, state: str, text: str) -> bool:
         """Write down what was seen of a file that is put aside."""
@@ -401,22 +405,37 @@ class Service:
                 self._tell(FileFreed(result.id, result.path, result.bytes))
         return results
 
-    def _give_back(self, numbers: list[int]) -> None:
+    def _give_back(self, numbers: list[int], names: set[bytes]) -> None:
         self._find_moved([entry for entry in self.past.entries(numbers).values() if entry is not None])
-        self._asked(GiveBack(numbers), given_back=True)
+        if not self._asked(GiveBack(numbers), given_back=True):
+            self._under_way -= names
 
-    def _asked(self, wish: Wish, *, given_back: bool = False) -> None:
-        """Have a wish of the core carried out."""
+    def _retarget(self, number: int, path: bytes, identity: Identity) -> None:
+        try:
+            kept = self.side(path, identity)
+        except LoraError as error:
+            self._results.append(Result(number, "", b"", b"", 0, "refused", str(error)))
+            self._wake()
+        else:
+            self._asked(Retarget(number, kept))
+
+    def _asked(self, wish: Wish, *, given_back: bool = False) -> bool:
+        """Have a wish of the core carried out; False where nothing could be done."""
         try:
             results = self._ask(wish)
         except StateError as error:
             self._tell(ActionRefused("", b"", b"", str(error)))
-            return
+            numbers = wish.numbers if isinstance(wish, GiveBack) else []
+            numbers = [wish.number] if isinstance(wish, Retarget) else numbers
+            self._results += [Result(number, "", b"", b"", 0, "refused", str(error)) for number in numbers]
+            self._wake()
+            return False
         for result in results:
             if given_back and result.state == "given_back":
                 self._tell(FileGivenBack(result.id, result.path, result.shown))
             elif given_back:
                 self._tell(ActionRefused("give back", result.kept, result.path, result.text))
+        return True
 
     def _ask(self, wish: Wish, pace: _Pace | None = None) -> list[Result]:
         """Have the process do it, and keep what came of it for the core. Raises StateError."""
@@ -609,6 +628,18 @@ def _groups(steps: Sequence[Step]) -> Iterator[list[Step]]:
         size += step.gone.size
     if group:
         yield group
+
+
+def _is_certain(entry: Entry) -> bool:
+    """Whether what was put aside and is not found is lost: its folder is there, or was removed from its disk."""
+    folder = os.path.dirname(entry.gone.path)
+    if os.path.isdir(folder):
+        return True
+    while folder != entry.gone.root and is_inside(folder, entry.gone.root):
+        folder = os.path.dirname(folder)
+        with suppress(OSError):
+            return os.stat(folder).st_dev == entry.gone.identity.dev
+    return False
 
 
 def _outcome_state(result: Result) -> str:

@@ -434,7 +434,8 @@ class Actor:
             try:
                 after, path, opened = give_name_back(context, entry, undo=undo)
             except _TROUBLE as error:
-                failed.append(msgspec.structs.replace(entry.result(_reason(error)), state="refused"))
+                refused = msgspec.structs.replace(entry.result(_reason(error)), state="refused")
+                failed.append(msgspec.structs.replace(refused, aside=aside_of(context, entry)))
                 continue
             shown.append((after, path))
             folders += opened
