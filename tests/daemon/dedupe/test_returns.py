@@ -113,25 +113,13 @@ PLACES = AllPlaces()
 def test_what_was_refused_is_asked_again(returns: Returns, asked: Asked, clock: Moment) -> None:
     """Later each time; once it is back, no more."""
     library = Library()
-    for moment, times in [
-        (0, 1),
-        (59, 1),
-        (60, 2),
-        (659, 2),
-        (660, 3),
-        (4259, 3),
-        (4260, 4),
-        (7859, 4),
-        (7860, 5),
-    ]:
-        clock.now = float(moment)
-        for _ in range(3):
+    for times, moment in enumerate((0, 60, 660, 4260, 7860), start=1):
+        for now in (moment - 1, moment):
+            clock.now = float(max(0, now))
             returns.look(library, PLACES, quiet=True)
-        assert len(asked.given_back) == times, moment
-    library.dirty = {WEIGHTS}
-    returns.look(library, PLACES, quiet=True)
-    assert len(asked.given_back) == 5
-    returns.put(HIDDEN.__class__(1, "delete", b"", b"", 0, "given_back"), [WEIGHTS])
+            assert len(asked.given_back) == (times if now == moment else max(1, times - 1)), now
+        returns.refused(1)
+    returns.put(Result(1, "delete", b"", b"", 0, "given_back"), [WEIGHTS])
     clock.now = 99_999.0
     returns.look(library, PLACES, quiet=True)
     assert len(asked.given_back) == 5
@@ -147,6 +135,7 @@ def test_a_link_that_could_not_be_led_on_is_tried_again(asked: Asked, clock: Mom
         clock.now = float(moment)
         returns.look(library, PLACES, quiet=True)
         assert asked.led == [b"/lib/renamed"] * times
+        returns.refused(1)
 
 
 @pytest.mark.parametrize("reason", ["", "reading", "settling", "away"])
