@@ -12,7 +12,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 
 import msgspec
 
@@ -83,6 +83,9 @@ class Service:
         places: Places,
         lock_by: Callable[[RootLocks], None],
         hidden: Callable[[Sequence[int] | None], Sequence[HiddenFile]],
+        *,
+        acting: Callable[[str, Callable[[list[Result]], None]], ActingProcess] = ActingProcess,
+        worker: Callable[..., Worker] = Worker,
     ) -> None:
         self._tell = tell
         self._wake = wake
@@ -99,9 +102,9 @@ class Service:
         self._sidecars = "keep"
         self._state_dir = state_dir
         self._is_repaired = False
-        self._process = ActingProcess(state_dir, self._repaired)
+        self._process = acting(state_dir, self._repaired)
         dismiss = self._process.dismiss
-        self._worker = Worker("lorad-dedupe", _WAITING, idle=dismiss, last=dismiss, idle_seconds=_IDLE)
+        self._worker = worker("lorad-dedupe", _WAITING, idle=dismiss, last=dismiss, idle_seconds=_IDLE)
         self._stopping = threading.Event()
         self._timer: threading.Timer | None = None
         self._vain = 0
@@ -244,7 +247,7 @@ class Service:
                 name = os.path.join(os.path.dirname(path), os.path.basename(entry.gone.path))
                 state = "hidden" if entry.state == "lost" else entry.state
                 self._asked(Note(number, state, "", self.side(name, Identity.of(os.lstat(path)))))
-            elif os.path.isdir(os.path.dirname(entry.gone.path)):
+            elif _is_certain(entry):
                 self._asked(Note(number, "lost", "it was removed from where it was put aside"))
 
     def retarget(self, number: int, path: bytes, identity: Identity) -> bool:
@@ -381,19 +384,21 @@ class Service:
     def _free(self, entries: Iterable[Entry | None], *, by_itself: bool) -> list[Result]:
         results: list[Result] = []
         group: list[FreeOrder] = []
+        size = 0
         todo = [entry for entry in entries if entry is not None and entry.state in HELD]
         self._find_moved(todo)
         for place, entry in enumerate(todo):
             self.left = len(todo) - place
             group.append(FreeOrder(entry.id, tuple(self._keepers(entry, by_itself))))
-            if len(group) == _GROUP or place == len(todo) - 1:
+            size += entry.bytes
+            if len(group) == _GROUP or size > _GROUP_BYTES or place == len(todo) - 1:
                 try:
                     results += self._ask(Free(group))
                 except StateError as error:
                     self._tell(ActionRefused("free", entry.kept.path, entry.gone.path, str(error)))
                     results += [each.result(str(error)) for each in todo[place + 1 - len(group) :]]
                     break
-                group = []
+                group, size = [], 0
         self.left = 0
         for result in results:
             if result.state in ("freed", "linked"):
@@ -623,6 +628,18 @@ def _groups(steps: Sequence[Step]) -> Iterator[list[Step]]:
         size += step.gone.size
     if group:
         yield group
+
+
+def _is_certain(entry: Entry) -> bool:
+    """Whether what was put aside and is not found is lost: its folder is there, or was removed from its disk."""
+    folder = os.path.dirname(entry.gone.path)
+    if os.path.isdir(folder):
+        return True
+    while folder != entry.gone.root and is_inside(folder, entry.gone.root):
+        folder = os.path.dirname(folder)
+        with suppress(OSError):
+            return os.stat(folder).st_dev == entry.gone.identity.dev
+    return False
 
 
 def _outcome_state(result: Result) -> str:

@@ -69,6 +69,8 @@ class Deduplication:
         tell: Callable[[Event], None],
         complain: Callable[[str], None],
         wake: Callable[[], None],
+        *,
+        make_service: Callable[..., Service] = Service,
     ) -> None:
         self._state_dir = state_dir
         self._config = config
@@ -79,7 +81,7 @@ class Deduplication:
         self._lock = threading.Lock()
         self._day = Day(time.time())
         self._places = Places()
-        self.service = Service(
+        self.service = make_service(
             state_dir, self._told, wake, self._keepers, self._places, self._lock_planner, self.hidden_files
         )
         self.returns = Returns(self.service)

@@ -9,9 +9,8 @@ from __future__ import annotations
 import fcntl
 import os
 import sqlite3
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, suppress
-from itertools import groupby
 from types import TracebackType
 from typing import NamedTuple
 
@@ -20,11 +19,11 @@ import msgspec
 from loracore.adapter.folder import weight_parts
 from loracore.errors import FileError, LoraError, StateError, StateLocked
 from lorad.blocks.extents import unshared_bytes
-from lorad.dedupe.action import free, links, quarantine, reflink, sidecars, undo
+from lorad.dedupe.action import free, links, quarantine, reflink, sidecars, undo, units
 from lorad.dedupe.action.attributes import Attributes
 from lorad.dedupe.action.compare import Layers, function_of, same_bytes, same_layers
 from lorad.dedupe.action.folders import same_folders
-from lorad.dedupe.action.hold import Held, hold, same
+from lorad.dedupe.action.hold import Held, hold, same, watchful
 from lorad.dedupe.action.journal import Context, Entry, Journal
 from lorad.dedupe.action.order import (
     ACTIONS,
@@ -41,6 +40,7 @@ from lorad.dedupe.action.order import (
 )
 from lorad.dedupe.action.place import Folder, Reached, reach, rename_new, sync_all
 from lorad.dedupe.action.recovery import Pending, aside_of, record_shown, repair, settle
+from lorad.dedupe.action.remake import remake
 from lorad.dedupe.action.undo import show as give_name_back
 from lorad.dedupe.places import why_lost
 from lorad.dedupe.trouble import HIDE, doing, told
@@ -186,7 +186,7 @@ class Actor:
             gone = mine.enter_context(hold(gone_at, order.gone.identity))
             if kept.before.st_dev != gone.before.st_dev and (reason := why_lost(kept.path, gone.path)):
                 raise Refused.about(gone.path, reason)
-            act = self._compare(order, kept, gone, _watchful(kept, gone, progress))
+            act = self._compare(order, kept, gone, watchful(kept, gone, progress))
             if order.folder:
                 act = _as_folder(act, mine.enter_context(reach(order.gone.root, order.folder)))
             stack.push(mine.pop_all())
@@ -299,6 +299,8 @@ class Actor:
         try:
             act.kept.look_at_place()
             act.gone.look(renamed=True)
+            if entry.unit and (reason := same_folders(act.kept.folder, act.gone.folder)):
+                raise Refused.about(act.reached.path, f"{reason}; scan again")
             there = act.reached.status()
             if not (there is None or links.is_ours(entry, act.reached, act.reached.name, there)):
                 raise Refused.about(act.reached.path, "it was moved or replaced meanwhile; scan again")
@@ -350,45 +352,52 @@ class Actor:
         """
         context, results = self._in_place(), []
         try:
-            for held, group in groupby(map(context.journal.get, numbers), self._is_held):
-                entries = [entry for entry in group if entry is not None]
-                if held:
-                    results += self._show(entries, undo=True)
-                else:
-                    results += [
-                        self._undo(entry, (sources or {}).get(entry.id, ()), progress) for entry in entries
-                    ]
+            entries = [entry for number in numbers if (entry := context.journal.get(number))]
+            for held, group in _groups(entries, self._is_held):
+                results += self._show(group, undo=True) if held else self._undo(group, sources or {}, progress)
         except sqlite3.Error as error:
             raise self._journal_error(error) from error
         return results
 
-    def _is_held(self, entry: Entry | None) -> bool:
+    def _is_held(self, entry: Entry) -> bool:
         """Whether the file of an action is put aside, so that a rename brings it back."""
-        if entry is None or entry.state not in (*HELD, "lost"):
+        if entry.state not in (*HELD, "lost"):
             return False
         return entry.state != "lost" or os.path.lexists(aside_of(self._context, entry))
 
-    def _undo(self, entry: Entry, sources: Sequence[Side], progress: Progress) -> Result:
-        """Undo one that is not put aside any more."""
+    def _undo(
+        self, entries: Sequence[Entry], sources: Mapping[int, Sequence[Side]], progress: Progress
+    ) -> list[Result]:
+        """Undo those that are not put aside any more."""
+        context, results = self._context, []
+        freed: list[tuple[Entry, Sequence[Side]]] = []
+        for entry in entries:
+            if entry.state in ("undone", "given_back", "refused"):
+                over = entry.result(f"it is {entry.state} already")
+                results.append(msgspec.structs.replace(over, state="nothing"))
+            elif entry.action == "reflink":
+                results.append(self._unshare(entry))
+            else:
+                freed.append((entry, sources.get(entry.id, ())))
+        for entry, path, trouble in remake(context, freed, progress) if freed else ():
+            if trouble is None:
+                result = msgspec.structs.replace(entry.result(), aside=aside_of(context, entry), shown=path)
+            else:
+                result = msgspec.structs.replace(entry.result(_reason(trouble)), state="refused")
+            results.append(result)
+        return results
+
+    def _unshare(self, entry: Entry) -> Result:
         context = self._context
-        if entry.state in ("undone", "given_back", "refused"):
-            return msgspec.structs.replace(entry.result(f"it is {entry.state} already"), state="nothing")
         try:
             undo.refuse_covered(context, entry)
-            if entry.action == "reflink":
-                return undo.unshare(context, entry).result()
-            aside = aside_of(context, entry)
-            entry, shown = undo.remake(context, entry, sources, progress)
-            return msgspec.structs.replace(entry.result(), aside=aside, shown=shown)
+            return undo.unshare(context, entry).result()
         except _TROUBLE as error:
-            self._settle_undo(entry.id, error)
+            now = context.journal.get(entry.id)
+            if now is not None and now.state == "undoing":
+                with suppress(*_TROUBLE, sqlite3.Error), reach(entry.gone.root, entry.gone.path) as reached:
+                    settle(context, now, reached, _reason(error))
             return msgspec.structs.replace(entry.result(_reason(error)), state="refused")
-
-    def _settle_undo(self, number: int, error: Exception) -> None:
-        entry = self._context.journal.get(number)
-        if entry is not None and entry.state == "undoing":
-            with suppress(*_TROUBLE, sqlite3.Error), reach(entry.gone.root, entry.gone.path) as reached:
-                settle(self._context, entry, reached, _reason(error))
 
     def retarget(self, number: int, kept: Side) -> Result:
         """Lead a symbolic link of ours to where the kept file is now. Raises Refused and StateError."""
@@ -470,6 +479,23 @@ class _Nothing(Exception):
     """There is nothing to do."""
 
 
+def _groups(entries: Iterable[Entry], is_held: Callable[[Entry], bool]) -> Iterator[tuple[bool, list[Entry]]]:
+    """Entries that may be undone together, in their order: no path in two, and none that was kept for another."""
+    group: list[Entry] = []
+    paths: set[bytes] = set()
+    held = False
+    for entry in entries:
+        mine = {entry.gone.path, entry.kept.path}
+        if group and (is_held(entry) != held or not paths.isdisjoint(mine)):
+            yield held, group
+            group, paths = [], set()
+        held = is_held(entry)
+        group.append(entry)
+        paths.add(entry.gone.path)
+    if group:
+        yield held, group
+
+
 def _as_folder(act: _Act, folder: Reached) -> _Act:
     """The same for the whole adapter folder. Raises Refused where it is not the same as that of the kept file."""
     there = folder.status()
@@ -478,6 +504,7 @@ def _as_folder(act: _Act, folder: Reached) -> _Act:
     reason = same_folders(act.kept.folder, act.gone.folder)
     if reason:
         raise Refused.about(folder.path, f"the whole folder is not the same as that of the kept file: {reason}")
+    units.refuse_writers(folder, act.gone.folder)
     gone = Side(folder.path, Identity.of(there), folder.root)
     entry = msgspec.structs.replace(act.entry, gone=gone, unit=True, sidecars=(), folder=Folder.of(folder.folder))
     return act._replace(reached=folder, ino=there.st_ino, entry=entry)
@@ -498,17 +525,6 @@ def _with_kept(entry: Entry, act: _Act, aside: bytes) -> Result:
     ours = now != before and same(now, before, renamed=True) and not act.kept.visited
     result = msgspec.structs.replace(entry.result(), aside=aside)
     return msgspec.structs.replace(result, kept_before=before, kept_now=now) if ours else result
-
-
-def _watchful(kept: Held, gone: Held, progress: Progress) -> Progress:
-    """Progress that gives way at once to a writer."""
-
-    def report(done: int, total: int) -> None:
-        kept.look(renamed=True)
-        gone.look(renamed=True)
-        progress(done, total)
-
-    return report
 
 
 def _close(places: dict[int, int]) -> None:

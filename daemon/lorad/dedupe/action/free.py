@@ -9,7 +9,7 @@ that is still open.
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
 from typing import NamedTuple
 
@@ -17,14 +17,14 @@ import msgspec
 
 from loracore.errors import FileError
 from lorad.blocks.extents import unshared_bytes
-from lorad.dedupe.action import recipe
-from lorad.dedupe.action.attributes import make_file, rehearse
+from lorad.dedupe.action import recipe, units
+from lorad.dedupe.action.attributes import Attributes, make_file, rehearse
 from lorad.dedupe.action.compare import Layers, function_of, pieces, write_all
-from lorad.dedupe.action.hold import Held, hold
+from lorad.dedupe.action.hold import Held, hold, watchful
 from lorad.dedupe.action.journal import Context, Entry
 from lorad.dedupe.action.order import ACTIONS, HELD, FreeOrder, Progress, Refused, Result, Side, spoken
 from lorad.dedupe.action.place import Folder, Reached, reach, sync_all
-from lorad.dedupe.action.quarantine import clear, name_in, place
+from lorad.dedupe.action.quarantine import clear, place, where
 from lorad.dedupe.action.recovery import aside_of, final_state
 from lorad.dedupe.trouble import doing, told
 from lorad.pipeline.protocol import Identity
@@ -34,12 +34,20 @@ _RECIPES = 16 << 20
 _NO_KEEPER = "no other file that may keep these weights is there; it stays as it is"
 
 
-class _Freeing(NamedTuple):
-    """An action whose file is about to be removed: the file, where it lies, and the one that it goes for."""
+class _Aside(NamedTuple):
+    """What an action has put aside: where it lies now, and (`home`) the name that it had."""
 
     entry: Entry
-    held: Held
-    kept: Held
+    here: Reached
+    home: Reached
+
+
+class _Freeing(NamedTuple):
+    """An action whose file, or folder, is about to be removed: `files`, each with the one that it goes for."""
+
+    entry: Entry
+    aside: Reached
+    files: list[tuple[Held, Held]]
     recipe: bytes
 
 
@@ -69,9 +77,9 @@ def free(context: Context, orders: Sequence[FreeOrder], progress: Progress) -> l
             {each.entry.id: each.recipe for each in ready},
         )
         context.at("freeing")
-        sync_all([fd for each in ready for fd in (each.kept.fd, each.kept.folder)])
+        sync_all([fd for each in ready for _, kept in each.files for fd in (kept.fd, kept.folder)])
         done = [_remove(context, entry, each) for entry, each in zip(entries, ready, strict=True)]
-        sync_all([each.held.folder for each in ready])
+        sync_all([each.aside.folder for each in ready])
         context.at("removal synced")
         finished = context.journal.update_all(done)
         context.at("freed")
@@ -88,84 +96,107 @@ def free(context: Context, orders: Sequence[FreeOrder], progress: Progress) -> l
 def _prepare(
     context: Context, entry: Entry, keepers: Sequence[Side], stack: ExitStack, progress: Progress
 ) -> _Freeing:
-    """Hold the file, and the first of the keepers that it can be made from. Raises Refused, Unfit and OSError."""
-    if entry.unit:
-        raise Refused.about(entry.gone.path, "a folder is not removed by itself; remove it, or undo the action")
-    reached = stack.enter_context(reach(entry.gone.root, entry.gone.path))
+    """Hold what goes, and the first of the keepers that it can be made from. Raises Refused, Unfit and OSError."""
+    home = stack.enter_context(reach(entry.gone.root, entry.gone.path))
     at = stack.enter_context(place(context, entry)) if entry.action == "quarantine" else None
-    name = entry.aside if at is None else name_in(entry)
-    entry = msgspec.structs.replace(entry, folder=Folder.of(reached.folder))
-    held = stack.enter_context(
-        hold(Reached(entry.gone.root, entry.gone.path, reached.folder if at is None else at, name), None)
-    )
-    if held.before.st_ino != entry.gone.identity.ino:
+    here = Reached(entry.gone.root, entry.gone.path, *where(entry, home.folder, at))
+    status = here.status()
+    if status is not None and status.st_ino != entry.gone.identity.ino:
         raise Refused.about(aside_of(context, entry), "it is another file than the one that was put aside")
+    entry = msgspec.structs.replace(entry, folder=Folder.of(home.folder))
+    prove = _prove_folder if entry.unit else _prove_file
     trouble: Exception = Refused.about(entry.gone.path, _NO_KEEPER)
     for side in keepers:
         with ExitStack() as mine:
             try:
-                kept = mine.enter_context(hold(mine.enter_context(reach(side.root, side.path)), None))
-                _refuse_other_function(entry, kept, held, reached)
-                body = recipe.make(Layers(kept), Layers(held, os.path.basename(entry.gone.path)), progress)
-                with doing("make a file in its folder, as giving it back would need"):
-                    rehearse(entry.attributes, reached.folder, context.temp(entry))
-                held.look()
-                kept.look_in_place()
+                ready = prove(context, _Aside(entry, here, home), side, mine, progress)
+                for held, kept in ready.files:
+                    held.look()
+                    kept.look_in_place()
             except (FileError, OSError, EOFError, recipe.Unfit) as error:
                 trouble = error
                 continue
             stack.push(mine.pop_all())
-            return _Freeing(entry, held, kept, body)
+            return ready
     raise trouble
 
 
-def _refuse_other_function(entry: Entry, kept: Held, held: Held, reached: Reached) -> None:
-    """Raises Refused where the kept file does something else to a model."""
-    name = os.path.basename(entry.gone.path)
-    ours, theirs = function_of(held, name, reached.folder), function_of(kept)
-    links = ACTIONS[entry.action].links
-    if ours[0] != theirs[0] or (ours[1] != theirs[1] and not links):
+def _prove_file(context: Context, one: _Aside, keeper: Side, stack: ExitStack, progress: Progress) -> _Freeing:
+    entry, name = one.entry, one.home.name
+    held = stack.enter_context(hold(one.here, None))
+    kept = stack.enter_context(hold(stack.enter_context(reach(keeper.root, keeper.path)), None))
+    ours, theirs = function_of(held, name, one.home.folder), function_of(kept)
+    if ours[0] != theirs[0] or (ours[1] != theirs[1] and not ACTIONS[entry.action].links):
         raise Refused.about(kept.path, "it has another function by now than the file that was put aside for it")
+    body = recipe.make(Layers(kept), Layers(held, name), watchful(held, kept, progress))
+    _rehearse(context, one, [entry.attributes])
+    return _Freeing(entry, one.here, [(held, kept)], body)
+
+
+def _prove_folder(context: Context, one: _Aside, keeper: Side, stack: ExitStack, progress: Progress) -> _Freeing:
+    files, parts = units.prove(one.here, keeper, stack, progress)
+    _rehearse(context, one, [part.attributes for part in parts if part.recipe])
+    return _Freeing(one.entry, one.here, files, units.encode(parts))
+
+
+def _rehearse(context: Context, one: _Aside, each: Iterable[Attributes]) -> None:
+    with doing("make a file in its folder, as giving it back would need"):
+        for attributes in each:
+            rehearse(attributes, one.home.folder, context.temp(one.entry))
 
 
 def _remove(context: Context, entry: Entry, each: _Freeing) -> Entry:
-    """Remove one; the entry as it is to be written down."""
+    """Remove one, all of it or nothing; the entry as it is to be written down."""
+    removed: list[Held] = []
+    freed = 0
     try:
-        each.kept.look_in_place()
-        each.held.look()
-        # Blocks that it shares with others are not free for that.
-        freed = min(entry.bytes, unshared_bytes(each.held.fd)) if each.held.before.st_nlink == 1 else 0
-        with doing("remove it (unlink)"):
-            os.unlink(each.held.name, dir_fd=each.held.folder)
-        context.at("removed")
-    except (FileError, OSError) as error:
-        return _waits(entry, error)
-    try:
-        each.kept.look_in_place()
+        for held, kept in each.files:
+            kept.look_in_place()
+            held.look()
+        for held, _ in each.files:
+            # Blocks that it shares with others are not free for that.
+            freed += unshared_bytes(held.fd) if held.before.st_nlink == 1 else 0
+            with doing("remove it (unlink)"):
+                os.unlink(held.name, dir_fd=held.folder)
+            removed.append(held)
+            context.at("removed")
+        for _, kept in each.files:
+            kept.look_in_place()
     except (FileError, OSError) as error:
         try:
-            return _waits(_written_anew(context, entry, each), error)
+            for held in removed:
+                entry = _written_anew(context, entry, held)
+            return _waits(entry, error)
         except OSError as trouble:
             text = f"the kept file went while it was removed, and it could not be written anew: {told(trouble)}"
             return msgspec.structs.replace(entry, state=final_state(entry), before="", rebuild=True, text=text)
-    return msgspec.structs.replace(entry, state=final_state(entry), before="", rebuild=True, bytes=freed, text="")
+    if entry.unit:
+        units.clear(each.recipe, each.aside.folder, each.aside.name)
+        context.at("folder removed")
+    size = min(entry.bytes, freed)
+    return msgspec.structs.replace(entry, state=final_state(entry), before="", rebuild=True, bytes=size, text="")
 
 
-def _written_anew(context: Context, entry: Entry, each: _Freeing) -> Entry:
-    """The kept file went in the last instant: the file is written anew under its hidden name."""
-    held, temp = each.held, context.temp(entry)
+def _written_anew(context: Context, entry: Entry, held: Held) -> Entry:
+    """The kept file went in the last instant: this one is written anew under its hidden name."""
+    temp = context.temp(entry)
     fd = make_file(held.folder, temp)
     try:
         write_all(fd, pieces(held.fd, 0, held.before.st_size))
         context.at("written anew")
-        entry.attributes.give(fd)
+        Attributes.of(held.fd, held.before).give(fd)
         os.fsync(fd)
         identity = Identity.of(os.fstat(fd))
     finally:
         os.close(fd)
     os.rename(temp, held.name, src_dir_fd=held.folder, dst_dir_fd=held.folder)
     context.at("renamed anew")
-    return msgspec.structs.replace(entry, gone=msgspec.structs.replace(entry.gone, identity=identity))
+    os.fsync(held.folder)
+    return (
+        entry
+        if entry.unit
+        else msgspec.structs.replace(entry, gone=msgspec.structs.replace(entry.gone, identity=identity))
+    )
 
 
 def _waits(entry: Entry, error: Exception) -> Entry:

@@ -25,7 +25,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from lorad.dedupe.action.order import Refused
+from lorad.dedupe.action.order import Progress, Refused
 from lorad.dedupe.action.place import Reached, open_file
 from lorad.dedupe.trouble import LEASE, words
 from lorad.pipeline.protocol import Identity
@@ -84,6 +84,17 @@ def same(one: Identity, other: Identity, *, renamed: bool = False) -> bool:
     if renamed:
         return (one.dev, one.ino, one.size, one.mtime_ns) == (other.dev, other.ino, other.size, other.mtime_ns)
     return one == other
+
+
+def watchful(one: Held, other: Held, progress: Progress) -> Progress:
+    """Progress that gives way at once to a writer of either."""
+
+    def report(done: int, total: int) -> None:
+        one.look(renamed=True)
+        other.look(renamed=True)
+        progress(done, total)
+
+    return report
 
 
 @contextmanager

@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import struct
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import msgspec
 from blake3 import blake3
@@ -23,7 +23,7 @@ from lorad.dedupe.action.order import Progress, Raw, Refused
 #: Literal bytes that are kept: metadata, a pickle, and padding are never that long.
 _LITERAL_PART, _LITERAL_BYTES = 4, 64 << 20
 #: What a recipe may take in the journal.
-_MOST = 16 << 20
+MOST = 16 << 20
 _LITERAL = -1
 _CHECK = 8
 _OTHER = "its layers are not those of the file that was freed"
@@ -76,16 +76,8 @@ def make(kept: Layers, gone: Layers, progress: Progress) -> bytes:
     for index in unread:
         if any(one != other for one, other in zip(kept.pieces(index), gone.pieces(index), strict=True)):
             raise Unfit("its layers are not those of the kept file any more")
-    packer, packed, position = zlib.compressobj(6), bytearray(), 0
-    for index, _, length in segments:
-        if index == _LITERAL:
-            for piece in pieces(gone.held.fd, position, length):
-                packed += packer.compress(piece)
-        position += length
-    packed += packer.flush()
-    if len(packed) + 40 * len(segments) > _MOST:
-        raise Unfit(f"what is not layers takes {len(packed)} bytes, which is more than the journal takes")
-    draft = Recipe(size, gone.container.layout.signature, b"", tuple(segments), bytes(packed), b"")
+    packed = _packed(gone.held.fd, segments)
+    draft = Recipe(size, gone.container.layout.signature, b"", tuple(segments), packed, b"")
     whole, checks, position = blake3(), bytearray(), 0
     for parts in _made(draft, kept):
         segment = blake3()
@@ -100,16 +92,46 @@ def make(kept: Layers, gone: Layers, progress: Progress) -> bytes:
     return _ENCODER.encode(msgspec.structs.replace(draft, digest=whole.digest(), checks=bytes(checks)))
 
 
-def rebuild(body: bytes, source: Layers) -> Iterator[bytes]:
+def _packed(fd: int, segments: Sequence[tuple[int, int, int]]) -> bytes:
+    """The literal bytes of a file. Raises Unfit where they are too many."""
+    packer, packed, position = zlib.compressobj(6), bytearray(), 0
+    for index, _, length in segments:
+        if index == _LITERAL:
+            for piece in pieces(fd, position, length):
+                packed += packer.compress(piece)
+        position += length
+    packed += packer.flush()
+    if len(packed) + 40 * len(segments) > MOST:
+        raise Unfit(f"what is not layers takes {len(packed)} bytes, which is more than the journal takes")
+    return bytes(packed)
+
+
+def of_bytes(fd: int, size: int) -> bytes:
+    """The recipe of a file as it is, whatever it holds. Raises Unfit, EOFError and OSError."""
+    if size > _LITERAL_BYTES:
+        raise Unfit(f"{size} bytes that are no layers are more than the journal takes")
+    segments = ((_LITERAL, 0, size),)
+    whole = blake3()
+    for piece in pieces(fd, 0, size):
+        whole.update(piece)
+    made = Recipe(size, b"", whole.digest(), segments, _packed(fd, segments), whole.digest(_CHECK))
+    return _ENCODER.encode(made)
+
+
+def _decoded(body: bytes) -> Recipe:
+    try:
+        return _DECODER.decode(body)
+    except msgspec.DecodeError as error:
+        raise ValueError("its recipe is damaged") from error
+
+
+def rebuild(body: bytes, source: Layers | None) -> Iterator[bytes]:
     """The bytes of the file that a recipe is of, in pieces of at most 1 MiB.
 
     Raises ValueError, at the end too, where the source does not hold the same layers or the recipe is damaged.
     """
-    try:
-        recipe = _DECODER.decode(body)
-    except msgspec.DecodeError as error:
-        raise ValueError("its recipe is damaged") from error
-    if source.container.layout.signature != recipe.layout:
+    recipe = _decoded(body)
+    if (source.container.layout.signature if source else b"") != recipe.layout:
         raise ValueError("its layers have other names or shapes")
     whole, size = blake3(), 0
     for number, parts in enumerate(_made(recipe, source)):
@@ -146,11 +168,14 @@ def rebuild_old(path: str, kept: int) -> Iterator[bytes]:
             yield from literal(count) if offset == _LITERAL else pieces(kept, offset, count)
 
 
-def _made(recipe: Recipe, source: Layers) -> Iterator[Iterator[bytes]]:
+def _made(recipe: Recipe, source: Layers | None) -> Iterator[Iterator[bytes]]:
     """The bytes of each segment."""
     literal = _unpacked(recipe.literal)
     for index, start, length in recipe.segments:
-        yield literal(length) if index == _LITERAL else source.part(index, start, length)
+        if index == _LITERAL:
+            yield literal(length)
+        elif source is not None:
+            yield source.part(index, start, length)
 
 
 class _unpacked:  # noqa: N801 - a function with a place that it has come to

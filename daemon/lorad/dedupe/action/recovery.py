@@ -20,7 +20,7 @@ from itertools import islice
 import msgspec
 
 from loracore.errors import FileError
-from lorad.dedupe.action import links, quarantine, reflink, sidecars
+from lorad.dedupe.action import links, quarantine, reflink, sidecars, units
 from lorad.dedupe.action.journal import RECIPES, UNFINISHED, Context, Entry, old_temp
 from lorad.dedupe.action.order import HELD, Refused, Result, spoken
 from lorad.dedupe.action.place import Folder, Reached, exchange, free_names, reach, rename_new, to_free_name
@@ -243,7 +243,8 @@ def _settle_freeing(context: Context, entry: Entry, reached: Reached, text: str)
             aside, entry = anew, msgspec.structs.replace(entry, gone=gone)
         elif anew is not None:
             os.unlink(temp, dir_fd=folder)
-        if aside is not None:
+        body = context.journal.recipe(entry.id)
+        if aside is not None and not (entry.unit and units.is_removed(body, folder, name)):
             return context.journal.update(entry, state=entry.before or "hidden", text=text)
         if place is None or entry.action != "quarantine":
             _refuse_unsure(entry, reached, None)
@@ -277,7 +278,7 @@ def _settle_undo(context: Context, entry: Entry, reached: Reached, text: str) ->
         return context.journal.update(finish_shown(context, entry, "undone"))
     if aside is not None and (not entry.restored or aside.st_ino == entry.restored):
         # The copy, which is no only one: what it was made from is still there.
-        os.unlink(temp, dir_fd=reached.folder)
+        units.remove(reached.folder, temp)
         os.fsync(reached.folder)
     return context.journal.update(entry, state=entry.before or final_state(entry), restored=0, text=text)
 

@@ -1,26 +1,22 @@
-"""Giving back what an action took: by a rename where it was put aside, made anew where it was freed.
+"""Giving back what an action has put aside: by a rename. For what was freed see `remake`.
 
 Nothing that came to stand in its place since is overwritten: where its name is taken, the file becomes
-`NAME (given back).EXT`. Made anew are bytes, mode, owner, times and extended attributes; not ctime, the inode's
-number, and being one of several hard links.
+`NAME (given back).EXT`.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, suppress
 
 import msgspec
-from blake3 import blake3
 
 from loracore.errors import FileError
-from lorad.dedupe.action import links, quarantine, recipe, reflink, sidecars
-from lorad.dedupe.action.attributes import make_file
-from lorad.dedupe.action.compare import Layers, pieces, write_all
-from lorad.dedupe.action.hold import hold
-from lorad.dedupe.action.journal import RECIPES, Context, Entry
-from lorad.dedupe.action.order import HELD, Progress, Refused, Side
+from lorad.dedupe.action import links, quarantine, reflink, sidecars
+from lorad.dedupe.action.compare import same_bytes
+from lorad.dedupe.action.hold import Held, hold
+from lorad.dedupe.action.journal import Context, Entry
+from lorad.dedupe.action.order import HELD, Refused, silent
 from lorad.dedupe.action.place import Folder, Reached, exchange, make_way, reach, rename_new, to_free_name
 from lorad.dedupe.action.recovery import aside_of, finish_shown, is_same, status_in, with_taken
 from lorad.dedupe.trouble import doing
@@ -45,7 +41,7 @@ def show(context: Context, entry: Entry, *, undo: bool) -> tuple[Entry, bytes, l
             return finish_shown(context, entry, "undone" if undo else "given_back"), entry.gone.path, []
         if aside is None or ours:
             raise _not_there(entry, aside_of(context, entry))
-        shown = _rename(entry, reached, folder, name, undo=undo)
+        shown = rename_back(entry, reached, folder, name, undo=undo)
         context.at("shown")
         taken = sidecars.put_back(context, entry, reached, place)
         folders = [os.dup(reached.folder), *([os.dup(place)] if place is not None else [])]
@@ -54,31 +50,35 @@ def show(context: Context, entry: Entry, *, undo: bool) -> tuple[Entry, bytes, l
     return entry, os.path.join(os.path.dirname(entry.gone.path), shown), folders
 
 
-def _rename(entry: Entry, reached: Reached, folder: int, name: bytes, *, undo: bool) -> bytes:
+def rename_back(entry: Entry, reached: Reached, folder: int, name: bytes, *, undo: bool) -> bytes:
     """Put the file at its name, in place of our link, or beside what stands there; the name it has now."""
     there = reached.status()
-    with doing("give it its name back (rename)"):
+    with doing("give it its name back (rename)"), ExitStack() as stack:
         if there is None:
             with suppress(FileExistsError):
                 rename_new(folder, name, reached.folder, reached.name)
                 return reached.name
-        elif folder == reached.folder and _gives_way(entry, reached, there, undo=undo):
-            exchange(folder, name, reached.name)
-            if links.is_ours(entry, reached, name, reached.status(name)):
-                os.unlink(name, dir_fd=folder)
-                return reached.name
-            # Another file came to stand there just now.
-            exchange(folder, name, reached.name)
+        elif folder == reached.folder and links.is_ours(entry, reached, reached.name, there):
+            gives_way = _gives_way(entry, reached, undo=undo)
+            only = None
+            if entry.action == "hardlink" and undo and there.st_nlink == 1:
+                only = _hold_same(reached, name, stack)
+                gives_way = only is not None
+            if gives_way:
+                exchange(folder, name, reached.name)
+                ours = links.is_ours(entry, reached, name, reached.status(name))
+                if ours and not (only is not None and only.visited):
+                    os.unlink(name, dir_fd=folder)
+                    return reached.name
+                # Another file came to stand there just now, or somebody to write to the link.
+                exchange(folder, name, reached.name)
         return to_free_name(reached, folder, name)
 
 
-def _gives_way(entry: Entry, reached: Reached, there: os.stat_result, *, undo: bool) -> bool:
-    """Whether what stands at the name is a link of ours that is not needed any more."""
-    if not links.is_ours(entry, reached, reached.name, there):
-        return False
+def _gives_way(entry: Entry, reached: Reached, *, undo: bool) -> bool:
+    """Whether a link of ours, which is not the only name of what it leads to, is not needed any more."""
     if entry.action == "hardlink":
-        # The only name of what it leads to stays, as well as what was changed through it.
-        return undo and there.st_nlink > 1
+        return undo
     try:
         os.stat(reached.name, dir_fd=reached.folder)
     except OSError:
@@ -86,96 +86,21 @@ def _gives_way(entry: Entry, reached: Reached, there: os.stat_result, *, undo: b
     return undo
 
 
+def _hold_same(reached: Reached, name: bytes, stack: ExitStack) -> Held | None:
+    """The last name of what a hard link led to, held, if its bytes are those of the file that returns."""
+    back = Reached(reached.root, reached.path, reached.folder, name)
+    with suppress(FileError, EOFError), ExitStack() as mine:
+        link = mine.enter_context(hold(reached, None))
+        same_bytes(link, mine.enter_context(hold(back, None)), silent)
+        stack.push(mine.pop_all())
+        return link
+    return None
+
+
 def _not_there(entry: Entry, aside: bytes) -> Refused:
     return Refused.about(
         entry.gone.path, f"{os.fsdecode(aside)} is not there; mount its disk or put it back there, and undo again"
     )
-
-
-# What was freed is made anew
-
-
-def remake(context: Context, entry: Entry, sources: Sequence[Side], progress: Progress) -> tuple[Entry, bytes]:
-    """Make a freed file anew from the first of these files that holds its layers; the entry, undone, and its name.
-
-    Raises Refused where none does, and OSError; then `settle` takes back what was begun.
-    """
-    with reach(entry.gone.root, entry.gone.path) as reached:
-        temp = context.temp(entry)
-        entry = context.journal.update(
-            entry, state="undoing", before=entry.state, restored=0, folder=Folder.of(reached.folder)
-        )
-        context.at("undoing")
-        fd = make_file(reached.folder, temp)
-        try:
-            context.at("temp made")
-            _fill(context, entry, reached, sources, fd, progress)
-            entry.attributes.give(fd)
-            os.fsync(fd)
-            context.at("copied")
-            entry = context.journal.update(entry, restored=os.fstat(fd).st_ino)
-        finally:
-            os.close(fd)
-        shown = _rename(entry, reached, reached.folder, temp, undo=True)
-        context.at("renamed")
-        with quarantine.place(context, entry) as place:
-            taken = sidecars.put_back(context, entry, reached, place)
-        os.fsync(reached.folder)
-    text = with_taken("" if shown == reached.name else f"its name is taken: it is {os.fsdecode(shown)}", taken)
-    entry = context.journal.update(entry, state="undone", text=text)
-    quarantine.clear(context, entry)
-    context.at("undone")
-    if entry.recipe:
-        with suppress(FileNotFoundError):
-            os.unlink(os.path.join(context.state_dir, RECIPES, str(entry.id)))
-    return entry, os.path.join(os.path.dirname(entry.gone.path), shown)
-
-
-def _fill(  # noqa: PLR0917 - all of an undo, and what it is made from
-    context: Context, entry: Entry, reached: Reached, sources: Sequence[Side], fd: int, progress: Progress
-) -> None:
-    """Write the content, from the first source that it can be made from. Raises Refused where there is none."""
-    where = [*sources, entry.kept]
-    if entry.action == "hardlink" and links.is_ours(entry, reached, reached.name, reached.status()):
-        where.insert(0, msgspec.structs.replace(entry.gone, identity=entry.kept.identity))
-    trouble = ""
-    for side in where:
-        os.lseek(fd, 0, os.SEEK_SET)
-        os.ftruncate(fd, 0)
-        try:
-            with reach(side.root, side.path) as source, hold(source, None) as held:
-                done = 0
-                for piece in _content(context, entry, Layers(held) if entry.rebuild else None, held.fd):
-                    done += write_all(fd, [piece])
-                    progress(min(done, entry.gone.identity.size), entry.gone.identity.size)
-        except (ValueError, EOFError, FileError) as error:
-            trouble = trouble or str(error)
-        else:
-            return
-    kept = os.fsdecode(entry.kept.path)
-    raise Refused.about(
-        entry.gone.path,
-        f"no file is known that it could be made from ({kept}: {trouble}); put a file with its weights there",
-    )
-
-
-def _content(context: Context, entry: Entry, layers: Layers | None, fd: int) -> Iterator[bytes]:
-    """The file's bytes. Raises ValueError, at the end too, where they are not."""
-    if layers is not None:
-        body = context.journal.recipe(entry.id)
-        if body is None:
-            raise ValueError("its recipe is missing in the journal")
-        yield from recipe.rebuild(body, layers)
-        return
-    if not entry.digest:
-        raise ValueError("what was put aside was removed by another program")
-    path = os.path.join(context.state_dir, RECIPES, str(entry.id))
-    hasher = blake3()
-    for piece in recipe.rebuild_old(path, fd) if entry.recipe else pieces(fd, 0, entry.gone.identity.size):
-        hasher.update(piece)
-        yield piece
-    if hasher.digest() != entry.digest:
-        raise ValueError("it was changed since")
 
 
 def unshare(context: Context, entry: Entry) -> Entry:

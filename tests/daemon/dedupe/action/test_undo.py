@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import shutil
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from lorad.dedupe.action import undo
 from lorad.dedupe.action.order import Order, Refused, Result
 from tests.daemon.dedupe.world import GONE, KEPT, World, act, another, files_in, look, make_world, read, side
 
@@ -84,7 +86,7 @@ def test_a_link_that_leads_nowhere_gives_way(tmp_path: Path) -> None:
 @pytest.mark.parametrize("back", ["give back", "undo", "undo freed"])
 @pytest.mark.parametrize("written", [False, True])
 def test_the_only_name_of_a_kept_file(tmp_path: Path, back: str, written: bool) -> None:
-    """A hard link of ours that is all that is left of it stays; the file comes back beside it."""
+    """A hard link of ours that holds the same gives way to an undo; what was written through it never does."""
     world = make_world(str(tmp_path))
     before = world.look()
     number = world.apply("hardlink").id
@@ -102,7 +104,40 @@ def test_the_only_name_of_a_kept_file(tmp_path: Path, back: str, written: bool) 
         else:
             assert actor.undo([number], {number: [side(other, world.root)]})[0].state == "undone"
     after = world.look()
-    assert (after[BESIDE], after[GONE]) == (before[GONE], link)
+    if written or back == "give back":
+        assert (after[BESIDE], after[GONE]) == (before[GONE], link)
+    else:
+        assert after[GONE] == before[GONE]
+        assert BESIDE not in after
+
+
+def test_who_opens_the_only_name_for_writing_keeps_it(tmp_path: Path) -> None:
+    """Just when it would give way, after it was compared."""
+    world = make_world(str(tmp_path))
+    before = world.look()
+    number = world.apply("hardlink").id
+    os.unlink(world.kept)
+    writers: list[threading.Thread] = []
+
+    def write() -> None:
+        with open(world.gone, "r+b") as file:
+            file.write(b"written through the link")
+
+    def come(folder: int, name: bytes, other: bytes, real: Callable[..., None] = undo.exchange) -> None:
+        if not writers:
+            writers.append(threading.Thread(target=write))
+            writers[0].start()
+            while b"BREAKING" not in Path("/proc/locks").read_bytes():
+                os.sched_yield()
+        real(folder, name, other)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(undo, "exchange", come)
+        world.undo(number)
+    writers[0].join()
+    after = world.look()
+    assert after[GONE].content.startswith(b"written through the link")
+    assert after[BESIDE] == before[GONE]
 
 
 def test_what_is_undone_or_given_back_is_nothing_to_do(tmp_path: Path) -> None:
@@ -209,11 +244,8 @@ def test_a_file_of_another_disk_with_its_inodes_number_is_not_taken_for_it(tmp_p
 
 
 def test_kept_files_that_went_themselves(tmp_path: Path) -> None:
-    """A for B, then B for C, hidden or freed: undone from the last to the first, each is as it was.
-
-    Not so with hard links: one of them is then the only name of what it leads to, and stays.
-    """
-    for action in set(HIDING) - {"hardlink"}:
+    """A for B, then B for C, hidden or freed: undone from the last to the first, each is as it was."""
+    for action in HIDING:
         for freed in (False, True):
             world = make_world(str(tmp_path / f"{action}{freed}"))
             third = another(world, b"third.safetensors")
