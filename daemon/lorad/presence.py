@@ -555,8 +555,9 @@ class Presence:
                 self._look_at_hidden(path)
             elif not self.put_off(path) and (seen := look(path, follow=self._follow)) is not None:
                 self._see(seen, fresh=False, swept=False)
-        # Another file may be a duplicate of none any more, or of one that has a name again.
-        self._do([])
+        if self._files.companions:
+            # Another file may be a duplicate of none any more, or of one that has a name again.
+            self._do([])
 
     def forget(self, file: File) -> None:
         """Drop a file and its names."""
