@@ -28,9 +28,8 @@ class Weights(NamedTuple):
 class Held:
     """An inode is known by its number, and as that is given again, by when it was made.
 
-    Where a file system does not say that, a new file of the same weights with the number of a removed one is
-    taken for an old one: that is the harmless side. Where the weights were not known either, size and mtime have
-    to agree.
+    Where a file system does not say that, a new file of the same weights with the number of a removed one is taken
+    for an old one: that is the harmless side. Where the weights were not known either, size and mtime must agree.
     """
 
     def __init__(self, catalog: Catalog) -> None:

@@ -17,7 +17,7 @@ from typing import Any
 import psutil
 import pytest
 
-from loracore.control import ActionRefused, ActionTaken, DuplicateFound
+from loracore.control import ActionRefused, ActionTaken
 from loractl import Client
 from tests.builders import architectures
 from tests.builders.weights import Layers, random_weights
@@ -200,19 +200,6 @@ def test_to_rename_an_old_duplicate_makes_it_no_newcomer(root: Path, tmp_path: P
         paths = {event.event.path for _, event in zip(range(2), events, strict=False)}
     assert paths == {os.fsencode(root / f"{seed} new.safetensors") for seed in (1, 2)}
     assert len(list(root.glob("*.safetensors"))) == 7
-
-
-def test_a_newcomer_that_is_renamed_while_it_waits_is_acted_on(root: Path, tmp_path: Path) -> None:
-    """Who moves a download to its place within `min_age` has not made an old file of it."""
-    library(root)
-    with daemon_with(tmp_path, root, "delete", min_age=3.0) as daemon, daemon.client() as client:
-        daemon.settle()
-        with client.events(["duplicate", "action"]) as events:
-            shutil.copyfile(root / "1.safetensors", root / "download.safetensors")
-            assert isinstance(next(iter(events)).event, DuplicateFound)
-            (root / "download.safetensors").rename(root / "in place.safetensors")
-            told = next(event.event for event in events if isinstance(event.event, ActionTaken))
-    assert told.path == os.fsencode(root / "in place.safetensors")
 
 
 def test_what_was_undone_is_no_reason_to_act_on_others(root: Path, tmp_path: Path) -> None:

@@ -108,7 +108,8 @@ class Planner:
     def _sets(self, names: Sequence[Name]) -> list[list[Copy]]:
         """The sets among these names, as they lie on the disks now."""
         _, follow = self._running
-        storage = look({name.dev % 2**64: os.path.dirname(name.path) for name in names})
+        on_device = {name.dev % 2**64: name.path for name in names}
+        storage = look({device: os.path.dirname(path) for device, path in on_device.items()})
         copies = Copies(storage, follow=follow)
         return with_extents([copies.set_of(files) for files in sets_of(names)])
 

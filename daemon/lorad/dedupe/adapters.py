@@ -28,7 +28,8 @@ def look_at_folders(sets: Iterable[Sequence[Copy]], roots: Collection[bytes]) ->
 
 def adapter_folders(paths: Iterable[bytes]) -> dict[bytes, frozenset[bytes]]:
     """The adapter folders that these files are part of, with the weight files of each."""
-    found = {os.path.dirname(path) for path in paths if may_be_part(os.path.basename(path))}
+    split = (path.rpartition(b"/") for path in paths)
+    found = {folder for folder, _, name in split if may_be_part(name)}
     return {folder: parts for folder in sorted(found) if (parts := _parts(folder))}
 
 

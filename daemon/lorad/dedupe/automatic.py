@@ -15,8 +15,6 @@ from lorad.dedupe.wholes import PART
 
 #: Seconds until a file is looked at again that is not read to its end.
 _UNREAD = 1.0
-#: Seconds until a part of an adapter folder is looked at again without another part.
-_PARTS = 3600.0
 #: Plans for newcomers, given in another thread; see `ControlServer.plan_for`.
 PlanFor = Callable[[Collection[bytes], Callable[[Plan | Refusal], None]], None]
 
@@ -116,7 +114,7 @@ class Automatic:
             self._newcomers.settled(due - unread - young - parts - again)
             self._newcomers.wait(unread, now + _UNREAD)
             self._newcomers.wait(young, ripe)
-            self._newcomers.wait_for_others(parts, now + _PARTS)
+            self._newcomers.wait_for_others(parts, now)
             self._newcomers.refused(again, now)
             self.busy = False
         self._wake()

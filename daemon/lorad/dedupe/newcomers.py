@@ -23,8 +23,8 @@ class Newcomers:
     def __init__(self) -> None:
         #: When each is due, and how often it was tried in vain.
         self._waiting: dict[bytes, tuple[float, int]] = {}
-        #: Those that are due with any other one in their folder.
-        self._parts: set[bytes] = set()
+        #: Those that are due with any other one in their folder, and since when they wait for it.
+        self._parts: dict[bytes, float] = {}
         #: None is due before; it is asked far more often than anything changes.
         self._next_due = 0.0
 
@@ -46,13 +46,13 @@ class Newcomers:
         self._next_due = min((when for when, _ in self._waiting.values()), default=math.inf)
         due = [path for path, (when, _) in self._waiting.items() if when <= now]
         folders = {os.path.dirname(path) for path in due} if self._parts else set()
-        return due + [path for path in self._parts.difference(due) if os.path.dirname(path) in folders]
+        return due + [path for path in self._parts.keys() - due if os.path.dirname(path) in folders]
 
     def settled(self, paths: Iterable[bytes]) -> None:
         """Nothing more is to be done about these."""
         for path in paths:
             self._waiting.pop(path, None)
-            self._parts.discard(path)
+            self._parts.pop(path, None)
 
     def wait(self, paths: Iterable[bytes], until: float) -> None:
         """Ask again then, without counting that as a try in vain."""
@@ -61,11 +61,14 @@ class Newcomers:
                 self._waiting[path] = (until, self._waiting[path][1])
                 self._next_due = min(self._next_due, until)
 
-    def wait_for_others(self, paths: Iterable[bytes], until: float) -> None:
-        """Ask again when another one in the folder is due, or then: parts of an adapter folder come one by one."""
-        paths = self._waiting.keys() & set(paths)
-        self._parts |= paths
-        self.wait(paths, until)
+    def wait_for_others(self, paths: Iterable[bytes], now: float) -> None:
+        """Ask again when another one in the folder is due: parts of an adapter folder come one by one.
+
+        What comes last may be no model, so ask also when they have waited twice as long, or an hour longer.
+        """
+        for path in self._waiting.keys() & set(paths):
+            since = self._parts.setdefault(path, now)
+            self.wait([path], now + min(max(now - since, _RETRIES[0]), _RETRIES[-1]))
 
     def refused(self, paths: Collection[bytes], now: float) -> None:
         """It was tried in vain: ask again later, unless that was the last time."""

@@ -8,7 +8,6 @@ the list come before it.
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
@@ -140,8 +139,9 @@ def may_go(copy: Copy, rules: Rules) -> bool:
 
 def is_marked(path: bytes) -> bool:
     """Whether a name says that the file is a step on the way to another one, or a copy of it."""
-    folder, name = os.path.split(path)
-    return bool(_MARKED.search(os.path.splitext(name)[0]) or _CHECKPOINT.fullmatch(os.path.basename(folder)))
+    folder, _, name = path.rpartition(b"/")
+    stem = name.rpartition(b".")[0] or name
+    return bool(_MARKED.search(stem) or _CHECKPOINT.fullmatch(folder.rpartition(b"/")[2]))
 
 
 def has_final_name(copy: Copy) -> bool:

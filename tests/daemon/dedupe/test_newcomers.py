@@ -47,18 +47,29 @@ def test_parts_of_a_folder_are_due_with_one_another() -> None:
     """SPEC 5: an adapter folder goes as a whole, once its last part came."""
     newcomers = Newcomers()
     newcomers.add(FILE)
-    newcomers.wait_for_others([FILE, b"/models/never.safetensors"], 3600.0)
+    newcomers.wait_for_others([FILE, b"/models/never.safetensors"], 0.0)
     newcomers.add(b"/elsewhere/c.safetensors")
     assert newcomers.due(1.0) == [b"/elsewhere/c.safetensors"]
     newcomers.add(OTHER)
     assert set(newcomers.due(2.0)) == {b"/elsewhere/c.safetensors", OTHER, FILE}
     newcomers.settled([FILE, b"/elsewhere/c.safetensors"])
     assert newcomers.due(3.0) == [OTHER]
-    newcomers.settled([OTHER])
+
+
+def test_a_part_is_asked_about_ever_more_rarely_by_itself() -> None:
+    """What lacks may be no model; and two folders may differ for good."""
+    newcomers = Newcomers()
     newcomers.add(FILE)
-    newcomers.wait_for_others([FILE], 3600.0)
-    assert not newcomers.due(3599.0)
-    assert newcomers.due(3600.0) == [FILE]
+    now, times = 0.0, []
+    while now < 20_000:
+        newcomers.wait_for_others([FILE], now)
+        assert not newcomers.due(now + 4.9)
+        now = next(now + step for step in (5.0, *range(10, 3601, 10)) if newcomers.due(now + step))
+        times.append(now)
+    assert times[:5] == [5.0, 10.0, 20.0, 40.0, 80.0]
+    assert times[-1] - times[-2] == 3600.0
+    newcomers.settled([FILE])
+    assert not newcomers.due(now * 2)
 
 
 def test_one_that_came_again_is_due_at_once() -> None:
