@@ -218,7 +218,7 @@ def test_what_is_freed_or_removed_is_forgotten_and_its_name_is_not(life: Life, r
 @pytest.mark.parametrize("legacy", [False, True])
 @pytest.mark.parametrize("name", ["one.ckpt", "n" * 230 + ".ckpt"])
 def test_a_hidden_file_is_read_by_what_it_is(
-    root: Path, tmp_path: Path, kept: Path, name: str, legacy: bool
+    root: Path, tmp_path: Path, kept: Path, name: str, *, legacy: bool
 ) -> None:
     """Its name says nothing of its container, and may have been cut to fit. So it is found again in any case."""
     path = root / name

@@ -231,6 +231,16 @@ def test_a_keeper_that_cannot_be_read_is_away(as_other_user: bytes, *, stopped: 
     kept.parent.chmod(0o700)
 
 
+def test_a_keeper_that_lorad_fails_at_by_a_mistake_is_away(
+    life: Life, kept: Path, key: tuple[bytes, bytes]
+) -> None:
+    life.engine._presence._mistake = lambda path, traceback: None
+    life.engine._presence.set_aside(os.fsencode(kept), "a mistake")
+    assert (names(life, key), why(life, key)) == (set(), "away")
+    life.touch(kept)
+    assert (names(life, key), why(life, key)) == ({"kept.safetensors"}, "")
+
+
 def test_a_keeper_out_of_view_is_away(life: Life, root: Path, kept: Path, key: tuple[bytes, bytes]) -> None:
     """Its root was taken out, or is not there."""
     life.stop()
