@@ -156,8 +156,8 @@ class Files:
         self._restored: set[int] = set()
         #: How many names in view have each status.
         self.counts: Counter[Status] = Counter()
-        #: How many files of each layout are still being told apart.
-        self.grouped: Counter[int | None] = Counter()
+        #: How many files of each layout are still being told apart, hidden ones too; None if that is not known yet.
+        self.untold: Counter[int | None] = Counter()
         #: Bytes of all files in view that are read or were, each inode once.
         self.bytes_total = 0
         #: Whether `load` put other files into view than were in it before.
@@ -194,7 +194,7 @@ class Files:
         self._restored = set(self.by_id)
         for file in self:
             self._count(file, 1)
-            self._count_grouped(file, 1)
+            self._count_untold(file, 1)
             if file.names and (key := file.twin_key) is not None:
                 self.twins.setdefault(key, {})[file.id] = file
             if file.was is not None:
@@ -227,14 +227,15 @@ class Files:
     def _new(self, identity: Identity) -> File:
         file = self.by_id[self._next] = File(self._next, identity)
         self._next += 1
+        self._count_untold(file, 1)
         self.changed(file)
         return file
 
     def set_status(self, file: File, status: Status) -> None:
         self._count(file, -1)
-        self._count_grouped(file, -1)
+        self._count_untold(file, -1)
         file.status = status
-        self._count_grouped(file, 1)
+        self._count_untold(file, 1)
         self._count(file, 1)
         self.changed(file)
 
@@ -312,9 +313,11 @@ class Files:
         self._moved, self._stirred = set(), set()
         return moved
 
-    def _count_grouped(self, file: File, sign: int) -> None:
-        if file.status is Status.GROUPED:
-            self.grouped[file.layout] += sign
+    def _count_untold(self, file: File, sign: int) -> None:
+        if file.status is Status.PENDING:
+            self.untold[None] += sign
+        elif file.status is Status.GROUPED:
+            self.untold[file.layout] += sign
 
     def _count(self, file: File, sign: int) -> None:
         if names := len(file.names):
@@ -430,7 +433,7 @@ class Files:
         if file.was is not None:
             self._forget_unread(file, file.was)
             self._stirred.add(file.was)
-        self._count_grouped(file, -1)
+        self._count_untold(file, -1)
         del self.by_id[file.id]
         if self._by_inode.get((file.identity.dev, file.identity.ino)) is file:
             del self._by_inode[file.identity.dev, file.identity.ino]

@@ -181,6 +181,27 @@ def test_a_keeper_that_is_read_anew_or_copied_is_not_gone(
     assert key in life.engine.dirty_weights()
 
 
+def test_a_keeper_is_known_when_what_is_hidden_for_it_was_read(
+    life: Life, root: Path, kept: Path, key: tuple[bytes, bytes]
+) -> None:
+    """After the catalogue was thrown away: until then nothing says which file it is."""
+    moved = root / "sub" / "moved.safetensors"
+    os.rename(kept, moved)
+    life.kill()
+    shutil.rmtree(life.state)
+    life = Life(life.state, [root], view=True).settle()
+    life.machinery.holds = True
+    hidden = hidden_name(root / "one.safetensors")
+    life.engine.hide(os.fsencode(root / "one.safetensors"), os.fsencode(hidden))
+    assert (names(life, key), why(life, key, kept)) == (set(), "settling")
+    life.machinery.holds = False
+    while life.engine.files.untold[None]:
+        life.engine.step(0)
+    assert (names(life, key), why(life, key, kept)) == (set(), "settling")
+    life.settle()
+    assert (names(life, key), why(life, key, kept)) == ({"moved.safetensors"}, "")
+
+
 def test_a_keeper_that_waits_to_settle_is_known_until_then(
     life: Life, root: Path, kept: Path, key: tuple[bytes, bytes]
 ) -> None:

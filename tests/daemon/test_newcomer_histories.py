@@ -360,7 +360,7 @@ class Newcomers(RuleBasedStateMachine):
         assert files.counts == Counter(file.status for file in files.by_path.values())
         inodes = {version.file: self.path(name).stat().st_size for name, version in self.now.items()}
         assert files.bytes_total == sum(inodes.values())
-        assert not any(files.grouped.values())
+        assert not any(files.untold.values())
         assert not files.unread
         active = {path: active for path, _, active, _ in self.life.catalog.names()}
         assert active == {**dict.fromkeys(files.by_path, 1), **dict.fromkeys(files.hidden, 2)}
