@@ -156,7 +156,7 @@ class Files:
         self._restored: set[int] = set()
         #: How many names in view have each status.
         self.counts: Counter[Status] = Counter()
-        #: How many files of each layout are still being told apart, hidden ones too; None if that is not known yet.
+        #: How many files of each layout are being told apart, hidden ones too; None if that is not known yet.
         self.untold: Counter[int | None] = Counter()
         #: Bytes of all files in view that are read or were, each inode once.
         self.bytes_total = 0
