@@ -135,8 +135,9 @@ class Files:
         self._by_inode: dict[tuple[int, int], File] = {}
         #: Files in view of the same weights, by layout and weights, then by number.
         self.twins: dict[tuple[int, bytes], dict[int, File]] = {}
-        #: Files in `twins` that are new there, or have got company or lost the last, since they were taken.
-        self._companions: list[File] = []
+        #: Files in `twins` that are new there, or have got company or lost the last, until they are shown as what
+        #: they are now.
+        self.companions: list[File] = []
         #: Numbers of files that may hold these weights still, as their inode or name did; see `File.was`.
         self.unread: dict[Weights, set[int]] = {}
         #: Weights of which a name was lost, gained or changed since they were taken: by the number of the layout,
@@ -155,8 +156,8 @@ class Files:
         self._restored: set[int] = set()
         #: How many names in view have each status.
         self.counts: Counter[Status] = Counter()
-        #: How many files of each layout are still being told apart.
-        self.grouped: Counter[int | None] = Counter()
+        #: How many files of each layout are being told apart, hidden ones too; None if that is not known yet.
+        self.untold: Counter[int | None] = Counter()
         #: Bytes of all files in view that are read or were, each inode once.
         self.bytes_total = 0
         #: Whether `load` put other files into view than were in it before.
@@ -173,39 +174,35 @@ class Files:
         wake: list[bytes] = []
         sleep: list[bytes] = []
         for path, number, active, config in self._catalog.names():
-            file = records.get(number)
-            wanted = file is not None and (active == _HIDDEN or under(path))
+            file, hidden = records.get(number), active == _HIDDEN
+            wanted = file is not None and (hidden or under(path))
             if file is not None and wanted:
-                self._take_up(file, path, config, hidden=active == _HIDDEN)
+                if number not in self.by_id:
+                    self.by_id[number] = file
+                    if not file.passed_over:
+                        self._by_inode[file.identity.dev, file.identity.ino] = file
+                (file.aside if hidden else file.names).append(path)
+                (self.hidden if hidden else self.by_path)[path] = file
+                if not hidden:
+                    self._place(path, 1)
+                if config is not None:
+                    self.configs[path] = config
             elif file is not None and active:
                 self._loses(file, path)
             if wanted != bool(active):
                 (wake if wanted else sleep).append(path)
         self._restored = set(self.by_id)
         for file in self:
-            self._joins(file)
-            self._count_grouped(file, 1)
+            self._count(file, 1)
+            self._count_untold(file, 1)
+            if file.names and (key := file.twin_key) is not None:
+                self.twins.setdefault(key, {})[file.id] = file
             if file.was is not None:
                 self.unread.setdefault(file.was, set()).add(file.id)
-        self._companions.clear()
-        self._moved.clear()
         self._catalog.set_active(1, wake)
         self._catalog.set_active(0, sleep)
         self.held.save()
         self.view_changed = bool(wake or sleep)
-
-    def _take_up(self, file: File, path: bytes, config: bytes | None, *, hidden: bool) -> None:
-        if file.id not in self.by_id:
-            self.by_id[file.id] = file
-            if not file.passed_over:
-                self._by_inode[file.identity.dev, file.identity.ino] = file
-        if hidden:
-            file.aside.append(path)
-            self.hidden[path] = file
-            return
-        self._appears(file, path)
-        if config is not None:
-            self.configs[path] = config
 
     def at_inode(self, identity: Identity) -> File | None:
         """The record of this inode, in whatever state it was when it was last seen."""
@@ -230,14 +227,15 @@ class Files:
     def _new(self, identity: Identity) -> File:
         file = self.by_id[self._next] = File(self._next, identity)
         self._next += 1
+        self._count_untold(file, 1)
         self.changed(file)
         return file
 
     def set_status(self, file: File, status: Status) -> None:
         self._count(file, -1)
-        self._count_grouped(file, -1)
+        self._count_untold(file, -1)
         file.status = status
-        self._count_grouped(file, 1)
+        self._count_untold(file, 1)
         self._count(file, 1)
         self.changed(file)
 
@@ -298,21 +296,16 @@ class Files:
             if len(twins) == 2:
                 # The one that was met first is the first, whichever was told apart before the other.
                 self.twins[key] = twins = dict(sorted(twins.items()))
-            self._companions += twins.values() if len(twins) == 2 else [file]
+            self.companions += twins.values() if len(twins) == 2 else [file]
 
     def _parts(self, file: File) -> None:
         """A file is not in view any more, or nothing certain is known of it."""
         if (key := file.twin_key) is not None and (twins := self.twins.get(key)) and twins.pop(file.id, None):
             self._moved.add(key)
             if len(twins) == 1:
-                self._companions += twins.values()
+                self.companions += twins.values()
             elif not twins:
                 del self.twins[key]
-
-    def take_companions(self) -> list[File]:
-        """Files that may be duplicates of another one in view now, or of none any more, since the last time."""
-        companions, self._companions = self._companions, []
-        return companions
 
     def take_moved(self, signature: Callable[[int], bytes]) -> set[Weights]:
         """Weights of which a name was lost, gained or changed since the last time."""
@@ -320,20 +313,20 @@ class Files:
         self._moved, self._stirred = set(), set()
         return moved
 
-    def _count_grouped(self, file: File, sign: int) -> None:
-        if file.status is Status.GROUPED:
-            self.grouped[file.layout] += sign
+    def _count_untold(self, file: File, sign: int) -> None:
+        if file.status is Status.PENDING:
+            self.untold[None] += sign
+        elif file.status is Status.GROUPED:
+            self.untold[file.layout] += sign
 
     def _count(self, file: File, sign: int) -> None:
-        self.counts[file.status] += sign * len(file.names)
-        if file.names and file.status is not Status.IGNORED:
-            self.bytes_total += sign * file.identity.size
+        if names := len(file.names):
+            self.counts[file.status] += sign * names
+            if file.status is not Status.IGNORED:
+                self.bytes_total += sign * file.identity.size
 
     def name(self, file: File, path: bytes) -> None:
-        self._appears(file, path)
         self._new_names[path] = file.id
-
-    def _appears(self, file: File, path: bytes) -> None:
         self._count(file, -1)
         file.names.append(path)
         self._count(file, 1)
@@ -440,7 +433,7 @@ class Files:
         if file.was is not None:
             self._forget_unread(file, file.was)
             self._stirred.add(file.was)
-        self._count_grouped(file, -1)
+        self._count_untold(file, -1)
         del self.by_id[file.id]
         if self._by_inode.get((file.identity.dev, file.identity.ino)) is file:
             del self._by_inode[file.identity.dev, file.identity.ino]

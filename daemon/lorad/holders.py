@@ -89,7 +89,7 @@ class Holders:
             return "away"
         if any(file.status in _UNTOLD and file.layout in (None, number) for file in unread):
             return "reading"
-        if self._presence.sweeping or self._files.counts[Status.PENDING] or self._files.grouped[number]:
+        if self._presence.sweeping or self._files.untold[None] or self._files.untold[number]:
             return "settling"
         return ""
 

@@ -89,7 +89,7 @@ class Knowledge:
         self._loading = False
         for file in self._files:
             # While others were still to be loaded, that was not certain.
-            if file.status is Status.UNIQUE:
+            if file.status is Status.UNIQUE and (file.was is not None or file.fresh == 1):
                 self._files.told_apart(file)
         # Where all were at hand while they were all asked for, from now on it is some.
         self.forget_layouts()
@@ -124,14 +124,16 @@ class Knowledge:
                         continue
                     with nullcontext() if self._loading else self._about(changed.path):
                         self._change(changed, status, key)
-        self.show_companions()
+        if self._files.companions:
+            self.show_companions()
 
     def show_companions(self, *, news: bool = True) -> None:
         """Show files as duplicates or as unique, by whether another one in view has their weights.
 
         Without `news`, nothing is told of those that are duplicates since.
         """
-        for file in self._files.take_companions():
+        companions, self._files.companions = self._files.companions, []
+        for file in companions:
             if file.id in self._files.by_id and file.status in (Status.UNIQUE, Status.DUPLICATE):
                 self._show(file, self._shown(file), file.signature, news=news)
 

@@ -183,12 +183,16 @@ class Presence:
             hidden.error = OUR_MISTAKE
             self._do(self._library.failed(hidden.id))
             return
+        was = self._files.weights_of(known) if known is not None else None
         if known is not None and not known.passed_over:
             for name in list(known.names):
                 self.drop(name)
         elif known is not None:
             self.drop(path)
-        self._files.name(self._files.pass_over(identity, Status.FAILED, OUR_MISTAKE), path)
+        failed = self._files.pass_over(identity, Status.FAILED, OUR_MISTAKE)
+        self._files.name(failed, path)
+        # It is as it was, for all that is known.
+        self._files.may_be(failed, was)
         self._tell(FileFailedEvent(path, OUR_MISTAKE))
 
     def touched(self, path: bytes) -> None:
@@ -555,8 +559,9 @@ class Presence:
                 self._look_at_hidden(path)
             elif not self.put_off(path) and (seen := look(path, follow=self._follow)) is not None:
                 self._see(seen, fresh=False, swept=False)
-        # Another file may be a duplicate of none any more, or of one that has a name again.
-        self._do([])
+        if self._files.companions:
+            # Another file may be a duplicate of none any more, or of one that has a name again.
+            self._do([])
 
     def forget(self, file: File) -> None:
         """Drop a file and its names."""

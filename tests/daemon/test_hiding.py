@@ -17,7 +17,8 @@ from lorad.catalog.views import connect
 from lorad.library import Status
 from lorad.pipeline.protocol import Publish
 from lorad.publish.publisher import Publisher
-from tests.daemon.inline import Life, write
+from tests.builders.write import save_checkpoint
+from tests.daemon.inline import Life, weights, write
 
 
 @pytest.fixture
@@ -211,6 +212,26 @@ def test_what_is_freed_or_removed_is_forgotten_and_its_name_is_not(life: Life, r
         hidden = hide(life, path)
         hidden.unlink()
         life.engine.show(os.fsencode(hidden), None)
+    check(life, root)
+
+
+@pytest.mark.parametrize("legacy", [False, True])
+@pytest.mark.parametrize("name", ["one.ckpt", "n" * 230 + ".ckpt"])
+def test_a_hidden_file_is_read_by_what_it_is(
+    root: Path, tmp_path: Path, kept: Path, name: str, *, legacy: bool
+) -> None:
+    """Its name says nothing of its container, and may have been cut to fit. So it is found again in any case."""
+    path = root / name
+    save_checkpoint(str(path), weights(1), legacy=legacy)
+    hidden = root / f".{name[:200]}.aside-0123abcd-1"
+    os.rename(path, hidden)
+    for each in ("one", "two"):
+        (root / f"{each}.safetensors").unlink()
+    life = Life(tmp_path / "state", [root])
+    life.engine.hide(os.fsencode(path), os.fsencode(hidden))
+    life.settle()
+    assert life.file(kept).weights == life.engine.files.hidden[os.fsencode(hidden)].weights is not None
+    assert life.status(kept) is Status.UNIQUE
     check(life, root)
 
 

@@ -181,6 +181,27 @@ def test_a_keeper_that_is_read_anew_or_copied_is_not_gone(
     assert key in life.engine.dirty_weights()
 
 
+def test_a_keeper_is_known_when_what_is_hidden_for_it_was_read(
+    life: Life, root: Path, kept: Path, key: tuple[bytes, bytes]
+) -> None:
+    """After the catalogue was thrown away: until then nothing says which file it is."""
+    moved = root / "sub" / "moved.safetensors"
+    os.rename(kept, moved)
+    life.kill()
+    shutil.rmtree(life.state)
+    life = Life(life.state, [root], view=True).settle()
+    life.machinery.holds = True
+    hidden = hidden_name(root / "one.safetensors")
+    life.engine.hide(os.fsencode(root / "one.safetensors"), os.fsencode(hidden))
+    assert (names(life, key), why(life, key, kept)) == (set(), "settling")
+    life.machinery.holds = False
+    while life.engine.files.untold[None]:
+        life.engine.step(0)
+    assert (names(life, key), why(life, key, kept)) == (set(), "settling")
+    life.settle()
+    assert (names(life, key), why(life, key, kept)) == ({"moved.safetensors"}, "")
+
+
 def test_a_keeper_that_waits_to_settle_is_known_until_then(
     life: Life, root: Path, kept: Path, key: tuple[bytes, bytes]
 ) -> None:
@@ -229,6 +250,16 @@ def test_a_keeper_that_cannot_be_read_is_away(as_other_user: bytes, *, stopped: 
     assert names(life, key) == {"kept.safetensors"}
     assert why(life, key, kept.with_name("unknown.safetensors")) == "away"
     kept.parent.chmod(0o700)
+
+
+def test_a_keeper_that_lorad_fails_at_by_a_mistake_is_away(
+    life: Life, kept: Path, key: tuple[bytes, bytes]
+) -> None:
+    life.engine._presence._mistake = lambda path, traceback: None
+    life.engine._presence.set_aside(os.fsencode(kept), "a mistake")
+    assert (names(life, key), why(life, key)) == (set(), "away")
+    life.touch(kept)
+    assert (names(life, key), why(life, key)) == ({"kept.safetensors"}, "")
 
 
 def test_a_keeper_out_of_view_is_away(life: Life, root: Path, kept: Path, key: tuple[bytes, bytes]) -> None:

@@ -67,6 +67,31 @@ def test_version_1_keeps_what_it_has_and_takes_hashes(tmp_path: Path) -> None:
     other.close()
 
 
+def test_version_5_knows_the_weights_of_duplicates_and_all_are_old(tmp_path: Path) -> None:
+    """What was guessed of names and inodes goes, with its tables."""
+    old = sqlite3.connect(tmp_path / CATALOGUE)
+    for script in MIGRATIONS[:5]:
+        old.executescript(script)
+    old.execute("PRAGMA user_version = 5")
+    rest = (3, None, 8, "safetensors", b"r", b"s" * 32, 0.5, None, 0, 0, b"/b\0/c", b"extents")
+    for number, status in enumerate(("unique", "duplicate"), start=1):
+        values = (number, 1, 2, 10, 20, 30, 40, status, *rest)
+        old.execute(f"INSERT INTO files VALUES ({', '.join('?' * len(values))})", values)
+    old.execute("INSERT INTO newcomers VALUES (?, 1, 2, 3)", (b"/a",))
+    old.execute("INSERT INTO held VALUES (?, ?, 4.0)", (b"/a", b"s" * 32))
+    old.execute("INSERT INTO meta VALUES ('known_since', x''), ('acts', 1)")
+    old.commit()
+    old.close()
+    catalog = Catalog(str(tmp_path))
+    found = [(row.status, row.weights, row.was, row.fresh, row.extents) for row in catalog.rows()]
+    assert found == [("unique", None, None, 0, b"extents"), ("duplicate", b"s" * 32, None, 0, b"extents")]
+    assert (catalog.held_at(b"/a"), catalog.number("acts")) == ([], 0)
+    catalog.close()
+    with sqlite3.connect(tmp_path / CATALOGUE) as new:
+        assert not {("table", name) for name in ("newcomers", "departed", "held")} & tables(new)
+    new.close()
+
+
 def test_hashes_go_with_their_file(tmp_path: Path) -> None:
     catalog = Catalog(str(tmp_path))
     for file in (1, 2):
