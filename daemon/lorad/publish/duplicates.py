@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from bisect import insort
 from collections import defaultdict
-from collections.abc import Container, Sequence
+from collections.abc import Container, Mapping, Sequence
 from typing import NamedTuple
 
 from lorad.blocks.room import Room
 from lorad.catalog.views import TOLD, Name
 from lorad.library.keepers import Choice, Copy, Rules, choose, level_of
+
+
+#: Nearly all files have none, and an empty dict for each takes 64 bytes.
+_NONE: Mapping[bytes, bytes] = {}
 
 
 class File:
@@ -24,16 +28,17 @@ class File:
         self.facts = facts
         self.layout = layout
         self.names: list[bytes] = []
-        self.configs: dict[bytes, bytes] = {}
+        self.configs = _NONE
 
     def add(self, name: Name) -> None:
         insort(self.names, name.path)
         if name.config is not None:
-            self.configs[name.path] = name.config
+            self.configs = {**self.configs, name.path: name.config}
 
     def remove(self, path: bytes) -> None:
         self.names.remove(path)
-        self.configs.pop(path, None)
+        if path in self.configs:
+            self.configs = {name: config for name, config in self.configs.items() if name != path}
 
     @property
     def told(self) -> bool:
