@@ -10,12 +10,12 @@ import resource
 
 from loracore.errors import UsageError
 
-#: The least to work with: about forty for the daemon itself, some for actions on files, the others for clients.
-_LEAST = 96
+#: The least to work with: about forty for the daemon itself, some for actions on files and jobs, half for clients.
+_LEAST = 128
 #: As in the unit. More is of no use, and other programs that jobs start may be slow with it.
 _WANTED = 65536
 #: Clients at most, and descriptors for each of them.
-_CLIENTS, _SHARE = 4096, 4
+_CLIENTS, _SHARE = 4096, 2
 
 
 def raise_limit() -> None:

@@ -71,6 +71,9 @@ class Newcomers(RuleBasedStateMachine):
         self.unknown: dict[tuple[str | int, int], set[int]] = defaultdict(set)
         #: Whether a version was met as new; None where that is not certain.
         self.new: dict[int, bool | None] = {}
+        #: Versions that were given back, and names and inodes of those that were lost before all was at rest.
+        self.returned: set[int] = set()
+        self.unread: set[str | int] = set()
         self.dirty: list[str] = []
         #: Open files, so that no number of an inode is given again.
         self.open: list[int] = []
@@ -104,7 +107,10 @@ class Newcomers(RuleBasedStateMachine):
         while time.clock_gettime_ns(_FILE_TIMES) == now:
             pass  # What is done next has other times.
         self.dirty.append(name)
-        path = self.path(name)
+        path, before = self.path(name), self.now.get(name)
+        if before is not None and before.number not in self.new and before.number in self.returned:
+            # It may not have been read since it was given back, so it may have been anything.
+            self.unread |= {name, before.ino}
         if not path.exists():
             self.now.pop(name, None)
             return
@@ -153,6 +159,8 @@ class Newcomers(RuleBasedStateMachine):
         self.contents[ino] = content
         for other in [other for other, version in self.now.items() if version.ino == ino]:
             self.see(other)
+        for aside, version in self.hidden.items():
+            self.hidden[aside] = version._replace(content=self.contents[version.ino])
 
     @rule(number=numbers, name=names)
     def move(self, number: int, name: str) -> None:
@@ -229,6 +237,7 @@ class Newcomers(RuleBasedStateMachine):
         self.life.engine.show(os.fsencode(self.path(aside)), os.fsencode(self.path(name)))
         assert len(self.life.found) == found, "it is no news"
         self.see(name)
+        self.returned.add(self.count)
 
     @rule(number=numbers)
     def free(self, number: int) -> None:
@@ -345,6 +354,7 @@ class Newcomers(RuleBasedStateMachine):
                 unknown = [(key, version.content[1]) for key in (name, version.ino)]
                 certain = all(self.maybe[key] == own for key in keys)
                 certain &= all(self.unknown[key] == own for key in unknown)
+                certain &= self.unread.isdisjoint((name, version.ino))
                 assert not certain, (name, "it is new")
         self.compare_books()
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 from typing import Any
 
+from loracore.jobs.finding import needed, ours
 from lorakit.api import (
     bake,
     compare,
@@ -30,6 +31,7 @@ __all__ = [
 Path = str | bytes | os.PathLike[str]
 
 
+@needed(ours("hashes"))
 def hashes(path: Path) -> dict[str, Any]:
     """All identity hashes of a file, by the fields of `loracore.jobs.hashes.HashesResult`. Raises FileError."""
     from loracore.jobs.frame import Alone  # noqa: PLC0415 - each function loads what it needs
@@ -41,6 +43,7 @@ def hashes(path: Path) -> dict[str, Any]:
     return found
 
 
+@needed(ours("metadata"))
 def metadata(path: Path, *, values: bool = False) -> dict[str, Any]:
     """What a file is and says about itself, by the fields of `loracore.jobs.metadata`.
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, TypedDict
 import msgspec
 
 from loracore.errors import UsageError
+from loracore.jobs.finding import needed, ours
 from loracore.jobs.frame import Alone
 
 if TYPE_CHECKING:
@@ -49,6 +50,7 @@ class PcaResults(TypedDict):
     faults: dict[str, str]
 
 
+@needed(ours("importance"))
 def importance(path: Path, **options: Any) -> dict[str, Any]:
     """Statistics of each module and what the blocks weigh, by the fields of `ImportanceResult`.
 
@@ -62,6 +64,7 @@ def importance(path: Path, **options: Any) -> dict[str, Any]:
     return found
 
 
+@needed(ours("spectrum"))
 def spectrum(path: Path, *, svd_limit: int | None = None) -> dict[str, Any]:
     """Singular values of each module's ΔW, by the fields of `SpectrumResult`. Raises FileError and UsageError."""
     from loracore.jobs.plain import plain  # noqa: PLC0415
@@ -72,6 +75,7 @@ def spectrum(path: Path, *, svd_limit: int | None = None) -> dict[str, Any]:
     return found
 
 
+@needed(ours("pca"))
 def pca(path: Path, n_components: int = 10) -> PcaResults:
     """Principal components of each layer, columns standardised, in double precision.
 
@@ -103,6 +107,7 @@ def pca(path: Path, n_components: int = 10) -> PcaResults:
     }
 
 
+@needed(ours("plot"))
 def plot(kind: Kind, paths: Path | Sequence[Path], output: Path, *, threshold: float = 0.9) -> None:
     """Draw a picture into `output`, PNG or SVG by its suffix; a file of that name is replaced.
 
@@ -119,6 +124,7 @@ def plot(kind: Kind, paths: Path | Sequence[Path], output: Path, *, threshold: f
     write_whole(output, run(parameters, _alone()).image)
 
 
+@needed(ours("resize"))
 def resize(
     path: Path,
     output: Path,
@@ -144,6 +150,7 @@ def resize(
     return _written(run, ResizeParameters, output, options, path=_absolute(path))
 
 
+@needed(ours("merge"))
 def merge(paths: Path | Sequence[Path], output: Path, **options: Any) -> dict[str, Any]:
     """Write several LoRAs as one into `output`; what became of it, by the fields of `Changed`.
 
@@ -159,6 +166,7 @@ def merge(paths: Path | Sequence[Path], output: Path, **options: Any) -> dict[st
     return _written(run, MergeParameters, output, options, paths=_listed(paths), **lists)
 
 
+@needed(ours("convert"))
 def convert(path: Path, output: Path, *, to: Convention | None = None, **options: Any) -> dict[str, Any]:
     """Write a LoRA under another convention's names, in another dtype or container, by the fields of `Changed`.
 
@@ -171,6 +179,7 @@ def convert(path: Path, output: Path, *, to: Convention | None = None, **options
     return _written(run, ConvertParameters, output, options, path=_absolute(path), to=to)
 
 
+@needed(ours("bake"))
 def bake(paths: Path | Sequence[Path], base: Path, output: Path, **options: Any) -> dict[str, Any]:
     """Merge LoRAs into a base model, which stays as it is, by the fields of `Changed`.
 
@@ -184,6 +193,7 @@ def bake(paths: Path | Sequence[Path], base: Path, output: Path, **options: Any)
     return _written(run, BakeParameters, output, options, paths=_listed(paths), base=_absolute(base))
 
 
+@needed(ours("compare"))
 def compare(base: Path, finetuned: Path, output: Path, **options: Any) -> dict[str, Any]:
     """Compare two models into the folder `output`, by the fields of `CompareResult`.
 
@@ -196,6 +206,7 @@ def compare(base: Path, finetuned: Path, output: Path, **options: Any) -> dict[s
     return _written(run, CompareParameters, output, options, **models)
 
 
+@needed(ours("extract"))
 def extract(base: Path, finetuned: Path, output: Path, *, rank: int, **options: Any) -> dict[str, Any]:
     """The difference of two models as a LoRA in the folder `output`, by the fields of `ExtractResult`.
 
@@ -208,6 +219,7 @@ def extract(base: Path, finetuned: Path, output: Path, *, rank: int, **options: 
     return _written(run, ExtractParameters, output, options, rank=rank, **models)
 
 
+@needed(ours("report"))
 def report(path: Path) -> dict[str, Any]:
     """What a folder says that `compare` or `extract` wrote, by the fields of `ReportResult`. Raises FileError."""
     from loracore.jobs.plain import plain  # noqa: PLC0415

@@ -31,8 +31,9 @@ _HELD, _WAITING = 64 << 20, 32 << 20
 _MESSAGES, _FEW = 10_000, 500
 #: Topics of one subscriber, and bytes of each. There are some twenty kinds of events.
 _TOPICS, _TOPIC = 64, 64
-#: Seconds for which a connection has to be idle to be closed for another one.
-_IDLE = 1.0
+#: Seconds for which a connection has to be idle to be closed for another one, and those for which none is accepted
+#: where none is idle.
+_IDLE, _REST = 0.25, 0.1
 #: Seconds between two lines of the log about clients that were turned away.
 _QUIET = 60.0
 _CREDENTIALS = struct.Struct("3i")
@@ -91,7 +92,8 @@ class Clients:
         #: Those that want events.
         self.subscribers: dict[Connection, None] = {}
         self._held = self._waiting = 0
-        self._paused = False
+        #: Until when no client is accepted.
+        self._paused: float | None = None
         self._turned_away, self._next_word = 0, 0.0
         for descriptor in self._listeners:
             self.watch(descriptor)
@@ -108,6 +110,10 @@ class Clients:
     def turn(self, timeout: float) -> Iterator[tuple[Connection, list[bytes]]]:
         """What clients have sent, waiting up to `timeout` seconds for something to happen."""
         unread, self._unread = self._unread, {}
+        if self._paused is not None:
+            timeout = min(timeout, _REST)
+            if time.monotonic() >= self._paused:
+                self._pause(None)
         for descriptor, events in self._epoll.poll(0 if unread else timeout):
             connection = self._connections.get(descriptor)
             if descriptor in self._listeners:
@@ -122,7 +128,7 @@ class Clients:
                 yield from self._messages(connection)
 
     def tick(self) -> None:
-        """What is done each second: sockets that somebody removed are made anew, and clients are let in again."""
+        """To be called each second: sockets that somebody removed are made anew."""
         for descriptor, (listener, name) in list(self._listeners.items()):
             if (renewed := self._place.renewed(name)) is not None:
                 self._accept(listener, name)
@@ -131,8 +137,7 @@ class Clients:
                 listener.close()
                 self._listeners[renewed.fileno()] = renewed, name
                 self.watch(renewed.fileno())
-        if self._paused:
-            self._pause(False)
+                self._pause(None)
 
     def send(self, connection: Connection, frames: list[bytes]) -> None:
         """Send a message, now or as soon as the client reads. Nothing where the connection has ended."""
@@ -184,7 +189,7 @@ class Clients:
     def _accept(self, listener: socket.socket, name: str) -> None:
         for _ in range(_TURN):
             if len(self._connections) >= self._most and not self._make_room():
-                self._pause(True)
+                self._pause(time.monotonic() + _REST)
                 return
             try:
                 client, _ = listener.accept()
@@ -194,7 +199,7 @@ class Clients:
                 if error.errno != errno.ECONNABORTED:
                     self._tell(f"no client is let in: {error.strerror}; raise LimitNOFILE= or ulimit -n")
                     self._make_room()
-                    self._pause(True)
+                    self._pause(time.monotonic() + _REST)
                 return
             client.setblocking(False)
             connection = Connection(client, name, self._place)
@@ -213,12 +218,11 @@ class Clients:
         self._drop(oldest)
         return True
 
-    def _pause(self, paused: bool) -> None:
-        """Let clients wait at the door until the next tick, or not any more."""
-        if paused != self._paused:
-            self._paused = paused
-            for descriptor in self._listeners:
-                self._epoll.modify(descriptor, 0 if paused else select.EPOLLIN)
+    def _pause(self, until: float | None) -> None:
+        """Let clients wait at the door for a moment, or not any more."""
+        self._paused = until
+        for descriptor in self._listeners:
+            self._epoll.modify(descriptor, 0 if until is not None else select.EPOLLIN)
 
     def _received(self, connection: Connection) -> bool:
         """Whether something was read; a connection that has ended is dropped."""

@@ -128,11 +128,12 @@ class ActingProcess:
         self.token = ""
 
     def ask(self, wish: Wish, progress: Progress = silent) -> list[Result]:
-        """Have a wish carried out; nothing where it died over it, once what was begun is repaired.
+        """Have a wish carried out. What it died over is asked again, once what was begun is repaired.
 
-        Raises StateError: nothing can be done now.
+        But for orders, of which some may be done: then it gives nothing. Raises StateError: nothing can be done now.
         """
-        if self._process is None:
+        if self._process is None or self._process.poll() is not None:
+            self.dismiss()
             self.start()
         assert self._process is not None
         with suppress(BrokenPipeError):
@@ -155,7 +156,7 @@ class ActingProcess:
             self._deaths = 0
             raise StateError("the process that acts on files keeps dying; its messages above say why")
         self.start()
-        return []
+        return [] if isinstance(wish, Apply) else self.ask(wish, progress)
 
     def start(self) -> None:
         """Start it, which repairs what was interrupted. Raises StateError."""

@@ -61,11 +61,11 @@ class Place(NamedTuple):
 
 
 class Refusals:
-    """For one thread. `locks`: of the roots; without them, no other lorad is looked for."""
+    """For one thread. `locks`: of the roots; without them, other lorads are looked for and no root is taken."""
 
     def __init__(self, state_dir: str, locks: RootLocks | None = None) -> None:
         self._state_dir = os.fsencode(state_dir)
-        self.locks = locks
+        self.locks = locks or RootLocks("")
         self._mounts = Mounted()
         self._abilities = Abilities()
         self.aliases = Aliases(self._mounts)
@@ -241,7 +241,7 @@ class Refusals:
                 error = access_error(folder, os.W_OK | os.X_OK)
                 locked = is_locked(folder, status)
                 root = next((root for root in self._roots if is_inside(folder, root)), b"")
-                lock = self.locks.refusal(folder) if self.locks is not None and root else ""
+                lock = self.locks.refusal(folder) if root else ""
                 covered = self._mounts.covered(folder, mount)
                 self._places[folder] = Place(folder, status, mount, error, locked, covered, root, lock)
         return self._places[folder]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import select
 import signal
@@ -10,12 +11,15 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 
+import msgspec
 import zmq
 
+from lorad.folders import made
 from lorad.pipeline.arena import Pulse
 from lorad.pipeline.launch import SOCKET, Child, Crew
 from lorad.pipeline.protocol import MAX_MESSAGE, Stop, ToChild, ToCore, decode_to_core, encode
 
+_LOG = logging.getLogger(__name__)
 #: Seconds that children have to end when asked to.
 _PATIENCE = 1.0
 
@@ -31,13 +35,7 @@ class Children:
         self._socket.set(zmq.MAXMSGSIZE, MAX_MESSAGE)
         self._socket.set(zmq.ROUTER_MANDATORY, 1)
         self._socket.set(zmq.SNDHWM, 0)
-        if os.path.lexists(SOCKET):
-            os.unlink(SOCKET)
-        before = os.umask(0o177)
-        try:
-            self._socket.bind(f"ipc://{SOCKET}")
-        finally:
-            os.umask(before)
+        self._bind()
         self._wake_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._poller = zmq.Poller()
         self._poller.register(self._socket, zmq.POLLIN)
@@ -56,15 +54,42 @@ class Children:
                 raise
 
     def received(self) -> Iterator[tuple[str, ToCore]]:
-        """What living children have sent, without waiting."""
+        """What living children have sent, without waiting. What others send, or is no message, is passed over."""
         while True:
             try:
-                address, frame = self._socket.recv_multipart(zmq.NOBLOCK)
+                address, *frames = self._socket.recv_multipart(zmq.NOBLOCK)
             except zmq.Again:
                 return
             name = self._speakers.get(address)
-            if name is not None:
-                yield name, decode_to_core(frame)
+            if name is None:
+                continue
+            try:
+                (frame,) = frames
+                message = decode_to_core(frame)
+            except (msgspec.MsgspecError, RecursionError, ValueError):
+                _LOG.warning("something else than the %s process sent what is no message", name)
+            else:
+                yield name, message
+
+    def stay_reachable(self) -> None:
+        """Bind the socket again where somebody removed it, as those do who tidy folders for temporary files.
+
+        Children that are connected stay so; those that are started later look for it by its name.
+        """
+        if not os.path.lexists(os.path.join(self._crew.folder, SOCKET)):
+            with suppress(OSError, zmq.ZMQError):
+                made(self._crew.folder)
+                os.chdir(self._crew.folder)
+                self._bind()
+
+    def _bind(self) -> None:
+        if os.path.lexists(SOCKET):
+            os.unlink(SOCKET)
+        before = os.umask(0o177)
+        try:
+            self._socket.bind(f"ipc://{SOCKET}")
+        finally:
+            os.umask(before)
 
     def wait(self, timeout: float) -> bool:
         """Wait up to `timeout` seconds for a message, a death or `wake`; whether some child has ended."""

@@ -204,7 +204,8 @@ class Machinery:
             self._dispatcher.loader_ready(_index(name))
 
     def _look_after(self, now: float) -> None:
-        """End the children that are not well."""
+        """End the children that are not well, and have all find us."""
+        self._children.stay_reachable()
         vitals = []
         for name, pid, pulse in self._children.alive():
             busy = self._busy(name)

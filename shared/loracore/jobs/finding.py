@@ -54,7 +54,7 @@ def load(place: Place) -> Job[Any, Any]:
     """The implementation. Raises MissingPackage where what it needs is not installed, and UsageError."""
     module, _, name = place.value.partition(":")
     try:
-        with _needed(place):
+        with needed(place):
             job = getattr(import_module(module), name)
     except AttributeError as error:
         raise UsageError(f"{place.name}: {place.value} is not there; install {place.distribution} anew") from error
@@ -68,7 +68,7 @@ def work(place: Place, parameters: bytes, context: Context) -> bytes:
 
     Raises what the job does, MissingPackage, and UsageError for parameters that are none.
     """
-    with _needed(place):
+    with needed(place):
         job = load(place)
         try:
             wanted = msgspec.msgpack.decode(parameters, type=job.parameters)
@@ -79,8 +79,13 @@ def work(place: Place, parameters: bytes, context: Context) -> bytes:
         return msgspec.msgpack.encode(job.run(wanted, context))
 
 
+def ours(name: str) -> Place:
+    """A job of lorad itself, for `needed`."""
+    return Place(name, "", _OURS)
+
+
 @contextmanager
-def _needed(place: Place) -> Iterator[None]:
+def needed(place: Place) -> Iterator[None]:
     """What a job needs: a module that is not there becomes a MissingPackage that names the remedy."""
     try:
         yield

@@ -34,8 +34,8 @@ class _Differ(Exception):
 def same_folders(kept_fd: int, gone_fd: int, *, progress: Progress = silent, most: int | None = None) -> str:
     """Why the second folder is not the same as the first; empty where it is. Both are open for reading.
 
-    `progress` counts bytes, and what it raises ends the comparison. Of files larger than `most` bytes the sizes are
-    compared alone.
+    `progress` counts bytes, and what it raises ends the comparison. Of files larger than `most` bytes the sizes
+    alone are compared.
     """
     if os.path.samestat(os.fstat(kept_fd), os.fstat(gone_fd)):
         return "both are one folder"

@@ -1,0 +1,152 @@
+"""Where files lie, for a real daemon: one storage under two names, two daemons, disks that come and go."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from loracore.control import ActionTaken
+from tests.integration.running import Running, running
+from tests.integration.test_daemon import lora
+from tests.unions import Union
+
+CASES = [
+    *[(kind, "delete") for kind in ("mergerfs-cache", "bindfs", "overlay-upper", "overlay-lower", "bind")],
+    *[("mergerfs-cache", action) for action in ("symlink", "hardlink", "quarantine")],
+]
+NAME = "style.safetensors"
+
+
+def dedupe(**settings: str) -> str:
+    return "\n".join(["[dedupe]", *(f"{key} = {value}" for key, value in settings.items())])
+
+
+def acted_on(daemon: Running, do: Callable[[], object]) -> bytes:
+    """The first name that is acted on by itself once this is done."""
+    with daemon.client() as client, client.events(["action"]) as events:
+        do()
+        told = next(iter(events)).event
+        assert isinstance(told, ActionTaken)
+        return told.path
+
+
+def unmount(daemon: Running, point: Path) -> None:
+    """It may be looked at just now, as by the canary, but nothing is kept open."""
+    for _ in range(20):
+        if not subprocess.run(["umount", point], check=False, capture_output=True).returncode:
+            return
+        daemon.settle()
+    raise AssertionError(f"{point} is kept open")
+
+
+def names(*folders: Path) -> list[Path]:
+    """The models in these folders, none of them a link."""
+    found = [path for folder in folders for path in sorted(folder.rglob("*.safetensors"))]
+    assert all(path.is_file() and not path.is_symlink() for path in found)
+    return found
+
+
+@pytest.mark.parametrize(("kind", "action"), CASES)
+def test_a_file_is_never_acted_on_for_itself(tmp_path: Path, union: Union, kind: str, action: str) -> None:
+    """Neither on request nor by itself, whatever shows it twice and whichever name the rules would keep."""
+    branch = tmp_path / "disk" / "branch"
+    branch.mkdir(parents=True)
+    lora(branch / NAME, 1)
+    pool = union(kind, branch)
+    for keep in (branch, pool):
+        tables = dedupe(action=f'"{action}"', keep=f"['path-prefix:{keep}', 'oldest']", grace='"0s"')
+        with running(tmp_path / f"lorad-{keep.name}", branch, pool, tables=tables) as daemon:
+            lora(branch / f"for {keep.name}.safetensors", len(keep.name))
+            daemon.settle()
+            with daemon.client() as client:
+                plan = client.plan_dedupe()
+                assert plan.steps == []
+                assert len(plan.skipped) >= 1
+                assert client.apply_dedupe().done == 0
+                assert list(client.history()) == []
+    seen = names(branch, pool)
+    assert len(seen) == 6
+    assert all(path.stat().st_size for path in seen)
+
+
+def test_a_branch_goes_on_being_seen_to(tmp_path: Path, union: Union) -> None:
+    """A copy within it is hidden by itself, and the file that it is a copy of stays, under both its names."""
+    branch = tmp_path / "disk" / "branch"
+    branch.mkdir(parents=True)
+    lora(branch / NAME, 1)
+    pool = union("mergerfs", branch)
+    tables = dedupe(action='"delete"', keep=f"['path-prefix:{branch}', 'oldest']")
+    with running(tmp_path / "lorad", branch, pool, tables=tables) as daemon:
+        copied = acted_on(daemon, lambda: shutil.copy(branch / NAME, branch / "copy.safetensors"))
+        assert os.path.basename(copied) == b"copy.safetensors"
+        daemon.settle()
+        assert names(branch, pool) == [branch / NAME, pool / NAME]
+
+
+def test_two_daemons_with_opposite_rules(tmp_path: Path) -> None:
+    """The second one only reports, and says so; it acts once the first has ended."""
+    roots = [tmp_path / "loras" / name for name in ("a", "b")]
+    for root in roots:
+        root.mkdir(parents=True)
+        for seed in range(3):
+            lora(root / f"{seed}.safetensors", seed)
+
+    def tables(keep: Path) -> str:
+        return dedupe(action='"delete"', keep=f"['path-prefix:{keep}', 'oldest']", grace='"0s"')
+
+    around = tmp_path / "loras"
+    with running(tmp_path / "one", around, tables=tables(roots[0])) as one:
+        newcomer = roots[1] / "new.safetensors"
+        acted_on(one, lambda: shutil.copy(roots[0] / "0.safetensors", newcomer))
+        (tmp_path / "two").mkdir()
+        with Running(tmp_path / "two", [around], tables=tables(roots[1])) as two:
+            two.settle()
+            with two.client() as client:
+                plan = client.plan_dedupe()
+                assert plan.steps == []
+                assert {row.reason.partition(" (")[0] for row in plan.skipped} == {"another lorad"}
+                assert any("is only reported on" in finding.text for finding in client.doctor().findings)
+            acted_on(one, lambda: shutil.copy(roots[0] / "1.safetensors", newcomer))
+            with one.client() as client:
+                assert client.apply_dedupe().done == 3
+            two.settle()
+            assert [path.parent for path in names(around)] == [roots[0]] * 3
+            with two.client() as client:
+                assert list(client.history()) == []
+            one.stop()
+            shutil.copy(roots[0] / "2.safetensors", roots[0] / "copy.safetensors")
+            two.settle()
+            with two.client() as client:
+                while not client.plan_dedupe().steps:
+                    # It believes for a second what it saw of the lock.
+                    two.settle()
+                assert client.apply_dedupe().done == 1
+            assert names(around) == [roots[0] / f"{seed}.safetensors" for seed in range(3)]
+        one.start()
+
+
+def test_an_acting_daemon_keeps_no_disk_from_being_unmounted(tmp_path: Path, disk: Callable[[str], str]) -> None:
+    """Nor from being mounted read-only; it is acted on again once it is back."""
+    source, root = Path(disk("ext4")), tmp_path / "root"
+    root.mkdir()
+    lora(source / NAME, 1)
+    mount = ["mount", "--bind", source, root]
+    subprocess.run(mount, check=True)
+    try:
+        with running(tmp_path / "lorad", root, tables=dedupe(action='"hardlink"')) as daemon:
+            shutil.copy(root / NAME, root / "copy.safetensors")
+            daemon.settle()
+            unmount(daemon, root)
+            daemon.settle()
+            subprocess.run(mount, check=True)
+            daemon.settle()
+            with daemon.client() as client:
+                client.apply_dedupe()
+            assert (root / NAME).samefile(root / "copy.safetensors")
+    finally:
+        subprocess.run(["umount", "--lazy", root], check=False)
