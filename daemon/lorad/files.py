@@ -33,7 +33,7 @@ class File:
     """One inode in one state, and what is known of it."""
 
     __slots__ = (
-        "arrangement", "aside", "base", "deaths", "error", "extents", "format", "fresh", "function", "id",
+        "arrangement", "aside", "base", "born", "deaths", "error", "extents", "format", "fresh", "function", "id",
         "identity", "layout", "metadata", "names", "news", "passed_over", "read_ns", "residue", "seconds",
         "signature", "status", "was", "weights",
     )  # fmt: skip
@@ -63,6 +63,8 @@ class File:
         self.weights: bytes | None = None
         #: What its inode or its name led to before, until it is told apart.
         self.was: Weights | None = None
+        #: When its inode was made, where that is known: its number may have been another file's.
+        self.born: int | None = None
         #: 0 for an old file, 1 for one that was met as a new one, 2 when that was told apart as well.
         self.fresh = 0
         #: Where its blocks lay when it was last looked at as a duplicate; see `lorad.blocks`.
@@ -78,7 +80,7 @@ class File:
         (
             number, dev, ino, size, mtime_ns, ctime_ns, read_ns, status, layout, arrangement, base, format_,
             residue, signature, seconds, error, deaths, passed_over, extents, function, weights, was, fresh,
-            metadata,
+            born, metadata,
         ) = row  # fmt: skip
         file = cls(number, Identity.of_stored(dev, ino, size, mtime_ns, ctime_ns))
         file.read_ns = read_ns
@@ -88,7 +90,7 @@ class File:
         file.seconds, file.error, file.deaths = seconds, error, deaths
         file.passed_over = bool(passed_over)
         file.extents, file.function, file.metadata = extents, function, metadata
-        file.weights, file.fresh = weights, fresh
+        file.weights, file.fresh, file.born = weights, fresh, born
         if was:
             file.was = Weights(was[:32], was[32:])
         return file
@@ -99,7 +101,7 @@ class File:
             self.layout, self.arrangement, self.base, self.format, self.residue, self.signature,
             self.seconds, self.error, self.deaths, int(self.passed_over),
             self.extents, self.function, self.weights, b"".join(self.was) if self.was else None, self.fresh,
-            self.metadata,
+            self.born, self.metadata,
         )  # fmt: skip
 
     @property
@@ -209,10 +211,10 @@ class Files:
         """The record of this inode, in whatever state it was when it was last seen."""
         return self._by_inode.get((identity.dev, identity.ino))
 
-    def add(self, identity: Identity, *, fresh: int = 0) -> File:
+    def add(self, identity: Identity, born: int | None = None, *, fresh: int = 0) -> File:
         """A new record, for an inode to be read."""
         file = self._new(identity)
-        file.fresh = fresh
+        file.born, file.fresh = born, fresh
         self._by_inode[identity.dev, identity.ino] = file
         return file
 
@@ -293,6 +295,9 @@ class Files:
             twins = self.twins.setdefault(key, {})
             twins[file.id] = file
             self._moved.add(key)
+            if len(twins) == 2:
+                # The one that was met first is the first, whichever was told apart before the other.
+                self.twins[key] = twins = dict(sorted(twins.items()))
             self._companions += twins.values() if len(twins) == 2 else [file]
 
     def _parts(self, file: File) -> None:
@@ -372,7 +377,7 @@ class Files:
     def _loses(self, file: File, path: bytes) -> None:
         """Keep what a name led to. What is new and was not told apart yet was nothing before, and stays new."""
         if file.status is not Status.IGNORED and file.fresh != 1:
-            self.held.lost(path, file.identity, file.layout, file.weights)
+            self.held.lost(path, file.identity, file.born, file.layout, file.weights)
 
     def _stir(self, file: File) -> None:
         if (key := file.twin_key) is not None:

@@ -26,10 +26,10 @@ class Weights(NamedTuple):
 
 
 class Held:
-    """Where the weights of an inode were not known, size and mtime have to agree: its number is given again.
+    """An inode is known by its number, and as that is given again, by when it was made.
 
-    Where they were known, they alone tell. A new file that gets the number of a removed one of the same weights is
-    taken for it, and so for an old one: that is the harmless side, as such a file is only left alone.
+    Where a file system does not say that, a new file of the same weights with the number of a removed one is taken
+    for an old one: that is the harmless side. Where the weights were not known either, size and mtime must agree.
     """
 
     def __init__(self, catalog: Catalog) -> None:
@@ -44,30 +44,32 @@ class Held:
     def load(self) -> None:
         self._any = bool(self._catalog.bound_held(MOST))
 
-    def lost(self, path: bytes, identity: Identity, layout: int | None, weights: bytes | None) -> None:
+    def lost(
+        self, path: bytes, identity: Identity, born: int | None, layout: int | None, weights: bytes | None
+    ) -> None:
         """A name does not lead to this file any more. `layout` (a number) and `weights`: None if not known."""
         dev, ino, size, mtime_ns, _ = identity.stored()
-        self._lost.append(Lost(path, dev, ino, size, mtime_ns, layout, weights or b""))
+        self._lost.append(Lost(path, dev, ino, born, size, mtime_ns, layout, weights or b""))
 
-    def knows(self, paths: Iterable[bytes], identity: Identity, weights: Weights) -> bool:
+    def knows(self, paths: Iterable[bytes], identity: Identity, born: int | None, weights: Weights) -> bool:
         """Whether one of these names, or this inode, led to these weights before, or may have."""
         names = (held for path in paths for held in self._at(path))
-        inodes = ((row.layout, row.weights) for row in self._by(identity))
+        inodes = ((row.layout, row.weights) for row in self._by(identity, born))
         return any(
             layout in (b"", weights.layout) and digests in (b"", weights.digests)
             for layout, digests in chain(names, inodes)
         )
 
-    def last(self, path: bytes, identity: Identity) -> Weights | None:
+    def last(self, path: bytes, identity: Identity, born: int | None) -> Weights | None:
         """The weights that this inode led to when it was last known, or else this name."""
-        for rows in ([(row.layout, row.weights) for row in self._by(identity)], self._at(path)):
+        for rows in ([(row.layout, row.weights) for row in self._by(identity, born)], self._at(path)):
             if rows and all(rows[0]):
                 return Weights(*rows[0])
         return None
 
-    def knows_inode(self, identity: Identity) -> bool:
+    def knows_inode(self, identity: Identity, born: int | None) -> bool:
         """Whether some name led to this inode before."""
-        return bool(self._by(identity))
+        return bool(self._by(identity, born))
 
     def forget_inode(self, identity: Identity) -> None:
         """An inode is gone for good, so that a new file may have its number."""
@@ -94,15 +96,18 @@ class Held:
         self.save()
         return self._catalog.held_at(path) if self._any else []
 
-    def _by(self, identity: Identity) -> list[HeldInode]:
+    def _by(self, identity: Identity, born: int | None) -> list[HeldInode]:
         """Rows of this inode, as far as it is not only another one of its number."""
         self.save()
         if not self._any:
             return []
         _, ino, size, mtime_ns, _ = identity.stored()
-        return [
-            row
-            for row in self._catalog.held_by(ino)
-            if identity.dev in (row.dev % 2**64, self.renumbered.get(row.dev % 2**64))
-            and (row.weights or (row.size, row.mtime_ns) == (size, mtime_ns))
-        ]
+
+        def same(row: HeldInode) -> bool:
+            if identity.dev not in (row.dev % 2**64, self.renumbered.get(row.dev % 2**64)):
+                return False
+            if None not in (born, row.born):
+                return born == row.born
+            return bool(row.weights) or (row.size, row.mtime_ns) == (size, mtime_ns)
+
+        return list(filter(same, self._catalog.held_by(ino)))

@@ -44,9 +44,9 @@ class Hiding:
         file = self._presence.arrive_hidden(hidden_path, identity)
         if self._files.by_path.get(path) is file:
             self._files.unname(path)
-        elif not self._files.held.knows_inode(identity):
+        elif not self._files.held.knows_inode(identity, file.born):
             # What it was when it had that name is not known, so the name may have held anything.
-            self._files.held.lost(path, identity, None, None)
+            self._files.held.lost(path, identity, file.born, None, None)
         if path != hidden_path and self._files.hidden.get(path) is file:
             self._files.take_back(path)
         if file.status is Status.FAILED and not file.read_ns:

@@ -47,7 +47,7 @@ class Holders:
             return False
         layout, digests = file.twin_key
         weights = Weights(self._signature_of_layout(layout), digests)
-        return not self._files.held.knows(file.names, file.identity, weights)
+        return not self._files.held.knows(file.names, file.identity, file.born, weights)
 
     def keepers(self, layout: bytes, weights: bytes) -> list[Keeper]:
         """Names in view that lead to these weights, as far as it is known; hidden files are none."""

@@ -20,6 +20,7 @@ from loracore.errors import StateError
 from loracore.identity import Identity
 from loracore.paths import shown
 from loracore.tensorfile import has_reader
+from lorad.birth import born_ns
 from lorad.configs import Configs
 from lorad.files import File, Files
 from lorad.library import Instruction, Library, Status
@@ -414,7 +415,7 @@ class Presence:
     def _waits(self, path: bytes, identity: Identity) -> None:
         """A name that was met settles first. In a first look it is old, also for a lorad that starts meanwhile."""
         if self._view.first_look(path):
-            self._files.held.lost(path, identity, None, None)
+            self._files.held.lost(path, identity, born_ns(path, identity.ino), None, None)
 
     def _is_new(self, path: bytes) -> bool:
         return self._acts and not self._view.first_look(path)
@@ -432,7 +433,7 @@ class Presence:
         self._forgot(file.id)
         self._do(self._library.forget(file.id))
         self._files.forget(file, ours=True)
-        again = self._files.add(file.identity, fresh=file.fresh)
+        again = self._files.add(file.identity, file.born, fresh=file.fresh)
         again.news = file.news
         for name in names:
             self._files.name(again, name)
@@ -451,19 +452,21 @@ class Presence:
             self._files.changed(there)
             return
         names, aside, strangers = [path], list[bytes](), list[bytes]()
-        was = self._files.weights_of(there) if there is not None else None
+        born, was = born_ns(path, identity.ino), None
+        if there is not None and (born == there.born or None in (born, there.born)):
+            was = self._files.weights_of(there)
         if there is not None:
             for name in there.names:
                 (names if self._leads_to(name, identity) else strangers).append(name)
             aside = [name for name in there.aside if self._leads_to(name, identity)]
             self.forget(there)
-        file = self._files.add(identity, fresh=fresh)
+        file = self._files.add(identity, born, fresh=fresh)
         file.news = news
         for name in names:
             self._files.name(file, name)
         for name in aside:
             self._files.put_aside(file, name)
-        self._files.may_be(file, was or self._files.held.last(path, identity))
+        self._files.may_be(file, was or self._files.held.last(path, identity, born))
         self._do(self._library.found(file.id))
         for name in strangers:
             self.touched(name)
@@ -476,7 +479,7 @@ class Presence:
             self.forget(file)
             file = None
         unread = file is None
-        file = file or self._files.add(identity)
+        file = file or self._files.add(identity, born_ns(path, identity.ino))
         if file.identity != identity:
             self._files.restamp(file, identity)
         if path not in self._files.hidden:

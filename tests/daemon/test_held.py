@@ -148,14 +148,23 @@ def test_an_old_file_stays_old_whatever_is_done_to_it(
     root: Path, look: Callable[..., Life], done: Callable[[Path], list[Path]], *, backwards: bool
 ) -> None:
     """A rename is seen as one that vanished and one that came, in either order."""
-    with (root / "a.safetensors").open("rb"):
-        # So its inode's number is not given to the next file, which would be taken for it.
-        names = done(root)
-        life = look(*(reversed(names) if backwards else names))
-        assert life.newcomers == set()
-        copy = shutil.copyfile(root / "b.safetensors", root / "copy.safetensors")
-        assert life.touch(copy).newcomers == {str(copy)}, "what is new is new beside it"
-        assert life.sweep().newcomers == {str(copy)}
+    names = done(root)
+    life = look(*(reversed(names) if backwards else names))
+    assert life.newcomers == set()
+    copy = shutil.copyfile(root / "b.safetensors", root / "copy.safetensors")
+    assert life.touch(copy).newcomers == {str(copy)}, "what is new is new beside it, with the number of another"
+    assert life.sweep().newcomers == {str(copy)}
+
+
+def test_a_file_that_was_alone_stays_old_when_it_is_touched_and_moved(
+    root: Path, look: Callable[..., Life]
+) -> None:
+    """Its weights are not known, but that it is the same inode."""
+    alone, moved, copy = (root / f"{name}.safetensors" for name in ("alone", "moved", "copy"))
+    os.utime(alone)
+    os.rename(alone, moved)
+    shutil.copyfile(moved, copy)
+    assert look(alone, moved, copy).newcomers == {str(copy)}
 
 
 @pytest.mark.parametrize("first", ["gone", "come"])
@@ -348,38 +357,40 @@ def test_what_is_held_is_bounded_and_the_oldest_goes(tmp_path: Path, monkeypatch
         """Of so many, the names and the inodes that are known."""
         inodes = [Identity(1, number + 1, 2, 3, 4) for number in range(count)]
         return (
-            [number for number in range(count) if names.knows([b"/%d" % number], nothing, weights)],
-            [number for number in range(count) if names.knows([], inodes[number], weights)],
+            [number for number in range(count) if names.knows([b"/%d" % number], nothing, None, weights)],
+            [number for number in range(count) if names.knows([], inodes[number], None, weights)],
         )
 
     for number in range(15):
-        names.lost(b"/%d" % number, Identity(1, number + 1, 2, 3, 4), layout, weights.digests)
+        names.lost(b"/%d" % number, Identity(1, number + 1, 2, 3, 4), None, layout, weights.digests)
         names.save()
     assert known(15) == ([*range(5, 15)], [*range(5, 15)])
     for number in range(15, 115):
-        names.lost(b"/0", Identity(1, number + 1, 2, 3, 4), layout, weights.digests)
+        names.lost(b"/0", Identity(1, number + 1, 2, 3, 4), None, layout, weights.digests)
         names.save()
     assert known(115) == ([0, *range(6, 15)], [*range(105, 115)])
     catalog.close()
 
 
+@pytest.mark.parametrize("born", [None, 7], ids=["not known when it was made", ""])
 @pytest.mark.parametrize("known", [False, True], ids=["alone", "duplicate"])
-def test_an_inode_number_is_given_again(tmp_path: Path, *, known: bool) -> None:
-    """Where its weights are not known, only one of the same size and time counts as the same file."""
+def test_an_inode_number_is_given_again(tmp_path: Path, born: int | None, *, known: bool) -> None:
+    """When it was made tells one file from the next. Else, if its weights are not known, size and time have to."""
     names = Held(Catalog(str(tmp_path)))
     names.load()
     gone, weights = Identity(2**63 + 1, 2**64 - 10, 100, 5, 6), Weights(b"l" * 32, b"w" * 32)
-    names.lost(b"/a", gone, None, weights.digests if known else None)
+    names.lost(b"/a", gone, born, None, weights.digests if known else None)
     for identity, same in (
         (gone, True),
         (Identity(gone.dev, gone.ino, 100, 5, 7), True),
-        (Identity(gone.dev, gone.ino, 100, 6, 6), known),
-        (Identity(gone.dev, gone.ino, 101, 5, 6), known),
+        (Identity(gone.dev, gone.ino, 100, 6, 6), known or born is not None),
+        (Identity(gone.dev, gone.ino, 101, 5, 6), known or born is not None),
         (Identity(1, gone.ino, 100, 5, 6), False),
     ):
-        assert names.knows([b"/b"], identity, weights) is same
+        assert names.knows([b"/b"], identity, born, weights) is same
+    assert names.knows([b"/b"], gone, 8, weights) is (born is None)
     names.renumbered[gone.dev] = 1
-    assert names.knows([b"/b"], Identity(1, gone.ino, 100, 5, 6), weights), "the device has another number now"
+    assert names.knows([b"/b"], Identity(1, gone.ino, 100, 5, 6), born, weights), "the device has another number"
     names.forget_inode(gone)
-    assert not names.knows([b"/b"], gone, weights)
-    assert names.knows([b"/a"], Identity(0, 0, 0, 0, 0), weights), "its name held it all the same"
+    assert not names.knows([b"/b"], gone, born, weights)
+    assert names.knows([b"/a"], Identity(0, 0, 0, 0, 0), None, weights), "its name held it all the same"

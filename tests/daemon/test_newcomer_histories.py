@@ -34,17 +34,16 @@ names = st.sampled_from([f"{root}/{name}.safetensors" for root in ("r", "s") for
 contents = st.sampled_from([(1, 0), (2, 0), (3, 1)])
 numbers = st.integers(0, 99)
 Content = tuple[int, int]
-#: A name, or an inode, or (where its weights were not digested) an inode of this mtime.
-Key = str | int | tuple[int, int]
+#: A name, or the number of a file: one inode from when it was made until it is gone.
+Key = str | int
 
 
 class Version(NamedTuple):
     """What a name leads to since the owner did something to it."""
 
     number: int
-    ino: int
+    file: int
     content: Content
-    mtime_ns: int
     #: How many moments of rest there were before, and how often the policy or the catalogue had changed.
     born: int
     era: int
@@ -66,17 +65,17 @@ class Newcomers(RuleBasedStateMachine):
         self.first_name: dict[str, str] = {}
         #: When it was first known at rest that a name or an inode had these weights, and versions that had.
         self.had: dict[tuple[Key, Content], int] = {}
-        self.maybe: dict[tuple[str | int, Content], set[int]] = defaultdict(set)
+        self.maybe: dict[tuple[Key, Content], set[int]] = defaultdict(set)
         #: Names and inodes that led to something whose weights may never have been known.
-        self.unknown: dict[tuple[str | int, int], set[int]] = defaultdict(set)
+        self.unknown: dict[tuple[Key, int], set[int]] = defaultdict(set)
         #: Whether a version was met as new; None where that is not certain.
         self.new: dict[int, bool | None] = {}
         #: Versions that were given back, and names and inodes of those that were lost before all was at rest.
         self.returned: set[int] = set()
-        self.unread: set[str | int] = set()
+        self.unread: set[Key] = set()
         self.dirty: list[str] = []
-        #: Open files, so that no number of an inode is given again.
-        self.open: list[int] = []
+        #: The present file of each inode's number, which is given again, and what each file holds.
+        self.files: dict[int, int] = {}
         self.contents: dict[int, Content] = {}
         for name, content in (("r/a", (1, 0)), ("r/b", (1, 0)), ("s/a", (2, 0))):
             self.put(f"{name}.safetensors", content)
@@ -92,8 +91,6 @@ class Newcomers(RuleBasedStateMachine):
         finally:
             self.patch.stop()
             self.life.kill()
-            for fd in self.open:
-                os.close(fd)
             self.place.cleanup()
 
     # The disk
@@ -110,15 +107,15 @@ class Newcomers(RuleBasedStateMachine):
         path, before = self.path(name), self.now.get(name)
         if before is not None and before.number not in self.new and before.number in self.returned:
             # It may not have been read since it was given back, so it may have been anything.
-            self.unread |= {name, before.ino}
+            self.unread |= {name, before.file}
         if not path.exists():
             self.now.pop(name, None)
             return
         self.count += 1
-        ino, mtime_ns = path.stat().st_ino, path.stat().st_mtime_ns
-        version = Version(self.count, ino, self.contents[ino], mtime_ns, self.rest, self.era)
+        file = self.files[path.stat().st_ino]
+        version = Version(self.count, file, self.contents[file], self.rest, self.era)
         self.now[name] = version
-        for key in (name, ino):
+        for key in (name, file):
             self.maybe[key, version.content].add(version.number)
             self.unknown[key, version.content[1]].add(version.number)
 
@@ -127,8 +124,8 @@ class Newcomers(RuleBasedStateMachine):
         self.see(name)
 
     def keep(self, path: Path, content: Content) -> None:
-        self.open.append(os.open(path, os.O_RDONLY))
-        self.contents[os.fstat(self.open[-1]).st_ino] = content
+        self.files[path.stat().st_ino] = len(self.contents)
+        self.contents[len(self.contents)] = content
 
     def some(self, number: int) -> str | None:
         return sorted(self.now)[number % len(self.now)] if self.now else None
@@ -152,15 +149,15 @@ class Newcomers(RuleBasedStateMachine):
         """In place: the same inode."""
         if (name := self.some(number)) is None:
             return
-        ino = self.now[name].ino
+        file = self.now[name].file
         part = write(self.path("part"), *content)
         self.path(name).write_bytes(part.read_bytes())
         part.unlink()
-        self.contents[ino] = content
-        for other in [other for other, version in self.now.items() if version.ino == ino]:
+        self.contents[file] = content
+        for other in [other for other, version in self.now.items() if version.file == file]:
             self.see(other)
         for aside, version in self.hidden.items():
-            self.hidden[aside] = version._replace(content=self.contents[version.ino])
+            self.hidden[aside] = version._replace(content=self.contents[version.file])
 
     @rule(number=numbers, name=names)
     def move(self, number: int, name: str) -> None:
@@ -213,7 +210,7 @@ class Newcomers(RuleBasedStateMachine):
         self.life.engine.put_off(lambda path: path == os.fsencode(self.path(name)))
         os.rename(self.path(name), self.path(aside))
         self.hidden[aside], self.first_name[aside] = version, name
-        self.know(name, version, told=True)
+        self.know(name, version)
         self.rest += 1
         if killed:
             self.see(name)
@@ -247,10 +244,9 @@ class Newcomers(RuleBasedStateMachine):
         version = self.hidden.pop(aside)
         self.path(aside).unlink()
         self.life.engine.show(os.fsencode(self.path(aside)), None)
-        if self.path(self.first_name[aside]).exists() or version.ino in {one.ino for one in self.now.values()}:
+        if self.path(self.first_name[aside]).exists() or version.file in {one.file for one in self.now.values()}:
             return
-        for key in (version.ino, (version.ino, version.mtime_ns)):
-            self.had.pop((key, version.content), None)
+        self.had.pop((version.file, version.content), None)
 
     # lorad
 
@@ -318,32 +314,30 @@ class Newcomers(RuleBasedStateMachine):
             # What was not seen in the meantime was met now.
             self.new.setdefault(version.number, self.acts if version.era == self.era else None)
         self.compare()
-        known = Counter(version.content for version in (*self.now.values(), *self.hidden.values()))
         for name, version in self.now.items():
-            self.know(name, version, told=known[version.content] > 1)
+            self.know(name, version)
         self.rest += 1
 
     # The reference
 
-    def know(self, name: str, version: Version, *, told: bool) -> None:
-        """It is known at rest what a name and its inode lead to. `told`: the weights are, for there are others."""
-        inode: Key = version.ino if told else (version.ino, version.mtime_ns)
-        for key in (name, inode):
+    def know(self, name: str, version: Version) -> None:
+        """It is known at rest what a name and its file hold."""
+        for key in (name, version.file):
             self.had.setdefault((key, version.content), self.rest)
 
     def was_known(self, name: str, version: Version) -> bool:
-        keys = (name, version.ino, (version.ino, version.mtime_ns))
+        keys = (name, version.file)
         return any(self.had.get((key, version.content), self.rest) < version.born for key in keys)
 
     def compare(self) -> None:
         holders: dict[Content, set[int]] = defaultdict(set)
         for version in self.now.values():
-            holders[version.content].add(version.ino)
+            holders[version.content].add(version.file)
         for name, version in self.now.items():
             duplicate = len(holders[version.content]) > 1
             status = self.life.status(self.path(name))
             assert status is (Status.DUPLICATE if duplicate else Status.UNIQUE), (name, version)
-            keys = [(key, version.content) for key in (name, version.ino)]
+            keys = [(key, version.content) for key in (name, version.file)]
             is_new = self.life.is_newcomer(self.path(name))
             if is_new:
                 assert duplicate, name
@@ -351,10 +345,10 @@ class Newcomers(RuleBasedStateMachine):
                 assert not self.was_known(name, version), (name, "it had them")
             elif duplicate and self.new[version.number]:
                 own = {version.number}
-                unknown = [(key, version.content[1]) for key in (name, version.ino)]
+                unknown = [(key, version.content[1]) for key in (name, version.file)]
                 certain = all(self.maybe[key] == own for key in keys)
                 certain &= all(self.unknown[key] == own for key in unknown)
-                certain &= self.unread.isdisjoint((name, version.ino))
+                certain &= self.unread.isdisjoint((name, version.file))
                 assert not certain, (name, "it is new")
         self.compare_books()
 
@@ -364,7 +358,7 @@ class Newcomers(RuleBasedStateMachine):
         assert set(files.hidden) == {os.fsencode(self.path(aside)) for aside in self.hidden}
         assert sum(files.counts.values()) == len(self.now)
         assert files.counts == Counter(file.status for file in files.by_path.values())
-        inodes = {version.ino: self.path(name).stat().st_size for name, version in self.now.items()}
+        inodes = {version.file: self.path(name).stat().st_size for name, version in self.now.items()}
         assert files.bytes_total == sum(inodes.values())
         assert not any(files.grouped.values())
         assert not files.unread

@@ -59,6 +59,7 @@ class Row(NamedTuple):
     weights: bytes | None = None
     was: bytes | None = None
     fresh: int = 0
+    born: int | None = None
     metadata: int | None = None
 
 
@@ -77,6 +78,7 @@ class Lost(NamedTuple):
     path: bytes
     dev: int
     ino: int
+    born: int | None
     size: int
     mtime_ns: int
     layout: int | None
@@ -87,6 +89,7 @@ class HeldInode(NamedTuple):
     """A row of the table `held_inodes`: what the inode of a number was, and signatures, empty if not known."""
 
     dev: int
+    born: int | None
     size: int
     mtime_ns: int
     layout: bytes
@@ -242,8 +245,8 @@ class Catalog:
             ((row.path, row.layout, row.weights) for row in lost),
         )
         self._db.executemany(
-            "INSERT OR REPLACE INTO held_inodes (dev, ino, size, mtime_ns, layout, weights) "
-            f"VALUES (?, ?, ?, ?, {signature}, ?)",
+            "INSERT OR REPLACE INTO held_inodes (dev, ino, born, size, mtime_ns, layout, weights) "
+            f"VALUES (?, ?, ?, ?, ?, {signature}, ?)",
             (row[1:] for row in lost),
         )
 

@@ -93,8 +93,8 @@ MIGRATIONS = (
         UNIQUE (path, layout, weights)
     );
     CREATE TABLE held_inodes (
-        seq INTEGER PRIMARY KEY, dev INTEGER NOT NULL, ino INTEGER NOT NULL, size INTEGER NOT NULL,
-        mtime_ns INTEGER NOT NULL, layout BLOB NOT NULL, weights BLOB NOT NULL,
+        seq INTEGER PRIMARY KEY, dev INTEGER NOT NULL, ino INTEGER NOT NULL, born INTEGER,
+        size INTEGER NOT NULL, mtime_ns INTEGER NOT NULL, layout BLOB NOT NULL, weights BLOB NOT NULL,
         UNIQUE (ino, dev, layout, weights)
     );
     -- `weights`: over all layers, known once it was a duplicate. `was`: layout and weights that its inode or its
@@ -103,6 +103,8 @@ MIGRATIONS = (
     ALTER TABLE files ADD COLUMN weights BLOB;
     ALTER TABLE files ADD COLUMN was BLOB;
     ALTER TABLE files ADD COLUMN fresh INTEGER NOT NULL DEFAULT 0;
+    -- When the inode was made, in nanoseconds; NULL where that is not known. So with `held_inodes`.
+    ALTER TABLE files ADD COLUMN born INTEGER;
     UPDATE files SET weights = signature WHERE status = 'duplicate';
     ALTER TABLE files DROP COLUMN before;
     CREATE INDEX files_weights ON files (weights) WHERE weights IS NOT NULL;

@@ -130,7 +130,7 @@ class ActingProcess:
     def ask(self, wish: Wish, progress: Progress = silent) -> list[Result]:
         """Have a wish carried out. What it died over is asked again, once what was begun is repaired.
 
-        But for orders, of which some may be done: then it gives nothing. Raises StateError: nothing can be done now.
+        But for orders, of which some may be done: then it gives nothing. Raises StateError: nothing can be done.
         """
         if self._process is None or self._process.poll() is not None:
             self.dismiss()

@@ -1,20 +1,21 @@
-"""A child's end of the line to the core: one socket, and the pipe that tells when the core is gone."""
+"""A child's end of the line to the core, and the pipe that tells when the core is gone."""
 
 from __future__ import annotations
 
 import os
 import select
 import signal
+import socket
 import sys
 import threading
 import time
+from collections import deque
 from collections.abc import Iterator
 from typing import NamedTuple, NoReturn
 
-import zmq
-
 from lorad.pipeline.arena import Arena
-from lorad.pipeline.protocol import MAX_MESSAGE, Ready, Stop, ToChild, ToCore, decode_to_child, encode
+from lorad.pipeline.channel import Channel
+from lorad.pipeline.protocol import Ready, Stop, ToChild, ToCore, decode_to_child, encode
 
 #: Seconds between two beats, and those that a child has to end by itself when the core is gone.
 _BEAT, _PATIENCE = 1.0, 1.0
@@ -25,25 +26,19 @@ class CoreGoneError(Exception):
 
 
 class Line:
-    """Sends to and receives from the core. Arguments come from `lorad.pipeline.children`."""
+    """Sends to and receives from the core, by descriptors that `lorad.pipeline.launch` hands on."""
 
-    def __init__(self, name: str, address: str, death_fd: int) -> None:
+    def __init__(self, end: int, death_fd: int) -> None:
         # The daemon has some blocked.
         signal.pthread_sigmask(signal.SIG_SETMASK, ())
         signal.signal(signal.SIGINT, signal.SIG_IGN)
-        self._context = zmq.Context()
-        self._socket = self._context.socket(zmq.DEALER)
-        self._socket.set(zmq.ROUTING_ID, name.encode())
-        # The core may still be about to bind: it starts us first.
-        self._socket.set(zmq.RECONNECT_IVL, 5)
-        self._socket.set(zmq.MAXMSGSIZE, MAX_MESSAGE)
-        self._socket.connect(address)
-        self._poller = zmq.Poller()
-        self._poller.register(self._socket, zmq.POLLIN)
-        self._poller.register(death_fd, zmq.POLLIN)
+        self._channel = Channel(socket.socket(fileno=end))
+        self._came: deque[bytes] = deque()
         self._death_fd = death_fd
         self._wake_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
-        self._poller.register(self._wake_fd, zmq.POLLIN)
+        self._poll = select.poll()
+        for descriptor in (self._channel, self._death_fd, self._wake_fd):
+            self._poll.register(descriptor, select.POLLIN)
 
     def ready(self) -> None:
         """Say that work can come."""
@@ -54,29 +49,36 @@ class Line:
         os.eventfd_write(self._wake_fd, 1)
 
     def send(self, message: ToCore) -> None:
-        self._socket.send(encode(message), copy=True)
+        self._channel.put(encode(message))
+        if not self._channel.flush():
+            room = select.poll()
+            room.register(self._channel, select.POLLOUT)
+            while not self._channel.flush():
+                room.poll()
 
     def receive(self, *, wait: bool = True) -> ToChild | None:
         """The next message. Raises CoreGoneError.
 
         None when there is none and `wait` is False, or when `wake` was called.
         """
-        try:
-            frame = self._socket.recv(zmq.NOBLOCK)
-        except zmq.Again:
+        while True:
+            if not self._came:
+                self._came += self._channel.take()
+            if self._came:
+                message: ToChild = decode_to_child(self._came.popleft())
+                if isinstance(message, Stop):
+                    raise CoreGoneError
+                return message
+            if self._channel.ended:
+                raise CoreGoneError
             if not wait:
                 return None
-            events = dict(self._poller.poll())
-            if self._death_fd in events:
-                raise CoreGoneError from None
-            if self._wake_fd in events:
+            ready = dict(self._poll.poll())
+            if self._death_fd in ready:
+                raise CoreGoneError
+            if self._wake_fd in ready:
                 os.eventfd_read(self._wake_fd)
                 return None
-            frame = self._socket.recv()
-        message: ToChild = decode_to_child(frame)
-        if isinstance(message, Stop):
-            raise CoreGoneError
-        return message
 
     def messages(self) -> Iterator[ToChild]:
         """All messages until the core is gone."""
@@ -104,10 +106,10 @@ class Place(NamedTuple):
 
 def take_place() -> Place:
     """Read a child's command line (see `lorad.pipeline.launch`), connect, and begin to count its life."""
-    name, address, death_fd, arena_fd, slab, slabs, number, *others = sys.argv[1:]
-    arena = Arena(int(arena_fd), int(slab), int(slabs))
-    threading.Thread(target=_beat, args=(arena, int(number), int(death_fd)), daemon=True).start()
-    return Place(Line(name, address, int(death_fd)), arena, int(number), others)
+    end, death_fd, arena_fd, slab, slabs, number = map(int, sys.argv[1:7])
+    arena = Arena(arena_fd, slab, slabs)
+    threading.Thread(target=_beat, args=(arena, number, death_fd), daemon=True).start()
+    return Place(Line(end, death_fd), arena, number, sys.argv[7:])
 
 
 def _beat(arena: Arena, number: int, death_fd: int) -> None:

@@ -12,12 +12,11 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 
 import msgspec
-import zmq
 
-from lorad.folders import made
 from lorad.pipeline.arena import Pulse
-from lorad.pipeline.launch import SOCKET, Child, Crew
-from lorad.pipeline.protocol import MAX_MESSAGE, Stop, ToChild, ToCore, decode_to_core, encode
+from lorad.pipeline.channel import Channel
+from lorad.pipeline.launch import Child, Crew
+from lorad.pipeline.protocol import Stop, ToChild, ToCore, decode_to_core, encode
 
 _LOG = logging.getLogger(__name__)
 #: Seconds that children have to end when asked to.
@@ -25,78 +24,51 @@ _PATIENCE = 1.0
 
 
 class Children:
-    """All children of a crew, and the socket on which they speak."""
+    """All children of a crew, and what they speak by."""
 
     def __init__(self, crew: Crew) -> None:
         self._crew = crew
-        self._context = zmq.Context()
-        self._socket = self._context.socket(zmq.ROUTER)
-        self._socket.set(zmq.LINGER, 0)
-        self._socket.set(zmq.MAXMSGSIZE, MAX_MESSAGE)
-        self._socket.set(zmq.ROUTER_MANDATORY, 1)
-        self._socket.set(zmq.SNDHWM, 0)
-        self._bind()
         self._wake_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
-        self._poller = zmq.Poller()
-        self._poller.register(self._socket, zmq.POLLIN)
-        self._poller.register(self._wake_fd, zmq.POLLIN)
+        self._poll = select.poll()
+        self._poll.register(self._wake_fd, select.POLLIN)
         self._children = {child.name: child for child in crew.children}
-        self._speakers: dict[bytes, str] = {}
+        #: By name, those of processes that have not ended.
+        self._channels: dict[str, Channel] = {}
+        self._pidfds: set[int] = set()
         for child in crew.children:
             self._attend(child)
 
     def send(self, name: str, message: ToChild) -> None:
         """Send to a child; a message to one that just died is dropped, its death is told by `dead`."""
-        try:
-            self._socket.send_multipart([self._children[name].address, encode(message)])
-        except zmq.ZMQError as error:
-            if error.errno != zmq.EHOSTUNREACH:
-                raise
+        channel = self._channels.get(name)
+        if channel is not None:
+            channel.put(encode(message))
+            self._listen(channel)
 
     def received(self) -> Iterator[tuple[str, ToCore]]:
-        """What living children have sent, without waiting. What others send, or is no message, is passed over."""
-        while True:
-            try:
-                address, *frames = self._socket.recv_multipart(zmq.NOBLOCK)
-            except zmq.Again:
-                return
-            name = self._speakers.get(address)
-            if name is None:
-                continue
-            try:
-                (frame,) = frames
-                message = decode_to_core(frame)
-            except (msgspec.MsgspecError, RecursionError, ValueError):
-                _LOG.warning("something else than the %s process sent what is no message", name)
-            else:
-                yield name, message
-
-    def stay_reachable(self) -> None:
-        """Bind the socket again where somebody removed it, as those do who tidy folders for temporary files.
-
-        Children that are connected stay so; those that are started later look for it by its name.
-        """
-        if not os.path.lexists(os.path.join(self._crew.folder, SOCKET)):
-            with suppress(OSError, zmq.ZMQError):
-                made(self._crew.folder)
-                os.chdir(self._crew.folder)
-                self._bind()
-
-    def _bind(self) -> None:
-        if os.path.lexists(SOCKET):
-            os.unlink(SOCKET)
-        before = os.umask(0o177)
-        try:
-            self._socket.bind(f"ipc://{SOCKET}")
-        finally:
-            os.umask(before)
+        """What living children have sent, without waiting."""
+        for name, channel in list(self._channels.items()):
+            for frame in channel.take():
+                try:
+                    message = decode_to_core(frame)
+                except (msgspec.MsgspecError, RecursionError, ValueError) as error:
+                    _LOG.warning("what the %s process sent is no message: %s", name, error)
+                else:
+                    yield name, message
+            if channel.ended:
+                # Its process has ended, or is about to.
+                with suppress(KeyError):
+                    self._poll.unregister(channel)
 
     def wait(self, timeout: float) -> bool:
         """Wait up to `timeout` seconds for a message, a death or `wake`; whether some child has ended."""
-        ready = dict(self._poller.poll(max(0, int(timeout * 1000))))
+        ready = dict(self._poll.poll(max(0, int(timeout * 1000))))
         if ready.pop(self._wake_fd, None):
             os.eventfd_read(self._wake_fd)
-        return any(isinstance(item, int) for item in ready)
+        for channel in self._channels.values():
+            if ready.get(channel.fileno(), 0) & select.POLLOUT:
+                self._listen(channel)
+        return not self._pidfds.isdisjoint(ready)
 
     def wake(self) -> None:
         """End a `wait`, from any thread."""
@@ -157,18 +129,27 @@ class Children:
                 # One that waits for a disk that does not answer cannot even be killed.
                 child.process.wait(_PATIENCE)
             self._reap(child)
-        self._context.destroy(linger=0)
         os.close(self._wake_fd)
-        with suppress(OSError):
-            os.unlink(os.path.join(self._crew.folder, SOCKET))
 
     def _attend(self, child: Child) -> None:
         """Listen to a child that was started, and for its end."""
-        self._poller.register(child.pidfd, zmq.POLLIN)
-        self._speakers[child.address] = child.name
+        assert child.end is not None
+        channel = self._channels[child.name] = Channel(child.end)
+        self._poll.register(channel, select.POLLIN)
+        self._poll.register(child.pidfd, select.POLLIN)
+        self._pidfds.add(child.pidfd)
+
+    def _listen(self, channel: Channel) -> None:
+        """Also for room, where something waits to be sent."""
+        if not channel.ended:
+            self._poll.modify(channel, select.POLLIN | (0 if channel.flush() else select.POLLOUT))
 
     def _reap(self, child: Child) -> None:
-        self._poller.unregister(child.pidfd)
+        channel = self._channels.pop(child.name)
+        with suppress(KeyError):
+            self._poll.unregister(channel)
+        channel.close()
+        self._poll.unregister(child.pidfd)
+        self._pidfds.discard(child.pidfd)
         os.close(child.pidfd)
-        del self._speakers[child.address]
-        child.process, child.pidfd = None, -1
+        child.process, child.pidfd, child.end = None, -1, None

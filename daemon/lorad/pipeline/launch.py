@@ -1,21 +1,20 @@
 """How the core's child processes are started.
 
-Children are `python -m` processes that inherit the arena and the read end of a pipe whose write end only
-the core holds: when the core is gone, however it went, that pipe tells them. This module imports little, so
-that the children start while the core still imports the rest.
+Children are `python -m` processes that inherit the arena, an end of a pair of sockets, and the read end of a pipe
+whose write end only the core holds: when the core is gone, however it went, that pipe tells them. This module
+imports little, so that the children start while the core still imports the rest.
 """
 
 from __future__ import annotations
 
 import os
+import socket
 import subprocess
 import sys
 from collections.abc import Sequence
 from importlib.util import find_spec
 
 from lorad.pipeline.arena import SLAB, SLABS, SLABS_FOR_GPU, Arena
-
-SOCKET = "pipeline.sock"
 
 
 class Child:
@@ -27,23 +26,21 @@ class Child:
         self.line = line
         self.arguments = [str(argument) for argument in arguments]
         self.process: subprocess.Popen[bytes] | None = None
-        #: The name of the process on the socket: another for each start, so that nobody takes the words of
-        #: a dead process for those of its successor.
-        self.address = b""
-        self.starts = 0
+        #: Our end of what it speaks by: another for each start, so that nobody takes the words of a dead process
+        #: for those of its successor.
+        self.end: socket.socket | None = None
         self.pidfd = -1
 
 
 class Crew:
     """The arena and the children that share it, started at once; `Machinery` takes them over.
 
-    Their socket lies in `folder`, made the current one: a relative address stays short whatever the folder's
-    name is. Raises OSError when memory does not allow an arena.
+    `folder` becomes the current one: a disk that a daemon was started on can be unmounted. Raises OSError when
+    memory does not allow an arena.
     """
 
     def __init__(self, folder: str, state_dir: str, *, loaders: int, hasher: str, gpu_memory_mb: int = 0) -> None:
         os.chdir(folder)
-        self.folder = folder
         self.loaders = loaders
         self.hasher = hasher
         # Where `auto` comes to prefer the CPU this is more than that needs; the arena cannot shrink.
@@ -58,17 +55,22 @@ class Crew:
             self.start(child)
 
     def start(self, child: Child) -> None:
-        """Start `python -m module`, with its address, the arena and its `arguments` on its command line."""
-        child.starts += 1
-        address = f"{child.name}.{child.starts}"
-        child.address = address.encode()
-        place = (address, f"ipc://{SOCKET}", self._death_read, self.arena.fd, SLAB, self.slabs, child.line)
-        child.process = subprocess.Popen(
-            [sys.executable, "-P", "-m", child.module, *map(str, place), *child.arguments],
-            stdin=subprocess.DEVNULL,
-            pass_fds=(self._death_read, self.arena.fd),
-            cwd=self.folder,
-        )
+        """Start `python -m module`, with what it inherits and its `arguments` on its command line."""
+        ours, theirs = socket.socketpair()
+        inherited = (theirs.fileno(), self._death_read, self.arena.fd)
+        place = (*inherited, SLAB, self.slabs, child.line)
+        try:
+            child.process = subprocess.Popen(
+                [sys.executable, "-P", "-m", child.module, *map(str, place), *child.arguments],
+                stdin=subprocess.DEVNULL,
+                pass_fds=inherited,
+            )
+        except OSError:
+            ours.close()
+            raise
+        finally:
+            theirs.close()
+        child.end = ours
         child.pidfd = os.pidfd_open(child.process.pid)
 
     def dismiss(self) -> None:

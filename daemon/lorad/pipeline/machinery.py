@@ -204,8 +204,7 @@ class Machinery:
             self._dispatcher.loader_ready(_index(name))
 
     def _look_after(self, now: float) -> None:
-        """End the children that are not well, and have all find us."""
-        self._children.stay_reachable()
+        """End the children that are not well."""
         vitals = []
         for name, pid, pulse in self._children.alive():
             busy = self._busy(name)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import subprocess
 import sys
 
@@ -26,9 +27,10 @@ def test_a_child_that_hangs_ends_after_its_core() -> None:
     """A GPU that does not answer keeps no process of a daemon that was killed."""
     arena = Arena.create(4096, 1)
     read, write = os.pipe2(os.O_CLOEXEC)
-    place = ("hasher.1", "ipc://nobody", read, arena.fd, 4096, 1, 0)
-    command = [sys.executable, "-c", HANGING, *map(str, place)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, pass_fds=(read, arena.fd)) as child:
+    ours, theirs = socket.socketpair()
+    inherited = (theirs.fileno(), read, arena.fd)
+    command = [sys.executable, "-c", HANGING, *map(str, (*inherited, 4096, 1, 0))]
+    with ours, theirs, subprocess.Popen(command, stdout=subprocess.PIPE, pass_fds=inherited) as child:
         try:
             assert child.stdout is not None
             assert child.stdout.readline() == b"hangs\n"
