@@ -133,7 +133,10 @@ def planned_pages(plan: Plan, generation: int, complete: bool, cursor: str) -> d
             generation,
             complete,
             plan.action,
-            [PlannedStep(step.path, step.kept, step.level, step.action, step.bytes, step.why) for step in steps],
+            [
+                PlannedStep(step.folder or step.path, step.kept, step.level, step.action, step.bytes, step.why)
+                for step in steps
+            ],
             [SkippedFile(*row) for row in rows if isinstance(row, Skipped)],
             sum(step.bytes for step in steps),
             following,

@@ -268,7 +268,7 @@ def _duplicates(db: sqlite3.Connection, head: _Head, cursor: str, level: str) ->
     def rows() -> Iterator[Row[_Member]]:
         for found, copies in sorted(judged, key=lambda each: each[0].kept):
             listed = [path for path in sorted(found.levels) if not level or found.levels[path] == level]
-            own = own_bytes(copies, rules, frozenset(listed))
+            own = own_bytes(copies, {found.kept, *found.differs}, frozenset(listed))
             for path in listed:
                 member = _Member(found.kept, path, found.levels[path], path in found.differs, own.get(path, 0))
                 yield Row((found.kept, path), len(path) + 10, member)

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from bisect import insort
-from collections import defaultdict
-from collections.abc import Container, Sequence
+from collections.abc import Collection, Container, Mapping, Sequence
 from typing import NamedTuple
 
 from lorad.blocks.room import Room
 from lorad.catalog.views import TOLD, Name
-from lorad.library.keepers import Choice, Copy, Rules, choose, level_of
+from lorad.library.keepers import Copy, Rules, choose, level_of
+
+#: Nearly all files have none, and an empty dict for each takes 64 bytes.
+_NONE: Mapping[bytes, bytes] = {}
 
 
 class File:
@@ -24,16 +26,17 @@ class File:
         self.facts = facts
         self.layout = layout
         self.names: list[bytes] = []
-        self.configs: dict[bytes, bytes] = {}
+        self.configs = _NONE
 
     def add(self, name: Name) -> None:
         insort(self.names, name.path)
         if name.config is not None:
-            self.configs[name.path] = name.config
+            self.configs = {**self.configs, name.path: name.config}
 
     def remove(self, path: bytes) -> None:
         self.names.remove(path)
-        self.configs.pop(path, None)
+        if path in self.configs:
+            self.configs = {name: config for name, config in self.configs.items() if name != path}
 
     @property
     def told(self) -> bool:
@@ -61,44 +64,35 @@ def judge(copies: Sequence[Copy], rules: Rules) -> DuplicateSet | None:
     """What is said of files that hold the same weights; None if they have one name in all."""
     if sum(len(_names(copy)) for copy in copies) < 2:
         return None
-    kept, path, _ = _choose(copies, rules)
+    # What is seen through links alone is shown by their names, and kept where there is nothing else.
+    named = [copy for copy in copies if copy.paths]
+    kept, path, _ = choose(named or [copy._replace(paths=copy.links, links=()) for copy in copies], rules)
     function = kept.function_of(path)
     levels: dict[bytes, str] = {}
     differs: list[bytes] = []
     for copy in copies:
-        level = "inode" if _names(copy) == _names(kept) else level_of(copy, kept)
+        level = "inode" if path in _names(copy) else level_of(copy, kept)
         levels |= dict.fromkeys(_names(copy), level)
         differs += (name for name in _names(copy) if copy.function_of(name) != function)
     del levels[path]
-    return DuplicateSet(path, levels, differs, sum(own_bytes(copies, rules, levels).values()))
+    wasted = own_bytes(copies, {path, *differs}, levels)
+    return DuplicateSet(path, levels, differs, sum(wasted.values()))
 
 
-def own_bytes(copies: Sequence[Copy], rules: Rules, shown: Container[bytes]) -> dict[bytes, int]:
+def own_bytes(copies: Sequence[Copy], stays: Collection[bytes], shown: Container[bytes]) -> dict[bytes, int]:
     """What those of a set that are shown take of the disk, each by the first of its names that is.
 
-    One file of each function is kept and takes nothing, and each block counts once.
+    A file with a name that `stays` (the kept one, and those of another function) takes nothing; each block counts
+    once.
     """
-    room, kept = Room(), _choose(copies, rules).kept
-    parts: dict[object, list[Copy]] = defaultdict(list)
-    for copy in copies:
-        parts[copy.functions].append(copy)
-    staying = set()
-    for functions, part in parts.items():
-        stays = kept if functions == kept.functions else _choose(part, rules).kept
-        staying.add(_names(stays))
-        room.add(stays.size, stays.extents)
-    own = {}
+    room, others = Room(), list[Copy]()
     for copy in sorted(copies, key=_names):
-        name = next(filter(shown.__contains__, _names(copy)), None)
-        if name is not None and _names(copy) not in staying:
-            own[name] = room.add(copy.size, copy.extents)
-    return own
-
-
-def _choose(copies: Sequence[Copy], rules: Rules) -> Choice:
-    """What is seen through links alone is shown by their names, and kept where there is nothing else."""
-    named = [copy for copy in copies if copy.paths]
-    return choose(named or [copy._replace(paths=copy.links, links=()) for copy in copies], rules)
+        if any(name in stays for name in _names(copy)):
+            room.add(copy.size, copy.extents)
+        else:
+            others.append(copy)
+    named = ((next(filter(shown.__contains__, _names(copy)), None), copy) for copy in others)
+    return {name: room.add(copy.size, copy.extents) for name, copy in named if name is not None}
 
 
 def _names(copy: Copy) -> tuple[bytes, ...]:

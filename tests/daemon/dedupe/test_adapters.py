@@ -6,9 +6,12 @@ import os
 import shutil
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from loracore import config
+from loracore.control import Planned
+from lorad.control.planning import planned_pages
 from lorad.control.queries import Queries
 from lorad.dedupe.adapters import adapter_folders, look_at_folders
 from lorad.dedupe.plan import Plan
@@ -59,6 +62,8 @@ def test_two_equal_folders_become_one(root: Path, action: str) -> None:
         (os.fsencode(root / "b" / WEIGHTS), os.fsencode(root / "a" / WEIGHTS), os.fsencode(root / "b"))
     ]
     assert made.bytes == (root / "b" / WEIGHTS).stat().st_size
+    shown = msgspec.msgpack.decode(planned_pages(made, 1, True, "")[""], type=Planned)
+    assert [(step.path, step.bytes) for step in shown.steps] == [(os.fsencode(root / "b"), made.bytes)]
     assert folders(planned(root, action, newcomers=[root / "b" / WEIGHTS])) == ["b"]
     assert folders(planned(root, action, newcomers=[root / "a" / WEIGHTS])) == []
 

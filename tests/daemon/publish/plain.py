@@ -97,10 +97,7 @@ def _add_set(found: Found, members: list[list[Name]], snapshot: Snapshot) -> int
         function = kept_name.function, kept_name.config
         others = [name.path for name in names if (name.function, name.config) != function]
         found.functions.update(dict.fromkeys(others, "differs"))
-    staying = []
-    for functions in {copy.functions for copy in copies}:
-        alike = [copy for copy in copies if copy.functions == functions]
-        staying.append(kept if kept in alike else choose(alike, terms.rules).kept)
+    staying = [copy for copy in copies if copy is kept or not found.functions.keys().isdisjoint(copy.paths)]
     return taken(copies) - taken(staying)
 
 
