@@ -218,3 +218,22 @@ def _hung_up(tmp_path: Path, through: list[str]) -> int | None:
         os.waitpid(pid, 0)
         return None
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+
+def test_a_runtime_folder_that_was_tidied_away_is_still_ours(tmp_path: Path) -> None:
+    """With all that is in it; another lorad is refused, and children that end are started again."""
+    with Running(tmp_path, []) as daemon, daemon.client() as client:
+        assert client.status().pid == daemon.pid
+        for path in daemon.runtime.iterdir():
+            if path.name != "notify":
+                path.unlink()
+        while not {"control.sock", "events.sock", "lock"} <= {path.name for path in daemon.runtime.iterdir()}:
+            pass
+        other = ["--state-dir", str(tmp_path / "other"), "--runtime-dir", str(daemon.runtime)]
+        refused(run([*_LORAD, *other]), "another lorad", status=5)
+        loader = daemon.child("lorad.pipeline.loader")
+        loader.kill()
+        while not all(child.state == "ready" for child in client.status().children):
+            pass
+        assert client.status().pid == daemon.pid
+    assert daemon.ended()
