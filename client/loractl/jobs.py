@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Protocol, TypeVar
 import msgspec
 
 from loracore.control import JobProgress, StartJob
+from loracore.decoding import unpacked
 from loracore.errors import JobFailed, NoDaemonError, RefusedError, UsageError
 from loractl.units import count
 
@@ -76,7 +77,7 @@ def run_job(
             if error.code not in _CANNOT:
                 raise
             return run_here(name, parameters, result, told)
-    return msgspec.msgpack.decode(answer, type=result)
+    return unpacked(answer, result)
 
 
 def detach(name: str, parameters: msgspec.Struct, *, connect: Connect, summary: str = "") -> int:
@@ -93,7 +94,7 @@ def run_here(name: str, parameters: msgspec.Struct, result: type[R], told: Told 
     place = finding.find(name)
     finding.use_one_thread_each(os.environ)
     answer = finding.work(place, _encoded(parameters), Alone(threads(), told))
-    return msgspec.msgpack.decode(answer, type=result)
+    return unpacked(answer, result)
 
 
 def _encoded(parameters: msgspec.Struct) -> bytes:

@@ -14,15 +14,15 @@ _LOCK = "lock"
 _MODE = 0o750
 
 
-def made(folder: str, mode: int = _MODE) -> None:
-    """Make a folder, if there is none, with this mode under any umask. Raises OSError."""
+def made(folder: str) -> None:
+    """Make a folder, if there is none, with our mode under any umask. Raises OSError."""
     try:
         os.makedirs(os.path.dirname(os.path.abspath(folder)), exist_ok=True)
         os.mkdir(folder)
     except FileExistsError:
         os.stat(os.path.join(folder, "."))
     else:
-        os.chmod(folder, mode)
+        os.chmod(folder, _MODE)
 
 
 @contextlib.contextmanager
@@ -48,23 +48,14 @@ def locked(folder: str, *, option: str = "--state-dir") -> Iterator[None]:
         os.close(lock)
 
 
+def is_locked(folder: str) -> bool:
+    """Whether a lock is there, ours or another's."""
+    return os.path.lexists(os.path.join(folder, _LOCK))
+
+
 def lock_again(folder: str) -> None:
     """Lock a folder of ours whose lock was removed; it stays locked until the process ends. Raises OSError."""
-    if not os.path.lexists(os.path.join(folder, _LOCK)):
-        fcntl.flock(_opened(folder), fcntl.LOCK_EX | fcntl.LOCK_NB)
-
-
-@contextlib.contextmanager
-def state_folder(folder: str) -> Iterator[str]:
-    """A state folder, locked; gives the folder for the sockets of a lorad that has no other."""
-    runtime_dir = os.path.join(folder, "run")
-    with locked(folder):
-        try:
-            made(runtime_dir, 0o700)
-        except OSError as error:
-            reason = (error.strerror or str(error)).lower()
-            raise StateError(f"{runtime_dir}: {reason}; give another --state-dir") from error
-        yield runtime_dir
+    fcntl.flock(_opened(folder), fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 def _opened(folder: str) -> int:

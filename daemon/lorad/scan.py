@@ -16,7 +16,7 @@ import time
 from typing import BinaryIO, NamedTuple, NoReturn
 
 from loracore.errors import LoraError, UsageError
-from lorad.folders import state_folder
+from lorad.folders import locked
 from lorad.pipeline.launch import Crew
 
 _REFUSED = 5
@@ -56,8 +56,8 @@ def main() -> NoReturn:
 def scan(options: Options, reports: BinaryIO) -> None:
     """Scan the folders, reporting as it goes. What was learnt is in the state folder, also after a kill."""
     started = time.monotonic()
-    with state_folder(options.state_dir) as runtime_dir:
-        crew = Crew(runtime_dir, options.state_dir, loaders=options.loaders, hasher=options.hasher)
+    with locked(options.state_dir):
+        crew = Crew(options.state_dir, options.state_dir, loaders=options.loaders, hasher=options.hasher)
         from lorad.onepass import one_pass  # noqa: PLC0415 - the children start meanwhile
 
         one_pass(options, crew, reports, started)

@@ -23,7 +23,7 @@ def home() -> str | None:
     One that may not be entered is somebody else's, left in the environment by who changed to this user.
     """
     given = os.environ.get("HOME", "")
-    if os.path.isabs(given) and (os.access(given, os.X_OK) or not os.path.isdir(given)):
+    if os.path.isabs(given) and _may_enter(given):
         return given
     import pwd  # noqa: PLC0415 - seldom needed
 
@@ -32,6 +32,17 @@ def home() -> str | None:
     except KeyError:
         return None
     return found if os.path.isabs(found) else None
+
+
+def _may_enter(folder: str) -> bool:
+    """Also one that is not there: whoever uses it says so."""
+    try:
+        os.stat(os.path.join(folder, "."))
+    except PermissionError:
+        return False
+    except OSError:
+        return True
+    return True
 
 
 def expanded(path: str) -> str:

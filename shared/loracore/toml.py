@@ -140,10 +140,13 @@ def _value(value: Any, kind: Any, name: str, problems: list[str]) -> Any:
         items = [_value(each, item, f"{name}, item {place}", problems) for place, each in enumerate(value, 1)]
         return _WRONG if _WRONG in items else tuple(items)
     try:
-        result = msgspec.convert(value, kind)
+        # TOML's types are Python's; a whole number is a number, too.
+        if type(value) is not kind and not (kind is float and type(value) is int):
+            raise ValueError(value)  # noqa: TRY301 - as a rule would
+        result = kind(value)
         for rule in rules:
             result = rule.parse(result)
-    except (msgspec.ValidationError, ValueError):
+    except (OverflowError, ValueError):
         expected = rules[0].expected if rules else _EXPECTED.get(kind, f"a {kind}")
         problems.append(f"{name}: expected {expected}, not {_said(value)}")
         return _WRONG

@@ -19,9 +19,11 @@ from typing import Any
 
 import click
 import msgspec
+import numpy as np
 import psutil
 import pytest
 from click.testing import CliRunner
+from safetensors.numpy import load_file, save_file
 
 from loracore.control import JobEnded, JobProgress
 from loracore.errors import FileError, JobFailed, LoraError, MissingPackage, NoDaemonError, UsageError
@@ -32,7 +34,7 @@ from tests.daemon.jobs.registering import register
 from tests.daemon.jobs.samples import Report, Task
 from tests.daemon.jobs.serving import SECONDS, release
 from tests.integration.running import Running
-from tests.toolkit.change.files import kohya
+from tests.toolkit.change.files import NAMES, kohya
 
 #: What a person would type, for a job of the samples.
 _COMMAND = "from tests.integration.test_jobs import sample; sample(prog_name='sample')"
@@ -296,6 +298,22 @@ def test_a_cancelled_job_is_told_to_who_waits(daemon: Running, held: Task) -> No
     assert done.number == 0
     ended = loractl(daemon, "cancel", "2", "--json")
     assert (ended.returncode, json.loads(ended.stdout)["state"]) == (5, "done")
+
+
+def test_a_job_that_cannot_be_computed_is_refused_there(daemon: Running, tmp_path: Path) -> None:
+    """In one line that names file and layer, with exit status 2; the daemon goes on with the next one."""
+    file = kohya(tmp_path / "style.safetensors")
+    layers = load_file(file)
+    name = f"{NAMES[0]}.lora_up.weight"
+    layers[name][0, 0] = np.nan
+    save_file(layers, file)
+    for command in (["resize", str(file), "--rank", "2"], ["merge", str(file), str(file)]):
+        ran = loractl(daemon, *command, "-o", str(tmp_path / "out.safetensors"))
+        assert (ran.returncode, ran.stdout) == (2, "")
+        assert ran.stderr.startswith(f"loractl: {file}: layer {name!r} holds 1 NaN")
+        assert ran.stderr.count("\n") == 1
+    with daemon.client() as client:
+        assert [job.state for job in client.jobs()] == ["failed", "failed"]
 
 
 @pytest.mark.parametrize("name", ["hold", "stubborn"])

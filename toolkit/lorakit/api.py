@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, TypedDict
 
 import msgspec
 
+from loracore.decoding import unpacked
 from loracore.errors import UsageError
 from loracore.jobs.finding import needed, ours
 from loracore.jobs.frame import Alone
@@ -245,7 +246,7 @@ def _written(
     wanted = parameters(writing=Writing(_absolute(output), **where), **inputs, **options)
     try:
         # As they would come from a client: who is mistaken in a value learns it before the work.
-        wanted = msgspec.msgpack.decode(msgspec.msgpack.encode(wanted), type=parameters)
+        wanted = unpacked(msgspec.msgpack.encode(wanted), parameters)
     except (msgspec.MsgspecError, TypeError, OverflowError) as error:
         raise UsageError(f"wrong parameters: {error}") from error
     found: dict[str, Any] = plain(run(wanted, _alone()))

@@ -16,7 +16,7 @@ _REFUSED = 5
 def jobs(connect: Connect, as_json: bool) -> None:
     """Heavy commands that wait or run in the daemon, and those that ended lately.
 
-    They go on when the command that asked for them is gone; `loractl cancel ID` ends one.
+    One ends with the command that asked for it, unless that was given --detach; `loractl cancel ID` ends one.
     """
     from loractl import forms, joblist, tables  # noqa: PLC0415 - not loaded for --help
 

@@ -16,7 +16,7 @@ from loracore.config import Control
 from loracore.control import CONTROL_SOCKET, EVENTS_SOCKET, MAX_REQUEST
 from loracore.errors import StateError, UsageError
 from loracore.paths import shown
-from lorad.folders import lock_again, made
+from lorad.folders import is_locked, lock_again, made
 
 #: A larger message ends its connection unread. Those below that are too large for a request are answered.
 MAX_FRAME = 16 * MAX_REQUEST
@@ -26,8 +26,6 @@ _HEADS = 256
 _MAX_TOPIC = 4096
 #: Connections that wait to be accepted.
 _BACKLOG = 1024
-#: Of a runtime folder that we make.
-_FOLDER_MODE = 0o750
 #: Bytes that fit into the address of a local socket, on Linux.
 _LONGEST = 107
 
@@ -53,6 +51,7 @@ class LocalPlace:
         self._fd = -1
         try:
             self._enter()
+            self._locked = is_locked(self._folder)
         except OSError as error:
             raise StateError(f"{shown(folder)}: {_reason(error)}; give another --runtime-dir") from error
 
@@ -72,13 +71,17 @@ class LocalPlace:
         return _DOORS[name].largest
 
     def renewed(self, name: str) -> socket.socket | None:
-        """A socket in place of one whose name was removed, with its folder or alone; None where it is there."""
-        if os.path.lexists(os.path.join(self._folder, name)):
-            return None
+        """A socket in place of one whose name was removed, with its folder or alone; None where it is there.
+
+        The folder's lock is renewed as well, so that no other lorad takes the folder for its own.
+        """
         try:
-            self._enter()
-            lock_again(self._folder)
-            return self._bound(name)
+            gone = not os.path.lexists(os.path.join(self._folder, name))
+            if gone:
+                self._enter()
+            if self._locked and not is_locked(self._folder):
+                lock_again(self._folder)
+            return self._bound(name) if gone else None
         except OSError:
             return None
 
@@ -91,7 +94,7 @@ class LocalPlace:
 
     def _enter(self) -> None:
         """Make the folder if need be, and hold it."""
-        made(self._folder, _FOLDER_MODE)
+        made(self._folder)
         if self._fd >= 0:
             os.close(self._fd)
         self._fd = os.open(self._folder, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -99,7 +102,7 @@ class LocalPlace:
         if self._group is not None and not mode & 0o007:
             # Nobody but owner and group may enter, so the sockets' group has to be its group.
             self._give(self._folder)
-            os.chmod(self._folder, mode | _FOLDER_MODE)
+            os.chmod(self._folder, mode | 0o750)
 
     def _bound(self, name: str) -> socket.socket:
         path = os.path.join(self._folder, name)

@@ -293,6 +293,7 @@ def _half_of_memory() -> int:
 
 def _log_end(state: JobState) -> None:
     if state.state == "failed":
-        _LOG.warning("job %d, %s, failed after %.1f s: %s", state.id, state.name, state.seconds, state.error)
+        what = f"{state.name} {state.summary}".rstrip()
+        _LOG.warning("job %d, %s, failed after %.1f s: %s", state.id, what, state.seconds, state.error)
     else:
         _LOG.debug("job %d, %s, is %s after %.1f s", state.id, state.name, state.state, state.seconds)

@@ -11,6 +11,7 @@ libraries say by `logging`, warnings, and errors that nobody caught come out the
 from __future__ import annotations
 
 import datetime
+import faulthandler
 import logging
 import os
 import sys
@@ -62,6 +63,9 @@ def set_up(form: str | None = None, *, level: int = logging.INFO, stream: TextIO
     )
     logging.basicConfig(level=max(level, logging.WARNING), handlers=[_FromLogging()], force=True)
     logging.captureWarnings(True)
+    if fd >= 0:
+        # Where a library crashes the process, its threads say what they were at.
+        faulthandler.enable(fd)
     sys.excepthook = _uncaught
     threading.excepthook = _uncaught_in_thread
 

@@ -82,7 +82,8 @@ class MetricsServer:
                     await writer.drain()
                     writer.close()
                     await writer.wait_closed()
-        except (OSError, TimeoutError, asyncio.IncompleteReadError):
+        except (OSError, TimeoutError, asyncio.IncompleteReadError, asyncio.CancelledError):
+            # Who asked is gone, or slow, or the daemon ends.
             pass
         finally:
             self._open -= 1

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
+from loracore.decoding import unpacked
 from loracore.errors import MissingPackage, UsageError
 from loracore.jobs.frame import GROUP, Context, Job
 
@@ -71,7 +72,7 @@ def work(place: Place, parameters: bytes, context: Context) -> bytes:
     with needed(place):
         job = load(place)
         try:
-            wanted = msgspec.msgpack.decode(parameters, type=job.parameters)
+            wanted = unpacked(parameters, job.parameters)
         except msgspec.MsgspecError as error:
             raise UsageError(
                 f"{place.name}: wrong parameters: {error}; is the client of another version?"

@@ -19,6 +19,7 @@ from loracore.whole import regular
 Method = Literal["svd", "truncate", "pad"]
 #: No table of ranks that a person wrote is larger.
 _MAX_BYTES = 1 << 20
+_RANKS = msgspec.json.Decoder(dict[str, int])
 _UNITS = {"": 1, "B": 1, "K": 10**3, "M": 10**6, "G": 10**9, "Ki": 1 << 10, "Mi": 1 << 20, "Gi": 1 << 30}
 
 
@@ -58,10 +59,9 @@ def read_block_ranks(path: str | bytes | os.PathLike[str]) -> dict[str, int]:
         raise UsageError(f'{name}: too large for a table of ranks; give {{"pattern": rank}}')
     try:
         if name.lower().endswith(".toml"):
-            found = tomllib.loads(text.decode())
-            ranks = msgspec.convert(found, dict[str, int])
-        else:
-            ranks = msgspec.json.decode(text, type=dict[str, int])
+            # What TOML has beyond JSON, such as dates, becomes a text, which is no rank.
+            text = msgspec.json.encode(tomllib.loads(text.decode("utf-8-sig")))
+        ranks = _RANKS.decode(text)
     except (ValueError, RecursionError, msgspec.MsgspecError) as error:
         wanted = 'JSON such as {"down_blocks.*": 8}, or TOML such as "down_blocks.*" = 8'
         raise UsageError(f"{name}: {str(error).splitlines()[0]}; it takes {wanted}") from error

@@ -38,7 +38,7 @@ class Arrangement(msgspec.Struct, frozen=True, array_like=True):
 
     @classmethod
     def decode(cls, encoded: bytes) -> Arrangement:
-        return msgspec.msgpack.decode(encoded, type=cls)
+        return _ARRANGEMENT.decode(encoded)
 
     def encode(self) -> bytes:
         return msgspec.msgpack.encode(self)
@@ -46,6 +46,9 @@ class Arrangement(msgspec.Struct, frozen=True, array_like=True):
     def signature(self, layout: Layout) -> bytes:
         """BLAKE3-256 over the layout's signature and the encoded arrangement (32 bytes)."""
         return blake3(layout.signature + self.encode()).digest()
+
+
+_ARRANGEMENT = msgspec.msgpack.Decoder(Arrangement)
 
 
 class Container(msgspec.Struct, frozen=True):

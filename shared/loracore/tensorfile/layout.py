@@ -40,6 +40,9 @@ class Layer(msgspec.Struct, frozen=True, array_like=True, order=True):
         return prod(self.shape) * DTYPE_BITS[self.dtype] // 8
 
 
+_LAYERS = msgspec.msgpack.Decoder(list[Layer])
+
+
 class Layout:
     """The sorted list of a file's layers. Two containers with the same content have the same layout."""
 
@@ -49,7 +52,7 @@ class Layout:
     @classmethod
     def decode(cls, encoded: bytes) -> Layout:
         """The layout of an encoding made by `encoded`."""
-        return cls(msgspec.msgpack.decode(encoded, type=list[Layer]))
+        return cls(_LAYERS.decode(encoded))
 
     @cached_property
     def encoded(self) -> bytes:

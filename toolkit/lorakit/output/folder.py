@@ -28,6 +28,8 @@ from lorakit.output.draft import Draft, cannot
 _NOREPLACE, _EXCHANGE = 1, 2
 _UNSUPPORTED = (errno.ENOSYS, errno.EINVAL, errno.EOPNOTSUPP)
 _AT_FDCWD = -100
+#: Names that are tried for a hidden folder.
+_TRIES = 100
 _HIDDEN = re.compile(rb"\.lorad-[0-9a-f]{16}\.tmp")
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -184,7 +186,7 @@ def _sync(folder: bytes) -> None:
 
 def _hidden_folder(beside: bytes) -> tuple[bytes, int]:
     """A new folder, and the descriptor that locks it. Raises OSError."""
-    while True:
+    for _ in range(_TRIES):
         path = os.path.join(beside, b".lorad-%s.tmp" % secrets.token_hex(8).encode())
         os.mkdir(path)
         with contextlib.suppress(FileNotFoundError):
@@ -193,6 +195,7 @@ def _hidden_folder(beside: bytes) -> tuple[bytes, int]:
                 return path, lock
             os.close(lock)
         # It was taken for a leftover, in the moment before it was locked.
+    raise OSError(errno.EBUSY, os.strerror(errno.EBUSY), os.fsdecode(beside))
 
 
 def _locked(fd: int) -> bool | None:

@@ -20,6 +20,7 @@ from lorakit.output.rounding import DTYPES, FLOATS, stored
 _BLOCK = 1 << 20
 #: What Transformers calls it in `config.json`, now and before version 5.
 _SETTINGS = ("dtype", "torch_dtype")
+_DOCUMENT = msgspec.json.Decoder(dict[str, Any])
 
 
 def recast(layers: Mapping[str, Layer], dtype: Stored | None) -> dict[str, Layer]:
@@ -81,7 +82,7 @@ def index(path: bytes, sizes: Mapping[str, int], renamed: Callable[[bytes], byte
 def _read(path: bytes) -> dict[str, Any]:
     try:
         with open(path, "rb", opener=regular) as file:
-            return msgspec.json.decode(file.read(), type=dict[str, Any])
+            return _DOCUMENT.decode(file.read())
     except (OSError, msgspec.DecodeError) as error:
         raise FileError(f"it cannot be read: {error}", os.fsdecode(path)) from error
 

@@ -34,6 +34,9 @@ class Key(msgspec.Struct, frozen=True):
     format: int = 1
 
 
+_KEYS = msgspec.json.Decoder(Key)
+
+
 class Factors(NamedTuple):
     """B (d × rank) and A (rank × n)."""
 
@@ -148,7 +151,7 @@ class Journal:
 def read_key(folder: bytes) -> Key | None:
     """What the journal in a folder is for; None without one."""
     try:
-        return msgspec.json.decode(_first_line(os.path.join(folder, NAME)), type=Key)
+        return _KEYS.decode(_first_line(os.path.join(folder, NAME)))
     except msgspec.MsgspecError:
         return None
 

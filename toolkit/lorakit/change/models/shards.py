@@ -51,6 +51,9 @@ class _Index(msgspec.Struct):
     weight_map: dict[str, str]
 
 
+_INDEXES = msgspec.json.Decoder(_Index)
+
+
 def find(path: bytes) -> Found:
     """The weight files of the model at `path`.
 
@@ -137,7 +140,7 @@ def _read(path: bytes) -> _Index:
         with open_regular(os.path.realpath(path)) as source:
             if source.size > _MAX_INDEX:
                 raise MalformedFile(f"longer than {_MAX_INDEX:,} bytes, which no index is")
-            return msgspec.json.decode(source.read(0, source.size), type=_Index)
+            return _INDEXES.decode(source.read(0, source.size))
     except (msgspec.MsgspecError, UnicodeError, RecursionError) as error:
         raise MalformedFile(f"no index of shards: {error}; download it again", os.fsdecode(path)) from error
     except FileError as error:

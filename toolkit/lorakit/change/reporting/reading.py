@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 import msgspec
 
+from loracore.decoding import from_json
 from loracore.errors import FileError, MalformedFile
 from loracore.tensorfile import open_regular
 
@@ -148,6 +149,6 @@ def _decoded(path: bytes, kind: type[msgspec.Struct]) -> msgspec.Struct:
         with open_regular(path) as source:
             if source.size > _LONGEST:
                 raise MalformedFile(f"longer than {_LONGEST:,} bytes, which no report is")
-            return msgspec.json.decode(source.read(0, source.size), type=kind)
+            return from_json(source.read(0, source.size), kind)
     except (msgspec.MsgspecError, UnicodeError, RecursionError) as error:
         raise MalformedFile(f"not as `loractl compare` writes it: {error}", os.fsdecode(path)) from error
