@@ -14,6 +14,8 @@ from loracore.config import Config, load_config, located, with_options
 from loracore.errors import LoraError, StateLocked, UsageError
 from lorad.folders import locked
 from lorad.pipeline.launch import Crew
+from lorad.supervisor.signals import block
+from lorad.watch.calls import real
 
 _FAILED = 1
 _BAD_INPUT = 2
@@ -38,6 +40,7 @@ def main() -> None:
 
 
 def _run(options: argparse.Namespace) -> int:
+    block()
     config = read_config(options)
     _check(config)
     # Sockets that others find lie in the runtime folder; two daemons must not rob each other of them.
@@ -108,7 +111,7 @@ def _check(config: Config) -> None:
     state_dir = os.path.realpath(config.state_dir)
     if state_dir == os.path.realpath(config.runtime_dir):
         raise UsageError(f"{config.state_dir}: state and runtime folder cannot be one; give another --runtime-dir")
-    if state_dir in map(os.path.realpath, config.watch.roots):
+    if os.fsencode(state_dir) in (real(os.fsencode(root)) for root in config.watch.roots):
         raise UsageError(f"{config.state_dir}: the state folder cannot be watched; give another --state-dir")
 
 

@@ -11,7 +11,7 @@ import os
 import re
 import time
 from collections.abc import Callable, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from itertools import accumulate, zip_longest
 from typing import NamedTuple
 
@@ -23,6 +23,7 @@ from lorad.files import is_under
 from lorad.publish.model import Model
 from lorad.publish.render import render
 from lorad.publish.snapshot import connect, read_snapshot
+from lorad.watch import calls
 from lorad.watch.scanner import Seen, walk
 
 #: Seconds before each further look at what differs. The first is for what changed under our eyes, the others,
@@ -82,21 +83,34 @@ def _fitting(files: int, differences: list[Difference]) -> Audited:
 
 def _compare_disk(state_dir: str, roots: Sequence[bytes], follow: bool) -> tuple[int, list[Difference]]:
     """How many names there are, and what differs, sorted by path."""
-    there = [root for root in roots if os.path.isdir(root)]
+    lost = {root: why for root in roots if (why := _why_lost(root))}
+    there = [root for root in roots if root not in lost]
     # The disk first: what the daemon learns meanwhile can only be newer.
     names = {seen.path: seen for seen in walk(there, follow=follow, without=[os.fsencode(state_dir)])}
     known = _known(state_dir)
-    lost = [root for root in roots if root not in there]
-    in_lost = is_under(lost)
-    found = [Difference(root, "missing", "this watched folder is not there") for root in lost]
-    found += leftovers(there)
+    # What is in a folder that cannot be listed is not missing.
+    unlisted = [path for path, seen in names.items() if seen.failed and seen.status is None]
+    in_lost = is_under([*lost, *unlisted])
+    found = [Difference(root, "missing", f"this watched folder {why}") for root, why in lost.items()]
+    for root in there:
+        with suppress(calls.NoAnswer):
+            found += calls.finish(calls.begin(root, leftovers, [root]))
     for path in sorted(names.keys() | known.keys()):
-        if lost and in_lost(path):
+        if in_lost(path):
             continue
-        difference = compare(path, known.get(path), names.get(path))
-        if difference is not None:
-            found.append(difference)
+        with suppress(calls.NoAnswer):
+            difference = compare(path, known.get(path), names.get(path))
+            if difference is not None:
+                found.append(difference)
     return len(names), found
+
+
+def _why_lost(root: bytes) -> str:
+    """Why a root cannot be looked through; empty where it can."""
+    try:
+        return "" if calls.is_folder(root) else "is not there"
+    except calls.NoAnswer:
+        return "does not answer"
 
 
 def leftovers(roots: Sequence[bytes]) -> list[Difference]:
@@ -113,7 +127,7 @@ def leftovers(roots: Sequence[bytes]) -> list[Difference]:
 def compare(path: bytes, known: Known | None, seen: Seen | None) -> Difference | None:
     """One name in the catalogue and on the disk."""
     if seen is None:
-        if os.path.lexists(path):
+        if calls.do(path, os.path.lexists, path):
             return Difference(path, "stale", "in the catalogue, but in no folder that is watched now")
         return Difference(path, "missing", "in the catalogue, not on the disk")
     if known is None:
@@ -147,7 +161,7 @@ def _age(seen: Seen) -> str:
 
 def _is_young(difference: Difference) -> bool:
     try:
-        status = os.lstat(difference.path)
+        status = calls.stat(difference.path, follow_symlinks=False)
     except OSError:
         return False
     return 0 <= time.time() - max(status.st_ctime, status.st_mtime) < _YOUNG

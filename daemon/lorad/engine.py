@@ -222,6 +222,7 @@ class Engine:
         self._reading.drop(file)
 
     def _feed(self) -> None:
+        self._reading.release()
         for file in list(self._reading.pointless()):
             self._machinery.cancel(file)
         for lane in range(len(LANES) + 1):

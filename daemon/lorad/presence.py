@@ -23,7 +23,8 @@ from lorad.files import File, Files, is_under
 from lorad.library import Instruction, Library, Status
 from lorad.pipeline.health import PipelineBrokenError
 from lorad.pipeline.protocol import OUR_MISTAKE
-from lorad.watch.scanner import Seen, look, walk
+from lorad.watch import calls
+from lorad.watch.scanner import Seen, look, look_through
 
 #: A file that changes this often while it is read is left alone until it is touched again.
 _ATTEMPTS = 5
@@ -36,7 +37,7 @@ DEATHS = 3
 class Sweep:
     """One look through a folder: `walk` gives what is there, `unseen` are the known names not met yet."""
 
-    def __init__(self, folder: bytes, root: bytes, walked: Iterator[Seen], unseen: set[bytes]) -> None:
+    def __init__(self, folder: bytes, root: bytes, walked: Iterator[Seen | None], unseen: set[bytes]) -> None:
         self.folder = folder
         self.root = root
         self.walked = walked
@@ -111,11 +112,14 @@ class Presence:
         sweep = self._sweep
         for count in range(names if sweep else 0):
             assert sweep is not None
-            seen = next(sweep.walked, None)
-            if seen is None:
+            try:
+                seen = next(sweep.walked)
+            except StopIteration:
                 self._end(sweep)
                 self._sweep = None
                 self._look_at_links()
+                return count
+            if seen is None:
                 return count
             fresh = seen.path in sweep.unseen
             if seen.failed and seen.status is None:
@@ -131,6 +135,9 @@ class Presence:
         """Set a file aside as failed where handling it, inside, meets a mistake in lorad."""
         try:
             yield
+        except calls.NoAnswer:
+            # It is looked at again when its file system answers.
+            return
         except (sqlite3.Error, PipelineBrokenError, StateError):
             # Of the catalogue and the pipeline, not of this file.
             raise
@@ -143,7 +150,7 @@ class Presence:
         self._mistake(path, why)
         identity = Identity(0, 0, 0, 0, 0)
         with suppress(OSError):
-            identity = Identity.of(os.lstat(path))
+            identity = Identity.of(calls.stat(path, follow_symlinks=False))
         known = self._files.by_path.get(path)
         if known is not None and not known.passed_over:
             for name in list(known.names):
@@ -164,7 +171,7 @@ class Presence:
         if seen is not None:
             self._see(seen, fresh=False, swept=False)
         gone = [path] if seen is None and path in self._files.by_path else []
-        if self._files.has_folder(path) and not os.path.isdir(path):
+        if self._files.has_folder(path) and not calls.is_folder(path):
             gone += self._files.names_under(path)
         self._gone(gone)
         self._look_at_links()
@@ -218,10 +225,14 @@ class Presence:
         )
         if root is None or _place(root) is None:
             return None
-        if not os.path.isdir(folder):
+        try:
+            is_folder = calls.is_folder(folder)
+        except calls.NoAnswer:
+            return None
+        if not is_folder:
             self.touched(folder)
             return None
-        walked = walk([folder], follow=self._follow, without=self._without)
+        walked = look_through([folder], follow=self._follow, without=self._without)
         known = set(self._files.names_under(folder))
         if folder in self._files.by_path:
             # It could not be listed the last time.
@@ -339,7 +350,7 @@ class Presence:
         """The device that a folder is on, or was on when it is gone; None when its root is gone."""
         while any(folder == root or folder.startswith(os.path.join(root, b"")) for root in self.roots):
             try:
-                return os.stat(folder).st_dev
+                return calls.stat(folder).st_dev
             except OSError:
                 folder = os.path.dirname(folder)
         return None
@@ -380,7 +391,7 @@ def settled(status: os.stat_result, seconds: float) -> bool:
 def _place(root: bytes) -> tuple[int, int] | None:
     """Device and inode of a root; None when it is not there."""
     try:
-        status = os.stat(root)
+        status = calls.stat(root)
     except OSError:
         return None
     return status.st_dev, status.st_ino

@@ -8,8 +8,8 @@ long is in a lane of its own (`pipeline.protocol.LANES`).
 from __future__ import annotations
 
 from collections import defaultdict, deque
-from collections.abc import Iterator, Sequence
-from functools import lru_cache
+from collections.abc import Callable, Iterator, Sequence
+from functools import lru_cache, partial
 from typing import Generic, NamedTuple, TypeVar
 
 import msgspec
@@ -21,6 +21,7 @@ from lorad.files import File, Files
 from lorad.library import LayoutShape, Piece, Question, Status
 from lorad.pipeline.dispatch import HeaderJob, Job, PiecesJob, Plan, ResidueJob
 from lorad.pipeline.protocol import LANES, Run, Target, lane_of
+from lorad.watch import calls
 
 #: Files of one job: enough to make messages cheap, few enough that all loaders get some.
 _FILES = 64
@@ -93,6 +94,8 @@ class Reading:
         self._residues_wanted: set[int] = set()
         self._pieces: list[_Queue[Wanted]] = [_Queue() for _ in range(len(LANES) + 1)]
         self._running: dict[tuple[int, int], Wanted] = {}
+        #: What waits for mounts that do not answer, by mount point: how to queue it again.
+        self._held: defaultdict[bytes, list[Callable[[], None]]] = defaultdict(list)
         #: Long questions of files that nothing else is like now.
         self._parked: defaultdict[int, list[Wanted]] = defaultdict(list)
         self._headers_turn = True
@@ -172,6 +175,19 @@ class Reading:
         for wanted in self._parked.pop(file, ()):
             self._pieces[wanted.lane].add(wanted, new=self._is_new(file))
 
+    def release(self) -> None:
+        """Queue again what waited for mounts that answer by now."""
+        for point in [point for point in self._held if not calls.hangs(point)]:
+            for queue in self._held.pop(point):
+                queue()
+
+    def _hold(self, file: File, queue: Callable[[], None]) -> bool:
+        """Whether a file cannot be read now, as its mount does not answer; then it waits for that."""
+        if not calls.hangs(file.names[0]):
+            return False
+        self._held[calls.mount_of(file.names[0]) or b"/"].append(queue)
+        return True
+
     def drop(self, file: int) -> None:
         """A file is not there any more."""
         self._parked.pop(file, None)
@@ -217,7 +233,7 @@ class Reading:
         files: list[File] = []
         while not lane and self._headers and len(files) < count:
             file = self._files.by_id.get(self._headers.take())
-            if file is not None:
+            if file is not None and not self._hold(file, partial(self._headers.again, file.id)):
                 files.append(file)
         return HeaderJob([file.id for file in files], [self._target(file) for file in files]) if files else None
 
@@ -226,7 +242,7 @@ class Reading:
             number = self._residues[lane].take()
             self._residues_wanted.discard(number)
             file = self._files.by_id.get(number)
-            if file is not None:
+            if file is not None and not self._hold(file, partial(self.want_residue, number)):
                 return ResidueJob([file.id], [self._target(file)], lane)
         return None
 
@@ -241,7 +257,7 @@ class Reading:
                 break
             wanted = waiting.take()
             file = self._files.by_id.get(wanted.file)
-            if file is None:
+            if file is None or self._hold(file, partial(waiting.again, wanted)):
                 continue
             assert file.arrangement is not None
             missing = tuple(place for place in range(len(wanted.question.pieces)) if place not in wanted.known)

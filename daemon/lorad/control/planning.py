@@ -18,6 +18,7 @@ from lorad.dedupe.plan import Plan, Skipped, Step, make_plan, plan_for
 from lorad.dedupe.policy import Policy
 from lorad.dedupe.sharing import with_extents
 from lorad.dedupe.volatile import with_volatile
+from lorad.watch import calls
 
 #: More keep rules than anybody means.
 _RULES = 64
@@ -79,7 +80,7 @@ def policy_of(config: Config) -> Policy:
 
 def resolved(folder: str) -> bytes:
     """A folder as in the catalogue's paths, which have no symbolic link above the root."""
-    return os.fsencode(os.path.realpath(folder))
+    return calls.real(os.fsencode(folder))
 
 
 def planned_pages(plan: Plan, generation: int, complete: bool, cursor: str) -> dict[str, msgspec.Raw]:

@@ -12,12 +12,13 @@ from typing import NamedTuple
 
 from loracore.control import Hashing
 from loracore.errors import MissingPackage, StateError
+from loracore.identity import Identity
 from lorad.catalog.identity import Identified
 from lorad.files import tick_of
 from lorad.hashes.backlog import Backlog, Counts, Wanted
 from lorad.hashes.process import HashingProcess
 from lorad.jobs.worker import Failed
-from lorad.pipeline.protocol import Identity
+from lorad.watch import calls
 
 _LOG = logging.getLogger(__name__)
 
@@ -25,6 +26,8 @@ _LOG = logging.getLogger(__name__)
 DEATHS, _ATTEMPTS = 3, 3
 #: Seconds without a word after which the process is killed. A word comes with each MiB that it has read.
 _SILENCE = 60.0
+#: The same where its file system does not answer.
+_AWAY = 3.0
 #: Seconds until files that could not be hashed just now are tried again, and until the state folder is.
 _AGAIN, _RETRY = 2.0, 10.0
 #: Seconds between two counts of all files, and how many times as long as a count takes.
@@ -97,6 +100,9 @@ class HashingService:
     def look(self, generation: int, *, busy: bool) -> Hashed | None:
         """Whether the core has other work; what was found, until it is `taken`. Never blocks."""
         with self._changed:
+            if self._process.silent_seconds > _AWAY and calls.hangs(self._path):
+                # It is not the file's fault, and is tried again.
+                self._process.kill()
             if self._process.silent_seconds > _SILENCE:
                 self._hung = True
                 self._process.kill()
@@ -197,7 +203,7 @@ class HashingService:
                 return
             if not wanted.paths:
                 continue
-            if _is_young(wanted.identity):
+            if _is_young(wanted.identity) or calls.hangs(wanted.paths[0]):
                 self._left = True
             elif self._attempts[wanted.identity] < _ATTEMPTS:
                 self._hash(wanted)

@@ -11,6 +11,7 @@ import os
 import sqlite3
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from itertools import islice
 
 import msgspec
@@ -27,6 +28,7 @@ from lorad.engine import Engine
 from lorad.files import File, is_under, tick_of
 from lorad.knowledge import Duplicate
 from lorad.pipeline.machinery import Machinery
+from lorad.watch import calls
 
 #: Seconds until a catalogue that could not be written is tried again.
 _RETRY = 5.0
@@ -140,7 +142,9 @@ class Tenure:
         if self.engine is None or not self.engine.files.has_folder(root):
             return False
         readable = filter(has_reader, self.engine.files.names_under(root))
-        return any(map(os.path.lexists, islice(readable, _SAMPLE)))
+        with suppress(calls.NoAnswer):
+            return any(calls.do(path, os.path.lexists, path) for path in islice(readable, _SAMPLE))
+        return False
 
     def knows(self, path: bytes) -> bool:
         """Whether the root of this name was looked through to its end."""
@@ -259,4 +263,4 @@ class Tenure:
 
 def roots_of(config: Config) -> list[bytes]:
     """The watched folders, under the names that all files in them are known by."""
-    return [os.fsencode(os.path.realpath(root)) for root in config.watch.roots]
+    return [calls.real(os.fsencode(root)) for root in config.watch.roots]

@@ -5,15 +5,21 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from collections.abc import Collection, Iterator, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Collection, Generator, Iterator, Sequence
+from contextlib import suppress
+from typing import NamedTuple, TypeVar
 
 from loracore.tensorfile import has_reader
 from loracore.trouble import explained
+from lorad.watch import calls
 from lorad.watch.unfinished import being_downloaded, why_unfinished
 
 #: Where automatic de-duplication puts files aside, at a root's top. Never looked into.
 QUARANTINE = b".lorad-quarantine"
+
+#: Entries of a folder that are asked for at once where that may take its time.
+_AT_ONCE = 64
+_T = TypeVar("_T")
 
 #: What the system says of a name that leads nowhere. All else is a trouble that may pass.
 _GONE = {errno.ENOENT, errno.ENOTDIR, errno.ELOOP}
@@ -32,10 +38,16 @@ class Seen(NamedTuple):
 
 
 def walk(roots: Sequence[bytes], *, follow: bool, without: Sequence[bytes] = ()) -> Iterator[Seen]:
+    """Every name under the roots, as `look_through` gives them."""
+    return (seen for seen in look_through(roots, follow=follow, without=without) if seen is not None)
+
+
+def look_through(roots: Sequence[bytes], *, follow: bool, without: Sequence[bytes] = ()) -> Iterator[Seen | None]:
     """Every name under the roots, once, folder by folder; in a folder by inode, which is about disk order.
 
     Symbolic links are passed over, or with `follow` looked through (a folder that was visited is not
-    visited again, so loops end). Folders in `without` are left out silently.
+    visited again, so loops end). Folders in `without` are left out silently. None is given while a file system
+    takes its time, so that others have theirs; where it does not answer, a folder of it cannot be listed.
     """
     visited: set[tuple[int, int]] = set()
     for folder in without:
@@ -48,12 +60,12 @@ def walk(roots: Sequence[bytes], *, follow: bool, without: Sequence[bytes] = ())
     while waiting:
         folder = waiting.pop()
         try:
-            status = os.stat(folder)
+            status, entries = yield from _patiently(folder, _list, folder)
             if (status.st_dev, status.st_ino) in visited:
                 continue
             visited.add((status.st_dev, status.st_ino))
-            with os.scandir(folder) as listing:
-                entries = sorted(listing, key=os.DirEntry.inode)
+            for start in range(0, len(entries), _AT_ONCE) if calls.mount_of(folder) else ():
+                yield from _patiently(folder, _ask, entries[start : start + _AT_ONCE], follow)
         except (FileNotFoundError, NotADirectoryError):
             # It went meanwhile, which is told of elsewhere.
             continue
@@ -69,6 +81,31 @@ def walk(roots: Sequence[bytes], *, follow: bool, without: Sequence[bytes] = ())
                 yield seen
 
 
+def _patiently(folder: bytes, function: Callable[..., _T], *arguments: object) -> Generator[None, None, _T]:
+    """Make a call that works on a folder, and give way to others while it lasts. Raises NoAnswer."""
+    call = calls.begin(folder, function, *arguments)
+    while not call.ended(calls.GLANCE):
+        if calls.hangs(folder):
+            calls.give_up(call)
+            raise calls.NoAnswer(folder)
+        yield
+    return call.result()
+
+
+def _list(folder: bytes) -> tuple[os.stat_result, list[os.DirEntry[bytes]]]:
+    status = os.stat(folder)
+    with os.scandir(folder) as listing:
+        return status, sorted(listing, key=os.DirEntry.inode)
+
+
+def _ask(entries: Sequence[os.DirEntry[bytes]], follow: bool) -> None:
+    """Have entries know all that they will be asked for."""
+    for entry in entries:
+        with suppress(OSError):
+            entry.is_dir(follow_symlinks=follow)
+            entry.stat(follow_symlinks=follow)
+
+
 def _is_folder(entry: os.DirEntry[bytes], follow: bool) -> bool:
     try:
         return entry.is_dir(follow_symlinks=follow)
@@ -77,9 +114,16 @@ def _is_folder(entry: os.DirEntry[bytes], follow: bool) -> bool:
 
 
 def look(path: bytes, *, follow: bool) -> Seen | None:
-    """What the walk would say of one name now; None when there is no such file, or it is a folder."""
+    """What the walk would say of one name now; None when there is no such file, or it is a folder.
+
+    Raises NoAnswer.
+    """
+    return calls.do(path, _look_now, path, follow)
+
+
+def _look_now(path: bytes, follow: bool) -> Seen | None:
     try:
-        status = os.stat(path) if follow else os.lstat(path)
+        status = os.stat(path, follow_symlinks=follow)
     except OSError as error:
         if error.errno in _GONE:
             return None
