@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import sqlite3
 import threading
 import time
@@ -13,6 +14,8 @@ from typing import NamedTuple
 from loracore.control import Hashing
 from loracore.errors import MissingPackage, StateError
 from loracore.identity import Identity
+from loracore.paths import CATALOGUE
+from loracore.trouble import explained
 from lorad.catalog.identity import Identified
 from lorad.files import tick_of
 from lorad.hashes.backlog import Backlog, Counts, Wanted
@@ -58,6 +61,7 @@ class HashingService:
         self._wake = wake
         self._backlog = Backlog(state_dir)
         self._process = HashingProcess(state_dir)
+        self._catalogue = os.path.join(state_dir, CATALOGUE)
         self._thread = threading.Thread(target=self._run, name="lorad-hashes", daemon=True)
         self._changed = threading.Condition()
         self._wanted = self._stopping = self._news = False
@@ -172,14 +176,15 @@ class HashingService:
             self._hash_all()
         except sqlite3.Error as error:
             self._backlog.close()
-            self._give_up(f"the catalogue cannot be read: {error}; tried again", _RETRY)
+            why = explained(error, self._catalogue)
+            self._give_up(f"the catalogue cannot be read: {why}; tried again", _RETRY)
         except StateError as error:
             self._give_up(f"{error}; tried again", _RETRY)
         except MissingPackage as error:
             self._give_up(str(error))
-        except Exception as error:
-            _LOG.exception("hashing on arrival")
-            self._give_up(f"{type(error).__name__}: {error}")
+        except Exception:
+            _LOG.exception("a mistake in lorad: hashing %s", os.fsdecode(self._path))
+            self._give_up("a mistake in lorad, see its log")
         return _AGAIN if self._left else None
 
     def _hash_all(self) -> None:

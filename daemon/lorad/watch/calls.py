@@ -8,6 +8,7 @@ What a symbolic link leads to is not seen here.
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import errno
 import math
@@ -206,7 +207,9 @@ def mount_of(path: bytes) -> bytes | None:
     global _table, _risky  # noqa: PLW0603 - there is one mount table for all
     with _lock:
         if _table is None or _table.changed():
-            _table = _table or MountTable()
+            if _table is None:
+                _table = MountTable()
+                atexit.register(_table.close)
             _risky = [mount for mount in _table.mounts if may_hang(mount)]
         if find(_risky, path) is None:
             return None
