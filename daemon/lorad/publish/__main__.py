@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import sqlite3
 import time
+import traceback
 
 from loracore.paths import shown
 from loracore.trouble import explained
@@ -28,6 +29,11 @@ def main() -> None:
             generation = publisher.publish(message)
         except (OSError, sqlite3.Error) as error:
             why = f"{shown(state_dir)}: the JSON files cannot be written: {explained(error, state_dir)}"
+            line.send(Published(-1, time.perf_counter() - started, why))
+        except Exception:
+            # To die of it would only have it happen again.
+            traceback.print_exc()
+            why = f"{shown(state_dir)}: the JSON files cannot be written: a mistake in lorad, see its log"
             line.send(Published(-1, time.perf_counter() - started, why))
         else:
             line.send(Published(generation, time.perf_counter() - started))

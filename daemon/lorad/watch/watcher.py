@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import sys
 import threading
@@ -17,6 +18,8 @@ from lorad.watch.memory import Memory
 from lorad.watch.news import Inbox, News, RootHealth
 from lorad.watch.observer import RootObserver
 from lorad.watch.plan import Plan
+
+_LOG = logging.getLogger(__name__)
 
 #: Seconds that the echo of a canary may take before a watch is taken for dead.
 _ECHO = 3.0
@@ -203,7 +206,11 @@ class Watcher:
     def _keep(self) -> None:
         with self._changed:
             while not self._stopping:
-                due = self._turn(time.monotonic())
+                due = time.monotonic() + _TURN
+                try:
+                    due = self._turn(time.monotonic())
+                except Exception:
+                    _LOG.exception("a mistake in lorad: keeping the watch")
                 self._turned_at = time.monotonic()
                 self._changed.wait(max(0.0, min(due - self._turned_at, _TURN)))
 

@@ -1,0 +1,102 @@
+"""A loader that is at a long task does short ones in between, and both come out right."""
+
+from __future__ import annotations
+
+import os
+import random
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+import pytest
+from blake3 import blake3
+
+from loracore.identity import Identity
+from lorad.pipeline.dispatch import Finished, Lost, PiecesJob, Plan
+from lorad.pipeline.launch import Crew
+from lorad.pipeline.machinery import Machinery
+from lorad.pipeline.protocol import LANES, OWN_LANE, Run, Target, lane_of
+
+#: Bytes of a file: some slabs, so that a task is interrupted some times.
+SIZE = 48 << 20
+
+
+@pytest.fixture
+def machinery(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Machinery]:
+    monkeypatch.chdir(tmp_path)
+    machinery = Machinery(Crew(str(tmp_path), str(tmp_path), loaders=1, hasher="cpu"), told=lambda *death: None)
+    yield machinery
+    machinery.stop()
+
+
+def job(path: Path, number: int, *, lane: int, pieces: int = 1) -> PiecesJob:
+    """Digest a whole file in so many pieces of different lengths."""
+    size = path.stat().st_size
+    cuts = sorted(random.Random(number).sample(range(1, size), pieces - 1))
+    lengths = [end - start for start, end in zip([0, *cuts], [*cuts, size], strict=True)]
+    plan = Plan(msgspec.msgpack.encode([Run(0, lengths)]), pieces, size, None)
+    target = Target(os.fsencode(path), Identity.of(path.stat()))
+    return PiecesJob([number], [0], [target], [plan], sequential=True, lane=lane)
+
+
+def start(machinery: Machinery, work: PiecesJob) -> None:
+    while (loader := machinery.room(work.lane)) is None:
+        assert not list(machinery.poll(0.1))
+    machinery.start(loader, work)
+
+
+def ended(machinery: Machinery, count: int) -> list[Finished]:
+    found: list[Finished] = []
+    while len(found) < count:
+        for event in machinery.poll(1.0):
+            assert not isinstance(event, Lost)
+            found += [event] if isinstance(event, Finished) else []
+    return found
+
+
+def test_tasks_in_all_lanes_at_once_keep_their_digests(machinery: Machinery, tmp_path: Path) -> None:
+    """However they are nested, and whoever digests them."""
+    paths = []
+    for lane in reversed(range(len(LANES) + 1)):
+        path = tmp_path / str(lane)
+        path.write_bytes(random.Random(lane).randbytes(SIZE // 4) * 4)
+        start(machinery, job(path, lane, lane=lane, pieces=1 + 3 * (lane % 3)))
+        paths.append(path)
+    for finished in ended(machinery, len(paths)):
+        (number,) = finished.job.files
+        assert isinstance(finished.job, PiecesJob)
+        content, position, digests = (tmp_path / str(number)).read_bytes(), 0, []
+        for run in msgspec.msgpack.decode(finished.job.plans[0].runs, type=list[Run]):
+            for length in run.lengths:
+                digests.append(blake3(content[position : position + length]).digest())
+                position += length
+        assert finished.outcomes[0].trouble is None
+        assert finished.digests == b"".join(digests)
+
+
+@pytest.mark.parametrize("lane", [2, OWN_LANE])
+def test_a_long_task_gives_way_and_can_be_cancelled(machinery: Machinery, tmp_path: Path, lane: int) -> None:
+    """What is left of it has digests that mean nothing, so that nothing is out of place."""
+    giant, small = tmp_path / "giant", tmp_path / "small"
+    with giant.open("wb") as file:
+        file.truncate(1 << 40)
+    small.write_bytes(b"x" * 1000)
+    start(machinery, job(giant, 1, lane=lane, pieces=5))
+    start(machinery, job(giant, 2, lane=lane + 1))
+    for number in (3, 4):
+        start(machinery, job(small, number, lane=0))
+    short = ended(machinery, 2)
+    assert {finished.job.files[0] for finished in short} == {3, 4}
+    assert {finished.digests for finished in short} == {blake3(b"x" * 1000).digest()}
+    machinery.cancel(2)
+    machinery.cancel(1)
+    for finished in ended(machinery, 2):
+        assert finished.outcomes[0].trouble is not None
+        assert finished.outcomes[0].trouble.kind == "cancelled"
+        assert len(finished.digests) == 32 * finished.job.plans[0].pieces  # type: ignore[union-attr]
+    assert machinery.idle
+
+
+def test_lanes_are_by_length() -> None:
+    """A task of the whole of a lane's bytes is in it, one of a byte more in the next."""
+    assert [lane_of(length) for length in (0, LANES[0], LANES[0] + 1, LANES[-1], 1 << 60)] == [0, 0, 1, 4, 5]
