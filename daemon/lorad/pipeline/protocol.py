@@ -12,11 +12,18 @@ from loracore.tensorfile import Strides
 
 #: Bytes of a task up to which it has lane 0, 1, 2 and so on: one that is under way gives way to those of a lower
 #: lane, and can be cancelled, after each slab. So how long a file is read never decides when another one is.
-LANES = (16 << 20, 256 << 20, 4 << 30, 64 << 30, 1 << 40)
+LANES = tuple((16 << 20) * 4**step for step in range(9))
+
+
+def lane_of(length: int) -> int:
+    """The lane of a task of so many bytes."""
+    return bisect_left(LANES, length)
+
+
 #: What is below this lane does not take long.
-LONG_LANE = 2
+LONG_LANE = lane_of(257 << 20)
 #: From this lane on, a loader digests by itself: what a GPU keeps of a piece grows with it.
-OWN_LANE = 4
+OWN_LANE = lane_of(65 << 30)
 #: Larger messages are not accepted by any end. A header of the largest size fits, compressed or not.
 MAX_MESSAGE = 256 << 20
 
@@ -213,11 +220,6 @@ class Published(msgspec.Struct, frozen=True, array_like=True, tag="published"):
 
 ToChild = ReadHeaders | ReadPieces | ReadResidue | Cancel | Credit | Filled | Publish | Forget | Stop
 ToCore = Ready | Using | Filled | Done | Digested | Published
-
-
-def lane_of(length: int) -> int:
-    """The lane of a task of so many bytes."""
-    return bisect_left(LANES, length)
 
 
 encode = msgspec.msgpack.Encoder().encode
