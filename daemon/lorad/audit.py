@@ -92,9 +92,7 @@ def _compare_disk(state_dir: str, roots: Sequence[bytes], follow: bool) -> tuple
     unlisted = [path for path, seen in names.items() if seen.failed and seen.status is None]
     in_lost = is_under([*lost, *unlisted])
     found = [Difference(root, "missing", f"this watched folder {why}") for root, why in lost.items()]
-    for root in there:
-        with suppress(calls.NoAnswer):
-            found += calls.finish(calls.begin(root, leftovers, [root]))
+    found += leftovers(there)
     for path in sorted(names.keys() | known.keys()):
         if in_lost(path):
             continue
@@ -115,13 +113,23 @@ def _why_lost(root: bytes) -> str:
 
 def leftovers(roots: Sequence[bytes]) -> list[Difference]:
     """What actions that were cut short have set aside: each may be the only copy of a file."""
-    return [
-        Difference(os.path.join(folder, name), "leftover", _SET_ASIDE)
-        for root in roots
-        for folder, _, names in os.walk(root)
-        for name in names
-        if _TEMPORARY.fullmatch(name)
-    ]
+    found: list[Difference] = []
+    waiting = list(roots)
+    while waiting:
+        folder = waiting.pop()
+        with suppress(OSError):
+            for path, is_folder in calls.do(folder, _contents, folder):
+                if is_folder:
+                    waiting.append(path)
+                elif _TEMPORARY.fullmatch(os.path.basename(path)):
+                    found.append(Difference(path, "leftover", _SET_ASIDE))
+    return found
+
+
+def _contents(folder: bytes) -> list[tuple[bytes, bool]]:
+    """What is in a folder, and whether that is one."""
+    with os.scandir(folder) as listing:
+        return [(entry.path, entry.is_dir(follow_symlinks=False)) for entry in listing]
 
 
 def compare(path: bytes, known: Known | None, seen: Seen | None) -> Difference | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -97,6 +98,32 @@ def test_a_loader_that_waits_for_it_is_replaced(daemon: Running, local: Path, ha
         (hanging.folder / "a.safetensors").unlink()
         while client.status().files != {"duplicate": 2, "unique": 1}:
             pass
+
+
+def test_a_mount_inside_a_root_holds_up_nothing_else_of_it(tmp_path: Path, local: Path, hanging: Hanging) -> None:
+    """It is named among what failed, and what is in it is neither gone nor forgotten."""
+    inside = local / "inside"
+    inside.mkdir()
+    subprocess.run(["mount", "--bind", hanging.folder, inside], check=True)
+    try:
+        with Running(tmp_path, [local]) as daemon, daemon.client() as client:
+            served = pair(inside, 1)
+            daemon.settle()
+            hanging.hang()
+            found = pair(local, 2)
+            daemon.settle()
+            assert duplicate_sets(daemon.state) == {served, found}
+            while not (failed := list(client.failed())):
+                pass
+            assert [(one.path, "does not answer" in one.reason) for one in failed] == [(os.fsencode(inside), True)]
+            assert client.audit().differences == []
+            hanging.go_on()
+            while list(client.failed()):
+                pass
+            daemon.settle()
+            assert duplicate_sets(daemon.state) == {served, found}
+    finally:
+        subprocess.run(["umount", "--lazy", inside], check=True)
 
 
 def test_it_may_hang_when_the_daemon_starts(daemon: Running, local: Path, hanging: Hanging) -> None:
