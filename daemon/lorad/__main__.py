@@ -19,6 +19,8 @@ from loracore.paths import speak_utf8
 from lorad.descriptors import raise_limit
 from lorad.folders import locked
 from lorad.pipeline.launch import Crew
+from lorad.supervisor.signals import block
+from lorad.watch.calls import real
 
 _FAILED = 1
 _BAD_INPUT = 2
@@ -46,6 +48,7 @@ def main() -> None:
 
 
 def _run(options: argparse.Namespace) -> int:
+    block()
     config = read_config(options)
     _check(config)
     # Before systemd's variables are taken out of the environment.
@@ -139,7 +142,7 @@ def _check(config: Config) -> None:
     state_dir = os.path.realpath(config.state_dir)
     if state_dir == os.path.realpath(config.runtime_dir):
         raise UsageError(f"{config.state_dir}: state and runtime folder cannot be one; give another --runtime-dir")
-    if state_dir in map(os.path.realpath, config.watch.roots):
+    if os.fsencode(state_dir) in (real(os.fsencode(root)) for root in config.watch.roots):
         raise UsageError(f"{config.state_dir}: the state folder cannot be watched; give another --state-dir")
 
 

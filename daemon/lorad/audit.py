@@ -12,7 +12,7 @@ import re
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from itertools import accumulate, zip_longest
 from typing import NamedTuple
 
@@ -27,6 +27,7 @@ from lorad.dedupe.undoable import look
 from lorad.files import is_under
 from lorad.publish.model import Model
 from lorad.publish.render import render
+from lorad.watch import calls
 from lorad.watch.exclude import Exclude
 from lorad.watch.scanner import Seen, walk
 
@@ -95,58 +96,84 @@ def _fitting(files: int, differences: list[Difference]) -> Audited:
 def _compare_disk(state_dir: str, watch: Watch) -> tuple[int, list[Difference]]:
     """How many names there are, and what differs, sorted by path."""
     roots = list(map(os.fsencode, watch.roots))
-    there = [root for root in roots if os.path.isdir(root)]
+    lost = {root: why for root in roots if (why := _why_lost(root))}
+    there = [root for root in roots if root not in lost]
     # The disk first: what the daemon learns meanwhile can only be newer.
     state, exclude = os.fsencode(state_dir), Exclude(watch.exclude, roots)
     walked = walk(there, follow=watch.follow_symlinks, without=[state], exclude=exclude)
     names = {seen.path: seen for seen in walked}
     known = _known(state_dir)
-    lost = [root for root in roots if root not in there]
-    in_lost = is_under(lost)
+    # What is in a folder that cannot be listed is not missing.
+    unlisted = [path for path, seen in names.items() if seen.failed and seen.status is None]
+    in_lost = is_under([*lost, *unlisted])
     away: Counter[bytes] = Counter()
-    found = [Difference(root, "missing", "this watched folder is not there") for root in lost]
+    found = [Difference(root, "missing", f"this watched folder {why}") for root, why in lost.items()]
     found += leftovers(there)
     for path in sorted(names.keys() | known.keys()):
-        if lost and in_lost(path):
+        if in_lost(path):
             continue
-        if path not in names and (folder := _unmounted(path, known[path])) is not None:
-            away[folder] += 1
-            continue
-        difference = compare(path, known.get(path), names.get(path))
-        if difference is not None:
-            found.append(difference)
+        with suppress(calls.NoAnswer):
+            if path not in names and (folder := _unmounted(path, known[path])) is not None:
+                away[folder] += 1
+                continue
+            difference = compare(path, known.get(path), names.get(path))
+            if difference is not None:
+                found.append(difference)
     return len(names), found + [
         Difference(folder, "missing", f"{_AWAY}: {count:,}") for folder, count in away.items()
     ]
 
 
 def _unmounted(path: bytes, known: Known) -> bytes | None:
-    """The folder that is left on the way to a name whose disk is not there; None where that is not the reason."""
+    """The folder that is left on the way to a name whose disk is not there; None where that is not the reason.
+
+    Raises NoAnswer.
+    """
     folder = path
     while True:
         try:
-            status = os.lstat(folder)
+            status = calls.stat(folder, follow_symlinks=False)
+        except calls.NoAnswer:
+            raise
         except OSError:
             folder = os.path.dirname(folder)
             continue
         return folder if known.identity.dev not in (0, status.st_dev) and folder != path else None
 
 
+def _why_lost(root: bytes) -> str:
+    """Why a root cannot be looked through; empty where it can."""
+    try:
+        return "" if calls.is_folder(root) else "is not there"
+    except calls.NoAnswer:
+        return "does not answer"
+
+
 def leftovers(roots: Sequence[bytes]) -> list[Difference]:
     """What actions that were cut short have set aside: each may be the only copy of a file."""
-    return [
-        Difference(os.path.join(folder, name), "leftover", _SET_ASIDE)
-        for root in roots
-        for folder, _, names in os.walk(root)
-        for name in names
-        if _TEMPORARY.fullmatch(name)
-    ]
+    found: list[Difference] = []
+    waiting = list(roots)
+    while waiting:
+        folder = waiting.pop()
+        with suppress(OSError):
+            for path, is_folder in calls.do(folder, _contents, folder):
+                if is_folder:
+                    waiting.append(path)
+                elif _TEMPORARY.fullmatch(os.path.basename(path)):
+                    found.append(Difference(path, "leftover", _SET_ASIDE))
+    return found
+
+
+def _contents(folder: bytes) -> list[tuple[bytes, bool]]:
+    """What is in a folder, and whether that is one."""
+    with os.scandir(folder) as listing:
+        return [(entry.path, entry.is_dir(follow_symlinks=False)) for entry in listing]
 
 
 def compare(path: bytes, known: Known | None, seen: Seen | None) -> Difference | None:
     """One name in the catalogue and on the disk."""
     if seen is None:
-        if os.path.lexists(path):
+        if calls.do(path, os.path.lexists, path):
             return Difference(path, "stale", "in the catalogue, but left out or in no folder that is watched now")
         return Difference(path, "missing", "in the catalogue, not on the disk")
     if known is None:
@@ -180,7 +207,7 @@ def _age(seen: Seen) -> str:
 
 def _is_young(difference: Difference) -> bool:
     try:
-        status = os.lstat(difference.path)
+        status = calls.stat(difference.path, follow_symlinks=False)
     except OSError:
         return False
     return 0 <= time.time() - max(status.st_ctime, status.st_mtime) < _YOUNG

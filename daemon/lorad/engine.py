@@ -273,9 +273,10 @@ class Engine:
         self._reading.drop(file)
 
     def _feed(self) -> None:
+        self._reading.release()
         for file in list(self._reading.pointless()):
             self._machinery.cancel(file)
-        for lane in range(len(LANES) + 1):
+        for lane in range(LANES):
             while (loader := self._machinery.room(lane)) is not None:
                 job = self._reading.next_job(lane)
                 if job is None:

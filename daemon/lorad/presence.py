@@ -27,9 +27,10 @@ from lorad.library import Instruction, Library, Status
 from lorad.pipeline.health import PipelineBrokenError
 from lorad.pipeline.protocol import OUR_MISTAKE
 from lorad.view import View
+from lorad.watch import calls
 from lorad.watch.exclude import Exclude
 from lorad.watch.mounts import is_below
-from lorad.watch.scanner import Seen, look, walk
+from lorad.watch.scanner import Seen, look, look_through
 
 #: A file that changes this often while it is read is left alone until it is touched again.
 _ATTEMPTS = 5
@@ -45,7 +46,9 @@ class Sweep:
     `entered` are the folders in it that came into view at once and are looked through by this.
     """
 
-    def __init__(self, folder: bytes, root: bytes, walked: Iterator[Seen], unseen: set[bytes], view: View) -> None:
+    def __init__(
+        self, folder: bytes, root: bytes, walked: Iterator[Seen | None], unseen: set[bytes], view: View
+    ) -> None:
         self.folder = folder
         self.root = root
         self.walked = walked
@@ -142,11 +145,14 @@ class Presence:
         sweep = self._sweep
         for count in range(names if sweep else 0):
             assert sweep is not None
-            seen = next(sweep.walked, None)
-            if seen is None:
+            try:
+                seen = next(sweep.walked)
+            except StopIteration:
                 self._end(sweep)
                 self._sweep = None
                 self._look_at_links()
+                return count
+            if seen is None:
                 return count
             fresh = seen.path in sweep.unseen
             if seen.failed and seen.status is None:
@@ -165,6 +171,9 @@ class Presence:
         """Set a file aside as failed where handling it, inside, meets a mistake in lorad."""
         try:
             yield
+        except calls.NoAnswer:
+            # It is looked at again when its file system answers.
+            return
         except (sqlite3.Error, PipelineBrokenError, StateError):
             # Of the catalogue and the pipeline, not of this file.
             raise
@@ -177,7 +186,7 @@ class Presence:
         self._mistake(path, why)
         identity = Identity(0, 0, 0, 0, 0)
         with suppress(OSError):
-            identity = Identity.of(os.lstat(path))
+            identity = Identity.of(calls.stat(path, follow_symlinks=False))
         known = self._files.by_path.get(path)
         if (hidden := self._files.hidden.get(path)) is not None:
             hidden.error = OUR_MISTAKE
@@ -210,7 +219,7 @@ class Presence:
         if seen is not None:
             self._see(seen, fresh=False, swept=False)
         gone = [path] if seen is None and path in self._files.by_path else []
-        if self._files.has_folder(path) and not os.path.isdir(path):
+        if self._files.has_folder(path) and not calls.is_folder(path):
             gone += self._files.names_under(path)
         self._gone(gone)
         self._met.pop(path, None)
@@ -309,13 +318,17 @@ class Presence:
         root = self._view.root(folder)
         if root is None or _place(root) is None:
             return None
-        if not os.path.isdir(folder):
+        try:
+            is_folder = calls.is_folder(folder)
+        except calls.NoAnswer:
+            return None
+        if not is_folder:
             self.touched(folder)
             return None
         if folder != root and self._exclude(folder):
             self._leave_out(folder)
             return None
-        walked = walk([folder], follow=self._follow, without=self._without, exclude=self._exclude)
+        walked = look_through([folder], follow=self._follow, without=self._without, exclude=self._exclude)
         known = set(self._files.names_under(folder))
         if folder in self._files.by_path:
             # It could not be listed the last time.
@@ -532,7 +545,7 @@ class Presence:
         """The device that a folder is on, or was on when it is gone; None when its root is gone."""
         while self._view.root(folder) is not None:
             try:
-                return os.stat(folder).st_dev
+                return calls.stat(folder).st_dev
             except OSError:
                 folder = os.path.dirname(folder)
         return None
@@ -581,7 +594,7 @@ def settled(status: os.stat_result, seconds: float) -> bool:
 def _place(root: bytes) -> tuple[int, int] | None:
     """Device and inode of a root; None when it is not there."""
     try:
-        status = os.stat(root)
+        status = calls.stat(root)
     except OSError:
         return None
     return status.st_dev, status.st_ino

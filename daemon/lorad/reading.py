@@ -8,9 +8,9 @@ long is in a lane of its own (`pipeline.protocol.LANES`).
 from __future__ import annotations
 
 from collections import defaultdict, deque
-from collections.abc import Iterator, Sequence
-from functools import lru_cache
-from typing import Generic, NamedTuple, TypeVar
+from collections.abc import Callable, Iterator, Sequence
+from functools import lru_cache, partial
+from typing import NamedTuple
 
 import msgspec
 from blake3 import blake3
@@ -20,15 +20,13 @@ from lorad.catalog import Catalog
 from lorad.files import File, Files
 from lorad.library import LayoutShape, Piece, Question, Status
 from lorad.pipeline.dispatch import HeaderJob, Job, PiecesJob, Plan, ResidueJob
-from lorad.pipeline.protocol import LANES, Run, Target, lane_of
+from lorad.pipeline.protocol import LANES, SHORT, Run, Target, lane_of
+from lorad.watch import calls
 
 #: Files of one job: enough to make messages cheap, few enough that all loaders get some.
 _FILES = 64
 #: Bytes of one job of pieces, if it is more than one file's.
 _BYTES = 16 << 20
-
-
-_T = TypeVar("_T")
 
 
 class Wanted(NamedTuple):
@@ -40,10 +38,9 @@ class Wanted(NamedTuple):
     known: dict[int, bytes]
 
     @property
-    def lane(self) -> int:
-        """By the bytes that have to be read."""
-        pieces = enumerate(self.question.pieces)
-        return lane_of(sum(piece.length for place, piece in pieces if place not in self.known))
+    def length(self) -> int:
+        """Bytes that have to be read."""
+        return sum(piece.length for place, piece in enumerate(self.question.pieces) if place not in self.known)
 
     def complete(self, order: Sequence[int] | None, digests: bytes) -> bytes:
         """All digests in the question's order, out of the known ones and those read in this order."""
@@ -56,30 +53,6 @@ class Wanted(NamedTuple):
         return b"".join(pieces[place] for place in range(len(self.question.pieces)))
 
 
-class _Queue(Generic[_T]):
-    """What waits, with what is `new` before all that is not."""
-
-    def __init__(self) -> None:
-        self._new: deque[_T] = deque()
-        self._old: deque[_T] = deque()
-
-    def __len__(self) -> int:
-        return len(self._new) + len(self._old)
-
-    def add(self, item: _T, *, new: bool) -> None:
-        (self._new if new else self._old).append(item)
-
-    def again(self, item: _T) -> None:
-        """First in line."""
-        self._new.appendleft(item)
-
-    def first(self) -> _T:
-        return (self._new or self._old)[0]
-
-    def take(self) -> _T:
-        return (self._new or self._old).popleft()
-
-
 class Reading:
     """The queues of what is to be read."""
 
@@ -88,11 +61,14 @@ class Reading:
         self._files = files
         self._follow = follow
         self._loaders = loaders
-        self._headers: _Queue[int] = _Queue()
-        self._residues: list[_Queue[int]] = [_Queue() for _ in range(len(LANES) + 1)]
+        #: By lane.
+        self._headers: list[deque[int]] = [deque() for _ in range(LANES)]
+        self._residues: list[deque[int]] = [deque() for _ in range(LANES)]
+        self._pieces: list[deque[Wanted]] = [deque() for _ in range(LANES)]
         self._residues_wanted: set[int] = set()
-        self._pieces: list[_Queue[Wanted]] = [_Queue() for _ in range(len(LANES) + 1)]
         self._running: dict[tuple[int, int], Wanted] = {}
+        #: What waits for mounts that do not answer, by mount point: how to queue it again.
+        self._held: defaultdict[bytes, list[Callable[[], None]]] = defaultdict(list)
         #: Long questions of files that nothing else is like now.
         self._parked: defaultdict[int, list[Wanted]] = defaultdict(list)
         self._headers_turn = True
@@ -102,11 +78,11 @@ class Reading:
 
     @property
     def empty(self) -> bool:
-        return not (self._headers or any(self._residues) or any(self._pieces))
+        return not self.waits(LANES)
 
     def waits(self, lanes: int) -> bool:
         """Whether something in the first lanes waits."""
-        return bool(self._headers) or any(self._residues[:lanes]) or any(self._pieces[:lanes])
+        return any(any(queues[:lanes]) for queues in (self._headers, self._residues, self._pieces))
 
     def forget_layouts(self) -> None:
         """Numbers of layouts and arrangements may have got another meaning."""
@@ -116,8 +92,11 @@ class Reading:
     @property
     def queues(self) -> dict[str, int]:
         """How much waits, by what it waits for."""
-        digests, residues = sum(map(len, self._pieces)), sum(map(len, self._residues))
-        return {"headers": len(self._headers), "digests": digests, "residues": residues}
+        return {
+            "headers": sum(map(len, self._headers)),
+            "digests": sum(map(len, self._pieces)),
+            "residues": sum(map(len, self._residues)),
+        }
 
     def shape(self, layout: int, arrangement: int) -> LayoutShape:
         """A layout's sizes, and its order in files of this arrangement."""
@@ -135,32 +114,32 @@ class Reading:
         wanted = Wanted(file, layout, question, places)
         if len(places) == len(question.pieces):
             return wanted.complete((), b"")
-        self._pieces[wanted.lane].add(wanted, new=self._is_new(file))
+        self._ask(wanted)
         return None
 
     def want_header(self, file: int) -> None:
         """Queue a file's header."""
-        self._headers.add(file, new=self._is_new(file))
+        self._headers[self._lane(file, 0)].append(file)
 
     def want_residue(self, file: int) -> None:
         """Queue what lies between a file's layers, once."""
         if file not in self._residues_wanted:
             self._residues_wanted.add(file)
             # How much it is, only reading tells.
-            self._residues[lane_of(self._files.by_id[file].identity.size)].add(file, new=self._is_new(file))
+            self._residues[self._lane(file, self._files.by_id[file].identity.size)].append(file)
 
     def repeat(self, job: Job, file: int, wanted: Wanted | None) -> None:
         """Queue one file of a job anew. `wanted` is what it was asked, if the job was of pieces."""
         if wanted is not None:
-            self._pieces[job.lane].add(wanted, new=False)
+            self._pieces[job.lane].append(wanted)
         else:
-            (self._headers if isinstance(job, HeaderJob) else self._residues[job.lane]).add(file, new=False)
+            (self._headers if isinstance(job, HeaderJob) else self._residues)[job.lane].append(file)
 
     def pointless(self) -> Iterator[int]:
         """Files of which much is being read, and that nothing else is like any more."""
-        for file, number in self._running:
+        for (file, _), wanted in self._running.items():
             known = self._files.by_id.get(file)
-            if known is not None and known.status is Status.UNIQUE and self._running[file, number].lane:
+            if known is not None and known.status is Status.UNIQUE and self._lane(file, wanted.length) >= SHORT:
                 yield file
 
     def park(self, wanted: Wanted) -> None:
@@ -168,20 +147,37 @@ class Reading:
         if self._files.by_id[wanted.file].status is Status.UNIQUE:
             self._parked[wanted.file].append(wanted)
         else:
-            self._pieces[wanted.lane].add(wanted, new=False)
+            self._ask(wanted)
 
     def unpark(self, file: int) -> None:
         """Something is like this file."""
         for wanted in self._parked.pop(file, ()):
-            self._pieces[wanted.lane].add(wanted, new=self._is_new(file))
+            self._ask(wanted)
+
+    def release(self) -> None:
+        """Queue again what waited for mounts that answer by now."""
+        for point in [point for point in self._held if not calls.hangs(point)]:
+            for queue in self._held.pop(point):
+                queue()
+
+    def _hold(self, file: File, queue: Callable[[], None]) -> bool:
+        """Whether a file cannot be read now, as its mount does not answer; then it waits for that."""
+        if not calls.hangs(file.names[0]):
+            return False
+        self._held[calls.mount_of(file.names[0]) or b"/"].append(queue)
+        return True
 
     def drop(self, file: int) -> None:
         """A file is not there any more."""
         self._parked.pop(file, None)
 
-    def _is_new(self, file: int) -> bool:
+    def _ask(self, wanted: Wanted) -> None:
+        self._pieces[self._lane(wanted.file, wanted.length)].append(wanted)
+
+    def _lane(self, file: int, length: int) -> int:
+        """The lane of a task of so many bytes of a file."""
         known = self._files.by_id.get(file)
-        return known is not None and known.news
+        return lane_of(length, new=known is not None and known.news)
 
     def again(self, job: Job, without: int | None) -> Wanted | None:
         """Queue a job's files anew, first in line, all but one; what that one was asked, for `repeat`."""
@@ -192,9 +188,9 @@ class Reading:
                 if file == without:
                     asked = wanted
                 else:
-                    self._pieces[job.lane].again(wanted)
+                    self._pieces[job.lane].appendleft(wanted)
             elif file != without:
-                (self._headers if isinstance(job, HeaderJob) else self._residues[job.lane]).again(file)
+                (self._headers if isinstance(job, HeaderJob) else self._residues)[job.lane].appendleft(file)
         return asked
 
     def take(self, job: PiecesJob, position: int, digests: bytes) -> tuple[Wanted, bytes]:
@@ -216,35 +212,36 @@ class Reading:
         return Target(file.path, file.identity, self._follow, file.base or 0)
 
     def _header_job(self, lane: int) -> HeaderJob | None:
-        count = min(_FILES, len(self._headers) // (2 * self._loaders) + 1)
+        waiting = self._headers[lane]
+        count = min(_FILES, len(waiting) // (2 * self._loaders) + 1)
         files: list[File] = []
-        while not lane and self._headers and len(files) < count:
-            file = self._files.by_id.get(self._headers.take())
-            if file is not None:
+        while waiting and len(files) < count:
+            file = self._files.by_id.get(waiting.popleft())
+            if file is not None and not self._hold(file, partial(waiting.append, file.id)):
                 files.append(file)
-        return HeaderJob([file.id for file in files], [self._target(file) for file in files]) if files else None
+        return HeaderJob([file.id for file in files], list(map(self._target, files)), lane) if files else None
 
     def _residue_job(self, lane: int) -> ResidueJob | None:
         while self._residues[lane]:
-            number = self._residues[lane].take()
+            number = self._residues[lane].popleft()
             self._residues_wanted.discard(number)
             file = self._files.by_id.get(number)
-            if file is not None:
+            if file is not None and not self._hold(file, partial(self.want_residue, number)):
                 return ResidueJob([file.id], [self._target(file)], lane)
         return None
 
     def _pieces_job(self, lane: int) -> PiecesJob | None:
         """Questions of one kind, samples or whole layers, to as many files as make a good job."""
         waiting = self._pieces[lane]
-        count = 1 if lane else min(_FILES, len(waiting) // (2 * self._loaders) + 1)
+        count = 1 if lane >= SHORT else min(_FILES, len(waiting) // (2 * self._loaders) + 1)
         budget = _BYTES
         batch: list[tuple[Wanted, Target, Plan]] = []
         while waiting and len(batch) < count and budget > 0:
-            if batch and waiting.first().question.confirms != batch[0][0].question.confirms:
+            if batch and waiting[0].question.confirms != batch[0][0].question.confirms:
                 break
-            wanted = waiting.take()
+            wanted = waiting.popleft()
             file = self._files.by_id.get(wanted.file)
-            if file is None:
+            if file is None or self._hold(file, partial(waiting.append, wanted)):
                 continue
             assert file.arrangement is not None
             missing = tuple(place for place in range(len(wanted.question.pieces)) if place not in wanted.known)

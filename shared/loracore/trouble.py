@@ -30,7 +30,7 @@ _REMEDIES = {
     errno.EOPNOTSUPP: "its file system cannot do that",
     errno.ENOSYS: "its file system cannot do that",
     errno.EXDEV: "it lies on another disk or mount",
-    errno.ENOENT: "give it back, or take it out of the configuration",
+    errno.ENOENT: "see that it is there",
     errno.ENOTDIR: "a file stands where a folder should; move it away",
     errno.EISDIR: "a folder stands where a file should; move it away",
     errno.ELOOP: "its symbolic links lead in a circle; mend them",

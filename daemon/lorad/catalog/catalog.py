@@ -19,6 +19,7 @@ import msgspec
 from loracore.errors import StateError
 from loracore.paths import CATALOGUE
 from loracore.tensorfile import Arrangement, Layout
+from loracore.whole import regular
 from lorad import database
 from lorad.catalog.identity import Identified
 from lorad.catalog.schema import migrate
@@ -27,6 +28,8 @@ from lorad.library import Question
 _SEQUENCE = msgspec.msgpack.Decoder(tuple[Question, ...])
 
 
+#: Bytes of SQLite's header, which is written first.
+_HEAD = 100
 #: Bytes that the write-ahead log keeps after it was larger.
 _JOURNAL = 16 << 20
 #: Signatures whose numbers are kept at hand.
@@ -106,6 +109,7 @@ class Catalog:
         permission to work on it.
         """
         self.path = os.path.join(folder, CATALOGUE)
+        _remove_half_made(self.path)
         try:
             self._db = database.connect(self.path, "rwc", cached_statements=64)
             for pragma in (
@@ -333,3 +337,14 @@ class Catalog:
         if len(self._numbers) > _REMEMBERED:
             self._numbers.popitem(last=False)
         return number
+
+
+def _remove_half_made(path: str) -> None:
+    """Remove what is left of a catalogue whose making was cut short, as by a power cut: it holds nothing."""
+    if os.path.exists(f"{path}-wal"):
+        return
+    with suppress(OSError):
+        with open(path, "rb", opener=regular) as file:
+            head = file.read(_HEAD)
+        if len(head) < _HEAD or not head.strip(b"\0"):
+            os.unlink(path)

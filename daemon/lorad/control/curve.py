@@ -25,8 +25,7 @@ def server_keys(folder: str) -> tuple[bytes, bytes]:
     """The daemon's public and secret key, made if need be. Raises StateError."""
     secret_file = os.path.join(folder, f"{_NAME}.key_secret")
     try:
-        if not os.path.exists(secret_file) or not os.path.getsize(secret_file):
-            # There is none, or its making was cut short.
+        if not os.path.exists(secret_file):
             os.makedirs(folder, mode=0o700, exist_ok=True)
             before = os.umask(0o077)
             try:

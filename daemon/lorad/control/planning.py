@@ -23,6 +23,7 @@ from lorad.dedupe.sets import Skipped
 from lorad.dedupe.sharing import with_extents
 from lorad.dedupe.wholes import Folders
 from lorad.library.keepers import Copy
+from lorad.watch import calls
 from lorad.watch.storage import look
 
 #: More keep rules than anybody means.
@@ -121,7 +122,7 @@ def policy_of(config: Config) -> Policy:
 
 def resolved(folder: str) -> bytes:
     """A folder as in the catalogue's paths, which have no symbolic link above the root."""
-    return os.fsencode(os.path.realpath(folder))
+    return calls.real(os.fsencode(folder))
 
 
 def planned_pages(plan: Plan, generation: int, complete: bool, cursor: str) -> dict[str, msgspec.Raw]:

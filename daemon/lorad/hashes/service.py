@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import sqlite3
 import threading
 import time
@@ -12,12 +13,15 @@ from typing import NamedTuple
 
 from loracore.control import Hashing
 from loracore.errors import MissingPackage, StateError
+from loracore.identity import Identity
+from loracore.paths import CATALOGUE
+from loracore.trouble import explained
 from lorad.catalog.identity import Identified
 from lorad.files import tick_of
 from lorad.hashes.backlog import Backlog, Counts, Wanted
 from lorad.hashes.process import HashingProcess
 from lorad.jobs.worker import Failed
-from lorad.pipeline.protocol import Identity
+from lorad.watch import calls
 
 _LOG = logging.getLogger(__name__)
 
@@ -25,6 +29,8 @@ _LOG = logging.getLogger(__name__)
 DEATHS, _ATTEMPTS = 3, 3
 #: Seconds without a word after which the process is killed. A word comes with each MiB that it has read.
 _SILENCE = 60.0
+#: The same where its file system does not answer.
+_AWAY = 3.0
 #: Seconds until files that could not be hashed just now are tried again, and until the state folder is.
 _AGAIN, _RETRY = 2.0, 10.0
 #: Seconds between two counts of all files, and how many times as long as a count takes.
@@ -55,6 +61,7 @@ class HashingService:
         self._wake = wake
         self._backlog = Backlog(state_dir)
         self._process = HashingProcess(state_dir)
+        self._catalogue = os.path.join(state_dir, CATALOGUE)
         self._thread = threading.Thread(target=self._run, name="lorad-hashes", daemon=True)
         self._changed = threading.Condition()
         self._wanted = self._stopping = self._news = False
@@ -97,6 +104,9 @@ class HashingService:
     def look(self, generation: int, *, busy: bool) -> Hashed | None:
         """Whether the core has other work; what was found, until it is `taken`. Never blocks."""
         with self._changed:
+            if self._process.silent_seconds > _AWAY and calls.hangs(self._path):
+                # It is not the file's fault, and is tried again.
+                self._process.kill()
             if self._process.silent_seconds > _SILENCE:
                 self._hung = True
                 self._process.kill()
@@ -166,14 +176,15 @@ class HashingService:
             self._hash_all()
         except sqlite3.Error as error:
             self._backlog.close()
-            self._give_up(f"the catalogue cannot be read: {error}; tried again", _RETRY)
+            why = explained(error, self._catalogue)
+            self._give_up(f"the catalogue cannot be read: {why}; tried again", _RETRY)
         except StateError as error:
             self._give_up(f"{error}; tried again", _RETRY)
         except MissingPackage as error:
             self._give_up(str(error))
-        except Exception as error:
-            _LOG.exception("hashing on arrival")
-            self._give_up(f"{type(error).__name__}: {error}")
+        except Exception:
+            _LOG.exception("a mistake in lorad: hashing %s", os.fsdecode(self._path))
+            self._give_up("a mistake in lorad, see its log")
         return _AGAIN if self._left else None
 
     def _hash_all(self) -> None:
@@ -197,7 +208,7 @@ class HashingService:
                 return
             if not wanted.paths:
                 continue
-            if _is_young(wanted.identity):
+            if _is_young(wanted.identity) or calls.hangs(wanted.paths[0]):
                 self._left = True
             elif self._attempts[wanted.identity] < _ATTEMPTS:
                 self._hash(wanted)

@@ -14,6 +14,7 @@ from typing import NamedTuple
 from msgspec.structs import replace
 
 from lorad.pipeline.protocol import (
+    SHORT,
     Cancel,
     Credit,
     Digested,
@@ -27,7 +28,7 @@ from lorad.pipeline.protocol import (
     ToChild,
 )
 
-#: Tasks of the first lane that a loader has at hand, so that it never waits for the next; of each other lane, one.
+#: Tasks of a lane that a loader has at hand, so that it never waits for the next; where they take long, one.
 DEPTH = 2
 
 
@@ -48,13 +49,10 @@ class HeaderJob(NamedTuple):
 
     files: Sequence[int]
     targets: Sequence[Target]
-
-    @property
-    def lane(self) -> int:
-        return 0
+    lane: int = 0
 
     def message(self, task: int) -> ToChild:
-        return ReadHeaders(task, self.targets)
+        return ReadHeaders(task, self.targets, self.lane)
 
 
 class PiecesJob(NamedTuple):
@@ -173,7 +171,7 @@ class Dispatcher:
             if f"loader-{index}" not in without
         ]
         count, _, index = min(loads, default=(DEPTH, 0, 0))
-        return index if count < (1 if lane else DEPTH) else None
+        return index if count < (DEPTH if lane < SHORT else 1) else None
 
     def start(self, loader: int, job: Job) -> None:
         number, self._next = self._next, self._next + 1
@@ -186,7 +184,7 @@ class Dispatcher:
         """Have what is read of a file, or of all files, end soon, where it takes long."""
         for number, task in self._tasks.items():
             asked = file in (None, task.job.files[0]) and not task.cancelled
-            if asked and task.job.lane and task.outcomes is None:
+            if asked and task.job.lane >= SHORT and task.outcomes is None:
                 task.cancelled = True
                 self._to_loader(task.loader, Cancel(number))
 

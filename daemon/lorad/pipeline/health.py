@@ -24,6 +24,8 @@ SILENT = 3.5
 STARTING = 45.0
 #: Seconds that one step of work may take: a slab, a header, a rendering.
 STALLED = 120.0
+#: The same where its file lies on a file system that does not answer.
+AWAY = 3.0
 #: So many times its limit of memory is too much to wait for the end of its work.
 FAR_TOO_MUCH = 1.5
 #: If we did not look for so long, it was us who stood still.
@@ -48,6 +50,8 @@ class Fault(Enum):
     STALLED = "stalled"
     #: It hangs in its start.
     STARTING = "starting"
+    #: It waits for a file system that does not answer.
+    AWAY = "away"
     #: It holds too much.
     MEMORY = "memory"
 
@@ -61,13 +65,17 @@ class Verdict(NamedTuple):
 
 
 class Vital(NamedTuple):
-    """How a child is now. `memory` is what it holds alone, in bytes; `busy` whether it has work."""
+    """How a child is now. `memory` is what it holds alone, in bytes; `busy` whether it has work.
+
+    `away`: its file lies on a file system that does not answer.
+    """
 
     name: str
     pulse: Pulse
     ready: bool
     busy: bool
     memory: int
+    away: bool = False
 
 
 class _Record:
@@ -106,6 +114,11 @@ class Health:
         record = self._records.get(name)
         return now - record.beat_at if record else 0.0
 
+    def stalled_seconds(self, name: str, now: float) -> float:
+        """Seconds since a child's work got on."""
+        record = self._records.get(name)
+        return now - record.step_at if record else 0.0
+
     def _judge(self, now: float, vital: Vital) -> Verdict | None:
         record = self._records.get(vital.name)
         if record is None or record.ready != vital.ready:
@@ -122,6 +135,8 @@ class Health:
             return None
         if (silent := now - record.beat_at) > SILENT:
             return Verdict(vital.name, Fault.SILENT, f"ended: it gave no sign of life for {silent:.0f} s")
+        if vital.away and now - record.step_at > AWAY:
+            return Verdict(vital.name, Fault.AWAY, "ended: the file system of its file does not answer")
         if (stalled := now - record.step_at) > STALLED:
             return Verdict(vital.name, Fault.STALLED, f"ended: its work did not get on for {stalled:.0f} s")
         return self._too_large(vital)

@@ -59,14 +59,14 @@ class _Cancelled(Exception):
 
 
 class Loader:
-    """Carries out the core's tasks. Between two slabs, one gives way to those of lower lanes."""
+    """Carries out the core's tasks. Between two slabs or files, one gives way to those of lower lanes."""
 
     def __init__(self, line: Line, arena: Arena, index: int) -> None:
         self._line = line
         self._arena = arena
         self._index = index
         self._credits: list[int] = []
-        self._waiting: list[deque[Task]] = [deque() for _ in range(len(LANES) + 1)]
+        self._waiting: list[deque[Task]] = [deque() for _ in range(LANES)]
         self._writers: dict[int, PieceWriter] = {}
         #: Those under way: each gave way to the next one.
         self._tasks: list[int] = []
@@ -91,9 +91,7 @@ class Loader:
                     task.task == message.task for lane in self._waiting for task in lane
                 ):
                     self._cancelled.add(message.task)
-            case ReadHeaders():
-                self._waiting[0].append(message)
-            case ReadPieces() | ReadResidue():
+            case ReadHeaders() | ReadPieces() | ReadResidue():
                 self._waiting[message.lane].append(message)
 
     def _work(self, lanes: int) -> None:
@@ -134,13 +132,12 @@ class Loader:
 
     def _do(self, task: Task) -> None:
         targets = [task.target] if isinstance(task, ReadResidue) else task.targets
-        writer = self._writer(0 if isinstance(task, ReadHeaders) else task.lane)
+        writer = self._writer(task.lane)
         writer.task = task.task
         self._tasks.append(task.task)
         outcomes = []
         for position, target in enumerate(targets):
             self._arena.mark(self._index, task.task, position)
-            self._arena.step(self._index)
             outcomes.append(self._read(task, position, target, writer))
         self._arena.mark(self._index, 0, 0)
         self._tasks.pop()
@@ -153,6 +150,7 @@ class Loader:
         expected = writer.ended + sum(len(run.lengths) for run in runs)
         trouble, header, digest, source = None, None, None, None
         try:
+            self._between(task.lane)
             with opened(target) as source:
                 match task:
                     case ReadHeaders():

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from loracore.paths import shown
 from lorad.pipeline.children import Children
 from lorad.pipeline.dispatch import Dispatcher, Finished, Job, Lost
-from lorad.pipeline.health import INTERVAL, Backoff, Distrust, Fault, Health, Verdict, Vital
+from lorad.pipeline.health import AWAY, INTERVAL, Backoff, Distrust, Fault, Health, Verdict, Vital
 from lorad.pipeline.launch import Crew
 from lorad.pipeline.protocol import (
     Digested,
@@ -24,6 +24,7 @@ from lorad.pipeline.protocol import (
     ToCore,
     Using,
 )
+from lorad.watch import calls
 
 #: Seconds until a process that could not be started is tried again.
 _RETRY = 5.0
@@ -211,7 +212,9 @@ class Machinery:
             # Who has nothing to do takes no more memory than when it had; who has too much is looked at on.
             weigh = self._health.limit and (busy or name in self._worked)
             self._worked = self._worked | {name} if busy or name in self._health.paused else self._worked - {name}
-            vitals.append(Vital(name, pulse, name in self._ready, busy, _private_memory(pid) if weigh else 0))
+            away = self._health.stalled_seconds(name, now) > AWAY - INTERVAL and calls.hangs(self.reading(name))
+            memory = _private_memory(pid) if weigh else 0
+            vitals.append(Vital(name, pulse, name in self._ready, busy, memory, away))
         for verdict in self._health.look(now, vitals):
             self._verdicts[verdict.name] = verdict
             self._children.kill(verdict.name)
@@ -241,7 +244,11 @@ class Machinery:
         elif name != "publisher":
             lost = self._dispatcher.loader_died(_index(name), self._arena.marked(_index(name)))
             self._arena.mark(_index(name), 0, 0)
-        by_itself = not retired and not any(job.culprit is not None for job in lost)
+        away = verdict is not None and verdict.fault is Fault.AWAY
+        if away:
+            # That is nobody's fault here.
+            lost = [job._replace(culprit=None) for job in lost]
+        by_itself = not (retired or away) and not any(job.culprit is not None for job in lost)
         self._due[name] = self._backoff.died(name, time.monotonic(), by_itself=by_itself)
         yield from lost
         if name == "publisher":

@@ -10,20 +10,26 @@ import msgspec
 from loracore.identity import Identity as Identity  # noqa: PLC0414 - also imported from here
 from loracore.tensorfile import Strides
 
-#: Bytes of a task up to which it has lane 0, 1, 2 and so on: one that is under way gives way to those of a lower
-#: lane, and can be cancelled, after each slab. So how long a file is read never decides when another one is.
-LANES = tuple((16 << 20) * 4**step for step in range(9))
+#: Bytes up to which tasks are of one length: the shortest may be of several files, the others are of one each.
+LENGTHS = tuple((16 << 20) * 4**step for step in range(9))
 
 
-def lane_of(length: int) -> int:
-    """The lane of a task of so many bytes."""
-    return bisect_left(LANES, length)
+def lane_of(length: int, *, new: bool) -> int:
+    """The lane of a task of so many bytes of files that have just come (`new`), or of others.
+
+    A task that is under way gives way to those of lower lanes, and can be cancelled, between two slabs and between
+    two files. So how long one file is read does not decide when another one is.
+    """
+    return 2 * bisect_left(LENGTHS, length) + (not new)
 
 
+LANES = 2 * len(LENGTHS) + 2
+#: Below this lane are the shortest tasks.
+SHORT = 2
 #: What is below this lane does not take long.
-LONG_LANE = lane_of(257 << 20)
+LONG_LANE = lane_of(257 << 20, new=True)
 #: From this lane on, a loader digests by itself: what a GPU keeps of a piece grows with it.
-OWN_LANE = lane_of(65 << 30)
+OWN_LANE = lane_of(65 << 30, new=True)
 #: Larger messages are not accepted by any end. A header of the largest size fits, compressed or not.
 MAX_MESSAGE = 256 << 20
 
@@ -57,6 +63,7 @@ class Target(msgspec.Struct, frozen=True, array_like=True):
 class ReadHeaders(msgspec.Struct, frozen=True, array_like=True, tag="headers"):
     task: int
     targets: Sequence[Target]
+    lane: int = 0
 
 
 class ReadPieces(msgspec.Struct, frozen=True, array_like=True, tag="pieces"):

@@ -54,6 +54,7 @@ from lorad.supervisor.report import Reporter
 from lorad.supervisor.signals import Signals
 from lorad.supervisor.tenure import Tenure, roots_of
 from lorad.supervisor.waits import Waits
+from lorad.watch import calls
 from lorad.watch.news import Dirty, HealthChanged, Led, Rescan, Synced
 from lorad.watch.place import resolved
 from lorad.watch.settle import SettleQueue
@@ -419,7 +420,7 @@ class Daemon:
     def _identity(self, path: bytes) -> Identity | None:
         """What a name leads to now."""
         try:
-            return Identity.of(os.stat(path, follow_symlinks=self._config.watch.follow_symlinks))
+            return Identity.of(calls.stat(path, follow_symlinks=self._config.watch.follow_symlinks))
         except OSError:
             return None
 

@@ -18,6 +18,14 @@ _ALL = _ENDS | {signal.SIGHUP}
 _PATIENCE = 4.0
 
 
+def block() -> None:
+    """Have the signals wait until they are taken; to be called before there is another thread.
+
+    Threads and processes that are started later have them blocked at first.
+    """
+    signal.pthread_sigmask(signal.SIG_BLOCK, _ALL)
+
+
 class Signals:
     """`stop` and `reload` are called in the thread, at each signal; `late` just before the process is ended."""
 
@@ -27,8 +35,7 @@ class Signals:
         self._late = late
 
     def start(self) -> None:
-        """Take the signals from now on. Processes that are started later have them blocked at first."""
-        signal.pthread_sigmask(signal.SIG_BLOCK, _ALL)
+        """Take the signals from now on, and those that came since `block`."""
         threading.Thread(target=self._take, name="lorad-signals", daemon=True).start()
 
     def _take(self) -> None:

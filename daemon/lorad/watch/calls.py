@@ -8,8 +8,10 @@ What a symbolic link leads to is not seen here.
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import errno
+import math
 import os
 import queue
 import threading
@@ -25,9 +27,9 @@ _T = TypeVar("_T")
 #: Seconds that a mount may take to say how full it is before it is taken for one that does not answer.
 PATIENCE = 2.0
 #: Seconds that a call may take on a mount that answers others.
-_LONGEST = 30.0
+_LONGEST = 60.0
 #: Seconds between two looks whether a call that takes long has ended.
-_GLANCE = 0.05
+GLANCE = 0.05
 
 
 class NoAnswer(OSError):
@@ -119,17 +121,18 @@ class _Own(threading.local):
 _own = _Own()
 _lock = threading.Lock()
 _asking: dict[bytes, _Asking] = {}
+_resolving: dict[bytes, Call[bytes]] = {}
 _table: MountTable | None = None
 _risky: list[Mount] = []
 
 
-def begin(path: bytes, function: Callable[..., _T], *arguments: object) -> Call[_T]:
+def begin(path: bytes, function: Callable[..., _T], *arguments: object, **named: object) -> Call[_T]:
     """Begin a call that works on `path`, an absolute path. On a local disk it has ended when this returns.
 
     Raises NoAnswer where an earlier call of this thread to that mount has not ended yet.
     """
-    call = Call(partial(function, *arguments), path)
-    point = _mount_of(path)
+    call = Call(partial(function, *arguments, **named), path)
+    point = mount_of(path)
     if point is None:
         return call.make()
     caller = _own.callers.get(point)
@@ -143,27 +146,55 @@ def begin(path: bytes, function: Callable[..., _T], *arguments: object) -> Call[
     return call
 
 
-def do(path: bytes, function: Callable[..., _T], *arguments: object) -> _T:
+def do(path: bytes, function: Callable[..., _T], *arguments: object, **named: object) -> _T:
     """Make a call that works on `path`. Raises NoAnswer, which is an OSError, where its mount does not answer."""
-    call = begin(path, function, *arguments)
+    return finish(begin(path, function, *arguments, **named), _LONGEST)
+
+
+def finish(call: Call[_T], longest: float = math.inf) -> _T:
+    """Wait for a call, at most so many seconds, and as long as its mount answers. Raises NoAnswer."""
     since = time.monotonic()
-    while not call.ended(_GLANCE):
-        if hangs(path) or time.monotonic() - since > _LONGEST:
+    while not call.ended(GLANCE):
+        if hangs(call.path) or time.monotonic() - since > longest:
             give_up(call)
-            raise NoAnswer(path)
+            raise NoAnswer(call.path)
     return call.result()
+
+
+def stat(path: bytes, *, follow_symlinks: bool = True) -> os.stat_result:
+    """As `os.stat`. Raises NoAnswer."""
+    return do(path, os.stat, path, follow_symlinks=follow_symlinks)
+
+
+def is_folder(path: bytes) -> bool:
+    """As `os.path.isdir`. Raises NoAnswer."""
+    return do(path, os.path.isdir, path)
+
+
+def real(path: bytes) -> bytes:
+    """As `os.path.realpath`, whatever the links lead to; the path itself where that does not answer."""
+    call = _resolving.pop(path, None)
+    if call is None:
+        call = Call(partial(os.path.realpath, path), path)
+        threading.Thread(target=call.make, name="lorad-calls", daemon=True).start()
+        call.ended(PATIENCE)
+    if call.ended():
+        return call.result()
+    # Who asks again need not wait again.
+    _resolving[path] = call
+    return os.path.abspath(path)
 
 
 def give_up(call: Call[_T]) -> None:
     """Do not wait for a call. Until it has ended after all, this thread's calls to its mount raise NoAnswer."""
-    point = _mount_of(call.path)
+    point = mount_of(call.path)
     if point is not None and point in _own.callers:
         _own.callers[point].stuck = call  # type: ignore[assignment]
 
 
 def hangs(path: bytes) -> bool:
     """Whether the mount of a path does not answer; False while that is not known. Never blocks."""
-    point = _mount_of(path)
+    point = mount_of(path)
     if point is None:
         return False
     with _lock:
@@ -171,12 +202,14 @@ def hangs(path: bytes) -> bool:
     return asking.hangs()
 
 
-def _mount_of(path: bytes) -> bytes | None:
-    """The mount point of a path that may hang."""
+def mount_of(path: bytes) -> bytes | None:
+    """The mount point of a path, if that mount may hang."""
     global _table, _risky  # noqa: PLW0603 - there is one mount table for all
     with _lock:
         if _table is None or _table.changed():
-            _table = _table or MountTable()
+            if _table is None:
+                _table = MountTable()
+                atexit.register(_table.close)
             _risky = [mount for mount in _table.mounts if may_hang(mount)]
         if find(_risky, path) is None:
             return None

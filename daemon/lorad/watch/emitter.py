@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import select
 import time
@@ -11,6 +12,8 @@ from collections.abc import Callable
 from watchdog.events import FileSystemEvent
 from watchdog.observers.api import EventEmitter, EventQueue, ObservedWatch
 
+from loracore.paths import shown
+from loracore.trouble import explained
 from lorad.watch import limits, mounts
 from lorad.watch.alarm import Alarm
 from lorad.watch.events import EchoEvent, HealthEvent, LedEvent, RescanEvent
@@ -19,6 +22,8 @@ from lorad.watch.mounts import NEWS, Mount, MountTable, find, inside
 from lorad.watch.place import Absent, locate
 from lorad.watch.plan import Plan
 from lorad.watch.schedule import Schedule
+
+_LOG = logging.getLogger(__name__)
 
 #: Seconds between looks whether the root is there and what is mounted in it.
 _CHECK = 2.0
@@ -100,8 +105,11 @@ class RootEmitter(EventEmitter):
             super().run()
         except _Stopped:
             pass
-        except Exception as error:
-            reason = f"{type(error).__name__}: {error}"
+        except OSError as error:
+            reason = explained(error)
+        except Exception:
+            _LOG.exception("a mistake in lorad: watching %s", shown(self._root))
+            reason = "a mistake in lorad, see its log"
         finally:
             with contextlib.suppress(OSError):
                 self._close()

@@ -29,13 +29,14 @@ class RootObserver:
         self.reason = "its folders are not watched yet"
         #: Whether its emitter has been seen to hang, whatever it last said of itself.
         self.hangs = False
+        #: Whether its file system does not answer.
+        self.silent = False
         #: The number of the last canary that was heard.
         self.heard = 0
         self.retired = False
         self._observer = BaseObserver(RootEmitter, plan=plan)
-        # The slash makes it a folder to watchdog even while it is not there.
-        path = os.fsdecode(plan.root) + "/"
-        self._observer.schedule(_Handler(self, inbox, heard), path, recursive=True, follow_symlink=plan.follow)
+        # watchdog looks at the path that it is given, and a root may not answer. Our emitter has its own.
+        self._observer.schedule(_Handler(self, inbox, heard), os.sep, recursive=True, follow_symlink=plan.follow)
         (emitter,) = self._observer.emitters
         assert isinstance(emitter, RootEmitter)
         self.emitter = emitter
@@ -46,6 +47,8 @@ class RootObserver:
 
     def says(self) -> tuple[str, str]:
         """How the root is watched, and why so."""
+        if self.silent:
+            return "degraded", "its file system does not answer; see after its server or program"
         return ("degraded", "a folder in it does not answer") if self.hangs else (self.health, self.reason)
 
     def start(self) -> None:

@@ -6,11 +6,13 @@ import errno
 import os
 import re
 import stat
-from collections.abc import Collection, Iterator, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import Callable, Collection, Generator, Iterator, Sequence
+from contextlib import suppress
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from loracore.tensorfile import has_reader
 from loracore.trouble import explained
+from lorad.watch import calls
 from lorad.watch.unfinished import being_downloaded, why_unfinished
 
 if TYPE_CHECKING:
@@ -22,6 +24,10 @@ OURS = b".lorad-"
 QUARANTINE = OURS + b"quarantine"
 #: The name of a file or folder that de-duplication has hidden: which journal's action did it, and its first name.
 HIDDEN = re.compile(rb"\.(?P<name>.+)\.aside-(?P<token>[0-9a-f]+)-(?P<id>[0-9]+)", re.DOTALL)
+
+#: Entries of a folder that are asked for at once where that may take its time.
+_AT_ONCE = 64
+_T = TypeVar("_T")
 
 #: What the system says of a name that leads nowhere. All else is a trouble that may pass.
 _GONE = {errno.ENOENT, errno.ENOTDIR, errno.ELOOP}
@@ -52,10 +58,24 @@ def walk(
     without: Sequence[bytes] = (),
     exclude: Exclude | None = None,
 ) -> Iterator[Seen]:
+    """Every name under the roots, as `look_through` gives them."""
+    every = look_through(roots, follow=follow, without=without, exclude=exclude)
+    return (seen for seen in every if seen is not None)
+
+
+def look_through(
+    roots: Sequence[bytes],
+    *,
+    follow: bool,
+    without: Sequence[bytes] = (),
+    exclude: Exclude | None = None,
+) -> Iterator[Seen | None]:
     """Every name under the roots, once, folder by folder; in a folder by inode, which is about disk order.
 
     Symbolic links are passed over, or with `follow` looked through (a folder that was visited is not
-    visited again, so loops end). Folders in `without` and names of `exclude` are left out silently.
+    visited again, so loops end). Folders in `without` and names of `exclude` are left out silently. None is given
+    while a file system takes its time, so that others have theirs; where it does not answer, a folder of it cannot
+    be listed.
     """
     visited: set[tuple[int, int]] = set()
     leaves_out = exclude.entry if exclude else is_ours
@@ -69,12 +89,12 @@ def walk(
     while waiting:
         folder = waiting.pop()
         try:
-            status = os.stat(folder)
+            status, entries = yield from _patiently(folder, _list, folder)
             if (status.st_dev, status.st_ino) in visited:
                 continue
             visited.add((status.st_dev, status.st_ino))
-            with os.scandir(folder) as listing:
-                entries = sorted(listing, key=os.DirEntry.inode)
+            for start in range(0, len(entries), _AT_ONCE) if calls.mount_of(folder) else ():
+                yield from _patiently(folder, _ask, entries[start : start + _AT_ONCE], follow)
         except (FileNotFoundError, NotADirectoryError):
             # It went meanwhile, which is told of elsewhere.
             continue
@@ -88,8 +108,33 @@ def walk(
             if not is_folder(entry, follow=follow):
                 if (seen := _look(entry, downloads, follow)) is not None:
                     yield seen
-            elif not (entry.is_symlink() and (exclude or is_ours)(os.path.realpath(entry.path))):
+            elif not (entry.is_symlink() and (exclude or is_ours)(calls.real(entry.path))):
                 waiting.append(entry.path)
+
+
+def _patiently(folder: bytes, function: Callable[..., _T], *arguments: object) -> Generator[None, None, _T]:
+    """Make a call that works on a folder, and give way to others while it lasts. Raises NoAnswer."""
+    call = calls.begin(folder, function, *arguments)
+    while not call.ended(calls.GLANCE):
+        if calls.hangs(folder):
+            calls.give_up(call)
+            raise calls.NoAnswer(folder)
+        yield
+    return call.result()
+
+
+def _list(folder: bytes) -> tuple[os.stat_result, list[os.DirEntry[bytes]]]:
+    status = os.stat(folder)
+    with os.scandir(folder) as listing:
+        return status, sorted(listing, key=os.DirEntry.inode)
+
+
+def _ask(entries: Sequence[os.DirEntry[bytes]], follow: bool) -> None:
+    """Have entries know all that they will be asked for."""
+    for entry in entries:
+        with suppress(OSError):
+            entry.is_dir(follow_symlinks=follow)
+            entry.stat(follow_symlinks=follow)
 
 
 def is_folder(entry: os.DirEntry[bytes], *, follow: bool) -> bool:
@@ -100,9 +145,16 @@ def is_folder(entry: os.DirEntry[bytes], *, follow: bool) -> bool:
 
 
 def look(path: bytes, *, follow: bool) -> Seen | None:
-    """What the walk would say of one name now; None when there is no such file, or it is a folder."""
+    """What the walk would say of one name now; None when there is no such file, or it is a folder.
+
+    Raises NoAnswer.
+    """
+    return calls.do(path, _look_now, path, follow)
+
+
+def _look_now(path: bytes, follow: bool) -> Seen | None:
     try:
-        status = os.stat(path) if follow else os.lstat(path)
+        status = os.stat(path, follow_symlinks=follow)
     except OSError as error:
         if error.errno in _GONE:
             return None

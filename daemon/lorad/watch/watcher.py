@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from loracore.config import Watch
+from lorad.watch import calls
 from lorad.watch.canary import Canary
 from lorad.watch.exclude import Exclude
 from lorad.watch.memory import Memory
@@ -229,6 +230,7 @@ class Watcher:
                 self._begin(sync, now)
         self._syncs = [sync for sync in self._syncs if not self._is_over(sync, now)]
         self._listen(now)
+        self._ask()
         failed, self._failed = self._failed, []
         for root, reason in failed:
             self._give_up(root, reason, now)
@@ -287,6 +289,15 @@ class Watcher:
         if self._sent is None and now >= self._canary_at:
             self._canary_at = now + self._settings.canary_seconds
             self._send(now)
+
+    def _ask(self) -> None:
+        """See whether the file systems of the roots answer, where they may not."""
+        for observer in self._observers.values():
+            if calls.hangs(observer.root) != observer.silent:
+                observer.silent = not observer.silent
+                self._inbox.health(observer.root, *observer.says())
+                if not observer.silent:
+                    self._inbox.rescan(observer.root, "its file system answers again")
 
     def _send(self, now: float) -> None:
         for observer in self._observers.values():

@@ -15,10 +15,10 @@ from loracore.identity import Identity
 from lorad.pipeline.dispatch import Finished, Lost, PiecesJob, Plan
 from lorad.pipeline.launch import Crew
 from lorad.pipeline.machinery import Machinery
-from lorad.pipeline.protocol import LANES, LONG_LANE, OWN_LANE, Run, Target, lane_of
+from lorad.pipeline.protocol import LANES, LENGTHS, LONG_LANE, OWN_LANE, Run, Target, lane_of
 
 #: Bytes of a file: some slabs, so that a task is interrupted some times.
-SIZE = 48 << 20
+SIZE = 16 << 20
 
 
 @pytest.fixture
@@ -57,7 +57,7 @@ def ended(machinery: Machinery, count: int) -> list[Finished]:
 def test_tasks_in_all_lanes_at_once_keep_their_digests(machinery: Machinery, tmp_path: Path) -> None:
     """However they are nested, and whoever digests them."""
     paths = []
-    for lane in reversed(range(len(LANES) + 1)):
+    for lane in reversed(range(LANES)):
         path = tmp_path / str(lane)
         path.write_bytes(random.Random(lane).randbytes(SIZE // 4) * 4)
         start(machinery, job(path, lane, lane=lane, pieces=1 + 3 * (lane % 3)))
@@ -98,5 +98,7 @@ def test_a_long_task_gives_way_and_can_be_cancelled(machinery: Machinery, tmp_pa
 
 
 def test_lanes_are_by_length() -> None:
-    """A task of the whole of a lane's bytes is in it, one of a byte more in the next."""
-    assert [lane_of(length) for length in (0, LANES[0], LANES[0] + 1, 1 << 40, 1 << 60)] == [0, 0, 1, 8, 9]
+    """New files come first among tasks of one length, and all of these before the next length."""
+    lengths = (0, LENGTHS[0], LENGTHS[0] + 1, 1 << 40, 1 << 60)
+    assert [lane_of(length, new=True) for length in lengths] == [0, 0, 2, 16, 18]
+    assert [lane_of(length, new=False) for length in lengths] == [1, 1, 3, 17, 19]

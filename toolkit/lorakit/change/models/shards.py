@@ -15,6 +15,7 @@ import msgspec
 
 from loracore.errors import FileError, MalformedFile, UnknownFormat
 from loracore.tensorfile import has_reader, open_regular
+from loracore.tensorfile.recognise import recognised
 
 _INDEX = b".index.json"
 #: Weight files that stand for a model by themselves, in the order in which libraries look for them.
@@ -140,9 +141,11 @@ def _read(path: bytes) -> _Index:
         with open_regular(os.path.realpath(path)) as source:
             if source.size > _MAX_INDEX:
                 raise MalformedFile(f"longer than {_MAX_INDEX:,} bytes, which no index is")
-            return _INDEXES.decode(source.read(0, source.size))
-    except (msgspec.MsgspecError, UnicodeError, RecursionError) as error:
-        raise MalformedFile(f"no index of shards: {error}; download it again", os.fsdecode(path)) from error
+            try:
+                return _INDEXES.decode(source.read(0, source.size))
+            except (msgspec.MsgspecError, UnicodeError, RecursionError) as error:
+                wrong = MalformedFile(f"no index of shards: {error}; download it again")
+                raise recognised(source, wrong) from error
     except FileError as error:
         error.path = os.fsdecode(path)
         raise
