@@ -13,6 +13,7 @@ from contextlib import suppress
 from loracore.adapter.function import config_function, config_text
 from loracore.tensorfile.peft import CONFIG
 from lorad.files import Files
+from lorad.watch import calls
 
 
 class Configs:
@@ -41,9 +42,10 @@ class Configs:
         if name != CONFIG:
             return
         self.forget()
-        with suppress(OSError), os.scandir(folder) as listing:
-            for entry in listing:
-                self.look(entry.path)
+        with suppress(OSError):
+            names: list[bytes] = calls.do(folder, os.listdir, folder)
+            for each in names:
+                self.look(os.path.join(folder, each))
 
     def forget(self) -> None:
         """What was read may have changed since."""
@@ -51,9 +53,13 @@ class Configs:
 
     def _text(self, folder: bytes) -> bytes | None:
         if self._read is None or self._read[0] != folder:
-            fd = os.open(folder, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-            try:
-                self._read = (folder, config_text(fd))
-            finally:
-                os.close(fd)
+            self._read = (folder, calls.do(folder, _text_in, folder))
         return self._read[1]
+
+
+def _text_in(folder: bytes) -> bytes | None:
+    fd = os.open(folder, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        return config_text(fd)
+    finally:
+        os.close(fd)

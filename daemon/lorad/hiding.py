@@ -6,7 +6,6 @@ here changes the disk; what renames files is in `lorad.dedupe`.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Collection, KeysView
 
 from lorad.files import Files
@@ -14,6 +13,7 @@ from lorad.knowledge import Knowledge
 from lorad.library import Status
 from lorad.pipeline.protocol import Identity
 from lorad.presence import Presence
+from lorad.watch import calls
 
 
 class Hiding:
@@ -95,7 +95,7 @@ class Hiding:
 def _identity(path: bytes) -> Identity | None:
     """That of a regular file which a name leads to; None where there is none."""
     try:
-        status = os.lstat(path)
+        status = calls.stat(path, follow_symlinks=False)
     except OSError:
         return None
     return Identity.of(status)

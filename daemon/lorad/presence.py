@@ -273,7 +273,7 @@ class Presence:
         file = self._files.hidden[path]
         identity = None
         with suppress(OSError):
-            identity = Identity.of(os.lstat(path))
+            identity = Identity.of(calls.stat(path, follow_symlinks=False))
         if self.put_off(path) or identity == file.identity or (identity is None and not self._is_on(path, file)):
             return
         if identity is None or not file.identity.renamed(identity):
@@ -286,7 +286,7 @@ class Presence:
     def _is_on(self, path: bytes, file: File) -> bool:
         """Whether the folder of a hidden file is there, on the device that it was on."""
         try:
-            device = os.stat(os.path.dirname(path)).st_dev
+            device = calls.stat(os.path.dirname(path)).st_dev
         except OSError:
             return False
         return device in (file.identity.dev, self._files.held.renumbered.get(file.identity.dev))
@@ -509,7 +509,7 @@ class Presence:
 
     def _leads_to(self, path: bytes, identity: Identity) -> bool:
         try:
-            return Identity.of(os.stat(path) if self._follow else os.lstat(path)) == identity
+            return Identity.of(calls.stat(path, follow_symlinks=self._follow)) == identity
         except OSError:
             return False
 

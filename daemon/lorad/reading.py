@@ -162,9 +162,9 @@ class Reading:
 
     def _hold(self, file: File, queue: Callable[[], None]) -> bool:
         """Whether a file cannot be read now, as its mount does not answer; then it waits for that."""
-        if not calls.hangs(file.names[0]):
+        if not calls.hangs(file.path):
             return False
-        self._held[calls.mount_of(file.names[0]) or b"/"].append(queue)
+        self._held[calls.mount_of(file.path) or b"/"].append(queue)
         return True
 
     def drop(self, file: int) -> None:

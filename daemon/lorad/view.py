@@ -16,6 +16,7 @@ import msgspec
 
 from loracore.tensorfile import SUFFIXES, has_reader
 from lorad.files import Files
+from lorad.watch import calls
 from lorad.watch.exclude import Exclude
 from lorad.watch.mounts import Mount, MountTable, find, inside, is_below, is_remote
 
@@ -85,7 +86,7 @@ class View:
         return (
             looked.inode != _inode(root)
             or (looked.exclude != self._exclude.patterns and self._excluded[root](path))
-            or (self._follow and not looked.follow and os.path.realpath(path) != path)
+            or (self._follow and not looked.follow and calls.real(path) != path)
             or (has_reader(path) and _suffix(path) not in looked.suffixes)
             or (root in self._moved and self._is_elsewhere(root, looked, path))
             or self._could_not_be_listed(root, path)
@@ -194,7 +195,7 @@ def _places(mounts: Sequence[Mount], root: bytes) -> dict[bytes, Place]:
 def _fsid(mount: Mount, folder: bytes) -> int:
     # A server that does not answer is not asked.
     try:
-        return 0 if is_remote(mount) else os.statvfs(folder).f_fsid
+        return 0 if is_remote(mount) else calls.do(folder, os.statvfs, folder).f_fsid
     except OSError:
         return 0
 
@@ -216,6 +217,6 @@ def _suffix(path: bytes) -> bytes:
 
 def _inode(folder: bytes) -> int:
     try:
-        return os.stat(folder).st_ino
+        return calls.stat(folder).st_ino
     except OSError:
         return 0

@@ -13,7 +13,7 @@ from lorad.files import File
 from lorad.library import Status
 from lorad.pipeline.dispatch import Finished, Job
 from lorad.pipeline.loader import Loader
-from lorad.pipeline.protocol import Done, Publish, Published, Using
+from lorad.pipeline.protocol import SHORT, Done, Publish, Published, Using
 from tests.builders.weights import Layers, random_weights
 from tests.builders.write import write_safetensors
 
@@ -36,6 +36,9 @@ class _Arena:
     slab_size = 1 << 20
 
     def mark(self, *_: int) -> None: ...
+
+    def marked(self, _: int) -> tuple[int, int]:
+        return 0, 0
 
     def step(self, *_: int) -> None: ...
 
@@ -69,7 +72,7 @@ class Inline:
         return not self._done
 
     def room(self, lane: int) -> int | None:
-        return None if self._done or self.holds or lane else 0
+        return None if self._done or self.holds or lane >= SHORT else 0
 
     def works(self, _: int) -> bool:
         return False

@@ -11,12 +11,14 @@ import os
 import time
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from contextlib import suppress
 from typing import NamedTuple, Protocol
 
 from lorad.dedupe.action.order import ACTIONS, HELD, Result
 from lorad.dedupe.places import Places
 from lorad.library.keepers import is_marked
 from lorad.pipeline.protocol import Identity
+from lorad.watch import calls
 
 #: Seconds after which a file is given back although something that may hold its weights is still being read.
 _PATIENCE = 60.0
@@ -202,7 +204,7 @@ class Returns:
                 self._by_weights[weights].add(one.id)
                 self._pending.setdefault(weights, None)
                 continue
-            alone = quiet and library.is_hidden_alone(one.aside) and not os.path.lexists(one.kept)
+            alone = quiet and library.is_hidden_alone(one.aside) and not calls.may_be_there(one.kept)
             if alone and self._service.give_back([one.id], [one.path, one.aside]):
                 self._asked.add(one.id)
 
@@ -216,7 +218,7 @@ class Returns:
         may_keep = [
             keeper
             for keeper in visible
-            if places.may_keep(keeper.path, standing[0].path) and not os.path.islink(keeper.path)
+            if places.may_keep(keeper.path, standing[0].path) and not _is_link(keeper.path)
         ]
         left = [keeper for keeper in visible if keeper in may_keep or keeper.path in counted]
         self._kept[weights] = {keeper.path for keeper in left}
@@ -276,8 +278,8 @@ class Returns:
         missing: dict[int, int] = {}
         for root in roots:
             try:
-                room = os.statvfs(root)
-                device = os.stat(root).st_dev
+                room = calls.do(root, os.statvfs, root)
+                device = calls.stat(root).st_dev
             except OSError:
                 continue
             missing[device] = int(self.free_below * room.f_blocks - room.f_bavail) * room.f_frsize
@@ -285,9 +287,16 @@ class Returns:
             if one.action == "quarantine" or one.id in without or self._vain.get(one.id, (0.0, 0))[0] > now:
                 continue
             try:
-                device = os.lstat(one.aside).st_dev
+                device = calls.stat(one.aside, follow_symlinks=False).st_dev
             except OSError:
                 continue
             if missing.get(device, 0) > 0:
                 missing[device] -= one.bytes
                 yield one
+
+
+def _is_link(path: bytes) -> bool:
+    """Whether it is known that a name is a symbolic link."""
+    with suppress(calls.NoAnswer):
+        return calls.do(path, os.path.islink, path)
+    return False

@@ -83,7 +83,7 @@ class Daemon:
         """Without `reload`, SIGHUP ends it."""
         self._config = config
         #: Where each root leads to, and the configuration with that for all that looks at files.
-        self._leads = resolved(config.watch.roots)
+        self._leads = resolved(config.watch.roots, {})
         self._here = located(config, self._leads)
         self._state_dir = config.state_dir
         self._notifier = notifier
@@ -345,7 +345,7 @@ class Daemon:
             before, self._config = self._config, reloaded(self._config, config)
             for change in describe_changes(before, config):
                 self._log.info("setting changed", setting=str(change))
-            self._leads = resolved(self._config.watch.roots)
+            self._leads = resolved(self._config.watch.roots, self._leads)
             self._go_by(self._config)
             self._control.reload()
             self._log.info("configuration read again")

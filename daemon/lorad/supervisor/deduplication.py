@@ -45,6 +45,7 @@ from lorad.engine import Engine
 from lorad.library import Status
 from lorad.library.keepers import is_marked
 from lorad.supervisor.logs import get_logger
+from lorad.watch import calls
 
 #: Seconds that the present group has to end when the daemon does.
 _PATIENCE = 1.0
@@ -186,7 +187,7 @@ class Deduplication:
         known: set[bytes] = set()
         missing = []
         for result in results:
-            if result.state in HELD and not os.path.lexists(result.aside):
+            if result.state in HELD and not calls.may_be_there(result.aside):
                 missing.append(result.id)
             elif result.state in HELD:
                 known |= _hide(engine, result.path, result)
@@ -296,12 +297,12 @@ class Deduplication:
         """Disks that are nearly full, and would not be without what is put aside there."""
         by_root: dict[str, int] = {}
         for root in self._config.watch.roots:
-            inside = os.path.join(os.fsencode(os.path.realpath(root)), b"")
+            inside = os.path.join(calls.real(os.fsencode(root)), b"")
             by_root[root] = sum(one.bytes for one in held if one.path.startswith(inside))
         found = []
         for root, size in by_root.items():
             try:
-                room = os.statvfs(root)
+                room = calls.do(os.fsencode(root), os.statvfs, root)
             except OSError:
                 continue
             free, wanted = room.f_bavail * room.f_frsize, int(_FULL * room.f_blocks * room.f_frsize)

@@ -171,8 +171,15 @@ def is_folder(path: bytes) -> bool:
     return do(path, os.path.isdir, path)
 
 
-def real(path: bytes) -> bytes:
-    """As `os.path.realpath`, whatever the links lead to; the path itself where that does not answer."""
+def may_be_there(path: bytes) -> bool:
+    """As `os.path.lexists`; True where that does not answer."""
+    with contextlib.suppress(NoAnswer):
+        return do(path, os.path.lexists, path)
+    return True
+
+
+def real(path: bytes, otherwise: bytes = b"") -> bytes:
+    """As `os.path.realpath`; where that does not answer, `otherwise` or the path itself."""
     call = _resolving.pop(path, None)
     if call is None:
         call = Call(partial(os.path.realpath, path), path)
@@ -182,7 +189,7 @@ def real(path: bytes) -> bytes:
         return call.result()
     # Who asks again need not wait again.
     _resolving[path] = call
-    return os.path.abspath(path)
+    return otherwise or os.path.abspath(path)
 
 
 def give_up(call: Call[_T]) -> None:

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
+from lorad.watch import calls
 from lorad.watch.mounts import Mount, find
 
 
-def resolved(folders: Iterable[str]) -> dict[bytes, bytes]:
-    """Where the configured folders lead to now: paths without symbolic links, which their files are known by."""
-    return {os.fsencode(folder): os.fsencode(os.path.realpath(folder)) for folder in folders}
+def resolved(folders: Iterable[str], before: Mapping[bytes, bytes]) -> dict[bytes, bytes]:
+    """Where the configured folders lead to now: paths without symbolic links, which their files are known by.
+
+    `before`: where they led, which holds while their file systems do not answer.
+    """
+    paths = list(map(os.fsencode, folders))
+    return {path: calls.real(path, before.get(path, b"")) for path in paths}
 
 
 class Place(NamedTuple):
