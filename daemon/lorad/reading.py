@@ -20,7 +20,7 @@ from lorad.catalog import Catalog
 from lorad.files import File, Files
 from lorad.library import LayoutShape, Piece, Question, Status
 from lorad.pipeline.dispatch import HeaderJob, Job, PiecesJob, Plan, ResidueJob
-from lorad.pipeline.protocol import LANES, SHORT, Run, Target, lane_of
+from lorad.pipeline.protocol import LANES, LENGTHS, SHORT, Run, Target, lane_of
 from lorad.watch import calls
 
 #: Files of one job: enough to make messages cheap, few enough that all loaders get some.
@@ -119,7 +119,8 @@ class Reading:
 
     def want_header(self, file: int) -> None:
         """Queue a file's header."""
-        self._headers[self._lane(file, 0)].append(file)
+        # One of a small file is read soon: it cannot be longer than that.
+        self._headers[self._lane(file, min(self._files.by_id[file].identity.size, LENGTHS[0] + 1))].append(file)
 
     def want_residue(self, file: int) -> None:
         """Queue what lies between a file's layers, once."""

@@ -67,6 +67,9 @@ def test_others_go_on_and_all_is_found_when_it_answers_again(
         assert [(one.path, one.text) for one in client.audit().differences] == [
             (os.fsencode(hanging.folder), "this watched folder does not answer")
         ]
+        plan = client.plan_dedupe("delete")
+        assert [os.fsdecode(step.kept) in first for step in plan.steps] == [True]
+        assert {os.fsdecode(row.path) for row in plan.skipped if "does not answer" in row.reason} == served
         os.kill(daemon.pid, signal.SIGHUP)
         second = pair(local, 3)
         daemon.settle()

@@ -6,11 +6,12 @@ import os
 import shutil
 import subprocess
 from collections.abc import Callable
+from itertools import islice
 from pathlib import Path
 
 import pytest
 
-from loracore.control import ActionTaken
+from loracore.control import ActionTaken, FileGivenBack
 from tests.integration.running import Running, running
 from tests.integration.test_daemon import lora
 from tests.unions import Union
@@ -143,3 +144,37 @@ def test_an_acting_daemon_keeps_no_disk_from_being_unmounted(tmp_path: Path, dis
             assert (root / NAME).samefile(root / "copy.safetensors")
     finally:
         subprocess.run(["umount", "--lazy", root], check=False)
+
+
+def test_what_is_hidden_on_a_disk_that_is_not_there_is_not_lost(
+    tmp_path: Path, disk: Callable[[str], str]
+) -> None:
+    """Whether lorad runs or not meanwhile; once the disk is back, it returns when it is missed."""
+    source, root = Path(disk("ext4")), tmp_path / "root"
+    mounted = root / "disk"
+    mounted.mkdir(parents=True)
+    (root / "other.txt").touch()
+    (source / "deep").mkdir()
+    lora(source / NAME, 1)
+    mount = ["mount", "--bind", str(source), str(mounted)]
+    subprocess.run(mount, check=True)
+    try:
+        with running(tmp_path / "lorad", root, tables=dedupe(action='"delete"')) as daemon:
+            for copy in (mounted / "copy.safetensors", mounted / "deep" / "copy.safetensors"):
+                acted_on(daemon, lambda copy=copy: shutil.copy(mounted / NAME, copy))  # type: ignore[misc]
+            daemon.stop()
+            subprocess.run(["umount", mounted], check=True)
+            daemon.start()
+            daemon.settle()
+            with daemon.client() as client:
+                assert [entry.state for entry in client.history()] == ["hidden"] * 2
+            daemon.stop()
+            subprocess.run(mount, check=True)
+            daemon.start()
+            daemon.settle()
+            with daemon.client() as client, client.events() as events:
+                (mounted / NAME).unlink()
+                back = {e.event.path for e in islice((e for e in events if isinstance(e.event, FileGivenBack)), 2)}
+            assert back == {os.fsencode(mounted / name) for name in ("copy.safetensors", "deep/copy.safetensors")}
+    finally:
+        subprocess.run(["umount", "--lazy", mounted], check=False)

@@ -17,7 +17,7 @@ from lorad.control.pages import Row, paginate
 from lorad.dedupe.adapters import adapter_folders, look_at_folders
 from lorad.dedupe.plan import Plan, Step, make_plan, plan_for
 from lorad.dedupe.policy import AWAY, Policy
-from lorad.dedupe.refusals import Refusals
+from lorad.dedupe.refusals import NO_ANSWER, Refusals
 from lorad.dedupe.rootlock import RootLocks
 from lorad.dedupe.sets import Skipped
 from lorad.dedupe.sharing import with_extents
@@ -93,26 +93,36 @@ class Planner:
         """What the running policy makes of newcomers, by any of their names."""
         policy = self.running
         folders = adapter_folders(newcomers) if policy.action in AWAY else ()
-        sets = self._sets(names_in_sets_with(db, [*newcomers, *names_under(db, folders)]))
+        sets, mute = self._sets(names_in_sets_with(db, [*newcomers, *names_under(db, folders)]))
         plan = plan_for(newcomers, sets, policy, time.time_ns(), self._folders(sets, policy))
-        return self._refusals.sifted(plan, self._roots, by_itself=True)
+        mute = [row for row in mute if row.path in newcomers]
+        return self._refusals.sifted(_with(plan, mute), self._roots, by_itself=True)
 
     def plan(self, db: sqlite3.Connection, policy: Policy) -> Plan:
         """What a policy makes of the catalogue now; what would be refused, or shares its blocks, is left alone."""
-        sets = self._sets(names_in_sets(db))
+        sets, mute = self._sets(names_in_sets(db))
         plan = make_plan(sets, policy, time.time_ns(), self._folders(sets, policy))
-        return self._refusals.sifted(plan, self._roots)
+        return self._refusals.sifted(_with(plan, mute), self._roots)
 
     def _folders(self, sets: Sequence[Sequence[Copy]], policy: Policy) -> Folders:
         return look_at_folders(sets, self._roots) if policy.action in AWAY else Folders()
 
-    def _sets(self, names: Sequence[Name]) -> list[list[Copy]]:
-        """The sets among these names, as they lie on the disks now."""
+    def _sets(self, names: Sequence[Name]) -> tuple[list[list[Copy]], list[Skipped]]:
+        """The sets among these names, as they lie on the disks now, and names on disks that do not answer."""
         _, follow = self._running
+        points = {name.path: calls.mount_of(name.path) for name in names}
+        silent = {point for point in set(points.values()) if point is not None and not calls.answers(point)}
+        mute = [Skipped(name.path, b"", "", NO_ANSWER) for name in names if points[name.path] in silent]
+        names = [name for name in names if points[name.path] not in silent]
         on_device = {name.dev % 2**64: name.path for name in names}
         storage = look({device: os.path.dirname(path) for device, path in on_device.items()})
         copies = Copies(storage, follow=follow)
-        return with_extents([copies.set_of(files) for files in sets_of(names)])
+        sets = with_extents([copies.set_of(files) for files in sets_of(names)])
+        return sets, mute
+
+
+def _with(plan: Plan, skipped: Sequence[Skipped]) -> Plan:
+    return plan._replace(skipped=sorted([*plan.skipped, *skipped], key=lambda row: (row.kept, row.path)))
 
 
 def policy_of(config: Config) -> Policy:

@@ -27,10 +27,12 @@ from lorad.dedupe.sets import Skipped
 from lorad.dedupe.statx import Status, access_error, owns_all, statx
 from lorad.dedupe.trouble import words
 from lorad.library.keepers import is_inside
+from lorad.watch import calls
 from lorad.watch.mounts import Mount
 from lorad.watch.scanner import QUARANTINE as IN_ROOT
 
 MOUNTED_INSIDE = "something is mounted in its folder; unmount that first"
+NO_ANSWER = "its file system does not answer; look after the server or the disk it is on"
 NOT_IN_ROOT = "it lies in no watched folder any more; see [watch] roots"
 #: What each action that gives the file another name does first in its folder, and then to its name.
 _CALLS = {
@@ -143,14 +145,18 @@ class Refusals:
         return (place.status.dev, place.status.ino, os.path.basename(path)) if place else path
 
     def _refusal(self, step: Step) -> str:
+        if calls.hangs(step.path) or calls.hangs(step.kept):
+            return NO_ANSWER
         place, kept_at = map(self._place, map(os.path.dirname, (step.folder or step.path, step.kept)))
+        if place is None or kept_at is None:
+            # It went, or cannot be looked at.
+            return NO_ANSWER if calls.hangs(step.path) or calls.hangs(step.kept) else ""
         kept, why = self._kept_status(step.kept)
         with suppress(OSError):
             status = statx(step.path)
-            if place is not None and kept_at is not None and kept is not None:
+            if kept is not None:
                 why = next(filter(None, self._of_places(step, place, kept_at)), why)
                 return why or next(filter(None, self._of_action(step, place, status, kept)), "")
-        # It went, or cannot be looked at.
         return ""
 
     def _of_places(self, step: Step, place: Place, kept_at: Place) -> Iterator[str]:
@@ -236,6 +242,8 @@ class Refusals:
         if folder not in self._places:
             self._places[folder] = None
             with suppress(OSError):
+                # Nothing else is asked of a file system that does not answer.
+                calls.stat(folder)
                 status = statx(folder)
                 mount = self._mounts.mount(folder, status)
                 error = access_error(folder, os.W_OK | os.X_OK)

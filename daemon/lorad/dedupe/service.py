@@ -631,14 +631,18 @@ def _groups(steps: Sequence[Step]) -> Iterator[list[Step]]:
 
 
 def _is_certain(entry: Entry) -> bool:
-    """Whether what was put aside and is not found is lost: its folder is there, or was removed from its disk."""
+    """Whether what was put aside and is not found is lost: its folder is there, or was removed from its disk.
+
+    An empty folder may be where that disk, or a part of it, is mounted at other times.
+    """
     folder = os.path.dirname(entry.gone.path)
-    if os.path.isdir(folder):
-        return True
-    while folder != entry.gone.root and is_inside(folder, entry.gone.root):
-        folder = os.path.dirname(folder)
+    while is_inside(folder, entry.gone.root):
         with suppress(OSError):
-            return os.stat(folder).st_dev == entry.gone.identity.dev
+            status = os.stat(folder)
+            if entry.folder.ino and folder == os.path.dirname(entry.gone.path):
+                return (status.st_dev, status.st_ino) == (entry.gone.identity.dev, entry.folder.ino)
+            return status.st_dev == entry.gone.identity.dev and bool(os.listdir(folder))
+        folder = os.path.dirname(folder)
     return False
 
 

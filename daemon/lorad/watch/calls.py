@@ -171,6 +171,17 @@ def is_folder(path: bytes) -> bool:
     return do(path, os.path.isdir, path)
 
 
+def answers(point: bytes) -> bool:
+    """Whether a mount answers; waits for that for a moment."""
+    try:
+        do(point, os.statvfs, point)
+    except NoAnswer:
+        return False
+    except OSError:
+        pass
+    return True
+
+
 def may_be_there(path: bytes) -> bool:
     """As `os.path.lexists`; True where that does not answer."""
     with contextlib.suppress(NoAnswer):

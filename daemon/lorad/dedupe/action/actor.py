@@ -18,6 +18,7 @@ import msgspec
 
 from loracore.adapter.folder import weight_parts
 from loracore.errors import FileError, LoraError, StateError, StateLocked
+from loracore.trouble import explained
 from lorad.blocks.extents import unshared_bytes
 from lorad.dedupe.action import free, links, quarantine, reflink, sidecars, undo, units
 from lorad.dedupe.action.attributes import Attributes
@@ -419,7 +420,8 @@ class Actor:
         if entry is None or entry.state not in (*HELD, "lost"):
             return None
         try:
-            entry = self._context.journal.update(entry, state=state, text=text, gone=gone or entry.gone)
+            moved = {} if gone is None else {"gone": gone, "folder": Folder()}
+            entry = self._context.journal.update(entry, state=state, text=text, **moved)
         except sqlite3.Error as error:
             raise self._journal_error(error) from error
         return msgspec.structs.replace(entry.result(), aside=aside_of(self._context, entry))
@@ -470,9 +472,8 @@ class Actor:
         return self._context
 
     def _journal_error(self, error: sqlite3.Error) -> StateError:
-        full = getattr(error, "sqlite_errorcode", 0) == sqlite3.SQLITE_FULL
-        remedy = "make room for it" if full else "see to its disk, and try again"
-        return StateError(f"{self._context.journal.path}: {error}; {remedy}")
+        path = self._context.journal.path
+        return StateError(f"{path}: {explained(error, path)}")
 
 
 class _Nothing(Exception):

@@ -11,6 +11,8 @@ from contextlib import nullcontext, suppress
 
 import msgspec
 
+from loracore.errors import FileError
+from loracore.identity import bounded
 from lorad.dedupe.trouble import doing
 
 #: These decide who may read; a file's other names cannot have others.
@@ -29,7 +31,13 @@ class Attributes(msgspec.Struct, frozen=True):
 
     @classmethod
     def of(cls, fd: int, status: os.stat_result) -> Attributes:
-        """Those of an open file; `status` tells how it was before it was read."""
+        """Those of an open file; `status` tells how it was before it was read.
+
+        Raises FileError for times that the journal cannot keep.
+        """
+        times = status.st_atime_ns, status.st_mtime_ns
+        if times != tuple(map(bounded, times)):
+            raise FileError("its times are beyond the year 2262, which could not be given back; touch it")
         return cls(
             stat.S_IMODE(status.st_mode),
             status.st_uid,

@@ -21,6 +21,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from loracore.errors import StateError
+from loracore.trouble import explained
 from lorad.dedupe.action.attributes import Attributes
 from lorad.dedupe.action.order import ACTIONS, HELD, STANDING, Raw, Result, Savings, Side, spoken
 from lorad.dedupe.action.place import NAME_BYTES, Folder, cut, sync
@@ -173,7 +174,7 @@ class Journal:
             if writing:
                 self._mark(state_dir)
         except sqlite3.OperationalError as error:
-            raise StateError(f"{self.path}: {error}; make room or give lorad's user the right to it") from error
+            raise StateError(f"{self.path}: {explained(error, self.path)}") from error
         except sqlite3.DatabaseError as error:
             raise StateError(f"{self.path}: it is damaged ({error}); put a backup of it in its place") from error
         except OSError as error:

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.daemon.dedupe.world import make_world
+from lorad.dedupe.action.order import Refused
+from tests.daemon.dedupe.world import act, make_world
 
 ACTIONS = ("hardlink", "symlink", "delete", "quarantine")
 
@@ -79,3 +80,16 @@ def test_what_attributes_were_tried_on_stands_in_no_way(tmp_path: Path, monkeypa
     assert not world.leftovers()
     world.undo(number)
     assert world.look() == before
+
+
+@pytest.mark.parametrize("action", ["delete", "hardlink", "symlink", "quarantine"])
+def test_times_that_the_journal_cannot_keep_are_named(tmp_path: Path, action: str) -> None:
+    """Nobody could give them back: the file stays as it is."""
+    world = make_world(str(tmp_path))
+    for path in (world.kept, world.gone):
+        os.utime(path, ns=(1 << 62, 10**9 * 60 * 60 * 24 * 365 * 330))
+    before = world.look()
+    with world.actor() as actor, pytest.raises(Refused, match="touch it"):
+        act(actor, world.order(action))
+    assert world.look() == before
+    assert not world.leftovers()
