@@ -25,6 +25,8 @@ from lorad.watch import calls
 
 #: Files of one job: enough to make messages cheap, few enough that all loaders get some.
 _FILES = 64
+#: Bytes of a file whose header is read before those of others.
+_SMALL = 1 << 20
 #: Bytes of one job of pieces, if it is more than one file's.
 _BYTES = 16 << 20
 
@@ -119,8 +121,9 @@ class Reading:
 
     def want_header(self, file: int) -> None:
         """Queue a file's header."""
-        # One of a small file is read soon: it cannot be longer than that.
-        self._headers[self._lane(file, min(self._files.by_id[file].identity.size, LENGTHS[0] + 1))].append(file)
+        # That of a small file cannot be long: it does not wait for those that may be.
+        long = self._files.by_id[file].identity.size > _SMALL
+        self._headers[self._lane(file, LENGTHS[0] + 1 if long else 0)].append(file)
 
     def want_residue(self, file: int) -> None:
         """Queue what lies between a file's layers, once."""
