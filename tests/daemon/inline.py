@@ -13,7 +13,7 @@ from lorad.files import File
 from lorad.library import Status
 from lorad.pipeline.dispatch import Finished, Job
 from lorad.pipeline.loader import Loader
-from lorad.pipeline.protocol import SHORT, Done, Publish, Published, Using
+from lorad.pipeline.protocol import Done, Publish, Published, Using
 from tests.builders.weights import Layers, random_weights
 from tests.builders.write import write_safetensors
 
@@ -64,6 +64,8 @@ class Inline:
         self._line = _Line()
         self._loader = Loader(self._line, _Arena(), 0)  # type: ignore[arg-type]
         self._done: list[Finished | Published] = []
+        #: What was read of which files, in that order.
+        self.started: list[tuple[type[Job], list[bytes]]] = []
         #: Nothing is read as long as this is set.
         self.holds = False
 
@@ -71,13 +73,14 @@ class Inline:
     def idle(self) -> bool:
         return not self._done
 
-    def room(self, lane: int) -> int | None:
-        return None if self._done or self.holds or lane >= SHORT else 0
+    def room(self, _: int) -> int | None:
+        return None if self._done or self.holds else 0
 
     def works(self, _: int) -> bool:
         return False
 
     def start(self, _: int, job: Job) -> None:
+        self.started.append((type(job), [target.path for target in job.targets]))
         self._loader._do(job.message(1))  # type: ignore[arg-type]
         done = self._line.sent.pop()
         assert isinstance(done, Done)

@@ -63,25 +63,6 @@ def test_a_pair_is_found_while_a_giant_is_read(daemon: Running, root: Path) -> N
             pass
 
 
-def test_a_pair_is_found_while_long_headers_are_read(tmp_path: Path, root: Path) -> None:
-    """However many megabytes of names come at once, what is small does not wait for them."""
-    names = [f"lora_unet_{index:06d}.lora_down.weight" for index in range(60_000)]
-    for number in range(12):
-        specs = [LayerSpec(f"{number}.{name}", "U8", (1,)) for name in names]
-        write_sparse(str(tmp_path / f"{number}.safetensors"), specs)
-    with Running(tmp_path, [root]) as daemon, daemon.client() as client, daemon.client() as listener:
-        daemon.settle()
-        events = listener.events()
-        for path in tmp_path.glob("*.safetensors"):
-            path.rename(root / path.name)
-        while not client.status().files.get("pending"):
-            pass
-        for name in "ab":
-            write_safetensors(str(root / f"{name}.safetensors"), random_weights(SPECS, 1))
-        assert any(isinstance(event.event, DuplicateFound) for event in events)
-        assert client.status().files.get("pending")
-
-
 def test_a_giant_that_is_removed_is_read_no_more(daemon: Running, root: Path) -> None:
     """Nor is the other one, which nothing is like any more, until one comes back."""
     with daemon.client() as client:
