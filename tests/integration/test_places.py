@@ -178,3 +178,24 @@ def test_what_is_hidden_on_a_disk_that_is_not_there_is_not_lost(
             assert back == {os.fsencode(mounted / name) for name in ("copy.safetensors", "deep/copy.safetensors")}
     finally:
         subprocess.run(["umount", "--lazy", mounted], check=False)
+
+
+@pytest.mark.parametrize("grace", ["0s", "7d"])
+def test_a_link_follows_the_kept_file_to_another_disk(
+    tmp_path: Path, disk: Callable[[str], str], grace: str
+) -> None:
+    """Whether what it stands for is still hidden or was freed: then nobody need have read the kept one."""
+    here, there = tmp_path / "here", Path(disk("ext4")) / "there"
+    link, moved = here / "copy.safetensors", there / "moved.safetensors"
+    for root in (here, there):
+        root.mkdir()
+    lora(here / NAME, 1)
+    tables = dedupe(action='"symlink"', grace=f'"{grace}"')
+    with running(tmp_path / "lorad", here, there, tables=tables) as daemon, daemon.client() as client:
+        acted_on(daemon, lambda: shutil.copy(here / NAME, link))
+        while [entry.state for entry in client.history()] != ["freed" if grace == "0s" else "hidden"]:
+            daemon.settle()
+        shutil.copy2(here / NAME, moved)
+        (here / NAME).unlink()
+        while os.readlink(link) != str(moved):
+            daemon.settle()

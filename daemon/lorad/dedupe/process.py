@@ -60,10 +60,11 @@ class Undo(msgspec.Struct, frozen=True, tag="undo"):
 
 
 class Retarget(msgspec.Struct, frozen=True, tag="retarget"):
-    """Lead the symbolic link of this action to where the kept file is now."""
+    """Lead the symbolic link of this action to where the kept file is now. `prove`: see `Actor.retarget`."""
 
     number: int
     kept: Side
+    prove: bool = False
 
 
 class Note(msgspec.Struct, frozen=True, tag="note"):
@@ -233,7 +234,7 @@ def _carry(actor: Actor, wish: Wish, progress: Progress = silent) -> list[Result
         case Undo(numbers, sources):
             return actor.undo(numbers, sources, progress)
         case Retarget(number, kept):
-            return [_or_refused(number, lambda: actor.retarget(number, kept))]
+            return [_or_refused(number, lambda: actor.retarget(number, kept, prove=wish.prove))]
         case Note(number, state, text, gone):
             noted = actor.note(number, state, text, gone)
             return [noted] if noted is not None else []

@@ -91,6 +91,7 @@ class Wants(Protocol):
 
     def give_back(self, numbers: Sequence[int], names: Iterable[bytes]) -> bool: ...
     def retarget(self, number: int, path: bytes, identity: Identity) -> bool: ...
+    def find_kept(self, number: int) -> bool: ...
     def free_due(self, entries: Sequence[int], done: Callable[[list[Result]], None]) -> bool: ...
 
 
@@ -226,10 +227,11 @@ class Returns:
         for one in standing:
             if one not in missed and one.action == "symlink":
                 self._lead_on(one, list(filter(one.fits, may_keep)))
+        dangling = [one for one in missed if one.state not in HELD]
         missed = [one for one in missed if one.state in HELD]
         if not missed:
             self._pending[weights] = None
-            return True
+            return not dangling or (quiet and self._find_kept(library, weights, dangling))
         now = self._clock()
         since = self._pending[weights] = now if since is None else since
         reason = library.unresolved(*weights, {one.kept for one in missed} | self._kept.get(weights, set()))
@@ -248,6 +250,14 @@ class Returns:
         best = min(keepers, key=lambda keeper: (is_marked(keeper.path), len(keeper.path), keeper.path))
         if self._service.retarget(one.id, best.path, best.identity):
             self._asked.add(one.id)
+
+    def _find_kept(self, library: Library, weights: Weights, dangling: Sequence[Standing]) -> bool:
+        """Look whether the kept file of these links, which are all that is left, is among files not read yet."""
+        if library.unresolved(*weights, [one.kept for one in dangling]) == "away":
+            return False
+        asked = [one.id for one in dangling if self._service.find_kept(one.id)]
+        self._asked.update(asked)
+        return len(asked) == len(dangling)
 
     # Freeing
 

@@ -254,6 +254,10 @@ class Service:
         """Lead the symbolic link of an action to where the kept file is now."""
         return self._worker.submit(lambda: self._retarget(number, path, identity))
 
+    def find_kept(self, number: int) -> bool:
+        """Lead the link of a file that was freed to one that holds its layers; its weights may not be read yet."""
+        return self._worker.submit(lambda: self._find_kept(number))
+
     def note(self, number: int, state: str, text: str) -> bool:
         """Write down what was seen of a file that is put aside."""
         return self._worker.submit(lambda: self._asked(Note(number, state, text)))
@@ -419,8 +423,15 @@ class Service:
         else:
             self._asked(Retarget(number, kept))
 
+    def _find_kept(self, number: int) -> None:
+        entry = self.past.entries([number])[number]
+        sides = self._keepers(entry, True) if entry is not None else ()
+        if not any(self._asked(Retarget(number, side, prove=True)) for side in sides):
+            self._results.append(Result(number, "", b"", b"", 0, "refused", "no file of its weights is known"))
+            self._wake()
+
     def _asked(self, wish: Wish, *, given_back: bool = False) -> bool:
-        """Have a wish of the core carried out; False where nothing could be done."""
+        """Have a wish of the core carried out; False where nothing was done."""
         try:
             results = self._ask(wish)
         except StateError as error:
@@ -435,7 +446,7 @@ class Service:
                 self._tell(FileGivenBack(result.id, result.path, result.shown))
             elif given_back:
                 self._tell(ActionRefused("give back", result.kept, result.path, result.text))
-        return True
+        return any(result.state != "refused" for result in results)
 
     def _ask(self, wish: Wish, pace: _Pace | None = None) -> list[Result]:
         """Have the process do it, and keep what came of it for the core. Raises StateError."""

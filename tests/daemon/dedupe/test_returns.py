@@ -61,6 +61,7 @@ class Asked:
 
     given_back: list[int] = field(default_factory=list)
     led: list[bytes] = field(default_factory=list)
+    sought: list[int] = field(default_factory=list)
     freed: list[int] = field(default_factory=list)
 
     def give_back(self, numbers: Sequence[int], names: Iterable[bytes]) -> bool:
@@ -69,6 +70,10 @@ class Asked:
 
     def retarget(self, number: int, path: bytes, identity: Identity) -> bool:
         self.led.append(path)
+        return True
+
+    def find_kept(self, number: int) -> bool:
+        self.sought.append(number)
         return True
 
     def free_due(self, entries: Sequence[int], done: Callable[[list[Result]], None]) -> bool:
@@ -136,6 +141,20 @@ def test_a_link_that_could_not_be_led_on_is_tried_again(asked: Asked, clock: Mom
         returns.look(library, PLACES, quiet=True)
         assert asked.led == [b"/lib/renamed"] * times
         returns.refused(1)
+
+
+def test_a_link_to_nothing_is_led_to_what_is_not_read_yet(asked: Asked, clock: Moment) -> None:
+    """Once all is quiet and the kept file is gone rather than away; again later, where nothing was found."""
+    returns = Returns(asked, clock)
+    returns.put(Result(1, "symlink", b"/lib/kept", b"/lib/gone", 7, "freed"), [WEIGHTS])
+    for library, quiet, times in [(Library(), False, 0), (Library(reason="away"), True, 0), (Library(), True, 1)]:
+        returns.look(library, PLACES, quiet=quiet)
+        assert asked.sought == [1] * times
+    returns.refused(1)
+    for moment, times in [(59, 1), (60, 2)]:
+        clock.now = float(moment)
+        returns.look(Library(), PLACES, quiet=True)
+        assert asked.sought == [1] * times
 
 
 @pytest.mark.parametrize("reason", ["", "reading", "settling", "away"])

@@ -11,6 +11,7 @@ import os
 import sqlite3
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, suppress
+from functools import partial
 from types import TracebackType
 from typing import NamedTuple
 
@@ -20,7 +21,7 @@ from loracore.adapter.folder import weight_parts
 from loracore.errors import FileError, LoraError, StateError, StateLocked
 from loracore.trouble import explained
 from lorad.blocks.extents import unshared_bytes
-from lorad.dedupe.action import free, links, quarantine, reflink, sidecars, undo, units
+from lorad.dedupe.action import free, links, quarantine, recipe, reflink, sidecars, undo, units
 from lorad.dedupe.action.attributes import Attributes
 from lorad.dedupe.action.compare import Layers, function_of, same_bytes, same_layers
 from lorad.dedupe.action.folders import same_folders
@@ -272,7 +273,7 @@ class Actor:
                 raise Refused.about(act.reached.path, "its folder was moved meanwhile; scan again")
             for link in context.journal.links_to(entry.gone.path) if ACTIONS[entry.action].hides else ():
                 with suppress(*_TROUBLE):
-                    links.retarget(context, link, entry.kept)
+                    links.retarget(context, link, entry.kept, lambda: None)
             match entry.action:
                 case "reflink":
                     reflink.share(context, act.kept, act.gone, act.ranges, progress)
@@ -400,15 +401,19 @@ class Actor:
                     settle(context, now, reached, _reason(error))
             return msgspec.structs.replace(entry.result(_reason(error)), state="refused")
 
-    def retarget(self, number: int, kept: Side) -> Result:
-        """Lead a symbolic link of ours to where the kept file is now. Raises Refused and StateError."""
+    def retarget(self, number: int, kept: Side, *, prove: bool = False) -> Result:
+        """Lead a symbolic link of ours to where the kept file is now. Raises Refused and StateError.
+
+        `prove`: nobody has read its weights yet, so what was freed is to be found in it, in full.
+        """
         context = self._in_place()
         entry = context.journal.get(number)
         if entry is None or entry.action != "symlink":
             raise LoraError(f"action {number} has made no symbolic link")
         try:
-            with reach(kept.root, kept.path) as reached, hold(reached, kept.identity):
-                return links.retarget(context, entry, kept).result()
+            with reach(kept.root, kept.path) as reached, hold(reached, kept.identity) as held:
+                check = partial(_prove_same, context, entry, held) if prove else lambda: None
+                return links.retarget(context, entry, kept, check).result()
         except OSError as error:
             raise _refused(entry.gone.path, error) from error
         except sqlite3.Error as error:
@@ -474,6 +479,18 @@ class Actor:
     def _journal_error(self, error: sqlite3.Error) -> StateError:
         path = self._context.journal.path
         return StateError(f"{path}: {explained(error, path)}")
+
+
+def _prove_same(context: Context, entry: Entry, held: Held) -> None:
+    """Raises Refused where a file does not hold the layers of the one that was freed, or has another function."""
+    body = context.journal.recipe(entry.id)
+    if body is None or (entry.function != b"" and function_of(held)[0] != entry.function):
+        raise Refused.about(held.path, "it does not do what the file did that was freed")
+    try:
+        for _ in recipe.rebuild(body, Layers(held)):
+            pass
+    except (ValueError, EOFError) as error:
+        raise Refused.about(held.path, str(error)) from error
 
 
 class _Nothing(Exception):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import stat
+from collections.abc import Callable
 
 import msgspec
 
@@ -56,16 +57,18 @@ def replace(context: Context, entry: Entry, kept: Held, gone: Held) -> None:
         exchange(gone.folder, entry.aside, gone.name)
 
 
-def retarget(context: Context, entry: Entry, kept: Side) -> Entry:
-    """Lead a symbolic link of ours to where the kept file is now; what it leads to was looked at by the caller.
+def retarget(context: Context, entry: Entry, kept: Side, prove: Callable[[], None]) -> Entry:
+    """Lead a symbolic link of ours to where the kept file is now.
 
-    Raises Refused where the link is not ours any more.
+    `prove` raises Refused where that is not what the link should lead to; it is asked once the link is known to be
+    ours. Raises Refused where it is not.
     """
     target = target_of(kept.path, entry.gone.path, one_root=kept.root == entry.gone.root)
     with reach(entry.gone.root, entry.gone.path) as reached:
         status = reached.status()
         if not is_ours(entry, reached, reached.name, status):
             raise Refused.about(entry.gone.path, "its link was removed or replaced; it is left as it is")
+        prove()
         # Both are ours until it is done. Where the kept file is comes last: if killed, it is tried again.
         entry = context.journal.update(entry, targets=(*entry.targets[-7:], target))
         context.at("target noted")

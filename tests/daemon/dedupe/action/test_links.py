@@ -42,6 +42,26 @@ def _moved(world: World) -> bytes:
     return path
 
 
+def test_a_freed_link_is_led_only_to_what_holds_the_same_layers(tmp_path: Path) -> None:
+    """Where nobody has read them, that is looked at in full; another file, or a link of another, stays."""
+    world = make_world(str(tmp_path))
+    world.apply("symlink")
+    assert world.free(1).state == "freed"
+    other = another(world, b"other.safetensors")
+    path = _moved(world)
+    with open(other, "r+b") as file:
+        file.seek(-1, os.SEEK_END)
+        last = file.read(1)[0]
+        file.seek(-1, os.SEEK_END)
+        file.write(bytes([last ^ 1]))
+    with world.actor() as actor:
+        with pytest.raises(Refused, match="layers are not those"):
+            actor.retarget(1, side(other, world.root), prove=True)
+        assert not os.path.exists(world.gone)
+        assert actor.retarget(1, side(path, world.root), prove=True).kept == path
+    assert os.path.samefile(world.gone, path)
+
+
 def _led(world: World, path: bytes) -> Callable[[Actor], object]:
     return lambda actor: actor.retarget(1, side(path, world.root))
 
