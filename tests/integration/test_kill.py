@@ -148,7 +148,7 @@ def test_killed_scans_end_as_one_that_was_not(folder: Path, tmp_path: Path) -> N
     assert {path.name for path in state.iterdir()} <= {
         *(f"{name}.json" for name in VIEWS), CATALOGUE, f"{CATALOGUE}-wal", f"{CATALOGUE}-shm", "lock", "run",
     }  # fmt: skip
-    assert not list((state / "run").iterdir())
+    assert not list((state / "run").glob("*"))
 
 
 def test_each_kind_of_child_can_be_killed(folder: Path, tmp_path: Path) -> None:
