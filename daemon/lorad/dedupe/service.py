@@ -247,8 +247,10 @@ class Service:
                 name = os.path.join(os.path.dirname(path), os.path.basename(entry.gone.path))
                 state = "hidden" if entry.state == "lost" else entry.state
                 self._asked(Note(number, state, "", self.side(name, Identity.of(os.lstat(path)))))
-            elif _is_certain(entry):
-                self._asked(Note(number, "lost", "it was removed from where it was put aside"))
+            elif entry.state != "lost" and _is_certain(entry):
+                why = "it was removed from where it was put aside"
+                if self._asked(Note(number, "lost", why)):
+                    self._tell(ActionRefused("give back", entry.kept.path, entry.gone.path, why))
 
     def retarget(self, number: int, path: bytes, identity: Identity) -> bool:
         """Lead the symbolic link of an action to where the kept file is now."""

@@ -36,7 +36,9 @@ class Looked(NamedTuple):
 
 
 def look(state_dir: str, without: Collection[bytes] = ()) -> Iterator[Looked]:
-    """All actions that can be undone, or should be. Nothing below `without` is looked at.
+    """All actions that can be undone, or should be: not those that are known as lost, which the history tells of.
+
+    Nothing below `without` is looked at.
 
     Raises StateError and sqlite3.Error.
     """
@@ -50,7 +52,7 @@ def look(state_dir: str, without: Collection[bytes] = ()) -> Iterator[Looked]:
             known = [*holding(db, layout, weights), *of_layout(db, layout, _OTHERS)]
             return any(_is_there(path, identity) for path, identity in known if not _is_below(path, without))
 
-        for entry in journal.in_state(*HELD, "lost"):
+        for entry in journal.in_state(*HELD):
             aside = aside_of(context, entry)
             silent = _is_below(aside, without)
             yield Looked(entry.id, aside, _SILENT if silent else _why_not_shown(entry, aside))

@@ -112,11 +112,6 @@ def why_polled(mount: Mount | None) -> str:
     return f"it is on {os.fsdecode(mount.kind)}, which does not tell of changes made elsewhere"
 
 
-def is_mounted(mounts: Sequence[Mount], device: int) -> bool:
-    """Whether a device (as in `st_dev`) is mounted anywhere."""
-    return any(mount.device == device for mount in mounts)
-
-
 def is_volatile(mounts: Sequence[Mount], mount: Mount | None) -> bool:
     """Whether what is written to a mount is lost with the power, as it or the upper layer of it lies in memory."""
     for _ in range(_LAYERS):

@@ -59,6 +59,16 @@ def test_what_is_put_aside_is_looked_at(world: World, action: str) -> None:
     assert "changed or replaced" in lacks(world)
 
 
+def test_what_is_known_as_lost_is_not_asked_for_again(world: World) -> None:
+    """The history tells of it."""
+    path = aside(world, "delete")
+    os.unlink(path)
+    assert "not there any more" in lacks(world)
+    with world.actor() as actor:
+        actor.note(1, "lost", "it was removed")
+    assert not list(look(world.state))
+
+
 def test_a_disk_that_is_away_is_called_so(world: World) -> None:
     folder = os.path.dirname(aside(world, "delete"))
     os.rename(folder, world.root + b"/elsewhere")

@@ -103,11 +103,6 @@ _FAMILIES = {"flux": _FLUX, "chroma": _FLUX, "sd3": _SD3, "wan": _WAN}
 _BLOCK = re.compile(r"(?<=blocks\.)\d+")
 
 
-def has_originals(family: str) -> bool:
-    """Whether both namings of the family's transformer are known here."""
-    return family in _FAMILIES
-
-
 def diffusers_names(family: str, original: str) -> tuple[str, ...] | None:
     """Diffusers' modules that the rows of an original one belong to, in order; None where it is none."""
     template, number = _template(original)
