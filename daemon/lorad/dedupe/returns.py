@@ -227,7 +227,8 @@ class Returns:
         for one in standing:
             if one not in missed and one.action == "symlink":
                 self._lead_on(one, list(filter(one.fits, may_keep)))
-        dangling = [one for one in missed if one.state not in HELD]
+        # What a link leads to need not be read for that.
+        dangling = [one for one in missed if one.state not in HELD and not calls.may_be_there(one.kept)]
         missed = [one for one in missed if one.state in HELD]
         if not missed:
             self._pending[weights] = None

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import NamedTuple
 
 import pytest
@@ -155,6 +157,19 @@ def test_a_link_to_nothing_is_led_to_what_is_not_read_yet(asked: Asked, clock: M
         clock.now = float(moment)
         returns.look(Library(), PLACES, quiet=True)
         assert asked.sought == [1] * times
+
+
+def test_a_link_that_leads_somewhere_is_left_alone(asked: Asked, clock: Moment, tmp_path: Path) -> None:
+    """Nobody need have read what it leads to."""
+    kept = tmp_path / "kept"
+    kept.touch()
+    returns = Returns(asked, clock)
+    returns.put(Result(1, "symlink", os.fsencode(kept), b"/lib/gone", 7, "freed"), [WEIGHTS])
+    returns.look(Library(), PLACES, quiet=True)
+    assert not asked.sought
+    kept.unlink()
+    returns.look(Library(dirty={WEIGHTS}), PLACES, quiet=True)
+    assert asked.sought == [1]
 
 
 @pytest.mark.parametrize("reason", ["", "reading", "settling", "away"])
