@@ -34,6 +34,8 @@ from lorad.watch.scanner import Seen, walk
 #: Seconds before each further look at what differs. The first is for what changed under our eyes, the others,
 #: together longer than a file has to settle by default, for what has just changed.
 _PAUSES = (0.3, 2.0, 4.0)
+#: Names that are looked at again for one audit.
+_TOLD = 1000
 #: Seconds within which a file that changed is said not to have settled yet.
 _YOUNG = 10.0
 #: Bytes of a difference in an answer beside its texts, at most about.
@@ -59,15 +61,28 @@ class Known(NamedTuple):
     passed_over: str | None
 
 
-def audit(state_dir: str, watch: Watch, *, sleep: Callable[[float], None] = time.sleep) -> Audited:
+def audit(
+    state_dir: str,
+    watch: Watch,
+    look_again: Callable[[bytes], None] = lambda path: None,
+    *,
+    sleep: Callable[[float], None] = time.sleep,
+) -> Audited:
     """Compare all names that are watched with the catalogue in `state_dir`, and that with the JSON files.
+
+    `look_again` is told of names whose file changed since it was read: of some changes, such as a hard link that
+    was made elsewhere, no watch tells.
 
     The roots have no symbolic links. Raises OSError and sqlite3.Error where it cannot look.
     """
     files, disk = _compare_disk(state_dir, watch)
     views = compare_views(state_dir)
+    told = {difference.path for difference in disk[:_TOLD] if difference.what == "changed"}
+    for path in told:
+        look_again(path)
     for number, pause in enumerate(_PAUSES):
-        if (not disk and not views) or (number and not views and not any(map(_is_young, disk))):
+        waits = views or any(_is_young(difference) or difference.path in told for difference in disk)
+        if (not disk and not views) or (number and not waits):
             break
         sleep(pause)
         if disk:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import gc
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from loracore.control import Event, FileFailedEvent, FileGrouped
 from loracore.identity import bounded
@@ -172,6 +172,13 @@ class Engine:
     @property
     def sweeping(self) -> bool:
         return self._presence.sweeping
+
+    def take_strays(self) -> set[bytes]:
+        """Names that de-duplication has made and no action known here has put aside, met since the last call."""
+        found, self._presence.strays = self._presence.strays, set()
+        known = self.hidden()
+        folders = {folder for path in known for folder in _above(path)}
+        return {path for path in found if path not in known and path not in folders}
 
     @property
     def reading(self) -> bool:
@@ -405,3 +412,10 @@ class Engine:
             self._fail(file, f"reading it killed {file.deaths} loader processes; check the file")
         else:
             self._reading.repeat(job, file.id, wanted)
+
+
+def _above(path: bytes) -> Iterator[bytes]:
+    """The folders that a path lies in."""
+    while (folder := os.path.dirname(path)) != path:
+        yield folder
+        path = folder

@@ -109,6 +109,8 @@ class Presence:
         self._waiting: deque[bytes] = deque()
         #: Names of inodes that lost another one.
         self._linked: list[bytes] = []
+        #: Names that de-duplication has made, whosever they are, met since this was emptied.
+        self.strays: set[bytes] = set()
         #: Names that were met and wait to settle, and whether they are new.
         self._met: dict[bytes, bool] = {}
 
@@ -328,7 +330,13 @@ class Presence:
         if folder != root and self._exclude(folder):
             self._leave_out(folder)
             return None
-        walked = look_through([folder], follow=self._follow, without=self._without, exclude=self._exclude)
+        walked = look_through(
+            [folder],
+            follow=self._follow,
+            without=self._without,
+            exclude=self._exclude,
+            hidden=self.strays.add,
+        )
         known = set(self._files.names_under(folder))
         if folder in self._files.by_path:
             # It could not be listed the last time.

@@ -130,13 +130,13 @@ class Answering:
         if not self._query_worker.submit(lambda: give(_done(None, lambda: self._queries.plan_for(newcomers)))):
             give(_BUSY)
 
-    def audit(self, watch: Watch, reply: Reply) -> None:
-        """Compare these folders with the catalogue and the JSON files, and reply."""
+    def audit(self, watch: Watch, look_again: Callable[[bytes], None], reply: Reply) -> None:
+        """Compare these folders with the catalogue and the JSON files, and reply; see `lorad.audit.audit`."""
 
         def job() -> Answer:
             from lorad.audit import audit  # noqa: PLC0415 - seldom asked for
 
-            return audit(self._state_dir, watch)
+            return audit(self._state_dir, watch, look_again)
 
         if not self._examiner.submit(lambda: reply(_done(Audit(), job))):
             reply(_BUSY)

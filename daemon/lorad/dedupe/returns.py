@@ -57,7 +57,10 @@ class Library(Protocol):
 
 
 class Standing(NamedTuple):
-    """An action whose file is put aside, or (`freed`) a symbolic link of ours."""
+    """An action whose file is put aside, or (`freed`) a symbolic link of ours.
+
+    `id` is negative for what an action has put aside that the journal does not know.
+    """
 
     id: int
     action: str
@@ -92,6 +95,7 @@ class Wants(Protocol):
     def give_back(self, numbers: Sequence[int], names: Iterable[bytes]) -> bool: ...
     def retarget(self, number: int, path: bytes, identity: Identity) -> bool: ...
     def find_kept(self, number: int) -> bool: ...
+    def bring_back(self, wanted: Sequence[Standing]) -> bool: ...
     def free_due(self, entries: Sequence[int], done: Callable[[list[Result]], None]) -> bool: ...
 
 
@@ -178,7 +182,8 @@ class Returns:
 
     def due(self, standing: Standing, ran: float) -> float | None:
         """Seconds until it is freed by itself, once lorad has run for `ran` seconds; None for never."""
-        return None if standing.action == "quarantine" else max(0.0, standing.hidden_at + self.grace - ran)
+        never = standing.action == "quarantine" or standing.id < 0
+        return None if never else max(0.0, standing.hidden_at + self.grace - ran)
 
     # Giving back and leading on
 
@@ -206,8 +211,8 @@ class Returns:
                 self._pending.setdefault(weights, None)
                 continue
             alone = quiet and library.is_hidden_alone(one.aside) and not calls.may_be_there(one.kept)
-            if alone and self._service.give_back([one.id], [one.path, one.aside]):
-                self._asked.add(one.id)
+            if alone:
+                self._show([one])
 
     def _is_settled(
         self, library: Library, places: Places, weights: Weights, *, quiet: bool, since: float | None
@@ -238,11 +243,31 @@ class Returns:
         reason = library.unresolved(*weights, {one.kept for one in missed} | self._kept.get(weights, set()))
         if reason == "away" or ((reason or not quiet) and now < since + _PATIENCE):
             return False
-        names = [name for one in missed for name in (one.path, one.aside)]
-        if self._service.give_back([one.id for one in missed], names):
-            self._asked.update(one.id for one in missed)
-            return True
-        return False
+        return self._show(missed)
+
+    def look_at_names(self) -> None:
+        """Show again what is missed as far as names alone tell of it, while there is no catalogue."""
+        for weights, numbers in self._by_weights.items():
+            standing = [self._actions[number] for number in numbers]
+            kept = {one.kept for one in standing} | self._kept.get(weights, set())
+            hidden = [one for one in standing if one.state in HELD and one.id not in self._asked]
+            if hidden and not any(map(_may_be_there, kept)):
+                self._by_names(hidden)
+
+    def _show(self, missed: Sequence[Standing]) -> bool:
+        """Have these given back; False where too much waits."""
+        known = [one for one in missed if one.id > 0]
+        names = [name for one in known for name in (one.path, one.aside)]
+        if known and not self._service.give_back([one.id for one in known], names):
+            return False
+        self._asked.update(one.id for one in known)
+        return self._by_names([one for one in missed if one.id < 0])
+
+    def _by_names(self, hidden: Sequence[Standing]) -> bool:
+        if hidden and not self._service.bring_back([one for one in hidden if one.action != "quarantine"]):
+            return False
+        self._asked.update(one.id for one in hidden)
+        return True
 
     def _lead_on(self, one: Standing, keepers: Sequence[Keeper]) -> None:
         """Lead a symbolic link to where the kept file is now, if it is not where it was."""
@@ -295,7 +320,7 @@ class Returns:
                 continue
             missing[device] = int(self.free_below * room.f_blocks - room.f_bavail) * room.f_frsize
         for one in sorted(self.held, key=lambda one: (one.hidden_at, one.id)):
-            if one.action == "quarantine" or one.id in without or self._vain.get(one.id, (0.0, 0))[0] > now:
+            if self.due(one, 0.0) is None or one.id in without or self._vain.get(one.id, (0.0, 0))[0] > now:
                 continue
             try:
                 device = calls.stat(one.aside, follow_symlinks=False).st_dev
@@ -311,3 +336,10 @@ def _is_link(path: bytes) -> bool:
     with suppress(calls.NoAnswer):
         return calls.do(path, os.path.islink, path)
     return False
+
+
+def _may_be_there(path: bytes) -> bool:
+    """Whether a name is there, or its folder is not, so that its disk may be away."""
+    with suppress(OSError):
+        return calls.may_be_there(path) or not calls.is_folder(os.path.dirname(path))
+    return True

@@ -43,12 +43,14 @@ from lorad.control.worker import Worker
 from lorad.dedupe.action.journal import Entry
 from lorad.dedupe.action.order import ACTIONS, HELD, FreeOrder, Order, Result, Side
 from lorad.dedupe.action.quarantine import path_of
-from lorad.dedupe.action.recovery import find_hidden
+from lorad.dedupe.action.recovery import find_hidden, shown_at
+from lorad.dedupe.action.undo import bring_back
 from lorad.dedupe.history import PastActions
 from lorad.dedupe.places import Places
 from lorad.dedupe.plan import Plan, Step
 from lorad.dedupe.process import ActingProcess, Apply, Clock, Free, GiveBack, Note, Retarget, Undo, Wish
-from lorad.dedupe.rootlock import RootLocks
+from lorad.dedupe.returns import Standing
+from lorad.dedupe.rootlock import RootLocks, holder_of
 from lorad.library.keepers import is_inside
 from lorad.pipeline.protocol import Identity
 
@@ -227,6 +229,11 @@ class Service:
         self._under_way |= names
         return self._worker.submit(lambda: self._give_back(list(numbers), names))
 
+    def bring_back(self, wanted: Sequence[Standing]) -> bool:
+        """Show again what these have put aside, by names alone: no journal that can be written knows of them."""
+        self._under_way.update(path for one in wanted for path in (one.path, one.aside))
+        return self._worker.submit(lambda: self._bring_back(wanted))
+
     def free_due(self, entries: Sequence[int], done: Callable[[list[Result]], None]) -> bool:
         """Free what these actions have put aside, as its grace is over."""
         return self._worker.submit(lambda: done(self._free(self.past.entries(entries).values(), by_itself=True)))
@@ -243,7 +250,10 @@ class Service:
         found = find_hidden(self._roots, self.past.token(), entries)
         for number, entry in entries.items():
             path = found.get(number)
-            if path is not None:
+            if path is None and shown_at(entry.gone.path, entry.gone.identity.ino):
+                # It was given back while the journal could not be written.
+                self._asked(GiveBack([number]))
+            elif path is not None:
                 name = os.path.join(os.path.dirname(path), os.path.basename(entry.gone.path))
                 state = "hidden" if entry.state == "lost" else entry.state
                 self._asked(Note(number, state, "", self.side(name, Identity.of(os.lstat(path)))))
@@ -424,6 +434,28 @@ class Service:
             self._wake()
         else:
             self._asked(Retarget(number, kept))
+
+    def _bring_back(self, wanted: Sequence[Standing]) -> None:
+        for one in wanted:
+            try:
+                shown = bring_back(self._root_to_act_in(one.path), one.path, one.aside)
+            except (LoraError, OSError) as error:
+                back = Result(one.id, "", b"", one.path, 0, "refused", str(error), aside=one.aside)
+            else:
+                back = Result(
+                    one.id, one.action, one.kept, one.path, 0, "given_back", aside=one.aside, shown=shown
+                )
+                self._tell(FileGivenBack(max(one.id, 0), one.path, shown))
+            self._results.append(back)
+        self._wake()
+
+    def _root_to_act_in(self, path: bytes) -> bytes:
+        """The root that a name lies in. Raises LoraError where there is none, or another lorad acts in it."""
+        root = max((root for root in self._roots if is_inside(path, root)), key=len, default=b"")
+        holder = holder_of(os.path.dirname(path))
+        if not root or (holder is not None and not holder.ours):
+            raise LoraError(str(holder) if root else "it lies in no watched folder any more")
+        return root
 
     def _find_kept(self, number: int) -> None:
         entry = self.past.entries([number])[number]
@@ -646,15 +678,14 @@ def _groups(steps: Sequence[Step]) -> Iterator[list[Step]]:
 def _is_certain(entry: Entry) -> bool:
     """Whether what was put aside and is not found is lost: its folder is there, or was removed from its disk.
 
-    An empty folder may be where that disk, or a part of it, is mounted at other times.
+    An empty folder below the root may be where a part of that disk is mounted at other times.
     """
-    folder = os.path.dirname(entry.gone.path)
+    own = folder = os.path.dirname(entry.gone.path)
     while is_inside(folder, entry.gone.root):
         with suppress(OSError):
             status = os.stat(folder)
-            if entry.folder.ino and folder == os.path.dirname(entry.gone.path):
-                return (status.st_dev, status.st_ino) == (entry.gone.identity.dev, entry.folder.ino)
-            return status.st_dev == entry.gone.identity.dev and bool(os.listdir(folder))
+            known = folder == entry.gone.root or (folder == own and status.st_ino == entry.folder.ino)
+            return status.st_dev == entry.gone.identity.dev and (known or bool(os.listdir(folder)))
         folder = os.path.dirname(folder)
     return False
 

@@ -90,6 +90,8 @@ class Daemon:
         self._load_config = reload
         self._log = get_logger()
         self._commands: deque[Command] = deque()
+        #: Names whose files are not what was read, which no watch told of.
+        self._changed: deque[bytes] = deque()
         self._stop = threading.Event()
         self._reload = threading.Event()
         self._signals = Signals(
@@ -205,7 +207,7 @@ class Daemon:
     def _act(self) -> None:
         engine = self._tenure.engine
         quiet = engine is not None and not (engine.sweeping or engine.hurries or len(self._settling))
-        self._deduplication.step(engine, self._tenure.generation, quiet=quiet)
+        self._deduplication.step(engine, self._tenure.generation, quiet=quiet, trouble=bool(self._tenure.trouble))
 
     @property
     def _acts(self) -> bool:
@@ -257,6 +259,10 @@ class Daemon:
                     self._tell(WatchChanged(root, health, reason))
         if engine:
             self._take_settled(engine)
+        while self._changed:
+            path = self._changed.popleft()
+            if engine:
+                engine.touched(path)
         while self._commands:
             command = self._commands.popleft()
             self._waits.ask(command.reply if command.kind == "wait" else partial(self._audit, command.reply))
@@ -403,9 +409,14 @@ class Daemon:
     def _audit(self, reply: Reply, answer: Answer) -> None:
         """Compare, once all that was on disk before is known."""
         if isinstance(answer, Waited):
-            self._control.audit(self._here.watch, reply)
+            self._control.audit(self._here.watch, self._look_again, reply)
         else:
             reply(answer)
+
+    def _look_again(self, path: bytes) -> None:
+        """A file is not what was read of it. Called by the thread that audits."""
+        self._changed.append(path)
+        self._machinery.wake()
 
     def _defer(self, path: bytes, status: os.stat_result) -> bool:
         """Whether a file that a sweep met has to settle first."""

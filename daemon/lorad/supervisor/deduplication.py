@@ -11,7 +11,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 
 from loracore.config import Config
 from loracore.control import (
@@ -30,7 +30,7 @@ from loracore.settings import free_part, grace_seconds
 from loracore.tensorfile import has_reader
 from lorad.catalog.views import connect, holding, of_layout
 from lorad.control.planning import policy_of
-from lorad.dedupe.action.journal import Entry
+from lorad.dedupe.action.journal import UNFINISHED, Entry
 from lorad.dedupe.action.order import HELD, Result, Side
 from lorad.dedupe.aliases import Aliases
 from lorad.dedupe.automatic import Automatic, PlanFor
@@ -46,6 +46,7 @@ from lorad.library import Status
 from lorad.library.keepers import is_marked
 from lorad.supervisor.logs import get_logger
 from lorad.watch import calls
+from lorad.watch.scanner import HIDDEN
 
 #: Seconds that the present group has to end when the daemon does.
 _PATIENCE = 1.0
@@ -55,6 +56,8 @@ _CLOCK = 600.0
 _FULL = 0.05
 #: Files that a freed one is tried to be made from.
 _OTHERS = 32
+#: Seconds between two looks at names while there is no catalogue.
+_NAMES = 1.0
 
 
 class Deduplication:
@@ -99,6 +102,9 @@ class Deduplication:
         self._results: deque[Result] = deque()
         self._ticked = time.clock_gettime(time.CLOCK_BOOTTIME)
         self._kept_clock = 0.0
+        self._next_names = 0.0
+        #: How many files were taken up that no action of the journal has put aside.
+        self._strays = 0
 
     def start(self, plan_for: PlanFor, lock_by: Callable[[RootLocks], None]) -> None:
         """Begin, with what makes plans for newcomers, and is to refuse where another lorad acts."""
@@ -141,8 +147,8 @@ class Deduplication:
         if self._automatic is not None and self._automatic.acts and len(self._found) < self._automatic.room:
             self._found[path] = generation
 
-    def step(self, engine: Engine | None, generation: int, *, quiet: bool) -> None:
-        """One turn. `quiet`: nothing settles, is looked through or is read."""
+    def step(self, engine: Engine | None, generation: int, *, quiet: bool, trouble: bool = False) -> None:
+        """One turn. `quiet`: nothing settles, is looked through or is read. `trouble`: of the catalogue."""
         now = time.clock_gettime(time.CLOCK_BOOTTIME)
         self.service.clock += now - self._ticked
         self._ticked = now
@@ -151,6 +157,8 @@ class Deduplication:
             self._swept |= not engine.sweeping
             if self._swept:
                 self._decide(engine, generation, quiet=quiet)
+        if trouble and not (engine is not None and self._swept):
+            self._look_at_names()
         self._keep_clock()
         with self._lock:
             summary = self._day.ended(time.time())
@@ -196,6 +204,46 @@ class Deduplication:
         if missing:
             self.service.look_for(missing)
 
+    def _look_at_names(self) -> None:
+        """See to what is missed while there is no catalogue: its disk may be full, or not there."""
+        now = time.monotonic()
+        if now < self._next_names:
+            return
+        self._next_names = now + _NAMES
+        if not any(self.returns.held):
+            with suppress(StateError):
+                for result in self.service.in_force():
+                    self.returns.put(result, [(result.layout, result.weights)])
+        self.returns.look_at_names()
+
+    def _adopt(self, engine: Engine) -> None:
+        """Take up what was put aside by actions that the journal does not know, or was copied since."""
+        for path in engine.take_strays():
+            match = HIDDEN.fullmatch(os.path.basename(path))
+            name = os.path.join(os.path.dirname(path), match["name"]) if match else path
+            if match is None or self.service.is_under_way(name) or not calls.may_be_there(path):
+                continue
+            if match["token"].decode() == self.service.past.token() and self._is_ours(int(match["id"][:18]), path):
+                continue
+            self._strays += 1
+            unit = os.path.isdir(path)
+            stray = Result(
+                -self._strays, "delete", b"", name, 0, "hidden", aside=path, unit=unit, function=b"", config=b""
+            )
+            _hide(engine, name, stray)
+            self.returns.put(stray, _weights(engine, stray))
+
+    def _is_ours(self, number: int, path: bytes) -> bool:
+        """Whether an action of our journal is about this very file, or may be."""
+        entry = self.service.past.entries([number])[number]
+        if entry is None or entry.state not in (*UNFINISHED, *HELD, "lost"):
+            return False
+        aside = os.path.join(os.path.dirname(entry.gone.path), entry.aside)
+        if entry.state not in UNFINISHED and aside != path and not calls.may_be_there(aside):
+            # Its folder was moved, or is back.
+            return self.service.look_for([number])
+        return entry.state in UNFINISHED or aside == path
+
     def _put(self, engine: Engine, result: Result) -> None:
         """What names lead to since an action."""
         if result.kept_before is not None and result.kept_now is not None:
@@ -225,6 +273,8 @@ class Deduplication:
     def _decide(self, engine: Engine, generation: int, *, quiet: bool) -> None:
         assert self._automatic is not None
         if self._loaded:
+            with suppress(StateError):
+                self._adopt(engine)
             self.returns.look(engine, self._places, quiet=quiet)
             self.returns.free_due(self.service.clock, [os.fsencode(root) for root in self._config.watch.roots])
         # One that came again while its name is acted on is not settled with that.
@@ -266,7 +316,7 @@ class Deduplication:
 
     def hidden(self) -> Hidden:
         """For status."""
-        held = list(self.returns.held)
+        held = [one for one in self.returns.held if one.id > 0]
         if not held:
             return Hidden()
         due = [left for one in held if (left := self.returns.due(one, self.service.clock)) is not None]
@@ -284,7 +334,7 @@ class Deduplication:
         """What these actions, or all, have put aside, the one that is due first in front."""
         found = []
         for one in list(self.returns.held):
-            if ids is not None and one.id not in ids:
+            if one.id < 0 or (ids is not None and one.id not in ids):
                 continue
             left = self.returns.due(one, self.service.clock)
             date = "" if left is None else rfc3339(time.time() + left)
@@ -348,6 +398,9 @@ def _show(engine: Engine, aside: bytes, shown: bytes) -> None:
     """What was put aside there is at `shown` again; empty: it is no more."""
     for path in [path for path in engine.hidden() if path == aside or path.startswith(aside + b"/")]:
         engine.show(path, shown + path[len(aside) :] if shown else None)
+    if shown and os.path.isdir(shown):
+        # What else is in the folder is known by none of these names.
+        engine.sweep(shown)
 
 
 def _weights(engine: Engine, result: Result) -> set[tuple[bytes, bytes]]:

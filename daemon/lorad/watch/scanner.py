@@ -69,13 +69,14 @@ def look_through(
     follow: bool,
     without: Sequence[bytes] = (),
     exclude: Exclude | None = None,
+    hidden: Callable[[bytes], object] = bool,
 ) -> Iterator[Seen | None]:
     """Every name under the roots, once, folder by folder; in a folder by inode, which is about disk order.
 
     Symbolic links are passed over, or with `follow` looked through (a folder that was visited is not
     visited again, so loops end). Folders in `without` and names of `exclude` are left out silently. None is given
     while a file system takes its time, so that others have theirs; where it does not answer, a folder of it cannot
-    be listed.
+    be listed. `hidden` is told of names that de-duplication has made, which are left out as well.
     """
     visited: set[tuple[int, int]] = set()
     leaves_out = exclude.entry if exclude else is_ours
@@ -103,13 +104,21 @@ def look_through(
             continue
         downloads = being_downloaded(entry.name for entry in entries)
         for entry in entries:
-            if leaves_out(entry.path):
+            if _is_left_out(entry.path, leaves_out, hidden):
                 continue
             if not is_folder(entry, follow=follow):
                 if (seen := _look(entry, downloads, follow)) is not None:
                     yield seen
             elif not (entry.is_symlink() and (exclude or is_ours)(calls.real(entry.path))):
                 waiting.append(entry.path)
+
+
+def _is_left_out(path: bytes, leaves_out: Callable[[bytes], bool], hidden: Callable[[bytes], object]) -> bool:
+    if not leaves_out(path):
+        return False
+    if HIDDEN.fullmatch(os.path.basename(path)):
+        hidden(path)
+    return True
 
 
 def _patiently(folder: bytes, function: Callable[..., _T], *arguments: object) -> Generator[None, None, _T]:

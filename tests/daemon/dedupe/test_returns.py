@@ -63,6 +63,7 @@ class Asked:
 
     given_back: list[int] = field(default_factory=list)
     led: list[bytes] = field(default_factory=list)
+    brought: list[int] = field(default_factory=list)
     sought: list[int] = field(default_factory=list)
     freed: list[int] = field(default_factory=list)
 
@@ -72,6 +73,10 @@ class Asked:
 
     def retarget(self, number: int, path: bytes, identity: Identity) -> bool:
         self.led.append(path)
+        return True
+
+    def bring_back(self, wanted: Sequence[Standing]) -> bool:
+        self.brought += [one.id for one in wanted]
         return True
 
     def find_kept(self, number: int) -> bool:

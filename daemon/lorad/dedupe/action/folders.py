@@ -21,8 +21,8 @@ from lorad.pipeline.protocol import Identity
 _MAX_ENTRIES = 10_000
 _MAX_DEPTH = 16
 _TOO_MUCH = "it holds more than any adapter's folder"
-#: What actions leave in a folder, which is not part of it.
-_OURS = re.compile(rb"\.lorad-.*|\..+\.aside-[0-9a-f]+-[0-9]+", re.DOTALL)
+#: What actions leave in a folder, which is not part of it. What they have put aside there is: it may be missed.
+_OURS = re.compile(rb"\.lorad-.*", re.DOTALL)
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 

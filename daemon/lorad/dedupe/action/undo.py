@@ -97,6 +97,22 @@ def _hold_same(reached: Reached, name: bytes, stack: ExitStack) -> Held | None:
     return None
 
 
+def bring_back(root: bytes, path: bytes, aside: bytes) -> bytes:
+    """Give what was put aside beside `path` that name again, without a journal; the path that it has then.
+
+    Where that is taken it is put beside it. Raises Refused and OSError.
+    """
+    with reach(root, path) as reached, doing("give it its name back (rename)"):
+        name = os.path.basename(aside)
+        try:
+            rename_new(reached.folder, name, reached.folder, reached.name)
+            shown = reached.name
+        except FileExistsError:
+            shown = to_free_name(reached, reached.folder, name)
+        os.fsync(reached.folder)
+    return os.path.join(os.path.dirname(path), shown)
+
+
 def _not_there(entry: Entry, aside: bytes) -> Refused:
     return Refused.about(
         entry.gone.path, f"{os.fsdecode(aside)} is not there; mount its disk or put it back there, and undo again"

@@ -42,10 +42,10 @@ def why(pair: tuple[Path, Path], progress: Progress = silent) -> str:
 
 
 def test_equal_folders_are_the_same(pair: tuple[Path, Path]) -> None:
-    """Times and modes are not looked at, nor what lorad itself left there."""
+    """Times and modes are not looked at, nor what an action left there on its way."""
     (pair[1] / "README.md").chmod(0o600)
     os.utime(pair[1] / "README.md", (1, 1))
-    (pair[1] / ".README.md.aside-0af3-12").touch()
+    (pair[1] / ".lorad-0af3-12.tmp").touch()
     (pair[0] / "samples/.lorad-0af3-12.tmp").touch()
     seen: list[tuple[int, int]] = []
     assert why(pair, lambda done, total: seen.append((done, total))) == ""

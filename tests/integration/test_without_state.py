@@ -1,0 +1,146 @@
+"""What is hidden returns when it is missed, also where the state folder is full, away, gone or from a backup."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.integration.running import Running
+from tests.integration.test_daemon import lora
+from tests.integration.test_places import acted_on, dedupe
+
+NAME, COPY = "style.safetensors", "style (1).safetensors"
+TABLES = dedupe(action='"delete"')
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    path = tmp_path / "root"
+    path.mkdir()
+    lora(path / NAME, 1)
+    lora(path / "other.safetensors", 2)
+    return path
+
+
+@pytest.fixture
+def daemon(tmp_path: Path, root: Path, disk: Callable[[str], str]) -> Iterator[Running]:
+    """One with its state folder on a disk of its own, which has hidden a copy."""
+    with Running(Path(disk("ext4")), [root], tables=TABLES) as daemon:
+        daemon.settle()
+        acted_on(daemon, lambda: shutil.copy(root / NAME, root / COPY))
+        daemon.settle()
+        assert not (root / COPY).exists()
+        yield daemon
+
+
+def returned(path: Path) -> None:
+    while not path.exists():
+        pass
+
+
+def fill(folder: Path) -> Path:
+    """Take all room there is; the file that has it."""
+    path = folder / "full"
+    with path.open("wb", buffering=0) as file:
+        for size in (1 << 20, 4096, 1):
+            try:
+                while True:
+                    file.write(bytes(size))
+            except OSError:
+                continue
+    return path
+
+
+@pytest.mark.parametrize("restarted", [False, True])
+def test_the_disk_of_the_state_folder_is_full(daemon: Running, root: Path, *, restarted: bool) -> None:
+    """Also for a daemon that starts so; once there is room, all is as if there always was."""
+    full = fill(daemon.state)
+    lora(root / "more.safetensors", 3)
+    if restarted:
+        daemon.stop(signal.SIGKILL)
+        (root / NAME).unlink()
+        daemon.start(ready=False)
+    else:
+        (root / NAME).unlink()
+    returned(root / COPY)
+    full.unlink()
+    daemon.settle_when_it_can()
+    with daemon.client() as client:
+        while [entry.state for entry in client.history()] != ["given_back"]:
+            daemon.settle()
+        assert client.audit().differences == []
+
+
+def test_the_state_folder_is_away(daemon: Running, root: Path) -> None:
+    """Once it is back, the journal says what became of the file."""
+    away = daemon.state.rename(daemon.state.with_name("away"))
+    (root / NAME).unlink()
+    returned(root / COPY)
+    daemon.stop(signal.SIGKILL)
+    shutil.rmtree(daemon.state, ignore_errors=True)
+    away.rename(daemon.state)
+    daemon.start()
+    daemon.settle()
+    with daemon.client() as client:
+        while [entry.state for entry in client.history()] != ["given_back"]:
+            daemon.settle()
+
+
+def test_the_state_folder_was_removed(daemon: Running, root: Path) -> None:
+    """A new journal knows of no action: what is hidden stays so as long as it is not missed, and returns then."""
+    daemon.stop()
+    shutil.rmtree(daemon.state)
+    daemon.start()
+    daemon.settle()
+    assert not (root / COPY).exists()
+    with daemon.client() as client:
+        assert list(client.history()) == []
+    (root / NAME).unlink()
+    returned(root / COPY)
+    daemon.settle()
+    assert {path.name for path in root.iterdir()} == {COPY, "other.safetensors", ".lorad-lock"}
+    with daemon.client() as client:
+        assert client.audit().differences == []
+
+
+def test_a_copy_of_what_is_hidden_returns_when_all_else_is_gone(daemon: Running, root: Path) -> None:
+    """It is nobody's action, and yet what its owner has of these weights."""
+    (root / "kept").mkdir()
+    hidden = next(root.glob(".*.aside-*"))
+    shutil.copy2(hidden, root / "kept" / hidden.name)
+    daemon.settle()
+    hidden.unlink()
+    (root / NAME).unlink()
+    returned(root / "kept" / COPY)
+
+
+def test_a_folder_that_holds_what_is_hidden_is_not_hidden_itself(tmp_path: Path, root: Path) -> None:
+    """What is in it would not return while the folder is away."""
+    for name in ("A", "B"):
+        (root / name / "sub").mkdir(parents=True)
+        lora(root / name / "adapter_model.safetensors", 4)
+        (root / name / "adapter_config.json").write_text('{"peft_type": "LORA", "r": 4, "lora_alpha": 4}')
+    lora(root / "B" / "sub" / "x.safetensors", 1)
+    with Running(tmp_path, [root], tables=TABLES) as daemon, daemon.client() as client:
+        daemon.settle()
+        client.apply_dedupe()
+        daemon.settle()
+        assert not (root / "B" / "sub" / "x.safetensors").exists()
+        client.apply_dedupe()
+        daemon.settle()
+        assert (root / "B" / "adapter_model.safetensors").exists()
+        (root / NAME).unlink()
+        returned(root / "B" / "sub" / "x.safetensors")
+
+
+def test_a_hard_link_made_elsewhere_is_no_difference(daemon: Running, tmp_path: Path, root: Path) -> None:
+    """It changes what the system says of the file, and no watch tells of it."""
+    os.link(root / NAME, tmp_path / "elsewhere")
+    daemon.settle()
+    with daemon.client() as client:
+        assert client.audit().differences == []
