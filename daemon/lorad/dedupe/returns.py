@@ -240,7 +240,8 @@ class Returns:
             return not dangling or (quiet and self._find_kept(library, weights, dangling))
         now = self._clock()
         since = self._pending[weights] = now if since is None else since
-        reason = library.unresolved(*weights, {one.kept for one in missed} | self._kept.get(weights, set()))
+        names = {one.kept for one in missed if one.kept} | self._kept.get(weights, set())
+        reason = library.unresolved(*weights, names)
         if reason == "away" or ((reason or not quiet) and now < since + _PATIENCE):
             return False
         return self._show(missed)
@@ -249,7 +250,7 @@ class Returns:
         """Show again what is missed as far as names alone tell of it, while there is no catalogue."""
         for weights, numbers in self._by_weights.items():
             standing = [self._actions[number] for number in numbers]
-            kept = {one.kept for one in standing} | self._kept.get(weights, set())
+            kept = {one.kept for one in standing if one.kept} | self._kept.get(weights, set())
             hidden = [one for one in standing if one.state in HELD and one.id not in self._asked]
             if hidden and not any(map(_may_be_there, kept)):
                 self._by_names(hidden)
