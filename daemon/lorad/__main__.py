@@ -16,6 +16,7 @@ from loracore.config import Config, load_config, located, with_options
 from loracore.errors import LoraError, MissingPackage, StateLocked, UsageError
 from loracore.extras import need
 from loracore.paths import speak_utf8
+from loracore.trouble import explained
 from lorad.descriptors import raise_limit
 from lorad.folders import locked
 from lorad.pipeline.launch import Crew
@@ -49,6 +50,8 @@ def main() -> None:
 
 def _run(options: argparse.Namespace) -> int:
     block()
+    # Nobody else is to change what is made here, whatever the umask was.
+    os.umask(os.umask(0o022) | 0o022)
     config = read_config(options)
     _check(config)
     # Before systemd's variables are taken out of the environment.
@@ -101,7 +104,7 @@ def _reloads(options: argparse.Namespace) -> bool:
 def _give_up(error: Exception, status: int) -> None:
     text = str(error)
     if isinstance(error, OSError):
-        text = ": ".join(str(part) for part in (error.filename, error.strerror or error) if part)
+        text = ": ".join(str(part) for part in (error.filename, explained(error)) if part)
     print(f"lorad: {os.fsencode(text).decode('utf-8', 'backslashreplace')}", file=sys.stderr)
     sys.exit(status)
 

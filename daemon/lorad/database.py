@@ -11,7 +11,9 @@ from typing import Literal
 _BESIDE = ("", "-wal", "-shm", "-journal")
 
 
-def connect(path: str, mode: Literal["rwc", "rw", "ro"], *, cached_statements: int = 128) -> sqlite3.Connection:
+def connect(
+    path: str, mode: Literal["rwc", "rw", "ro"], *, cached_statements: int = 128, timeout: float = 5.0
+) -> sqlite3.Connection:
     """A connection without transactions of its own.
 
     Raises sqlite3.OperationalError: also where a pipe, socket or device stands at a name that SQLite would open.
@@ -26,5 +28,9 @@ def connect(path: str, mode: Literal["rwc", "rw", "ro"], *, cached_statements: i
             raise sqlite3.OperationalError(f"{name} is not a regular file; move it away")
     quoted = path.replace("%", "%25").replace("?", "%3f").replace("#", "%23")
     return sqlite3.connect(
-        f"file:{quoted}?mode={mode}", uri=True, isolation_level=None, cached_statements=cached_statements
+        f"file:{quoted}?mode={mode}",
+        uri=True,
+        isolation_level=None,
+        cached_statements=cached_statements,
+        timeout=timeout,
     )

@@ -25,6 +25,7 @@ from lorad.dedupe.action.journal import JOURNAL, Journal
 from lorad.dedupe.policy import Policy
 from lorad.doctor_places import examine_places, undo
 from lorad.probing import Probe, probe_all
+from lorad.watch import calls
 from lorad.watch.exclude import Exclude
 from lorad.watch.mounts import Mount, MountTable, find, is_remote
 
@@ -157,8 +158,10 @@ def _root(root: Root, probe: Probe) -> Iterator[Finding]:
 
 def _silent(name: str, folder: bytes) -> Finding:
     """A folder whose file system keeps everybody waiting."""
-    remedy = f"see after its server or program, or unmount it: umount -l {shown(folder)}"
-    return Finding(name, "problem", f"does not answer; it is on {_name(_mount(folder))}", remedy)
+    mount = _mount(calls.led(folder))
+    point = mount.point if mount else folder
+    remedy = f"see after its server or program, or unmount it: umount -l {shown(point)}"
+    return Finding(name, "problem", f"does not answer; it is on {_name(mount)}", remedy)
 
 
 def _policy(
@@ -244,7 +247,6 @@ def _journal(state_dir: str, silent: Sequence[bytes]) -> Iterator[Finding]:
     try:
         with closing(Journal(state_dir, writing=False)) as journal:
             waiting = journal.unfinished()
-        found = undo(state_dir, silent)
     except (StateError, sqlite3.Error) as error:
         reason, _, remedy = (state_of(os.path.join(state_dir, JOURNAL)) or str(error)).partition("; ")
         yield Finding("journal", "problem", reason, remedy or "put a backup of it in its place")
@@ -252,7 +254,13 @@ def _journal(state_dir: str, silent: Sequence[bytes]) -> Iterator[Finding]:
     if waiting:
         remedy = "see history, and the daemon's log for what they wait for"
         yield Finding("journal", "warning", f"actions that are not at their end: {len(waiting)}", remedy)
-    yield found
+    try:
+        yield undo(state_dir, silent)
+    except (StateError, sqlite3.Error) as error:
+        path = os.path.join(state_dir, CATALOGUE)
+        text = explained(error, path) if isinstance(error, sqlite3.Error) else str(error)
+        reason, _, remedy = text.partition("; ")
+        yield Finding(f"catalogue {shown(path)}", "problem", reason, remedy)
 
 
 def _can_share(folder: str) -> str:

@@ -8,8 +8,11 @@ import os
 from collections.abc import Iterator
 
 from loracore.errors import StateError, StateLocked
+from loracore.trouble import explained, reason
 
 _LOCK = "lock"
+#: Said of a state folder whose disk was unmounted, so that another folder shows.
+ANOTHER = "its folder is another one than at the start: mount its disk again, or restart lorad"
 #: Of folders that we make, under any umask.
 _MODE = 0o750
 
@@ -34,9 +37,13 @@ def locked(folder: str, *, option: str = "--state-dir") -> Iterator[None]:
     """
     try:
         made(folder)
+    except OSError as error:
+        raise StateError(f"{folder}: {reason(error)}; give another {option}") from error
+    try:
         lock = _opened(folder)
     except OSError as error:
-        raise StateError(f"{folder}: {(error.strerror or str(error)).lower()}; give another {option}") from error
+        path = os.path.join(folder, _LOCK)
+        raise StateError(f"{path}: {explained(error)}, or give another {option}") from error
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
@@ -46,6 +53,15 @@ def locked(folder: str, *, option: str = "--state-dir") -> Iterator[None]:
         yield
     finally:
         os.close(lock)
+
+
+def which(folder: str) -> tuple[int, int] | None:
+    """Device and inode of a folder, whatever its name; None where there is none."""
+    try:
+        status = os.stat(folder)
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
 
 
 def is_locked(folder: str) -> bool:

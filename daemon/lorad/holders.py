@@ -83,7 +83,7 @@ class Holders:
         unread = [file for each in numbers if (file := self._files.by_id[each]).names]
         if any(file.status is Status.FAILED and not file.read_ns for file in unread):
             return "away"
-        if any(True for _ in self._catalog.sleeping(layout, weights)):
+        if any(map(self._presence.is_away, self._catalog.sleeping(layout, weights))):
             return "away"
         if any(path not in self._files.by_path and self._presence.is_away(path) for path in paths):
             return "away"

@@ -231,18 +231,20 @@ class Presence:
     def is_away(self, path: bytes, device: int | None = None) -> bool:
         """Whether a name that is not found may be out of view and not gone.
 
-        So it is in no root or left out of them, where its folder may not be looked into, and where its root, or
-        the disk that it is known on, is not there or has something else mounted over it. `device`: where it was
-        last, if it is not known any more.
+        So it is where its folder may not be looked into, and where its root, or the disk that it is known on, is
+        not there or has something else mounted over it; in no root or left out of them, as long as it is not
+        certain that it is gone. `device`: where it was last, if it is not known any more.
         """
         file = self._files.by_path.get(path)
         if device is None and file is not None and not file.passed_over:
             device = file.identity.dev
         seen = look(path, follow=self._follow)
-        if self._exclude(path) or self._view.is_covered(path) or (seen is not None and seen.failed):
+        if seen is not None and seen.failed:
             return True
+        if self._exclude(path) or self._view.root(path) is None:
+            return seen is not None or not _is_gone(path)
         there = self._device_at(os.path.dirname(path))
-        return there is None or (device is not None and there != self._number_now(device))
+        return there is None or not self._was_there(path, there, there if device is None else device)
 
     def relinked(self, before: Identity, now: Identity) -> None:
         """An inode got or lost a name by our own doing, which changed its ctime and nothing that was read."""
@@ -541,13 +543,17 @@ class Presence:
             folder = os.path.dirname(path)
             if folder not in devices:
                 devices[folder] = self._device_at(folder)
-            if devices[folder] == self._number_now(file.identity.dev) and not self._view.is_covered(path):
+            if self._was_there(path, devices[folder], file.identity.dev):
                 self._vanished(path)
 
-    def _number_now(self, device: int) -> int | None:
-        """The number that a device of this number has now; None where that is another one's since."""
-        number = self._files.held.renumbered.get(device, device)
-        return None if number == device and device in self._files.held.renumbered.values() else number
+    def _was_there(self, path: bytes, there: int | None, device: int) -> bool:
+        """Whether the place of a name, on the device `there`, is the one where it was last, on `device`."""
+        if there is None or self._view.is_covered(path):
+            return False
+        # A file that was met since the system numbered its device anew has the new number.
+        if there in (device, self._files.held.renumbered.get(device)) or self._view.is_where_it_was(path):
+            return True
+        return not os.major(device) and self._view.went_with_its_subvolume(path)
 
     def _device_at(self, folder: bytes) -> int | None:
         """The device that a folder is on, or was on when it is gone; None when its root is gone."""
@@ -597,6 +603,23 @@ def settled(status: os.stat_result, seconds: float) -> bool:
     """Whether a file was left alone for so long, by its own times. Times to come count as long ago."""
     age = time.time() - max(status.st_mtime, status.st_ctime)
     return not 0 <= age < seconds
+
+
+def _is_gone(path: bytes) -> bool:
+    """Whether a name of which nothing is known is not there, in a folder with others that are.
+
+    Where a disk is not mounted, an empty folder shows.
+    """
+    while (folder := os.path.dirname(path)) != path:
+        try:
+            return bool(calls.do(folder, os.listdir, folder))
+        except calls.NoAnswer:
+            return False
+        except (FileNotFoundError, NotADirectoryError):
+            path = folder
+        except OSError:
+            return False
+    return False
 
 
 def _place(root: bytes) -> tuple[int, int] | None:

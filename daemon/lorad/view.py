@@ -130,6 +130,26 @@ class View:
         self._elsewhere[path] = known
         return True
 
+    def is_where_it_was(self, path: bytes) -> bool:
+        """Whether the very file system shows where a known name lay that did when it was last looked at."""
+        root = self.root(path)
+        looked = self._looked.get(root) if root is not None else None
+        if root is None or looked is None:
+            return False
+        self._refresh()
+        then, now = self._elsewhere.get(path) or _layer(looked.places, path), _layer(self._now[root], path)
+        return then[1].fsid == now[1].fsid != 0 and _shown(then, path) == _shown(now, path)
+
+    def went_with_its_subvolume(self, path: bytes) -> bool:
+        """Whether a name lay in a subvolume of Btrfs that was deleted, and not unmounted.
+
+        A subvolume has a number of its own, and leaves no folder where it was.
+        """
+        while not calls.may_be_there(folder := os.path.dirname(path)):
+            path = folder
+        mount = find(self._mounts or (), folder)
+        return mount is not None and mount.kind == b"btrfs"
+
     def begin(self, root: bytes) -> Looked:
         """How a root is looked at now."""
         self._refresh(root)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
 from collections.abc import Callable
 from itertools import islice
@@ -199,3 +200,120 @@ def test_a_link_follows_the_kept_file_to_another_disk(
         (here / NAME).unlink()
         while os.readlink(link) != str(moved):
             daemon.settle()
+
+
+def gone_back(daemon: Running, remove: Callable[[], object]) -> bytes:
+    """The first name that is given back once this is done."""
+    with daemon.client() as client, client.events() as events:
+        remove()
+        return next(event.event.path for event in events if isinstance(event.event, FileGivenBack))
+
+
+def test_a_disk_that_came_back_under_another_number_is_that_disk(tmp_path: Path) -> None:
+    """What is removed on it is gone, so that what was hidden for it returns."""
+    root, mounted = tmp_path / "root", tmp_path / "mounted"
+    for folder in (root, mounted):
+        folder.mkdir()
+    image, other = tmp_path / "image", tmp_path / "other"
+    for path in (image, other):
+        subprocess.run(["truncate", "--size=32M", path], check=True)
+        subprocess.run(["mkfs.ext4", "-q", path], check=True)
+
+    def attached(path: Path) -> str:
+        command = ["losetup", "--show", "--find", str(path)]
+        return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+
+    devices = [attached(image)]
+    try:
+        subprocess.run(["mount", devices[0], mounted], check=True)
+        lora(mounted / NAME, 1)
+        with running(tmp_path / "lorad", root, mounted, tables=dedupe(action='"delete"')) as daemon:
+            copied = acted_on(daemon, lambda: shutil.copy(mounted / NAME, root / "copy.safetensors"))
+            number = mounted.stat().st_dev
+            unmount(daemon, mounted)
+            subprocess.run(["losetup", "--detach", devices.pop()], check=True)
+            devices += [attached(other), attached(image)]
+            subprocess.run(["mount", devices[1], mounted], check=True)
+            assert mounted.stat().st_dev != number
+            daemon.settle()
+            assert gone_back(daemon, (mounted / NAME).unlink) == copied
+    finally:
+        subprocess.run(["umount", "--lazy", mounted], check=False)
+        for device in devices:
+            subprocess.run(["losetup", "--detach", device], check=False)
+
+
+def test_what_goes_with_a_subvolume_is_gone(tmp_path: Path, disk: Callable[[str], str]) -> None:
+    """A snapshot that is deleted is no disk that was unmounted."""
+    root = Path(disk("btrfs"))
+    btrfs = ["btrfs", "subvolume"]
+    subprocess.run([*btrfs, "create", root / "library"], check=True, capture_output=True)
+    lora(root / "library" / NAME, 1)
+    with running(tmp_path / "lorad", root, tables=dedupe(action='"delete"')) as daemon:
+        copied = acted_on(daemon, lambda: shutil.copy(root / "library" / NAME, root / "copy.safetensors"))
+        command = [*btrfs, "snapshot", root / "library", root / "snapshot"]
+        subprocess.run(command, check=True, capture_output=True)
+        (root / "library" / NAME).unlink()
+        daemon.settle()
+        delete = [*btrfs, "delete", root / "snapshot"]
+        assert gone_back(daemon, lambda: subprocess.run(delete, check=True, capture_output=True)) == copied
+        daemon.settle()
+        with daemon.client() as client:
+            assert client.audit().differences == []
+
+
+def test_what_was_away_when_it_was_missed_returns_with_its_disk(
+    tmp_path: Path, disk: Callable[[str], str]
+) -> None:
+    """As soon as that is looked through."""
+    source, root = Path(disk("ext4")), tmp_path / "root"
+    mounted = root / "disk"
+    mounted.mkdir(parents=True)
+    lora(root / NAME, 1)
+    mount = ["mount", "--bind", str(source), str(mounted)]
+    subprocess.run(mount, check=True)
+    try:
+        with running(tmp_path / "lorad", root, tables=dedupe(action='"delete"')) as daemon:
+            copied = acted_on(daemon, lambda: shutil.copy(root / NAME, mounted / "copy.safetensors"))
+            unmount(daemon, mounted)
+            daemon.settle()
+            (root / NAME).unlink()
+            daemon.settle()
+            assert gone_back(daemon, lambda: subprocess.run(mount, check=True)) == copied
+    finally:
+        subprocess.run(["umount", "--lazy", mounted], check=False)
+
+
+def test_what_a_hard_link_stands_for_is_freed(tmp_path: Path) -> None:
+    root = tmp_path / "root"
+    root.mkdir()
+    lora(root / NAME, 1)
+    tables = dedupe(action='"hardlink"', grace='"0s"')
+    with running(tmp_path / "lorad", root, tables=tables) as daemon, daemon.client() as client:
+        acted_on(daemon, lambda: shutil.copy(root / NAME, root / "copy.safetensors"))
+        while [entry.state for entry in client.history()] != ["linked"]:
+            daemon.settle()
+        assert (root / NAME).samefile(root / "copy.safetensors")
+        assert sorted(path.name for path in root.iterdir()) == [".lorad-lock", "copy.safetensors", NAME]
+
+
+@pytest.mark.parametrize("how", ["excluded", "no root"])
+def test_a_kept_file_out_of_view_counts_until_it_is_gone(tmp_path: Path, how: str) -> None:
+    """It need not be seen for that."""
+    root, other = tmp_path / "root", tmp_path / "other"
+    for folder in (root, other):
+        folder.mkdir()
+        (folder / "notes.txt").touch()
+    kept = (root / "old" if how == "excluded" else other) / NAME
+    kept.parent.mkdir(exist_ok=True)
+    (kept.parent / "more.txt").touch()
+    lora(kept, 1)
+    with running(tmp_path / "lorad", root, other, tables=dedupe(action='"delete"')) as daemon:
+        copied = acted_on(daemon, lambda: shutil.copy(kept, root / "copy.safetensors"))
+        if how == "excluded":
+            daemon.watch["exclude"] = ["old"]
+        daemon.configure([root] if how == "no root" else [root, other])
+        os.kill(daemon.pid, signal.SIGHUP)
+        daemon.settle()
+        assert not (root / "copy.safetensors").exists()
+        assert gone_back(daemon, kept.unlink) == copied

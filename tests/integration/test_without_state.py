@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
+from loracore.errors import RefusedError
 from tests.integration.running import Running
 from tests.integration.test_daemon import lora
 from tests.integration.test_places import acted_on, dedupe
@@ -144,3 +146,22 @@ def test_a_hard_link_made_elsewhere_is_no_difference(daemon: Running, tmp_path: 
     daemon.settle()
     with daemon.client() as client:
         assert client.audit().differences == []
+
+
+def test_nothing_is_made_where_the_disk_of_the_state_folder_was(
+    tmp_path: Path, root: Path, disk: Callable[[str], str]
+) -> None:
+    """What was known and done is on that disk: another journal would know nothing of what is hidden."""
+    source, state = disk("ext4"), tmp_path / "lorad" / "state"
+    state.mkdir(parents=True)
+    subprocess.run(["mount", "--bind", source, state], check=True)
+    with Running(tmp_path / "lorad", [root], tables=TABLES) as daemon, daemon.client() as client:
+        daemon.settle()
+        acted_on(daemon, lambda: shutil.copy(root / NAME, root / COPY))
+        daemon.settle()
+        subprocess.run(["umount", "--lazy", state], check=True)
+        (root / NAME).unlink()
+        returned(root / COPY)
+        with pytest.raises(RefusedError, match=r"no longer there|another one"):
+            client.wait(30)
+        assert {path.name for path in state.iterdir()} <= {"run"}

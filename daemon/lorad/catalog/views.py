@@ -17,6 +17,7 @@ import msgspec
 
 from loracore.identity import Identity
 from loracore.paths import CATALOGUE
+from lorad import database
 from lorad.library.keepers import Copy, Rules
 from lorad.watch.storage import Finder, Storage
 
@@ -92,8 +93,7 @@ class Snapshot(NamedTuple):
 
 def connect(state_dir: str) -> sqlite3.Connection:
     """A connection that cannot write."""
-    path = os.path.join(state_dir, CATALOGUE).replace("%", "%25").replace("?", "%3f").replace("#", "%23")
-    return sqlite3.connect(f"file:{path}?mode=ro", uri=True, isolation_level=None)
+    return database.connect(os.path.join(state_dir, CATALOGUE), "ro")
 
 
 def read_snapshot(connection: sqlite3.Connection, paths: Iterable[bytes] | None = None) -> Snapshot:

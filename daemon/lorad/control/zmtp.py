@@ -12,6 +12,8 @@ from collections.abc import Sequence
 _GREETING = 64
 _MORE, _LONG, _COMMAND = 1, 2, 4
 _READY, _PING, _PONG = b"\x05READY", b"\x04PING", b"\x04PONG"
+#: Frames of a message, which take more than their bytes. A request is one.
+_PARTS = 10_000
 #: A ping's own bytes: the name and a time to live; what follows comes back with the pong.
 _PING_HEAD = len(_PING) + 2
 
@@ -74,6 +76,8 @@ class Reader:
             if not self.ready:
                 raise Unacceptable("a message before the end of the handshake")
             self._parts.append(body)
+            if len(self._parts) > _PARTS:
+                raise Unacceptable(f"a message of more than {_PARTS} frames")
             if not flags & _MORE:
                 parts, self._parts, self._size = self._parts, [], 0
                 return parts

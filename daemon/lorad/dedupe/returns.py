@@ -23,7 +23,7 @@ from lorad.watch import calls
 #: Seconds after which a file is given back although something that may hold its weights is still being read.
 _PATIENCE = 60.0
 #: Seconds until what could not be freed, given back or led on is tried again; the last one ever after.
-_RETRIES = (60.0, 600.0, 3600.0)
+_RETRIES = (5.0, 60.0, 600.0, 3600.0)
 #: Actions that are freed at once, so that a request has its turn between.
 _AT_ONCE = 256
 #: Seconds between two looks at free space.
@@ -156,6 +156,11 @@ class Returns:
             self._asked.discard(number)
             tried = self._refused.get(number, (0.0, 0))[1]
             self._refused[number] = self._clock() + _RETRIES[min(tried, len(_RETRIES) - 1)], tried + 1
+
+    def retry(self) -> None:
+        """Try again now what could not be given back or led on: a disk came back."""
+        for number, (_, tried) in self._refused.items():
+            self._refused[number] = 0.0, tried
 
     def _try_again(self) -> None:
         """Look again at the weights of what was refused a while ago."""

@@ -23,6 +23,7 @@ from typing import NamedTuple
 
 from loracore.paths import shown
 from lorad.library.keepers import is_inside
+from lorad.watch import calls
 
 LOCK = b".lorad-lock"
 #: What a reason begins with where another one acts.
@@ -35,6 +36,7 @@ _BEAT, _DEAD = 60.0, 300.0
 _LONGEST = 512
 #: How often a lock is tried again that another process takes or removes just then, and seconds in between.
 _TRIES, _PAUSE = 5, 0.02
+_SILENT = "cannot be looked at: its file system does not answer"
 #: Neither a FIFO nor a link is waited for or followed.
 _OPEN = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY
 
@@ -128,8 +130,9 @@ class RootLocks:
         for folder in list(self._held):
             holder = holder_at(folder)
             if holder is not None and holder.ours:
+                path, now = os.path.join(folder, LOCK), (time.time(),) * 2
                 with suppress(OSError):
-                    os.utime(os.path.join(folder, LOCK), (time.time(),) * 2, follow_symlinks=False)
+                    calls.do(folder, os.utime, path, now, follow_symlinks=False)
 
     def _nearest(self, folder: bytes) -> Holder | None:
         way = []
@@ -166,7 +169,7 @@ class RootLocks:
         holder = holder_at(folder)
         if holder is not None and holder.ours:
             with suppress(OSError):
-                os.unlink(os.path.join(folder, LOCK))
+                calls.do(folder, os.unlink, os.path.join(folder, LOCK))
 
 
 def holder_of(folder: bytes) -> Holder | None:
@@ -179,8 +182,16 @@ def holder_of(folder: bytes) -> Holder | None:
 def holder_at(folder: bytes, ours: str = "") -> Holder | None:
     """The holder of the lock that lies in this very folder; None where there is none, or it holds nothing.
 
-    `ours`: our token. With it, a process that cannot be seen was our own before a restart.
+    `ours`: our token. With it, a process that cannot be seen was our own before a restart. A file system that does
+    not answer is not waited for.
     """
+    try:
+        return calls.do(folder, _holder_at, folder, ours)
+    except calls.NoAnswer:
+        return Holder(folder, trouble=_SILENT)
+
+
+def _holder_at(folder: bytes, ours: str) -> Holder | None:
     path = os.path.join(folder, LOCK)
     try:
         if not stat.S_ISREG(os.lstat(path).st_mode):
@@ -216,9 +227,16 @@ def _this(pid: int) -> Process | None:
 
 def _take(folder: bytes, token: str) -> Holder | None:
     """The holder of a folder from now on; None where no lock can be made in it."""
+    try:
+        return calls.do(folder, _take_now, folder, token)
+    except calls.NoAnswer:
+        return Holder(folder, trouble=_SILENT)
+
+
+def _take_now(folder: bytes, token: str) -> Holder | None:
     path = os.path.join(folder, LOCK)
     for _ in range(_TRIES):
-        holder = holder_at(folder, token)
+        holder = _holder_at(folder, token)
         if holder is not None:
             return holder
         try:
@@ -233,9 +251,9 @@ def _take(folder: bytes, token: str) -> Holder | None:
         except OSError:
             return None
         try:
-            if _is_locked(fd) and _leads_to(path, fd) and holder_at(folder, token) is None:
+            if _is_locked(fd) and _leads_to(path, fd) and _holder_at(folder, token) is None:
                 _write(fd, token)
-                return holder_at(folder)
+                return _holder_at(folder, "")
         finally:
             os.close(fd)
         time.sleep(_PAUSE)

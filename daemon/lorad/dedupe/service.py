@@ -188,12 +188,13 @@ class Service:
     def in_force(self) -> list[Result]:
         """Actions that have something put aside, and links of ours. Raises StateError."""
         return [
-            msgspec.structs.replace(entry.result(), aside=self._aside_of(entry))
+            msgspec.structs.replace(entry.result(), aside=self.aside_of(entry))
             for entry in self.past.in_state(*HELD, "freed")
             if entry.state in HELD or entry.action == "symlink"
         ]
 
-    def _aside_of(self, entry: Entry) -> bytes:
+    def aside_of(self, entry: Entry) -> bytes:
+        """Where a file was put aside."""
         if entry.action == "quarantine":
             return path_of(self._state_dir, self.past.token(), entry)
         return os.path.join(os.path.dirname(entry.gone.path), entry.aside)
@@ -240,7 +241,7 @@ class Service:
 
     def _find_moved(self, entries: Sequence[Entry]) -> None:
         """Look for those that are not where they were put aside."""
-        missing = {entry.id for entry in entries if not os.path.lexists(self._aside_of(entry))}
+        missing = {entry.id for entry in entries if not os.path.lexists(self.aside_of(entry))}
         if missing:
             self._look_for(missing)
 

@@ -103,6 +103,8 @@ class Deduplication:
         self._ticked = time.clock_gettime(time.CLOCK_BOOTTIME)
         self._kept_clock = 0.0
         self._next_names = 0.0
+        #: Whether something came into view, and is looked through since.
+        self._entered = False
         #: How many files were taken up that no action of the journal has put aside.
         self._strays = 0
 
@@ -142,6 +144,10 @@ class Deduplication:
         ]
         self._found = dict.fromkeys(new, -1)
 
+    def entered(self) -> None:
+        """Something came into view, such as a disk that was mounted."""
+        self._entered = True
+
     def duplicate(self, path: bytes, generation: int) -> None:
         """A new file became a duplicate while the catalogue was at this generation."""
         if self._automatic is not None and self._automatic.acts and len(self._found) < self._automatic.room:
@@ -155,6 +161,9 @@ class Deduplication:
         if engine is not None:
             self._take(engine)
             self._swept |= not engine.sweeping
+            if self._entered and not engine.sweeping:
+                self._entered = False
+                self.returns.retry()
             if self._swept:
                 self._decide(engine, generation, quiet=quiet)
         if trouble and not (engine is not None and self._swept):
@@ -226,7 +235,10 @@ class Deduplication:
             if match["token"].decode() == self.service.past.token() and self._is_ours(int(match["id"][:18]), path):
                 continue
             self._strays += 1
-            unit = os.path.isdir(path)
+            try:
+                unit = calls.is_folder(path)
+            except calls.NoAnswer:
+                continue
             stray = Result(
                 -self._strays, "delete", b"", name, 0, "hidden", aside=path, unit=unit, function=b"", config=b""
             )
@@ -301,7 +313,9 @@ class Deduplication:
         if self._aliases is None:
             self._aliases = Aliases(Mounted())
         aliases = self._aliases
-        paths = [row for row in paths if not aliases.refusal(gone, row[0], by_itself=by_itself, fresh=True)]
+        # At its name there may be a link of ours to the very file that is kept.
+        at = self.service.aside_of(entry) if entry.state in HELD else gone
+        paths = [row for row in paths if not aliases.refusal(at, row[0], by_itself=by_itself, fresh=True)]
         paths.sort(key=lambda row: (row[0] != entry.kept.path, is_marked(row[0]), len(row[0]), row[0]))
         sides = [self.service.side(path, identity) for path, identity in paths[:_OTHERS]]
         return sides if rows or entry.weights else [entry.kept]
@@ -398,9 +412,10 @@ def _show(engine: Engine, aside: bytes, shown: bytes) -> None:
     """What was put aside there is at `shown` again; empty: it is no more."""
     for path in [path for path in engine.hidden() if path == aside or path.startswith(aside + b"/")]:
         engine.show(path, shown + path[len(aside) :] if shown else None)
-    if shown and os.path.isdir(shown):
-        # What else is in the folder is known by none of these names.
-        engine.sweep(shown)
+    with suppress(calls.NoAnswer):
+        if shown and calls.is_folder(shown):
+            # What else is in the folder is known by none of these names.
+            engine.sweep(shown)
 
 
 def _weights(engine: Engine, result: Result) -> set[tuple[bytes, bytes]]:

@@ -19,6 +19,7 @@ from loracore.trouble import explained
 from lorad.catalog import Catalog
 from lorad.control.planning import policy_of
 from lorad.engine import Engine
+from lorad.folders import ANOTHER, which
 from lorad.knowledge import Duplicate
 from lorad.pipeline.machinery import Machinery
 
@@ -51,6 +52,8 @@ class Tenure:
     ) -> None:
         self._state_dir = state_dir
         self._path = os.path.join(state_dir, CATALOGUE)
+        #: Which folder that is: where its disk was unmounted, another one shows.
+        self._folder = which(state_dir)
         self._machinery = machinery
         self._tell = tell
         self._duplicate = duplicate
@@ -156,6 +159,8 @@ class Tenure:
         gc.collect()
         catalog = None
         try:
+            if which(self._state_dir) != self._folder:
+                raise sqlite3.OperationalError(ANOTHER)
             catalog = Catalog(self._state_dir)
             engine = Engine(
                 catalog,

@@ -3,7 +3,7 @@
 A server that is gone, or a FUSE program that hangs, holds up every call to its mount, for good. So such calls are
 made in a thread that belongs to the mount and to the thread that waits for it. That thread goes on when the mount
 does not even say how full it is. On local disks calls are made as they are: those answer, if only with an error.
-What a symbolic link leads to is not seen here.
+What a symbolic link leads to is seen as far as `led` tells.
 """
 
 from __future__ import annotations
@@ -169,6 +169,20 @@ def stat(path: bytes, *, follow_symlinks: bool = True) -> os.stat_result:
 def is_folder(path: bytes) -> bool:
     """As `os.path.isdir`. Raises NoAnswer."""
     return do(path, os.path.isdir, path)
+
+
+def led(path: bytes) -> bytes:
+    """What a symbolic link says that it leads to, as far as one look tells; the path itself where it is none.
+
+    Where no mount may hang, that is not asked.
+    """
+    mount_of(path)
+    if not _risky:
+        return path
+    try:
+        return os.path.normpath(os.path.join(os.path.dirname(path), do(path, os.readlink, path)))
+    except OSError:
+        return path
 
 
 def answers(point: bytes) -> bool:

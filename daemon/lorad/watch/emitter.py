@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import os
 import select
 import time
 from collections.abc import Callable
@@ -14,7 +13,7 @@ from watchdog.observers.api import EventEmitter, EventQueue, ObservedWatch
 
 from loracore.paths import shown
 from loracore.trouble import explained
-from lorad.watch import limits, mounts
+from lorad.watch import calls, limits, mounts
 from lorad.watch.alarm import Alarm
 from lorad.watch.events import EchoEvent, HealthEvent, LedEvent, RescanEvent
 from lorad.watch.listener import Listener
@@ -181,7 +180,7 @@ class RootEmitter(EventEmitter):
 
     def _see_where_links_lead(self) -> None:
         for link in self._plan.links():
-            leads = os.path.realpath(link)
+            leads = calls.real(link, self._led.get(link, self._root))
             if leads != self._led.get(link, self._root):
                 self._led[link] = leads
                 self.queue_event(LedEvent(self._root, link=link, leads=leads))

@@ -148,6 +148,8 @@ def _ask(entries: Sequence[os.DirEntry[bytes]], follow: bool) -> None:
 
 def is_folder(entry: os.DirEntry[bytes], *, follow: bool) -> bool:
     try:
+        if follow and entry.is_symlink():
+            return calls.do(calls.led(entry.path), entry.is_dir)
         return entry.is_dir(follow_symlinks=follow)
     except OSError:
         return False
@@ -158,7 +160,7 @@ def look(path: bytes, *, follow: bool) -> Seen | None:
 
     Raises NoAnswer.
     """
-    return calls.do(path, _look_now, path, follow)
+    return calls.do(calls.led(path) if follow else path, _look_now, path, follow)
 
 
 def _look_now(path: bytes, follow: bool) -> Seen | None:
@@ -174,7 +176,10 @@ def _look_now(path: bytes, follow: bool) -> Seen | None:
 def _look(entry: os.DirEntry[bytes], downloads: Collection[bytes], follow: bool) -> Seen | None:
     """One name that is no folder; None when it has vanished."""
     try:
-        status = entry.stat(follow_symlinks=follow)
+        if follow and entry.is_symlink():
+            status = calls.do(calls.led(entry.path), entry.stat)
+        else:
+            status = entry.stat(follow_symlinks=follow)
     except FileNotFoundError:
         return Seen(entry.path, None, "a symbolic link to nothing") if follow else None
     except OSError as error:

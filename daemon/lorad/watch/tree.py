@@ -7,6 +7,7 @@ import os
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 
+from lorad.watch import calls
 from lorad.watch.exclude import Exclude
 from lorad.watch.inotify import Instance
 from lorad.watch.scanner import is_folder
@@ -70,7 +71,7 @@ class Tree:
 
     def leads_out(self, path: bytes) -> bool:
         """Whether a link leads to what is left out."""
-        target = os.path.realpath(path)
+        target = calls.real(path)
         return self._exclude(target) or target in self._without
 
     def adopt(self, folder: bytes) -> bool:

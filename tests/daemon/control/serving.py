@@ -84,7 +84,7 @@ class Served:
         elif command.kind == "wait":
             command.reply(Waited(7))
         else:
-            self.server.audit(config.Watch(roots=(str(self.library.folder),)), command.reply)
+            self.server.audit(config.Watch(roots=(str(self.library.folder),)), lambda path: None, command.reply)
 
 
 @contextlib.contextmanager

@@ -16,12 +16,15 @@ import secrets
 import sqlite3
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 import msgspec
 
 from loracore.errors import StateError
 from loracore.trouble import explained
+from loracore.whole import regular
+from lorad.database import connect
 from lorad.dedupe.action.attributes import Attributes
 from lorad.dedupe.action.order import ACTIONS, HELD, STANDING, Raw, Result, Savings, Side, spoken
 from lorad.dedupe.action.place import NAME_BYTES, Folder, cut, sync
@@ -162,10 +165,7 @@ class Journal:
         try:
             self._refuse_loss(state_dir)
             # Not "ro": what a process left that died within a commit is to be rolled back by whoever comes next.
-            mode = "rwc" if writing else "rw"
-            self._db = sqlite3.connect(
-                f"file:{_quoted(self.path)}?mode={mode}", uri=True, isolation_level=None, timeout=10
-            )
+            self._db = connect(self.path, "rwc" if writing else "rw", timeout=10.0)
             if writing:
                 os.chmod(self.path, 0o600)
             self._open(writing=writing)
@@ -178,9 +178,7 @@ class Journal:
         except sqlite3.DatabaseError as error:
             raise StateError(f"{self.path}: it is damaged ({error}); put a backup of it in its place") from error
         except OSError as error:
-            raise StateError(
-                f"{self.path}: {(error.strerror or str(error)).lower()}; give another --state-dir"
-            ) from error
+            raise StateError(f"{self.path}: {explained(error, self.path)}") from error
 
     @staticmethod
     def was_made(state_dir: str) -> bool:
@@ -188,7 +186,7 @@ class Journal:
         if os.path.exists(os.path.join(state_dir, MARKER)):
             return True
         try:
-            with open(os.path.join(state_dir, JOURNAL), "rb") as file:
+            with open(os.path.join(state_dir, JOURNAL), "rb", opener=regular) as file:
                 # An SQLite database without a version is one that was cut short while it was made.
                 return len(head := file.read(64)) == 64 and head[60:] != b"\0" * 4
         except OSError:
@@ -230,7 +228,9 @@ class Journal:
         """Tell beside the journal, durably, that there is one."""
         if not _token(state_dir):
             path = os.path.join(state_dir, MARKER)
-            with open(f"{path}.new", "w", encoding="ascii") as file:
+            with suppress(FileNotFoundError):
+                os.unlink(f"{path}.new")
+            with open(f"{path}.new", "x", encoding="ascii") as file:
                 file.write(f"{self.token}\n")
                 file.flush()
                 os.fsync(file.fileno())
@@ -428,16 +428,13 @@ class _transaction:  # noqa: N801 - a context, used as a word
 def _token(state_dir: str) -> str:
     """That of the journal that was made in this folder; empty where none was."""
     try:
-        with open(os.path.join(state_dir, MARKER), encoding="ascii", errors="replace") as file:
-            return file.read(100).strip()
+        with open(os.path.join(state_dir, MARKER), encoding="ascii", errors="replace", opener=regular) as file:
+            token = file.read(100).strip()
     except FileNotFoundError:
         return ""
-
-
-def _quoted(path: str) -> str:
-    from urllib.parse import quote  # noqa: PLC0415 - for names with ? and % alone
-
-    return quote(os.fsencode(path))
+    except OSError as error:
+        raise StateError(f"{os.path.join(state_dir, MARKER)}: {explained(error)}") from error
+    return token if token.isalnum() or not token else "damaged"
 
 
 def old_temp(token: str, number: int) -> bytes:

@@ -55,7 +55,9 @@ def record_shown(context: Context) -> list[Result]:
         if path:
             with suppress(OSError, FileError):
                 shown.append((finish_shown(context, entry, "given_back"), path))
-    context.journal.update_all([entry for entry, _ in shown])
+    # Where it still cannot be written, that is for the next time.
+    with suppress(sqlite3.Error):
+        context.journal.update_all([entry for entry, _ in shown])
     return [
         msgspec.structs.replace(entry.result(), aside=aside_of(context, entry), shown=path)
         for entry, path in shown
