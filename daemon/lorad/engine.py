@@ -176,6 +176,8 @@ class Engine:
     def take_strays(self) -> set[bytes]:
         """Names that de-duplication has made and no action known here has put aside, met since the last call."""
         found, self._presence.strays = self._presence.strays, set()
+        if not found:
+            return found
         known = self.hidden()
         folders = {folder for path in known for folder in _above(path)}
         return {path for path in found if path not in known and path not in folders}

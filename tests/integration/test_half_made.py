@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 
 import pytest
 
+from loracore.errors import LoraError
 from loracore.paths import CATALOGUE
 from tests.builders import architectures
 from tests.builders.weights import random_weights
@@ -78,3 +80,18 @@ def test_a_catalogue_that_holds_something_is_never_removed(tmp_path: Path, root:
     assert ended.code == 5
     assert "move it away to start afresh" in ended.stderr
     assert (state / CATALOGUE).read_bytes() == damaged
+
+
+@pytest.mark.parametrize("name", [CATALOGUE, "journal.sqlite", "journal.token"])
+def test_a_pipe_in_place_of_a_file_is_not_waited_for(tmp_path: Path, root: Path, name: str) -> None:
+    """Requests are answered, and the doctor names it."""
+    (tmp_path / "state").mkdir()
+    os.mkfifo(tmp_path / "state" / name)
+    with Running(tmp_path, [root]) as daemon, daemon.client() as client:
+        findings = [one for one in client.doctor().findings if one.level == "problem"]
+        assert any("no regular file" in f"{one.text} {one.remedy}" or name in one.name for one in findings), (
+            findings
+        )
+        assert all(one.name != "journal" for one in findings) or name != CATALOGUE
+        with suppress(LoraError):
+            list(client.duplicates())

@@ -189,8 +189,11 @@ class Journal:
             with open(os.path.join(state_dir, JOURNAL), "rb", opener=regular) as file:
                 # An SQLite database without a version is one that was cut short while it was made.
                 return len(head := file.read(64)) == 64 and head[60:] != b"\0" * 4
-        except OSError:
+        except FileNotFoundError:
             return False
+        except OSError:
+            # Something else stands in its place, which who opens it is told.
+            return True
 
     @staticmethod
     def is_torn(state_dir: str) -> bool:
