@@ -485,4 +485,4 @@ class Disk:
 def held(lorad: Lorad) -> list[Path]:
     """Where files that are put aside lie."""
     service = lorad.dedupe.service
-    return [Path(os.fsdecode(service._aside_of(entry))) for entry in service.past.in_state(*HELD)]
+    return [Path(os.fsdecode(service.aside_of(entry))) for entry in service.past.in_state(*HELD)]
