@@ -550,10 +550,14 @@ class Presence:
         """Whether the place of a name, on the device `there`, is the one where it was last, on `device`."""
         if there is None or self._view.is_covered(path):
             return False
-        # A file that was met since the system numbered its device anew has the new number.
-        if there in (device, self._files.held.renumbered.get(device)) or self._view.is_where_it_was(path):
+        if there == self._number_now(device) or self._view.is_where_it_was(path):
             return True
         return not os.major(device) and self._view.went_with_its_subvolume(path)
+
+    def _number_now(self, device: int) -> int | None:
+        """The number that a device of this number has now; None where that is another one's since."""
+        number = self._files.held.renumbered.get(device, device)
+        return None if number == device and device in self._files.held.renumbered.values() else number
 
     def _device_at(self, folder: bytes) -> int | None:
         """The device that a folder is on, or was on when it is gone; None when its root is gone."""

@@ -16,6 +16,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -88,6 +89,15 @@ def acted_on_until(daemon: Running, newcomer: Path, like: Path) -> set[Path]:
         taken = (event.event for event in events if isinstance(event.event, ActionTaken))
         assert any(one.path == os.fsencode(newcomer) for one in taken)
     return acted_on(daemon)
+
+
+def met(daemon: Running, copied: Callable[[], object]) -> None:
+    """Wait until a name that is made now is met, settled or not."""
+    with daemon.client() as client:
+        before = client.status().files_total
+        copied()
+        while not any((status := client.status()).queues.values()) and status.files_total == before:
+            pass
 
 
 def only_new(daemon: Running, root: Path) -> None:
@@ -492,8 +502,11 @@ def test_what_was_there_while_the_policy_was_to_report_is_old(
                 daemon.start()
             shutil.copyfile(root / "a/1.safetensors", root / "1 under report.safetensors")
             daemon.settle()
-            shutil.copyfile(root / "a/2.safetensors", root / "2 under report.safetensors")
-            if not running:
+            copied = partial(shutil.copyfile, root / "a/2.safetensors", root / "2 under report.safetensors")
+            if running:
+                met(daemon, copied)
+            else:
+                copied()
                 daemon.stop(signal.SIGKILL)
             use(daemon, root)
             if not running:

@@ -163,6 +163,7 @@ class ActingProcess:
 
     def start(self) -> None:
         """Start it, which repairs what was interrupted. Raises StateError."""
+        self._folder = self._folder or which(self._state_dir)
         if which(self._state_dir) != self._folder:
             raise StateError(f"{self._state_dir}: {ANOTHER}")
         self._process = subprocess.Popen(

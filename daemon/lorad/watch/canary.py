@@ -24,7 +24,7 @@ class Canary:
 
     def clean(self) -> None:
         """Make the folder, and remove what a process that was killed left in it. Raises OSError."""
-        self._make_folder()
+        os.makedirs(self.folder, mode=0o750, exist_ok=True)
         for name in os.listdir(self.folder):
             if name.startswith(_PREFIX):
                 with contextlib.suppress(OSError):
@@ -35,16 +35,13 @@ class Canary:
         with self._lock:
             path = os.path.join(self.folder, self._prefix + b"%d" % (self.sent + 1))
             self.sent += 1
-            self._make_folder()
+            # Not the one that it lies in, whose disk may be away.
+            with contextlib.suppress(FileExistsError):
+                os.mkdir(self.folder, 0o750)
             os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600))
             with contextlib.suppress(OSError):
                 os.unlink(path)
             return self.sent
-
-    def _make_folder(self) -> None:
-        """But not the one that it lies in, whose disk may be away."""
-        with contextlib.suppress(FileExistsError):
-            os.mkdir(self.folder, 0o750)
 
     def number(self, name: bytes) -> int | None:
         """The number of a canary of this process by its name; None for any other file."""
