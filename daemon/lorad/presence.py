@@ -609,6 +609,11 @@ def settled(status: os.stat_result, seconds: float) -> bool:
     return not 0 <= age < seconds
 
 
+def _holds_something(folder: bytes) -> bool:
+    with os.scandir(folder) as listing:
+        return next(listing, None) is not None
+
+
 def _is_gone(path: bytes) -> bool:
     """Whether a name of which nothing is known is not there, in a folder with others that are.
 
@@ -616,7 +621,7 @@ def _is_gone(path: bytes) -> bool:
     """
     while (folder := os.path.dirname(path)) != path:
         try:
-            return bool(calls.do(folder, os.listdir, folder))
+            return calls.do(folder, _holds_something, folder)
         except calls.NoAnswer:
             return False
         except (FileNotFoundError, NotADirectoryError):
