@@ -173,14 +173,17 @@ class Engine:
     def sweeping(self) -> bool:
         return self._presence.sweeping
 
-    def take_strays(self) -> set[bytes]:
-        """Names that de-duplication has made and no action known here has put aside, met since the last call."""
-        found, self._presence.strays = self._presence.strays, set()
-        if not found:
-            return found
-        known = self.hidden()
-        folders = {folder for path in known for folder in _above(path)}
-        return {path for path in found if path not in known and path not in folders}
+    def strays(self) -> set[bytes]:
+        """Names that were met, which de-duplication has made, and no action known here has put aside."""
+        if self._presence.strays:
+            known = self.hidden()
+            folders = {folder for path in known for folder in _above(path)}
+            self._presence.strays -= {*known, *folders}
+        return set(self._presence.strays)
+
+    def no_stray(self, path: bytes) -> None:
+        """It was seen to."""
+        self._presence.strays.discard(path)
 
     @property
     def reading(self) -> bool:

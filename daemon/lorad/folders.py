@@ -55,15 +55,6 @@ def locked(folder: str, *, option: str = "--state-dir") -> Iterator[None]:
         os.close(lock)
 
 
-def which(folder: str) -> tuple[int, int] | None:
-    """Device and inode of a folder, whatever its name; None where there is none."""
-    try:
-        status = os.stat(folder)
-    except OSError:
-        return None
-    return status.st_dev, status.st_ino
-
-
 def is_locked(folder: str) -> bool:
     """Whether a lock is there, ours or another's."""
     return os.path.lexists(os.path.join(folder, _LOCK))

@@ -20,6 +20,7 @@ from loracore.errors import StateError
 from loracore.identity import Identity
 from loracore.paths import shown
 from loracore.tensorfile import has_reader
+from lorad.away import Away
 from lorad.birth import born_ns
 from lorad.configs import Configs
 from lorad.files import File, Files
@@ -55,7 +56,7 @@ class Sweep:
         self.unseen = unseen
         self.looked = view.begin(root)
         self.entered = {each for each in view.entered if is_below(each, folder)}
-        self.place = _place(root)
+        self.place = calls.which(root)
 
 
 class Presence:
@@ -96,6 +97,8 @@ class Presence:
         self._follow = follow
         self._exclude = exclude
         self._view = View(files, roots, exclude=exclude, follow=follow)
+        self._away = Away(files, self._view, exclude, follow=follow)
+        self.is_away = self._away.is_away
         self._without = without
         self._do = do
         self._tell = tell
@@ -228,24 +231,6 @@ class Presence:
         self._configs.touched(path)
         self._look_at_links()
 
-    def is_away(self, path: bytes, device: int | None = None) -> bool:
-        """Whether a name that is not found may be out of view and not gone.
-
-        So it is where its folder may not be looked into, and where its root, or the disk that it is known on, is
-        not there or has something else mounted over it; in no root or left out of them, as long as it is not
-        certain that it is gone. `device`: where it was last, if it is not known any more.
-        """
-        file = self._files.by_path.get(path)
-        if device is None and file is not None and not file.passed_over:
-            device = file.identity.dev
-        seen = look(path, follow=self._follow)
-        if seen is not None and seen.failed:
-            return True
-        if self._exclude(path) or self._view.root(path) is None:
-            return seen is not None or not _is_gone(path)
-        there = self._device_at(os.path.dirname(path))
-        return there is None or not self._was_there(path, there, there if device is None else device)
-
     def relinked(self, before: Identity, now: Identity) -> None:
         """An inode got or lost a name by our own doing, which changed its ctime and nothing that was read."""
         file = self._files.at_inode(now)
@@ -278,7 +263,11 @@ class Presence:
         identity = None
         with suppress(OSError):
             identity = Identity.of(calls.stat(path, follow_symlinks=False))
-        if self.put_off(path) or identity == file.identity or (identity is None and not self._is_on(path, file)):
+        if (
+            self.put_off(path)
+            or identity == file.identity
+            or (identity is None and not self._away.is_on(path, file))
+        ):
             return
         if identity is None or not file.identity.renamed(identity):
             self._files.take_back(path)
@@ -286,14 +275,6 @@ class Presence:
                 self.forget(file)
         if identity is not None:
             self.arrive_hidden(path, identity)
-
-    def _is_on(self, path: bytes, file: File) -> bool:
-        """Whether the folder of a hidden file is there, on the device that it was on."""
-        try:
-            device = calls.stat(os.path.dirname(path)).st_dev
-        except OSError:
-            return False
-        return device in (file.identity.dev, self._files.held.renumbered.get(file.identity.dev))
 
     def is_put_off(self, file: File) -> bool:
         """Whether an action is under way on a file."""
@@ -320,7 +301,7 @@ class Presence:
     def _begin(self, folder: bytes) -> Sweep | None:
         """A sweep, unless its root is not there: that is not the end of the files in it."""
         root = self._view.root(folder)
-        if root is None or _place(root) is None:
+        if root is None or calls.which(root) is None:
             return None
         try:
             is_folder = calls.is_folder(folder)
@@ -346,7 +327,7 @@ class Presence:
         return Sweep(folder, root, walked, known, self._view)
 
     def _end(self, sweep: Sweep) -> None:
-        if sweep.place != _place(sweep.root):
+        if sweep.place != calls.which(sweep.root):
             return
         gone = []
         for path in list(sweep.unseen):
@@ -542,31 +523,9 @@ class Presence:
                 continue
             folder = os.path.dirname(path)
             if folder not in devices:
-                devices[folder] = self._device_at(folder)
-            if self._was_there(path, devices[folder], file.identity.dev):
+                devices[folder] = self._away.device_at(folder)
+            if self._away.was_there(path, devices[folder], file.identity.dev):
                 self._vanished(path)
-
-    def _was_there(self, path: bytes, there: int | None, device: int) -> bool:
-        """Whether the place of a name, on the device `there`, is the one where it was last, on `device`."""
-        if there is None or self._view.is_covered(path):
-            return False
-        if there == self._number_now(device) or self._view.is_where_it_was(path):
-            return True
-        return not os.major(device) and self._view.went_with_its_subvolume(path)
-
-    def _number_now(self, device: int) -> int | None:
-        """The number that a device of this number has now; None where that is another one's since."""
-        number = self._files.held.renumbered.get(device, device)
-        return None if number == device and device in self._files.held.renumbered.values() else number
-
-    def _device_at(self, folder: bytes) -> int | None:
-        """The device that a folder is on, or was on when it is gone; None when its root is gone."""
-        while self._view.root(folder) is not None:
-            try:
-                return calls.stat(folder).st_dev
-            except OSError:
-                folder = os.path.dirname(folder)
-        return None
 
     def _vanished(self, path: bytes) -> None:
         self._tell(FileGone(path))
@@ -607,37 +566,6 @@ def settled(status: os.stat_result, seconds: float) -> bool:
     """Whether a file was left alone for so long, by its own times. Times to come count as long ago."""
     age = time.time() - max(status.st_mtime, status.st_ctime)
     return not 0 <= age < seconds
-
-
-def _holds_something(folder: bytes) -> bool:
-    with os.scandir(folder) as listing:
-        return next(listing, None) is not None
-
-
-def _is_gone(path: bytes) -> bool:
-    """Whether a name of which nothing is known is not there, in a folder with others that are.
-
-    Where a disk is not mounted, an empty folder shows.
-    """
-    while (folder := os.path.dirname(path)) != path:
-        try:
-            return calls.do(folder, _holds_something, folder)
-        except calls.NoAnswer:
-            return False
-        except (FileNotFoundError, NotADirectoryError):
-            path = folder
-        except OSError:
-            return False
-    return False
-
-
-def _place(root: bytes) -> tuple[int, int] | None:
-    """Device and inode of a root; None when it is not there."""
-    try:
-        status = calls.stat(root)
-    except OSError:
-        return None
-    return status.st_dev, status.st_ino
 
 
 def _differ_in_device(before: Identity, now: Identity) -> bool:

@@ -14,10 +14,11 @@ from loracore.config import Config, Dedupe, dedupe_conflicts
 from loracore.control import Planned, PlannedStep, SkippedFile
 from lorad.catalog.views import Copies, Name, names_in_sets, names_in_sets_with, names_under, sets_of
 from lorad.control.pages import Row, paginate
+from lorad.dedupe import trouble
 from lorad.dedupe.adapters import adapter_folders, look_at_folders
 from lorad.dedupe.plan import Plan, Step, make_plan, plan_for
 from lorad.dedupe.policy import AWAY, Policy
-from lorad.dedupe.refusals import NO_ANSWER, Refusals
+from lorad.dedupe.refusals import Refusals
 from lorad.dedupe.rootlock import RootLocks
 from lorad.dedupe.sets import Skipped
 from lorad.dedupe.sharing import with_extents
@@ -112,7 +113,7 @@ class Planner:
         _, follow = self._running
         points = {name.path: calls.mount_of(name.path) for name in names}
         silent = {point for point in set(points.values()) if point is not None and not calls.answers(point)}
-        mute = [Skipped(name.path, b"", "", NO_ANSWER) for name in names if points[name.path] in silent]
+        mute = [Skipped(name.path, b"", "", trouble.NO_ANSWER) for name in names if points[name.path] in silent]
         names = [name for name in names if points[name.path] not in silent]
         on_device = {name.dev % 2**64: name.path for name in names}
         storage = look({device: os.path.dirname(path) for device, path in on_device.items()})

@@ -22,8 +22,9 @@ import msgspec
 from loracore.errors import LoraError, StateError
 from lorad.dedupe.action.actor import Actor
 from lorad.dedupe.action.order import FreeOrder, Order, Progress, Refused, Result, Side, silent, spoken
-from lorad.folders import ANOTHER, which
+from lorad.folders import ANOTHER
 from lorad.pipes import end_of, read, write
+from lorad.watch import calls
 
 #: Seconds between two words about how far it is.
 _INTERVAL = 0.2
@@ -122,7 +123,7 @@ class ActingProcess:
 
     def __init__(self, state_dir: str, repaired: Callable[[list[Result]], None]) -> None:
         self._state_dir = state_dir
-        self._folder = which(state_dir)
+        self._folder = calls.which(os.fsencode(state_dir))
         self._repaired = repaired
         self._process: subprocess.Popen[bytes] | None = None
         self._words: Iterator[Word] = iter(())
@@ -163,8 +164,9 @@ class ActingProcess:
 
     def start(self) -> None:
         """Start it, which repairs what was interrupted. Raises StateError."""
-        self._folder = self._folder or which(self._state_dir)
-        if which(self._state_dir) != self._folder:
+        folder = calls.which(os.fsencode(self._state_dir))
+        self._folder = self._folder or folder
+        if folder != self._folder:
             raise StateError(f"{self._state_dir}: {ANOTHER}")
         self._process = subprocess.Popen(
             [sys.executable, "-P", "-m", "lorad.dedupe.process", self._state_dir],

@@ -32,7 +32,6 @@ from lorad.watch.mounts import Mount
 from lorad.watch.scanner import QUARANTINE as IN_ROOT
 
 MOUNTED_INSIDE = "something is mounted in its folder; unmount that first"
-NO_ANSWER = "its file system does not answer; look after the server or the disk it is on"
 NOT_IN_ROOT = "it lies in no watched folder any more; see [watch] roots"
 #: What each action that gives the file another name does first in its folder, and then to its name.
 _CALLS = {
@@ -146,11 +145,11 @@ class Refusals:
 
     def _refusal(self, step: Step) -> str:
         if calls.hangs(step.path) or calls.hangs(step.kept):
-            return NO_ANSWER
+            return trouble.NO_ANSWER
         place, kept_at = map(self._place, map(os.path.dirname, (step.folder or step.path, step.kept)))
         if place is None or kept_at is None:
             # It went, or cannot be looked at.
-            return NO_ANSWER if calls.hangs(step.path) or calls.hangs(step.kept) else ""
+            return trouble.NO_ANSWER if calls.hangs(step.path) or calls.hangs(step.kept) else ""
         kept, why = self._kept_status(step.kept)
         with suppress(OSError):
             status = statx(step.path)

@@ -9,22 +9,19 @@ from __future__ import annotations
 import os
 import sqlite3
 import threading
-import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import closing, suppress
+from contextlib import closing
 
 import msgspec
 
 from loracore.config import Config
 from loracore.control import (
-    PAGE_BYTES,
     ActionRefused,
     ActionTaken,
     ActionUndone,
     Answer,
     Applied,
-    DedupeProgress,
     Event,
     FileFreed,
     FileGivenBack,
@@ -40,30 +37,25 @@ from lorad.catalog.views import connect, weights_at
 from lorad.control.acting import Reply
 from lorad.control.planning import resolved
 from lorad.control.worker import Worker
+from lorad.dedupe import trouble
+from lorad.dedupe.action import aside
 from lorad.dedupe.action.journal import Entry
 from lorad.dedupe.action.order import ACTIONS, HELD, FreeOrder, Order, Result, Side
-from lorad.dedupe.action.quarantine import path_of
-from lorad.dedupe.action.recovery import find_hidden, shown_at
 from lorad.dedupe.action.undo import bring_back
+from lorad.dedupe.groups import GROUP, GROUP_BYTES, Pace, counted, groups
 from lorad.dedupe.history import PastActions
 from lorad.dedupe.places import Places
 from lorad.dedupe.plan import Plan, Step
 from lorad.dedupe.process import ActingProcess, Apply, Clock, Free, GiveBack, Note, Retarget, Undo, Wish
+from lorad.dedupe.repair import Repair
 from lorad.dedupe.returns import Standing
 from lorad.dedupe.rootlock import RootLocks, holder_of
 from lorad.library.keepers import is_inside
 from lorad.pipeline.protocol import Identity
+from lorad.watch import calls
 
 #: Requests that may wait for the thread, and seconds after which a process without work is let go.
 _WAITING, _IDLE = 256, 30.0
-#: Seconds until repair is tried again where something could not be brought to an end; the last one ever after.
-_AGAIN = (60.0, 600.0, 3600.0)
-#: Orders that share their syncs, and the bytes of their files: so long it takes until a request has its turn.
-_GROUP, _GROUP_BYTES = 64, 1 << 30
-#: Bytes that an outcome takes beside its paths and words.
-_OUTCOME = 120
-#: Seconds between two words about how far it is.
-_INTERVAL = 0.2
 
 Tell = Callable[[Event], None]
 #: Files that may keep the weights of an action, the best first; asked in the service's thread.
@@ -103,18 +95,14 @@ class Service:
         self._roots: tuple[bytes, ...] = ()
         self._sidecars = "keep"
         self._state_dir = state_dir
-        self._is_repaired = False
         self._process = acting(state_dir, self._repaired)
         dismiss = self._process.dismiss
         self._worker = worker("lorad-dedupe", _WAITING, idle=dismiss, last=dismiss, idle_seconds=_IDLE)
+        self._repair = Repair(self._process, self.past, self._worker.submit, tell)
         self._stopping = threading.Event()
-        self._timer: threading.Timer | None = None
-        self._vain = 0
         self._results: deque[Result] = deque()
         #: Names that an action is under way on, until the core has taken what came of it.
         self._under_way: set[bytes] = set()
-        #: What was last said of each action that waits, and of repair itself (0).
-        self._said: dict[int, str] = {}
         #: Seconds that lorad has run, as the core counts them.
         self.clock = 0.0
         #: Actions that are still to be taken, of what is under way.
@@ -130,13 +118,12 @@ class Service:
     def start(self) -> None:
         """Begin; what an earlier run was interrupted in is repaired first."""
         self._worker.start()
-        self._worker.submit(self._repair)
+        self._worker.submit(self._repair.begin)
 
     def stop(self, patience: float) -> None:
         """End after the present group, or at once after so many seconds: the journal knows where it was."""
         self._stopping.set()
-        if self._timer is not None:
-            self._timer.cancel()
+        self._repair.stop()
         self._worker.stop(patience)
         self._process.kill()
         if self._locks is not None:
@@ -149,7 +136,7 @@ class Service:
     # What clients ask for: `lorad.control.acting.Deduper`
 
     def apply(self, plan: Plan, reply: Reply, *, now: bool) -> None:
-        self._promise(lambda: Applied(*_counted(self._carry_out(plan.steps, watched=True, now=now))), reply)
+        self._promise(lambda: Applied(*counted(self._carry_out(plan.steps, watched=True, now=now))), reply)
 
     def undo(self, ids: Sequence[int] | None, reply: Reply) -> None:
         self._promise(lambda: self._undone(ids), reply)
@@ -183,7 +170,7 @@ class Service:
     @property
     def repaired(self) -> bool:
         """Whether what an earlier run was interrupted in was seen to."""
-        return self._is_repaired
+        return self._repair.is_done
 
     def in_force(self) -> list[Result]:
         """Actions that have something put aside, and links of ours. Raises StateError."""
@@ -195,9 +182,7 @@ class Service:
 
     def aside_of(self, entry: Entry) -> bytes:
         """Where a file was put aside."""
-        if entry.action == "quarantine":
-            return path_of(self._state_dir, self.past.token(), entry)
-        return os.path.join(os.path.dirname(entry.gone.path), entry.aside)
+        return aside.path_of(self._state_dir, self.past.token(), entry)
 
     def look_for(self, numbers: Sequence[int]) -> bool:
         """Look in all roots for files that were put aside and are not where they were: their folder was moved."""
@@ -241,24 +226,24 @@ class Service:
 
     def _find_moved(self, entries: Sequence[Entry]) -> None:
         """Look for those that are not where they were put aside."""
-        missing = {entry.id for entry in entries if not os.path.lexists(self.aside_of(entry))}
+        missing = {entry.id for entry in entries if not calls.may_be_there(self.aside_of(entry))}
         if missing:
             self._look_for(missing)
 
     def _look_for(self, wanted: set[int]) -> None:
         """Write down where these lie now, or that they are lost."""
         entries = {number: entry for number, entry in self.past.entries(list(wanted)).items() if entry is not None}
-        found = find_hidden(self._roots, self.past.token(), entries)
+        found = aside.find(self._roots, self.past.token(), entries)
         for number, entry in entries.items():
             path = found.get(number)
-            if path is None and shown_at(entry.gone.path, entry.gone.identity.ino):
+            if path is None and aside.shown_at(entry.gone.path, entry.gone.identity.ino):
                 # It was given back while the journal could not be written.
                 self._asked(GiveBack([number]))
             elif path is not None:
                 name = os.path.join(os.path.dirname(path), os.path.basename(entry.gone.path))
                 state = "hidden" if entry.state == "lost" else entry.state
                 self._asked(Note(number, state, "", self.side(name, Identity.of(os.lstat(path)))))
-            elif entry.state != "lost" and _is_certain(entry):
+            elif entry.state != "lost" and aside.is_lost(entry):
                 why = "it was removed from where it was put aside"
                 if self._asked(Note(number, "lost", why)):
                     self._tell(ActionRefused("give back", entry.kept.path, entry.gone.path, why))
@@ -290,10 +275,10 @@ class Service:
     ) -> list[Outcome]:
         """Take these steps, in their order, as long as they are `wanted`; the outcomes of those that were."""
         self._hold_roots(on_request=bool(steps))
-        pace = _Pace(len(steps), sum(step.gone.size for step in steps), self._tell if watched else None)
+        pace = Pace(steps, self._tell if watched else None)
         outcomes: list[Outcome] = []
         broken = ""
-        for group in _groups(steps):
+        for group in groups(steps):
             if not wanted():
                 break
             self.left = len(steps) - len(outcomes)
@@ -339,11 +324,16 @@ class Service:
             for number, entry in entries.items()
             if entry is None
         ]
-        known = [entry for entry in entries.values() if entry is not None]
+        known = []
+        for entry in entries.values():
+            if entry is not None and (silent := _why_silent(entry.gone.path)):
+                outcomes.append(self._undo_outcome(entry, None, silent))
+            elif entry is not None:
+                known.append(entry)
         self._find_moved([entry for entry in known if entry.state in (*HELD, "lost")])
-        for begin in range(0, len(known), _GROUP):
+        for begin in range(0, len(known), GROUP):
             self.left = len(known) - begin
-            group = known[begin : begin + _GROUP]
+            group = known[begin : begin + GROUP]
             self._under_way.update(entry.gone.path for entry in group)
             sources = {
                 entry.id: list(self._keepers(entry, False))
@@ -358,7 +348,7 @@ class Service:
                 reason = "the process that acts on files died meanwhile; try again"
             outcomes += [self._undo_outcome(entry, results.get(entry.id), reason) for entry in group]
         self.left = 0
-        return Undone(*_counted(outcomes))
+        return Undone(*counted(outcomes))
 
     def _undo_outcome(self, entry: Entry, result: Result | None, reason: str) -> Outcome:
         if result is None or result.state == "refused":
@@ -396,19 +386,24 @@ class Service:
                 outcomes.append(
                     Outcome(number, entry.action, entry.kept.path, entry.gone.path, 0, "nothing", text)
                 )
-        return Freed(*_counted(outcomes))
+        return Freed(*counted(outcomes))
 
     def _free(self, entries: Iterable[Entry | None], *, by_itself: bool) -> list[Result]:
         results: list[Result] = []
         group: list[FreeOrder] = []
         size = 0
-        todo = [entry for entry in entries if entry is not None and entry.state in HELD]
+        todo = []
+        for entry in entries:
+            if entry is not None and entry.state in HELD:
+                silent = _why_silent(self.aside_of(entry))
+                results += [entry.result(silent)] if silent else []
+                todo += [entry] if not silent else []
         self._find_moved(todo)
         for place, entry in enumerate(todo):
             self.left = len(todo) - place
             group.append(FreeOrder(entry.id, tuple(self._keepers(entry, by_itself))))
             size += entry.bytes
-            if len(group) == _GROUP or size > _GROUP_BYTES or place == len(todo) - 1:
+            if len(group) == GROUP or size > GROUP_BYTES or place == len(todo) - 1:
                 try:
                     results += self._ask(Free(group))
                 except StateError as error:
@@ -423,18 +418,22 @@ class Service:
         return results
 
     def _give_back(self, numbers: list[int], names: set[bytes]) -> None:
-        self._find_moved([entry for entry in self.past.entries(numbers).values() if entry is not None])
-        if not self._asked(GiveBack(numbers), given_back=True):
+        entries = [entry for entry in self.past.entries(numbers).values() if entry is not None]
+        for entry in [entry for entry in entries if _why_silent(self.aside_of(entry))]:
+            entries.remove(entry)
+            self._under_way -= {entry.gone.path, self.aside_of(entry)}
+            self._results.append(msgspec.structs.replace(entry.result(trouble.NO_ANSWER), state="refused"))
+            self._wake()
+        self._find_moved(entries)
+        if not entries or not self._asked(GiveBack([entry.id for entry in entries]), given_back=True):
             self._under_way -= names
 
     def _retarget(self, number: int, path: bytes, identity: Identity) -> None:
         try:
-            kept = self.side(path, identity)
+            self._lead_on(number, [self.side(path, identity)], prove=False)
         except LoraError as error:
             self._results.append(Result(number, "", b"", b"", 0, "refused", str(error)))
             self._wake()
-        else:
-            self._asked(Retarget(number, kept))
 
     def _bring_back(self, wanted: Sequence[Standing]) -> None:
         for one in wanted:
@@ -452,6 +451,8 @@ class Service:
 
     def _root_to_act_in(self, path: bytes) -> bytes:
         """The root that a name lies in. Raises LoraError where there is none, or another lorad acts in it."""
+        if silent := _why_silent(path):
+            raise LoraError(silent)
         root = max((root for root in self._roots if is_inside(path, root)), key=len, default=b"")
         holder = holder_of(os.path.dirname(path))
         if not root or (holder is not None and not holder.ours):
@@ -460,9 +461,15 @@ class Service:
 
     def _find_kept(self, number: int) -> None:
         entry = self.past.entries([number])[number]
-        sides = self._keepers(entry, True) if entry is not None else ()
-        if not any(self._asked(Retarget(number, side, prove=True)) for side in sides):
-            self._results.append(Result(number, "", b"", b"", 0, "refused", "no file of its weights is known"))
+        self._lead_on(number, self._keepers(entry, True) if entry is not None else (), prove=True)
+
+    def _lead_on(self, number: int, sides: Sequence[Side], *, prove: bool) -> None:
+        """Lead a link to the first of these that it may be led to."""
+        entry = self.past.entries([number])[number]
+        silent = _why_silent(entry.gone.path) if entry is not None else ""
+        if silent or not any(self._asked(Retarget(number, side, prove=prove)) for side in sides):
+            text = silent or "no file of its weights is known"
+            self._results.append(Result(number, "", b"", b"", 0, "refused", text))
             self._wake()
 
     def _asked(self, wish: Wish, *, given_back: bool = False) -> bool:
@@ -483,7 +490,7 @@ class Service:
                 self._tell(ActionRefused("give back", result.kept, result.path, result.text))
         return any(result.state != "refused" for result in results)
 
-    def _ask(self, wish: Wish, pace: _Pace | None = None) -> list[Result]:
+    def _ask(self, wish: Wish, pace: Pace | None = None) -> list[Result]:
         """Have the process do it, and keep what came of it for the core. Raises StateError."""
         if self._stopping.is_set() and not isinstance(wish, Clock):
             raise StateError("lorad is being stopped; ask again when it is back")
@@ -493,13 +500,13 @@ class Service:
             results = self._process.ask(wish, pace.report) if pace else self._process.ask(wish)
         except StateError:
             # What was begun is brought to an end as soon as the journal can be written.
-            self._repair_later(first=True)
+            self._repair.later(first=True)
             raise
         self._results += results
         if any(result.state in ("planned", "freeing", "undoing") for result in results):
             # Only a new process repairs.
             self._process.dismiss()
-            self._repair_later(first=True)
+            self._repair.later(first=True)
         self._wake()
         return results
 
@@ -520,7 +527,7 @@ class Service:
 
     def _order(self, step: Step, held: tuple[bytes, bytes]) -> Order:
         """`held`: layout and weights. Raises LoraError for what may not be kept, or lies in no root any more."""
-        reason = self._places.why_not(step.kept, step.path)
+        reason = self._places.why_not(step.kept, step.path) or _why_silent(step.path)
         reason = reason or (self._locks.refusal(os.path.dirname(step.path)) if self._locks else "")
         if reason:
             raise LoraError(reason)
@@ -556,63 +563,10 @@ class Service:
         """The process died over this group, and what was begun was repaired."""
         return self._refused(step, "the process that acts on files died meanwhile; try again")
 
-    # Repair
-
-    def _repair(self) -> None:
-        """Have what was interrupted brought to an end."""
-        if not self.past.is_unfinished() and not self._has_held():
-            self._is_repaired = True
-            return
-        try:
-            self._process.dismiss()
-            self._process.start()
-            self._is_repaired = True
-        except StateError as error:
-            self._repair_later()
-            if self._said.get(0) != str(error):
-                self._said[0] = str(error)
-                self._tell(ActionRefused("repair", b"", b"", str(error)))
-
-    def _has_held(self) -> bool:
-        try:
-            return bool(self.past.in_state(*HELD))
-        except StateError:
-            return True
-
-    def _repair_later(self, *, first: bool = False) -> None:
-        if first:
-            self._vain = 0
-        seconds = _AGAIN[min(self._vain, len(_AGAIN) - 1)]
-        self._vain += 1
-        if self._timer is not None:
-            self._timer.cancel()
-        self._timer = threading.Timer(seconds, lambda: self._worker.submit(self._repair))
-        self._timer.daemon = True
-        self._timer.start()
-
     def _repaired(self, results: list[Result]) -> None:
         """What became of actions that were interrupted; called when the process starts."""
         self._results += results
-        waiting = {
-            result.id: result.text for result in results if result.state in ("planned", "freeing", "undoing")
-        }
-        if waiting:
-            self._repair_later()
-        else:
-            self._vain = 0
-        for result in results:
-            if waiting.get(result.id) == self._said.get(result.id, ""):
-                continue
-            match result.state:
-                case "undone":
-                    self._tell(ActionUndone(result.id, result.path))
-                case "given_back":
-                    self._tell(FileGivenBack(result.id, result.path, result.shown))
-                case "freed" | "linked":
-                    self._tell(FileFreed(result.id, result.path, result.bytes))
-                case _:
-                    self._tell(ActionRefused(result.action, result.kept, result.path, result.text))
-        self._said = waiting
+        self._repair.came(results)
         self._wake()
 
     def _promise(self, answer: Callable[[], Answer], reply: Reply) -> None:
@@ -630,79 +584,10 @@ class Service:
             reply(Refusal("busy", "too much is to be done already; try again"))
 
 
-class _Pace:
-    """How far many actions are, told now and then to clients that listen."""
-
-    def __init__(self, total: int, size: int, tell: Tell | None) -> None:
-        self._total, self._size = total, size
-        self._tell = tell
-        self._done = self._before = self._group = 0
-        self._next_word = 0.0
-
-    def report(self, done: int, total: int) -> None:
-        """Of the present file, which may be read more than once."""
-        del total
-        self._say(self._before + done)
-
-    def next(self, group: Sequence[Step]) -> None:
-        """The next group begins, after this one."""
-        self._done += len(group)
-        self._before += sum(step.gone.size for step in group)
-        self._say(self._before)
-
-    def _say(self, done: int) -> None:
-        now = time.monotonic()
-        if self._tell is not None and now >= self._next_word:
-            self._next_word = now + _INTERVAL
-            self._tell(DedupeProgress(self._done, self._total, min(done, self._size), self._size))
-
-
-def _groups(steps: Sequence[Step]) -> Iterator[list[Step]]:
-    """Steps that can share their syncs: none is for the sake of a file that another one lets go."""
-    group: list[Step] = []
-    going: set[bytes] = set()
-    kept: set[bytes] = set()
-    size = 0
-    for step in steps:
-        full = len(group) >= _GROUP or size + step.gone.size > _GROUP_BYTES
-        if group and (full or step.kept in going or step.path in kept):
-            yield group
-            group, going, kept, size = [], set(), set(), 0
-        group.append(step)
-        going.add(step.path)
-        kept.add(step.kept)
-        size += step.gone.size
-    if group:
-        yield group
-
-
-def _is_certain(entry: Entry) -> bool:
-    """Whether what was put aside and is not found is lost: its folder is there, or was removed from its disk.
-
-    An empty folder below the root may be where a part of that disk is mounted at other times.
-    """
-    own = folder = os.path.dirname(entry.gone.path)
-    while is_inside(folder, entry.gone.root):
-        with suppress(OSError):
-            status = os.stat(folder)
-            known = folder == entry.gone.root or (folder == own and status.st_ino == entry.folder.ino)
-            return status.st_dev == entry.gone.identity.dev and (known or bool(os.listdir(folder)))
-        folder = os.path.dirname(folder)
-    return False
+def _why_silent(path: bytes) -> str:
+    """Why nothing can be done now about a name: whoever waits for its file system does so for good."""
+    return "" if calls.answers(os.path.dirname(path)) else trouble.NO_ANSWER
 
 
 def _outcome_state(result: Result) -> str:
     return "done" if result.state in ("freed", "linked") else "refused"
-
-
-def _counted(outcomes: Sequence[Outcome]) -> tuple[int, int, int, list[Outcome], int]:
-    """Done, refused, bytes, the outcomes that fit into an answer with the refused first, and how many do not."""
-    refused = [outcome for outcome in outcomes if outcome.state == "refused"]
-    done = [outcome for outcome in outcomes if outcome.state == "done"]
-    fitting, room = [], PAGE_BYTES
-    for outcome in sorted(outcomes, key=lambda outcome: outcome.state != "refused"):
-        room -= len(outcome.kept) + len(outcome.path) + len(outcome.text) + _OUTCOME
-        if room < 0:
-            break
-        fitting.append(outcome)
-    return len(done), len(refused), sum(outcome.bytes for outcome in done), fitting, len(outcomes) - len(fitting)

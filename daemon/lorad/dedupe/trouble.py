@@ -16,6 +16,7 @@ EXCHANGE = "put the link in its place (rename)"
 SHARE = "share its blocks"
 LEASE = "hold it against writers"
 STRANGE_QUARANTINE = "others may change it; it must belong to lorad's user, with mode 0700"
+NO_ANSWER = "its file system does not answer; look after the server or the disk it is on"
 
 OTHER_ACCESS = (
     "its owner, mode or ACL differ from those of the kept file, and a link can have but one; make them equal, or "

@@ -14,9 +14,9 @@ from functools import cache
 from typing import NamedTuple
 
 from lorad.catalog.views import connect, holding, of_layout
-from lorad.dedupe.action.journal import RECIPES, Context, Entry, Journal
+from lorad.dedupe.action.aside import path_of
+from lorad.dedupe.action.journal import RECIPES, Entry, Journal
 from lorad.dedupe.action.order import HELD
-from lorad.dedupe.action.recovery import aside_of
 from lorad.library.keepers import is_inside
 from lorad.pipeline.protocol import Identity
 
@@ -45,7 +45,6 @@ def look(state_dir: str, without: Collection[bytes] = ()) -> Iterator[Looked]:
     if not Journal.was_made(state_dir):
         return
     with closing(Journal(state_dir, writing=False)) as journal, closing(connect(state_dir)) as db:
-        context = Context(state_dir, journal, lambda step: None)
 
         @cache
         def held(layout: bytes, weights: bytes) -> bool:
@@ -53,7 +52,7 @@ def look(state_dir: str, without: Collection[bytes] = ()) -> Iterator[Looked]:
             return any(_is_there(path, identity) for path, identity in known if not _is_below(path, without))
 
         for entry in journal.in_state(*HELD):
-            aside = aside_of(context, entry)
+            aside = path_of(state_dir, journal.token, entry)
             silent = _is_below(aside, without)
             yield Looked(entry.id, aside, _SILENT if silent else _why_not_shown(entry, aside))
         for entry in journal.in_state("freed", "linked"):

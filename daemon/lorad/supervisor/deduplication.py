@@ -25,7 +25,6 @@ from loracore.control import (
     HiddenFile,
 )
 from loracore.errors import StateError
-from loracore.paths import shown
 from loracore.settings import free_part, grace_seconds
 from loracore.tensorfile import has_reader
 from lorad.catalog.views import connect, holding, of_layout
@@ -34,10 +33,10 @@ from lorad.dedupe.action.journal import UNFINISHED, Entry
 from lorad.dedupe.action.order import HELD, Result, Side
 from lorad.dedupe.aliases import Aliases
 from lorad.dedupe.automatic import Automatic, PlanFor
-from lorad.dedupe.history import rfc3339
+from lorad.dedupe.hidden import list_files, sum_up
 from lorad.dedupe.mounted import Mounted
 from lorad.dedupe.places import Places
-from lorad.dedupe.returns import Returns, Standing
+from lorad.dedupe.returns import Returns
 from lorad.dedupe.rootlock import RootLocks
 from lorad.dedupe.service import Service
 from lorad.dedupe.summary import Day
@@ -52,8 +51,6 @@ from lorad.watch.scanner import HIDDEN
 _PATIENCE = 1.0
 #: Seconds between two records of how long lorad has run.
 _CLOCK = 600.0
-#: Part of a disk that is free, below which status says that it is nearly full.
-_FULL = 0.05
 #: Files that a freed one is tried to be made from.
 _OTHERS = 32
 #: Seconds between two looks at names while there is no catalogue.
@@ -227,23 +224,23 @@ class Deduplication:
 
     def _adopt(self, engine: Engine) -> None:
         """Take up what was put aside by actions that the journal does not know, or was copied since."""
-        for path in engine.take_strays():
+        strays = engine.strays()
+        token = self.service.past.token().encode() if strays else b""
+        for path in strays:
             match = HIDDEN.fullmatch(os.path.basename(path))
-            name = os.path.join(os.path.dirname(path), match["name"]) if match else path
-            if match is None or self.service.is_under_way(name) or not calls.may_be_there(path):
+            assert match is not None
+            name = os.path.join(os.path.dirname(path), match["name"])
+            if self.service.is_under_way(name):
                 continue
-            if match["token"].decode() == self.service.past.token() and self._is_ours(int(match["id"][:18]), path):
-                continue
-            self._strays += 1
-            try:
+            with suppress(calls.NoAnswer):
                 unit = calls.is_folder(path)
-            except calls.NoAnswer:
-                continue
-            stray = Result(
-                -self._strays, "delete", b"", name, 0, "hidden", aside=path, unit=unit, function=b"", config=b""
-            )
-            _hide(engine, name, stray)
-            self.returns.put(stray, _weights(engine, stray))
+                ours = match["token"] == token and self._is_ours(int(match["id"][:18]), path)
+                if calls.may_be_there(path) and not ours:
+                    self._strays += 1
+                    stray = _stray(self._strays, name, path, unit=unit)
+                    _hide(engine, name, stray)
+                    self.returns.put(stray, _weights(engine, stray))
+                engine.no_stray(path)
 
     def _is_ours(self, number: int, path: bytes) -> bool:
         """Whether an action of our journal is about this very file, or may be."""
@@ -330,51 +327,11 @@ class Deduplication:
 
     def hidden(self) -> Hidden:
         """For status."""
-        held = [one for one in self.returns.held if one.id > 0]
-        if not held:
-            return Hidden()
-        due = [left for one in held if (left := self.returns.due(one, self.service.clock)) is not None]
-        waiting = [one for one in held if one.state == "waiting"]
-        return Hidden(
-            len(held),
-            sum(one.bytes for one in held),
-            rfc3339(time.time() + min(due)) if due else "",
-            len(waiting),
-            waiting[0].text if waiting else "",
-            self._full(held),
-        )
+        return sum_up(self.returns, self.service.clock, self._config.watch.roots)
 
     def hidden_files(self, ids: Sequence[int] | None) -> list[HiddenFile]:
         """What these actions, or all, have put aside, the one that is due first in front."""
-        found = []
-        for one in list(self.returns.held):
-            if one.id < 0 or (ids is not None and one.id not in ids):
-                continue
-            left = self.returns.due(one, self.service.clock)
-            date = "" if left is None else rfc3339(time.time() + left)
-            order = float("inf") if left is None else left
-            file = HiddenFile(one.id, one.action, one.kept, one.path, one.bytes, one.state, date, one.text)
-            found.append((order, one.id, file))
-        return [file for *_, file in sorted(found)]
-
-    def _full(self, held: Sequence[Standing]) -> list[str]:
-        """Disks that are nearly full, and would not be without what is put aside there."""
-        by_root: dict[str, int] = {}
-        for root in self._config.watch.roots:
-            inside = os.path.join(calls.real(os.fsencode(root)), b"")
-            by_root[root] = sum(one.bytes for one in held if one.path.startswith(inside))
-        found = []
-        for root, size in by_root.items():
-            try:
-                room = calls.do(os.fsencode(root), os.statvfs, root)
-            except OSError:
-                continue
-            free, wanted = room.f_bavail * room.f_frsize, int(_FULL * room.f_blocks * room.f_frsize)
-            if free < wanted <= free + size:
-                found.append(
-                    f"{shown(root)}: {free >> 20} MiB are free; `loractl free` gives {size >> 20} MiB back"
-                )
-        return found
+        return list_files(self.returns, self.service.clock, ids)
 
     def _told(self, event: Event) -> None:
         match event:
@@ -416,6 +373,11 @@ def _show(engine: Engine, aside: bytes, shown: bytes) -> None:
         if shown and calls.is_folder(shown):
             # What else is in the folder is known by none of these names.
             engine.sweep(shown)
+
+
+def _stray(number: int, path: bytes, aside: bytes, *, unit: bool) -> Result:
+    """What was put aside by an action that the journal does not know."""
+    return Result(-number, "delete", b"", path, 0, "hidden", aside=aside, unit=unit, function=b"", config=b"")
 
 
 def _weights(engine: Engine, result: Result) -> set[tuple[bytes, bytes]]:

@@ -19,9 +19,10 @@ from loracore.trouble import explained
 from lorad.catalog import Catalog
 from lorad.control.planning import policy_of
 from lorad.engine import Engine
-from lorad.folders import ANOTHER, which
+from lorad.folders import ANOTHER
 from lorad.knowledge import Duplicate
 from lorad.pipeline.machinery import Machinery
+from lorad.watch import calls
 
 #: Seconds until a catalogue that could not be written is tried again.
 _RETRY = 5.0
@@ -53,7 +54,7 @@ class Tenure:
         self._state_dir = state_dir
         self._path = os.path.join(state_dir, CATALOGUE)
         #: Which folder that is: where its disk was unmounted, another one shows.
-        self._folder = which(state_dir)
+        self._folder = calls.which(os.fsencode(state_dir))
         self._machinery = machinery
         self._tell = tell
         self._duplicate = duplicate
@@ -159,7 +160,7 @@ class Tenure:
         gc.collect()
         catalog = None
         try:
-            if which(self._state_dir) != self._folder:
+            if calls.which(os.fsencode(self._state_dir)) != self._folder:
                 raise sqlite3.OperationalError(ANOTHER)
             catalog = Catalog(self._state_dir)
             engine = Engine(

@@ -166,6 +166,15 @@ def stat(path: bytes, *, follow_symlinks: bool = True) -> os.stat_result:
     return do(path, os.stat, path, follow_symlinks=follow_symlinks)
 
 
+def which(folder: bytes) -> tuple[int, int] | None:
+    """Device and inode of a folder, whatever its name; None where there is none, or none that answers."""
+    try:
+        status = stat(folder)
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
+
+
 def is_folder(path: bytes) -> bool:
     """As `os.path.isdir`. Raises NoAnswer."""
     return do(path, os.path.isdir, path)
@@ -197,9 +206,13 @@ def answers(point: bytes) -> bool:
 
 
 def may_be_there(path: bytes) -> bool:
-    """As `os.path.lexists`; True where that does not answer."""
-    with contextlib.suppress(NoAnswer):
-        return do(path, os.path.lexists, path)
+    """Whether a name is there, or cannot be looked at, so that nobody knows."""
+    try:
+        do(path, os.lstat, path)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError:
+        pass
     return True
 
 

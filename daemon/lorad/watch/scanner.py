@@ -57,9 +57,10 @@ def walk(
     follow: bool,
     without: Sequence[bytes] = (),
     exclude: Exclude | None = None,
+    hidden: Callable[[bytes], object] = bool,
 ) -> Iterator[Seen]:
     """Every name under the roots, as `look_through` gives them."""
-    every = look_through(roots, follow=follow, without=without, exclude=exclude)
+    every = look_through(roots, follow=follow, without=without, exclude=exclude, hidden=hidden)
     return (seen for seen in every if seen is not None)
 
 

@@ -184,8 +184,7 @@ class Lorad:
             self.life.stop()
         service = self.dedupe.service
         service._process.kill()
-        if service._timer is not None:
-            service._timer.cancel()
+        service._repair.stop()
         if service._locks is not None:
             service._locks.close()
 

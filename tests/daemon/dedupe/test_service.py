@@ -12,11 +12,12 @@ from pathlib import Path
 import pytest
 
 from loracore.control import ActionRefused, Event, Freed
-from lorad.dedupe import service as module
+from lorad.dedupe import repair
 from lorad.dedupe.action.journal import JOURNAL, Journal
 from lorad.dedupe.places import Places
 from lorad.dedupe.service import Service
 from tests.daemon.dedupe.world import World, dies_at, make_world
+from tests.disks import Hanging
 
 
 @contextmanager
@@ -62,7 +63,7 @@ def test_what_died_in_a_commit_is_repaired_at_its_start(tmp_path: Path) -> None:
 
 def test_what_had_to_wait_is_repaired_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """By itself, as soon as the folder is back; that it waits is said once."""
-    monkeypatch.setattr(module, "_AGAIN", (0.05,))
+    monkeypatch.setattr(repair, "_AGAIN", (0.05,))
     world = make_world(str(tmp_path))
     before, order = world.look(), world.order("delete")
     dies_at(world, "put aside", lambda actor: actor.apply([order]))
@@ -83,7 +84,7 @@ def test_what_the_journal_could_not_take_is_repaired_once_there_is_room(
     disk: Callable[[str], str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A wish that fails over a full disk is refused; what it has begun is seen to by itself."""
-    monkeypatch.setattr(module, "_AGAIN", (0.05,))
+    monkeypatch.setattr(repair, "_AGAIN", (0.05,))
     state = disk("tmpfs")
     world = make_world(str(tmp_path), state=state)
     order = world.order("delete")
@@ -103,7 +104,7 @@ def test_a_wish_that_fails_over_the_journal_is_seen_to_by_itself(
     disk: Callable[[str], str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It is refused with the reason; what it has begun is brought to an end as soon as there is room."""
-    monkeypatch.setattr(module, "_AGAIN", (0.05,))
+    monkeypatch.setattr(repair, "_AGAIN", (0.05,))
     state = disk("tmpfs")
     world = make_world(str(tmp_path), state=state)
     world.apply("delete")
@@ -124,3 +125,27 @@ def test_a_wish_that_fails_over_the_journal_is_seen_to_by_itself(
         answer = answers.get(timeout=30)
         assert isinstance(answer, Freed)
         assert (answer.done, answer.refused) == (1, 0)
+
+
+def test_a_file_system_that_hangs_keeps_no_other_back(tmp_path: Path, hanging: Hanging) -> None:
+    """What lies on it is refused with the reason, and given back once it answers; all else comes at once."""
+    (tmp_path / "here").mkdir()
+    here = make_world(str(tmp_path / "here"))
+    there = make_world(str(hanging.folder), state=here.state)
+    one, other = here.apply("delete").id, there.apply("delete").id
+    hanging.hang()
+    awake: queue.Queue[None] = queue.Queue()
+    states: dict[int, str] = {}
+    with serving(here, lambda: awake.put(None)) as (service, _):
+        service.give_back([one, other], [])
+        while len(states) < 2:
+            awake.get(timeout=30)
+            states |= {result.id: result.state for result in service.take()}
+        assert states == {one: "given_back", other: "refused"}
+        assert os.path.exists(here.gone)
+        hanging.go_on()
+        while states[other] != "given_back":
+            service.give_back([other], [])
+            awake.get(timeout=30)
+            states |= {result.id: result.state for result in service.take()}
+    assert os.path.exists(there.gone)

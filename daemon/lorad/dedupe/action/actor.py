@@ -13,19 +13,16 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from functools import partial
 from types import TracebackType
-from typing import NamedTuple
 
 import msgspec
 
-from loracore.adapter.folder import weight_parts
 from loracore.errors import FileError, LoraError, StateError, StateLocked
 from loracore.trouble import explained
-from lorad.blocks.extents import unshared_bytes
-from lorad.dedupe.action import free, links, quarantine, recipe, reflink, sidecars, undo, units
-from lorad.dedupe.action.attributes import Attributes
-from lorad.dedupe.action.compare import Layers, function_of, same_bytes, same_layers
+from lorad.dedupe.action import free, links, quarantine, recipe, reflink, sidecars, undo
+from lorad.dedupe.action.aside import path_in, result_of
+from lorad.dedupe.action.compare import Layers, function_of
 from lorad.dedupe.action.folders import same_folders
-from lorad.dedupe.action.hold import Held, hold, same, watchful
+from lorad.dedupe.action.hold import Held, hold, same
 from lorad.dedupe.action.journal import Context, Entry, Journal
 from lorad.dedupe.action.order import (
     ACTIONS,
@@ -36,36 +33,20 @@ from lorad.dedupe.action.order import (
     Refused,
     Result,
     Side,
-    check,
     silent,
     spoken,
 )
-from lorad.dedupe.action.place import Folder, Reached, reach, rename_new, sync_all
-from lorad.dedupe.action.recovery import Pending, aside_of, record_shown, repair, settle
+from lorad.dedupe.action.place import Folder, reach, rename_new, sync_all
+from lorad.dedupe.action.proof import Nothing, Proof, Proven
+from lorad.dedupe.action.recovery import Pending, record_shown, repair, settle
 from lorad.dedupe.action.remake import remake
 from lorad.dedupe.action.undo import show as give_name_back
-from lorad.dedupe.places import why_lost
 from lorad.dedupe.trouble import HIDE, doing, told
 from lorad.pipeline.protocol import Identity
 
 LOCK = "dedupe.lock"
 #: What can go wrong with a file, as opposed to a mistake of ours.
 _TROUBLE = (FileError, OSError, EOFError, Pending)
-
-
-class _Act(NamedTuple):
-    """An order that was found possible: its files are open, held, and the same.
-
-    `reached`: what goes, a file or an adapter folder, of inode `ino`; `gone` is the weight file in it.
-    """
-
-    order: Order
-    kept: Held
-    gone: Held
-    reached: Reached
-    ino: int
-    entry: Entry
-    ranges: list[tuple[int, int]]
 
 
 class Actor:
@@ -134,15 +115,15 @@ class Actor:
         `nothing`. Raises StateError when the journal cannot be written.
         """
         context = self._in_place()
-        self._parts: dict[tuple[int, int], frozenset[bytes]] = {}
         results: dict[int, Result] = {}
         places: dict[int, int] = {}
         with ExitStack() as stack:
-            acts: dict[int, _Act] = {}
+            proof = Proof(context, stack, progress)
+            acts: dict[int, Proven] = {}
             for number, order in enumerate(orders):
                 try:
-                    acts[number] = self._prepare(order, stack, progress)
-                except _Nothing as nothing:
+                    acts[number] = proof.prove(order)
+                except Nothing as nothing:
                     results[number] = _result(order, "nothing", str(nothing))
                 except _TROUBLE as error:
                     results[number] = _result(order, "refused", _reason(error))
@@ -171,98 +152,10 @@ class Actor:
                         self._taken_back(act._replace(entry=entry), "the journal cannot be written")
                 raise self._journal_error(error) from error
             for (number, act), entry in zip(acts.items(), done, strict=True):
-                results[number] = _with_kept(entry, act, aside_of(context, entry))
+                results[number] = _with_kept(result_of(context, entry), act)
         return [results[number] for number in range(len(orders))]
 
-    def _prepare(self, order: Order, stack: ExitStack, progress: Progress) -> _Act:
-        """Raises Refused, OSError, EOFError, and _Nothing."""
-        check(order)
-        with ExitStack() as mine:
-            kept_at = mine.enter_context(reach(order.kept.root, order.kept.path))
-            gone_at = mine.enter_context(reach(order.gone.root, order.gone.path))
-            if order.level == "inode" or _are_one(kept_at, gone_at):
-                raise _Nothing("both are names of one file already")
-            for side in (order.kept, order.gone):
-                quarantine.refuse_inside(self._context, side)
-            kept = mine.enter_context(hold(kept_at, order.kept.identity))
-            gone = mine.enter_context(hold(gone_at, order.gone.identity))
-            if kept.before.st_dev != gone.before.st_dev and (reason := why_lost(kept.path, gone.path)):
-                raise Refused.about(gone.path, reason)
-            act = self._compare(order, kept, gone, watchful(kept, gone, progress))
-            if order.folder:
-                act = _as_folder(act, mine.enter_context(reach(order.gone.root, order.folder)))
-            stack.push(mine.pop_all())
-        return act
-
-    def _compare(self, order: Order, kept: Held, gone: Held, progress: Progress) -> _Act:
-        """What is to be done, once the files proved to be the same. Raises Refused where it may not be."""
-        attributes = Attributes.of(gone.fd, gone.before)
-        function, config = self._refuse_other_function(order, kept, gone)
-        if order.action in ("hardlink", "symlink"):
-            links.refuse_other_access(kept, gone, attributes)
-        ranges: list[tuple[int, int]] = []
-        if order.action == "reflink":
-            ranges = reflink.ranges_to_share(kept, gone)
-            if not ranges:
-                raise _Nothing("all its blocks are shared already")
-        elif order.level == "file":
-            same_bytes(kept, gone, progress)
-        else:
-            one, other = Layers(kept), Layers(gone)
-            if order.action == "symlink" and one.container.format != other.container.format:
-                raise Refused.about(
-                    gone.path, f"a link in its place would lead to a {one.container.format} file; order quarantine"
-                )
-            same_layers(one, other, progress)
-        aside = order.sidecars == "move" and not ACTIONS[order.action].links
-        entry = Entry(
-            action=order.action,
-            level=order.level,
-            kept=order.kept,
-            gone=order.gone,
-            bytes=unshared_bytes(gone.fd) if order.action == "reflink" else order.bytes,
-            attributes=attributes,
-            place=quarantine.choose(self._context, gone.reached) if order.action == "quarantine" else "",
-            sidecars=sidecars.beside(gone.reached) if aside else (),
-            folder=Folder.of(gone.folder),
-            function=function,
-            config=config,
-            layout=order.layout,
-            weights=order.weights,
-        )
-        if order.action == "symlink":
-            entry = links.pointing(entry, order.kept)
-        return _Act(order, kept, gone, gone.reached, gone.before.st_ino, entry, ranges)
-
-    def _refuse_other_function(self, order: Order, kept: Held, gone: Held) -> tuple[bytes | None, bytes | None]:
-        """The function of `gone`. Raises Refused where `kept` has another, or `gone` is a part of a folder."""
-        ours, theirs = function_of(gone), function_of(kept)
-        other = os.fsdecode(kept.path)
-        if ours[0] != theirs[0]:
-            raise Refused.about(
-                gone.path, f"its header says another function than that of {other} (alpha, rank …)"
-            )
-        if ACTIONS[order.action].links:
-            return ours
-        if ours[1] != theirs[1]:
-            raise Refused.about(
-                gone.path, f"its adapter_config.json says another function than that of {other}; order a link"
-            )
-        if gone.name in self._parts_in(gone.folder) and not order.folder:
-            raise Refused.about(
-                gone.path, "it is a part of an adapter folder, which goes as a whole or not at all"
-            )
-        return ours
-
-    def _parts_in(self, folder: int) -> frozenset[bytes]:
-        """The weight files of an adapter folder, empty for any other folder; each is listed once a group."""
-        status = os.fstat(folder)
-        key = status.st_dev, status.st_ino
-        if key not in self._parts:
-            self._parts[key] = weight_parts(map(os.fsencode, os.listdir(folder))) or frozenset()
-        return self._parts[key]
-
-    def _perform(self, act: _Act, places: dict[int, int], progress: Progress, clock: float) -> Entry:
+    def _perform(self, act: Proven, places: dict[int, int], progress: Progress, clock: float) -> Entry:
         """Change the names; the entry as it is to be written down. What fails is taken back."""
         context, entry = self._context, act.entry
         state = {"quarantine": "quarantined", "reflink": "shared"}.get(entry.action, "hidden")
@@ -290,7 +183,7 @@ class Actor:
             return self._taken_back(act, _reason(error))
         return msgspec.structs.replace(entry, state=state, hidden_at=clock)
 
-    def _look_again(self, act: _Act) -> Entry:
+    def _look_again(self, act: Proven) -> Entry:
         """After it was put aside: no writer came to it meanwhile, and all is where it should be.
 
         A writer of the kept file may have come by the new link: it is left to him, and what was put aside is kept.
@@ -312,7 +205,7 @@ class Actor:
             return self._taken_back(act, _reason(error))
         return entry
 
-    def _taken_back(self, act: _Act, reason: str) -> Entry:
+    def _taken_back(self, act: Proven, reason: str) -> Entry:
         """Bring an action that failed back to before; where that cannot be, repair does it later."""
         entry = self._context.journal.get(act.entry.id)
         assert entry is not None
@@ -365,7 +258,7 @@ class Actor:
         """Whether the file of an action is put aside, so that a rename brings it back."""
         if entry.state not in (*HELD, "lost"):
             return False
-        return entry.state != "lost" or os.path.lexists(aside_of(self._context, entry))
+        return entry.state != "lost" or os.path.lexists(path_in(self._context, entry))
 
     def _undo(
         self, entries: Sequence[Entry], sources: Mapping[int, Sequence[Side]], progress: Progress
@@ -375,18 +268,16 @@ class Actor:
         freed: list[tuple[Entry, Sequence[Side]]] = []
         for entry in entries:
             if entry.state in ("undone", "given_back", "refused"):
-                over = entry.result(f"it is {entry.state} already")
-                results.append(msgspec.structs.replace(over, state="nothing"))
+                results.append(result_of(context, entry, text=f"it is {entry.state} already", state="nothing"))
             elif entry.action == "reflink":
                 results.append(self._unshare(entry))
             else:
                 freed.append((entry, sources.get(entry.id, ())))
         for entry, path, trouble in remake(context, freed, progress) if freed else ():
             if trouble is None:
-                result = msgspec.structs.replace(entry.result(), aside=aside_of(context, entry), shown=path)
+                results.append(result_of(context, entry, shown=path))
             else:
-                result = msgspec.structs.replace(entry.result(_reason(trouble)), state="refused")
-            results.append(result)
+                results.append(result_of(context, entry, text=_reason(trouble), state="refused"))
         return results
 
     def _unshare(self, entry: Entry) -> Result:
@@ -399,7 +290,7 @@ class Actor:
             if now is not None and now.state == "undoing":
                 with suppress(*_TROUBLE, sqlite3.Error), reach(entry.gone.root, entry.gone.path) as reached:
                     settle(context, now, reached, _reason(error))
-            return msgspec.structs.replace(entry.result(_reason(error)), state="refused")
+            return result_of(context, entry, text=_reason(error), state="refused")
 
     def retarget(self, number: int, kept: Side, *, prove: bool = False) -> Result:
         """Lead a symbolic link of ours to where the kept file is now. Raises Refused and StateError.
@@ -429,7 +320,7 @@ class Actor:
             entry = self._context.journal.update(entry, state=state, text=text, **moved)
         except sqlite3.Error as error:
             raise self._journal_error(error) from error
-        return msgspec.structs.replace(entry.result(), aside=aside_of(self._context, entry))
+        return result_of(self._context, entry)
 
     def _show(self, entries: Sequence[Entry], *, undo: bool) -> list[Result]:
         """Give what these actions have put aside its names back; what cannot be is `refused`, with the reason."""
@@ -441,8 +332,7 @@ class Actor:
             try:
                 after, path, opened = give_name_back(context, entry, undo=undo)
             except _TROUBLE as error:
-                refused = msgspec.structs.replace(entry.result(_reason(error)), state="refused")
-                failed.append(msgspec.structs.replace(refused, aside=aside_of(context, entry)))
+                failed.append(result_of(context, entry, text=_reason(error), state="refused"))
                 continue
             shown.append((after, path))
             folders += opened
@@ -452,10 +342,7 @@ class Actor:
             for fd in folders:
                 os.close(fd)
         context.at("shown synced")
-        results = [
-            msgspec.structs.replace(after.result(), aside=aside_of(context, after), shown=path)
-            for after, path in shown
-        ]
+        results = [result_of(context, after, shown=path) for after, path in shown]
         # A full disk of the journal keeps no file back: `record_shown` writes it down later.
         with suppress(sqlite3.Error):
             context.journal.update_all([after for after, _ in shown])
@@ -493,10 +380,6 @@ def _prove_same(context: Context, entry: Entry, held: Held) -> None:
         raise Refused.about(held.path, str(error)) from error
 
 
-class _Nothing(Exception):
-    """There is nothing to do."""
-
-
 def _groups(entries: Iterable[Entry], is_held: Callable[[Entry], bool]) -> Iterator[tuple[bool, list[Entry]]]:
     """Entries that may be undone together, in their order: no path in two, and none that was kept for another."""
     group: list[Entry] = []
@@ -514,34 +397,14 @@ def _groups(entries: Iterable[Entry], is_held: Callable[[Entry], bool]) -> Itera
         yield held, group
 
 
-def _as_folder(act: _Act, folder: Reached) -> _Act:
-    """The same for the whole adapter folder. Raises Refused where it is not the same as that of the kept file."""
-    there = folder.status()
-    if there is None or not os.path.samestat(there, os.fstat(act.gone.folder)):
-        raise Refused.about(folder.path, "it is not the folder of its weight file any more; scan again")
-    reason = same_folders(act.kept.folder, act.gone.folder)
-    if reason:
-        raise Refused.about(folder.path, f"the whole folder is not the same as that of the kept file: {reason}")
-    units.refuse_writers(folder, act.gone.folder)
-    gone = Side(folder.path, Identity.of(there), folder.root)
-    entry = msgspec.structs.replace(act.entry, gone=gone, unit=True, sidecars=(), folder=Folder.of(folder.folder))
-    return act._replace(reached=folder, ino=there.st_ino, entry=entry)
-
-
-def _are_one(kept: Reached, gone: Reached) -> bool:
-    one, other = kept.status(), gone.status()
-    return one is not None and other is not None and os.path.samestat(one, other)
-
-
 def _result(order: Order, state: str, text: str) -> Result:
     return Result(0, order.action, order.kept.path, order.gone.path, 0, state, spoken(text), level=order.level)
 
 
-def _with_kept(entry: Entry, act: _Act, aside: bytes) -> Result:
+def _with_kept(result: Result, act: Proven) -> Result:
     """What came of it, with what the kept file was and is where a link changed its ctime and nothing else."""
     before, now = act.order.kept.identity, Identity.of(os.fstat(act.kept.fd))
     ours = now != before and same(now, before, renamed=True) and not act.kept.visited
-    result = msgspec.structs.replace(entry.result(), aside=aside)
     return msgspec.structs.replace(result, kept_before=before, kept_now=now) if ours else result
 
 

@@ -18,6 +18,7 @@ import msgspec
 from loracore.errors import FileError
 from lorad.blocks.extents import unshared_bytes
 from lorad.dedupe.action import recipe, units
+from lorad.dedupe.action.aside import path_in, result_of
 from lorad.dedupe.action.attributes import Attributes, make_file, rehearse
 from lorad.dedupe.action.compare import Layers, function_of, pieces, write_all
 from lorad.dedupe.action.hold import Held, hold, watchful
@@ -25,7 +26,7 @@ from lorad.dedupe.action.journal import Context, Entry
 from lorad.dedupe.action.order import ACTIONS, HELD, FreeOrder, Progress, Refused, Result, Side, spoken
 from lorad.dedupe.action.place import Folder, Reached, reach, sync_all
 from lorad.dedupe.action.quarantine import clear, place, where
-from lorad.dedupe.action.recovery import aside_of, final_state
+from lorad.dedupe.action.recovery import final_state
 from lorad.dedupe.trouble import doing, told
 from lorad.pipeline.protocol import Identity
 
@@ -89,7 +90,7 @@ def free(context: Context, orders: Sequence[FreeOrder], progress: Progress) -> l
     for entry in finished:
         if entry.action == "quarantine" and entry.state == "freed":
             clear(context, entry)
-    results = [msgspec.structs.replace(entry.result(), aside=aside_of(context, entry)) for entry in finished]
+    results = [result_of(context, entry) for entry in finished]
     return results + (free(context, rest, progress) if rest else [])
 
 
@@ -102,7 +103,7 @@ def _prepare(
     here = Reached(entry.gone.root, entry.gone.path, *where(entry, home.folder, at))
     status = here.status()
     if status is not None and status.st_ino != entry.gone.identity.ino:
-        raise Refused.about(aside_of(context, entry), "it is another file than the one that was put aside")
+        raise Refused.about(path_in(context, entry), "it is another file than the one that was put aside")
     entry = msgspec.structs.replace(entry, folder=Folder.of(home.folder))
     prove = _prove_folder if entry.unit else _prove_file
     trouble: Exception = Refused.about(entry.gone.path, _NO_KEEPER)

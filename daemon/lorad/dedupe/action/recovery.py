@@ -10,25 +10,22 @@ from __future__ import annotations
 
 import logging
 import os
-import re
 import sqlite3
 import stat
-from collections.abc import Iterable, Mapping
 from contextlib import suppress
-from itertools import islice
 
 import msgspec
 
 from loracore.errors import FileError
 from lorad.dedupe.action import links, quarantine, reflink, sidecars, units
+from lorad.dedupe.action.aside import path_in, result_of, shown_at
 from lorad.dedupe.action.journal import RECIPES, UNFINISHED, Context, Entry, old_temp
 from lorad.dedupe.action.order import HELD, Refused, Result, spoken
-from lorad.dedupe.action.place import Folder, Reached, exchange, free_names, reach, rename_new, to_free_name
+from lorad.dedupe.action.place import Folder, Reached, exchange, reach, rename_new, to_free_name
 from lorad.pipeline.protocol import Identity
+from lorad.watch import calls
 
 _LOG = logging.getLogger(__name__)
-#: Names like its own, under which a file that was given back is looked for.
-_NAMES = 8
 _INTERRUPTED = "it was interrupted; nothing was changed"
 
 
@@ -58,20 +55,7 @@ def record_shown(context: Context) -> list[Result]:
     # Where it still cannot be written, that is for the next time.
     with suppress(sqlite3.Error):
         context.journal.update_all([entry for entry, _ in shown])
-    return [
-        msgspec.structs.replace(entry.result(), aside=aside_of(context, entry), shown=path)
-        for entry, path in shown
-    ]
-
-
-def shown_at(path: bytes, ino: int) -> bytes:
-    """Where an inode has a name again: `path`, or one like it; empty where it has none."""
-    folder, name = os.path.split(path)
-    for each in (name, *islice(free_names(name), _NAMES)):
-        with suppress(OSError):
-            if os.lstat(there := os.path.join(folder, each)).st_ino == ino:
-                return there
-    return b""
+    return [result_of(context, entry, shown=path) for entry, path in shown]
 
 
 def finish_shown(context: Context, entry: Entry, state: str) -> Entry:
@@ -85,55 +69,11 @@ def finish_shown(context: Context, entry: Entry, state: str) -> Entry:
         if links.is_ours(entry, reached, name, aside) or is_same(aside, reached.status()):
             os.unlink(name, dir_fd=folder)
         elif aside is not None:
-            raise Refused.about(aside_of(context, entry), "it is another file; undo the action to give it a name")
+            raise Refused.about(path_in(context, entry), "it is another file; undo the action to give it a name")
         taken = sidecars.put_back(context, entry, reached, place)
         os.fsync(reached.folder)
     quarantine.clear(context, entry)
     return msgspec.structs.replace(entry, state=state, text=with_taken("", taken))
-
-
-def aside_of(context: Context, entry: Entry) -> bytes:
-    """Where the file is that an action has put aside."""
-    if entry.place and entry.action == "quarantine":
-        return quarantine.path_of(context.state_dir, context.journal.token, entry)
-    return os.path.join(os.path.dirname(entry.gone.path), entry.aside)
-
-
-def find_hidden(roots: Iterable[bytes], token: str, wanted: Mapping[int, Entry]) -> dict[int, bytes]:
-    """Where these hidden files lie under the roots now, by the numbers of their actions.
-
-    A folder that was moved took what was hidden in it along; one that was copied has a copy. The file itself goes
-    before a copy with its time, and that before any of its size.
-    """
-    pattern = re.compile(rb"\..+\.aside-%s-(\d{1,18})" % token.encode(), re.DOTALL)
-    found: dict[int, tuple[int, bytes]] = {}
-    for root in roots:
-        for folder, folders, names in os.walk(root):
-            for name in (*folders, *names):
-                match = pattern.fullmatch(name)
-                entry = wanted.get(int(match[1])) if match else None
-                if entry is None or not os.access(folder, os.W_OK):
-                    continue
-                likeness = _likeness(os.path.join(folder, name), entry)
-                if likeness > found.get(entry.id, (0, b""))[0]:
-                    found[entry.id] = likeness, os.path.join(folder, name)
-    return {number: path for number, (_, path) in found.items()}
-
-
-def _likeness(path: bytes, entry: Entry) -> int:
-    """How much speaks for a file's being the one that was hidden; 0 where it is not."""
-    try:
-        status = os.lstat(path)
-    except OSError:
-        return 0
-    was = entry.gone.identity
-    if status.st_ino == was.ino:
-        return 3
-    if entry.unit:
-        return int(stat.S_ISDIR(status.st_mode))
-    if not stat.S_ISREG(status.st_mode) or status.st_size != was.size:
-        return 0
-    return 2 if status.st_mtime_ns == was.mtime_ns else 1
 
 
 def settle(context: Context, entry: Entry, reached: Reached, text: str) -> Entry:
@@ -158,6 +98,8 @@ def settle(context: Context, entry: Entry, reached: Reached, text: str) -> Entry
 
 def _repair(context: Context, entry: Entry) -> Result:
     try:
+        # Where that does not answer, the others need not wait for it.
+        calls.stat(entry.gone.root)
         with reach(entry.gone.root, entry.gone.path) as reached:
             now = settle(context, entry, reached, _INTERRUPTED)
     except Exception as error:
@@ -169,8 +111,8 @@ def _repair(context: Context, entry: Entry) -> Result:
         if spoken(reason) != now.text:
             with suppress(OSError, sqlite3.Error):
                 now = context.journal.update(now, text=reason)
-        return msgspec.structs.replace(now.result(reason), aside=aside_of(context, now))
-    return msgspec.structs.replace(now.result(), aside=aside_of(context, now))
+        return result_of(context, now, text=reason)
+    return result_of(context, now)
 
 
 def _take_back(context: Context, entry: Entry, reached: Reached, text: str) -> Entry:

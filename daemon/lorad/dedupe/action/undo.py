@@ -13,12 +13,13 @@ import msgspec
 
 from loracore.errors import FileError
 from lorad.dedupe.action import links, quarantine, reflink, sidecars
+from lorad.dedupe.action.aside import path_in
 from lorad.dedupe.action.compare import same_bytes
 from lorad.dedupe.action.hold import Held, hold
 from lorad.dedupe.action.journal import Context, Entry
 from lorad.dedupe.action.order import HELD, Refused, silent
 from lorad.dedupe.action.place import Folder, Reached, exchange, make_way, reach, rename_new, to_free_name
-from lorad.dedupe.action.recovery import aside_of, finish_shown, is_same, status_in, with_taken
+from lorad.dedupe.action.recovery import finish_shown, is_same, status_in, with_taken
 from lorad.dedupe.trouble import doing
 
 
@@ -40,7 +41,7 @@ def show(context: Context, entry: Entry, *, undo: bool) -> tuple[Entry, bytes, l
         if back and (aside is None or ours or is_same(aside, there)):
             return finish_shown(context, entry, "undone" if undo else "given_back"), entry.gone.path, []
         if aside is None or ours:
-            raise _not_there(entry, aside_of(context, entry))
+            raise _not_there(entry, path_in(context, entry))
         shown = rename_back(entry, reached, folder, name, undo=undo)
         context.at("shown")
         taken = sidecars.put_back(context, entry, reached, place)

@@ -15,10 +15,11 @@ import pytest
 
 from lorad.dedupe.action import recovery
 from lorad.dedupe.action.actor import Actor
+from lorad.dedupe.action.aside import find
 from lorad.dedupe.action.journal import JOURNAL, Context, Entry, Journal
 from lorad.dedupe.action.order import FreeOrder, Order, Refused
 from lorad.dedupe.action.place import Folder, Reached
-from lorad.dedupe.action.recovery import find_hidden, settle
+from lorad.dedupe.action.recovery import settle
 from lorad.dedupe.process import Ready
 from tests.daemon.dedupe.world import World, act, another, dies_at, look, make_world, side
 
@@ -206,7 +207,7 @@ def test_a_commit_that_was_cut_short_is_rolled_back_by_a_reader(tmp_path: Path) 
 def _found(world: World) -> dict[int, bytes]:
     with closing(Journal(world.state, writing=False)) as journal:
         wanted = {entry.id: entry for entry in journal.in_state("hidden", "waiting", "lost")}
-        return find_hidden([world.root], journal.token, wanted)
+        return find([world.root], journal.token, wanted)
 
 
 def _copied(folder: bytes, to: bytes) -> None:

@@ -16,9 +16,9 @@ import pytest
 
 from lorad.dedupe.action import recipe
 from lorad.dedupe.action.actor import Actor
+from lorad.dedupe.action.aside import find
 from lorad.dedupe.action.journal import Journal
 from lorad.dedupe.action.order import FreeOrder, Order, Refused, Result
-from lorad.dedupe.action.recovery import find_hidden
 from tests.builders.weights import random_weights
 from tests.builders.write import write_safetensors
 from tests.daemon.dedupe.world import SPECS, World, act, dies_at, files_in, look, read, side, steps_of
@@ -378,7 +378,7 @@ def test_a_hidden_folder_is_found_where_it_is_now(tmp_path: Path, how: str) -> N
         shutil.rmtree(inner.root)
     with closing(Journal(world.state, writing=False)) as journal:
         wanted = {entry.id: entry for entry in journal.in_state("hidden")}
-        found = find_hidden([world.root], journal.token, wanted)
+        found = find([world.root], journal.token, wanted)
     assert os.path.dirname(found[result.id]) == to
     there = msgspec.structs.replace(side(found[result.id], world.root), path=to + b"/b")
     for freed in (False, True):
