@@ -100,8 +100,9 @@ class Daemon:
             reload=lambda: self._signalled(self._reload if self._load_config else self._stop),
             late=lambda: self._log.error("ended without waiting", at=self._part, reason="a call does not return"),
         )
-        #: What the loop is at.
+        #: What the loop is at, and the mistake that each part of it made last: it may come up in every turn.
         self._part = ""
+        self._mistakes: dict[str, str] = {}
         self._machinery = Machinery(
             crew,
             told=self._child_died,
@@ -188,13 +189,14 @@ class Daemon:
         except sqlite3.Error as error:
             self._tenure.fail(error)
         except Exception as error:
-            self._log.error("a mistake in lorad", part=self._part, exc_info=error)
+            if self._mistakes.get(self._part) != repr(error):
+                self._mistakes[self._part] = repr(error)
+                self._log.error("a mistake in lorad", part=self._part, exc_info=error)
             if part == self._work:
                 # What the engine holds may be half of something.
                 self._tenure.fail(error)
             else:
                 self._reporter.trouble(f"a mistake in lorad ({type(error).__name__}); its log says more")
-            # Should it come up in every turn.
             self._stop.wait(_BUSY_TICK)
 
     def _work(self) -> None:

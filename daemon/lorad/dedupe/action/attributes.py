@@ -37,7 +37,7 @@ class Attributes(msgspec.Struct, frozen=True):
         """
         times = status.st_atime_ns, status.st_mtime_ns
         if times != tuple(map(bounded, times)):
-            raise FileError("its times are beyond the year 2262, which could not be given back; touch it")
+            raise FileError("its times lie before 1678 or beyond 2262, which could not be given back; touch it")
         return cls(
             stat.S_IMODE(status.st_mode),
             status.st_uid,
