@@ -15,8 +15,9 @@ pytest_plugins = ["tests.disks", "tests.unions"]
 # No deadline is asserted: machines differ.
 settings.register_profile("lorad", deadline=None)
 settings.load_profile("lorad")
-# A shell ignores it for what it runs in the background, and so would all that is started here.
+# A shell ignores the one for what it runs in the background, nohup the other; so would all that is started here.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 @pytest.fixture(autouse=True)
