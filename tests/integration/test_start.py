@@ -205,6 +205,8 @@ def _hung_up(tmp_path: Path, through: list[str]) -> int | None:
     pid, terminal = pty.fork()
     if pid == 0:
         os.environ.pop("NOTIFY_SOCKET", None)
+        # nohup writes there.
+        os.chdir(tmp_path)
         with log.open("wb") as file:
             os.dup2(file.fileno(), 2)
         os.execvp((command := [*through, *_LORAD, "--config", str(config), *folders])[0], command)
