@@ -304,6 +304,22 @@ def test_what_is_removed_with_its_folder_is_lost() -> None:
         owner.teardown()
 
 
+def test_what_is_removed_from_a_folder_that_was_moved_is_lost() -> None:
+    """Also where nothing else is in that folder."""
+    owner = Owner()
+    owner.begin(copies=[])
+    try:
+        owner.download(f"one/b/style{SUFFIX}", (1, ""))
+        owner.move_folder(number=1, to="one/moved", how="rename")
+        (name,) = owner.disk.hidden()
+        assert name.startswith("one/moved/")
+        owner.remove_what_is_hidden(number=0)
+        assert owner.lorad.undo(None)
+        assert [entry.state for entry in owner.lorad.entries(*HELD, "lost")] == ["lost"]
+    finally:
+        owner.teardown()
+
+
 def test_what_a_removed_link_was_put_aside_for_comes_back() -> None:
     """A link of ours that its owner removed brings nothing back, until the last file that may keep is gone."""
     owner = Owner()

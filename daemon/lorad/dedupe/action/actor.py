@@ -316,8 +316,10 @@ class Actor:
         if entry is None or entry.state not in (*HELD, "lost"):
             return None
         try:
-            moved = {} if gone is None else {"gone": gone, "folder": Folder()}
-            entry = self._context.journal.update(entry, state=state, text=text, **moved)
+            if gone is not None:
+                with suppress(*_TROUBLE), reach(gone.root, gone.path) as reached:
+                    entry = msgspec.structs.replace(entry, gone=gone, folder=Folder.of(reached.folder))
+            entry = self._context.journal.update(entry, state=state, text=text)
         except sqlite3.Error as error:
             raise self._journal_error(error) from error
         return result_of(self._context, entry)
