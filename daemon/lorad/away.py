@@ -23,23 +23,22 @@ class Away:
         self._exclude = exclude
         self._follow = follow
 
-    def is_away(self, path: bytes, device: int | None = None) -> bool:
+    def is_away(self, path: bytes, slept_on: int | None = None) -> bool:
         """Whether a name that is not found may be out of view and not gone.
 
         So it is where its folder may not be looked into, and where its root, or the disk that it is known on, is
         not there or has something else mounted over it; in no root or left out of them, as long as it is not
-        certain that it is gone. `device`: where it was last, if it is not known any more.
+        certain that it is gone. `slept_on`: the device where it was as it went out of view.
         """
-        file = self._files.by_path.get(path)
-        if device is None and file is not None and not file.passed_over:
-            device = file.identity.dev
         seen = look(path, follow=self._follow)
         if seen is not None and seen.failed:
             return True
         if self._exclude(path) or self._view.root(path) is None:
-            return seen is not None or not _is_gone(path)
+            return seen is not None or not _is_gone(path, None if slept_on is None else self._number_now(slept_on))
+        file = self._files.by_path.get(path)
         there = self.device_at(os.path.dirname(path))
-        return there is None or not self.was_there(path, there, there if device is None else device)
+        known = there if file is None or file.passed_over else file.identity.dev
+        return there is None or known is None or not self.was_there(path, there, known)
 
     def is_on(self, path: bytes, file: File) -> bool:
         """Whether the folder of a hidden file is there, on the device that it was on."""
@@ -72,19 +71,21 @@ class Away:
         return None
 
 
-def _holds_something(folder: bytes) -> bool:
+def _is_surely_there(folder: bytes, device: int | None) -> bool:
+    if os.stat(folder).st_dev == device:
+        return True
     with os.scandir(folder) as listing:
         return next(listing, None) is not None
 
 
-def _is_gone(path: bytes) -> bool:
-    """Whether a name of which nothing is known is not there, in a folder with others that are.
+def _is_gone(path: bytes, device: int | None) -> bool:
+    """Whether a name that is not looked after is not there, in a folder with others that are, or on this device.
 
-    Where a disk is not mounted, an empty folder shows.
+    Where a disk is not mounted, an empty folder of another disk shows.
     """
     while (folder := os.path.dirname(path)) != path:
         try:
-            return calls.do(folder, _holds_something, folder)
+            return calls.do(folder, _is_surely_there, folder, device)
         except calls.NoAnswer:
             return False
         except (FileNotFoundError, NotADirectoryError):

@@ -131,6 +131,7 @@ class Engine:
         #: What was hidden and is shown again, see `Hiding`.
         hiding = Hiding(self.files, presence, self._knowledge)
         self.hide, self.show, self.hidden, self.only_hidden = hiding.hide, hiding.show, hiding.hidden, hiding.only
+        self.came_back = hiding.came_back
         #: Which files hold weights, and which are new, see `Holders`.
         self._holders = holders = Holders(catalog, self.files, presence, self._knowledge.signature_of_layout)
         self.weights_hidden_at, self.is_hidden_alone = holders.weights_hidden_at, holders.is_hidden_alone

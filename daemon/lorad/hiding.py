@@ -6,8 +6,11 @@ here changes the disk; what renames files is in `lorad.dedupe`.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Collection, KeysView
 
+from loracore.tensorfile import has_reader
+from lorad.birth import born_ns
 from lorad.files import Files
 from lorad.knowledge import Knowledge
 from lorad.library import Status
@@ -75,6 +78,13 @@ class Hiding:
         self._knowledge.show_companions(news=False)
         if path is not None:
             self._presence.touched(path)
+
+    def came_back(self, path: bytes) -> None:
+        """A file, or a folder with all that is in it, was made anew under this name: none of it is a newcomer."""
+        inside = (os.path.join(folder, name) for folder, _, names in os.walk(path) for name in names)
+        for each in (path, *inside):
+            if has_reader(each) and (identity := _identity(each)) is not None:
+                self._files.held.lost(each, identity, born_ns(each, identity.ino), None, None)
 
     def only(self, hidden_paths: Collection[bytes]) -> None:
         """No others than these are hidden: what is known as such besides has been given back, or is not there."""

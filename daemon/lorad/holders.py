@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 from lorad.catalog import Catalog
-from lorad.files import Files
+from lorad.files import File, Files
 from lorad.held import Weights
 from lorad.library import Status
 from lorad.pipeline.protocol import Identity
@@ -59,16 +59,22 @@ class Holders:
             for name in file.names
         ]
 
-    def weights_hidden_at(self, hidden_path: bytes) -> tuple[bytes, bytes]:
-        """The weights of a hidden file, as far as they are known; empty signatures where not."""
-        file = self._files.hidden.get(hidden_path)
-        weights = self._files.weights_of(file) if file is not None else None
-        return (weights.layout, weights.digests) if weights is not None else (b"", b"")
+    def weights_hidden_at(self, hidden_path: bytes, *, unit: bool) -> set[Weights]:
+        """The weights of a hidden file, or of all in a hidden folder; none as long as one is not told apart."""
+        files = self._hidden_at(hidden_path, unit)
+        if any(file.status in _UNTOLD and self._files.weights_of(file) is None for file in files):
+            return set()
+        return {weights for file in files if (weights := self._files.weights_of(file)) is not None}
 
-    def is_hidden_alone(self, hidden_path: bytes) -> bool:
-        """Whether a hidden file was told apart from all others, of weights that were never known as a whole."""
-        file = self._files.hidden.get(hidden_path)
-        return file is not None and file.status is Status.UNIQUE and file.weights is None
+    def is_hidden_alone(self, hidden_path: bytes, *, unit: bool) -> bool:
+        """Whether a hidden file, or one in a hidden folder, is like no other: its weights are not known."""
+        files = self._hidden_at(hidden_path, unit)
+        return any(file.status is Status.UNIQUE and file.weights is None for file in files)
+
+    def _hidden_at(self, path: bytes, unit: bool) -> list[File]:
+        if not unit:
+            return [self._files.hidden[path]] if path in self._files.hidden else []
+        return [file for name, file in self._files.hidden.items() if name.startswith(path + b"/")]
 
     def unresolved(self, layout: bytes, weights: bytes, paths: Iterable[bytes]) -> str:
         """Why it is not certain that `keepers` are all; empty where it is.
@@ -83,9 +89,9 @@ class Holders:
         unread = [file for each in numbers if (file := self._files.by_id[each]).names]
         if any(file.status is Status.FAILED and not file.read_ns for file in unread):
             return "away"
-        if any(map(self._presence.is_away, self._catalog.sleeping(layout, weights))):
-            return "away"
-        if any(path not in self._files.by_path and self._presence.is_away(path) for path in paths):
+        sleeping = self._catalog.sleeping(layout, weights)
+        lost = {path: sleeping.get(path) for path in (*sleeping, *paths) if path not in self._files.by_path}
+        if any(self._presence.is_away(path, device) for path, device in lost.items()):
             return "away"
         if any(file.status in _UNTOLD and file.layout in (None, number) for file in unread):
             return "reading"

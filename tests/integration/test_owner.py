@@ -43,6 +43,8 @@ class Owner:
         self.base = base
         self.chance = chance
         self.model: dict[str, bytes] = {}
+        #: What he did, for who reads a failure.
+        self.did: list[str] = []
         self.contents = []
         for seed in range(3):
             path = base / "made.safetensors"
@@ -76,6 +78,7 @@ class Owner:
         name, content = self._any_name(), self.chance.choice(self.contents)
         part = self.base / f"{name}.part"
         part.parent.mkdir(parents=True, exist_ok=True)
+        self._does("download", name)
         part.write_bytes(content)
         part.rename(self.base / name)
         self.model[name] = content
@@ -85,6 +88,7 @@ class Owner:
         if source and source != name and not os.path.lexists(self.base / name):
             (self.base / name).parent.mkdir(parents=True, exist_ok=True)
             content = self._read(source)
+            self._does("copy", source, name)
             shutil.copy2(self.base / source, self.base / name)
             self.model[name] = content
 
@@ -93,17 +97,20 @@ class Owner:
         if source and source != name and not os.path.lexists(self.base / name):
             (self.base / name).parent.mkdir(parents=True, exist_ok=True)
             content = self._read(source)
+            self._does("rename", source, name)
             os.rename(self.base / source, self.base / name)
             self.model.pop(source, None)
             self.model[name] = content
 
     def remove(self) -> None:
         if name := self._pick():
+            self._does("remove", name)
             (self.base / name).unlink()
             self.model.pop(name, None)
 
     def touch(self) -> None:
         if name := self._pick():
+            self._does("touch", name)
             os.utime(self.base / name)
 
     def move_folder(self) -> None:
@@ -114,8 +121,10 @@ class Owner:
         if not source.exists() or target.exists():
             return
         if self.chance.random() < 0.5:
+            self._does("rename", str(source), str(target))
             os.rename(source, target)
         else:
+            self._does("copy and remove", str(source), str(target))
             try:
                 shutil.copytree(source, target, symlinks=True)
             except shutil.Error:  # `cp -r a b && rm -r a` ends here, too, and he starts anew
@@ -125,6 +134,9 @@ class Owner:
         old, new = (os.path.relpath(path, self.base) + "/" for path in (source, target))
         for name in [name for name in self.model if name.startswith(old)]:
             self.model[new + name.removeprefix(old)] = self.model.pop(name)
+
+    def _does(self, what: str, *names: str) -> None:
+        self.did.append(f"{time.time():.3f} {what} {' to '.join(names)}")
 
     def _pick(self) -> str:
         names = [name for name in self.in_view() if name.endswith(".safetensors") and self._read(name)]
@@ -137,7 +149,7 @@ def _quiet(daemon: Running, owner: Owner) -> None:
     while missing := set(owner.model.values()) - owner.readable():
         assert time.monotonic() < until, (
             f"{len(missing)} contents are in no name in view; the names would be {sorted(owner.model)}, "
-            f"there is {owner.in_view()}"
+            f"there is {owner.in_view()}; he did {owner.did}"
         )
         time.sleep(0.05)
     daemon.settle()
@@ -164,6 +176,7 @@ def test_what_an_owner_did_not_remove_stays_readable(
             with suppress(FileNotFoundError):
                 chance.choice(moves)()
             if chance.random() < 0.15:
+                owner.did.append("killed lorad")
                 os.kill(daemon.pid, signal.SIGKILL)
                 daemon.wait()
                 if chance.random() < 0.5:
@@ -174,5 +187,6 @@ def test_what_an_owner_did_not_remove_stays_readable(
             answer = client.undo(all=True)
             assert answer.refused == 0, answer.results
             daemon.settle()
-            assert not client.audit().differences
+            differences = client.audit().differences
+            assert not differences, owner.did
         assert set(owner.model.values()) <= owner.readable()

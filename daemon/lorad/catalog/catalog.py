@@ -273,13 +273,13 @@ class Catalog:
             left += min(int(count), most)
         return left
 
-    def sleeping(self, layout: bytes, weights: bytes) -> Iterator[bytes]:
-        """Names out of view of files with these weights, by signatures."""
+    def sleeping(self, layout: bytes, weights: bytes) -> dict[bytes, int]:
+        """Names out of view of files with these weights, by signatures, and the device that each was on."""
         query = (
-            "SELECT path FROM files JOIN layouts ON layouts.id = layout JOIN names ON names.file = files.id "
+            "SELECT path, dev FROM files JOIN layouts ON layouts.id = layout JOIN names ON names.file = files.id "
             "WHERE weights = ? AND layouts.signature = ? AND active = 0"
         )
-        return (path for (path,) in self._db.execute(query, (weights, layout)))
+        return {path: dev % 2**64 for path, dev in self._db.execute(query, (weights, layout))}
 
     def share_answer(self, source: int, file: int, number: int) -> None:
         """Give `file` the answer that `source` gave: they agree on every layer."""

@@ -12,6 +12,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import suppress
+from itertools import chain
 from typing import NamedTuple, Protocol
 
 from lorad.dedupe.action.order import ACTIONS, HELD, Result
@@ -22,8 +23,10 @@ from lorad.watch import calls
 
 #: Seconds after which a file is given back although something that may hold its weights is still being read.
 _PATIENCE = 60.0
-#: Seconds until what could not be freed, given back or led on is tried again; the last one ever after.
+#: Seconds until what could not be freed or led on is tried again, and what could not be given back, which is missed
+#: meanwhile; the last one ever after.
 _RETRIES = (5.0, 60.0, 600.0, 3600.0)
+_SOON = (2.0, 5.0, 15.0, 60.0)
 #: Actions that are freed at once, so that a request has its turn between.
 _AT_ONCE = 256
 #: Seconds between two looks at free space.
@@ -51,8 +54,8 @@ class Library(Protocol):
 
     def keepers(self, layout: bytes, weights: bytes) -> Sequence[Keeper]: ...
     def unresolved(self, layout: bytes, weights: bytes, paths: Iterable[bytes]) -> str: ...
-    def weights_hidden_at(self, hidden_path: bytes) -> Weights: ...
-    def is_hidden_alone(self, hidden_path: bytes) -> bool: ...
+    def weights_hidden_at(self, hidden_path: bytes, *, unit: bool) -> Collection[Weights]: ...
+    def is_hidden_alone(self, hidden_path: bytes, *, unit: bool) -> bool: ...
     def dirty_weights(self) -> Collection[Weights]: ...
 
 
@@ -74,12 +77,14 @@ class Standing(NamedTuple):
     bytes: int
     hidden_at: float
     text: str
+    unit: bool
 
     @classmethod
     def of(cls, result: Result, weights: Iterable[Weights]) -> Standing:
         return cls(
             result.id, result.action, result.state, result.path, result.aside, result.kept,
             frozenset(weights), result.function, result.config, result.bytes, result.hidden_at, result.text,
+            result.unit,
         )  # fmt: skip
 
     def fits(self, keeper: Keeper) -> bool:
@@ -92,10 +97,9 @@ class Standing(NamedTuple):
 class Wants(Protocol):
     """The service's methods that decisions go to; each says whether it was taken."""
 
-    def give_back(self, numbers: Sequence[int], names: Iterable[bytes]) -> bool: ...
+    def give_back(self, wanted: Sequence[Standing], *, by_names: bool) -> bool: ...
     def retarget(self, number: int, path: bytes, identity: Identity) -> bool: ...
     def find_kept(self, number: int) -> bool: ...
-    def bring_back(self, wanted: Sequence[Standing]) -> bool: ...
     def free_due(self, entries: Sequence[int], done: Callable[[list[Result]], None]) -> bool: ...
 
 
@@ -114,8 +118,10 @@ class Returns:
         self._pending: dict[Weights, float | None] = {}
         #: Names that could keep these weights when they were last looked at: none is gone while it is there.
         self._kept: dict[Weights, set[bytes]] = {}
-        #: Actions that are being given back or led on.
-        self._asked: set[int] = set()
+        #: What is to be given back, at the end of a look.
+        self._missed: list[Standing] = []
+        #: Actions that are being given back or led on, and after how many seconds that is tried again.
+        self._asked: dict[int, tuple[float, ...]] = {}
         #: When a file that could not be freed is tried again, and how often it was.
         self._vain: dict[int, tuple[float, int]] = {}
         #: The same for one that could not be given back or led on.
@@ -138,7 +144,7 @@ class Returns:
         before = self._actions.pop(result.id, None)
         if before is not None:
             self._drop(before)
-        self._asked.discard(result.id)
+        self._asked.pop(result.id, None)
         self._refused.pop(result.id, None)
         linked = result.action == "symlink" and result.state == "freed"
         if result.state in HELD or linked:
@@ -152,10 +158,10 @@ class Returns:
 
     def refused(self, number: int) -> None:
         """It could not be given back or led on: it is looked at as a name of its weights changes, or later."""
-        if number in self._asked:
-            self._asked.discard(number)
+        again = self._asked.pop(number, None)
+        if again is not None:
             tried = self._refused.get(number, (0.0, 0))[1]
-            self._refused[number] = self._clock() + _RETRIES[min(tried, len(_RETRIES) - 1)], tried + 1
+            self._refused[number] = self._clock() + again[min(tried, len(again) - 1)], tried + 1
 
     def retry(self) -> None:
         """Try again now what could not be given back or led on: a disk came back."""
@@ -205,19 +211,18 @@ class Returns:
             since = self._pending[weights]
             if self._is_settled(library, places, weights, quiet=quiet, since=since):
                 del self._pending[weights]
+        self._show_missed()
 
     def _learn_weights(self, library: Library, *, quiet: bool) -> None:
         """Actions whose weights are not known: of an earlier version, or the catalogue was thrown away."""
         for one in [one for one in self.held if not one.weights and one.id not in self._asked]:
-            weights = library.weights_hidden_at(one.aside)
-            if all(weights):
-                self._actions[one.id] = one._replace(weights=frozenset([weights]))
-                self._by_weights[weights].add(one.id)
-                self._pending.setdefault(weights, None)
-                continue
-            alone = quiet and library.is_hidden_alone(one.aside) and not calls.may_be_there(one.kept)
-            if alone:
-                self._show([one])
+            if quiet and library.is_hidden_alone(one.aside, unit=one.unit) and not calls.may_be_there(one.kept):
+                self._missed.append(one)
+            elif weights := frozenset(library.weights_hidden_at(one.aside, unit=one.unit)):
+                self._actions[one.id] = one._replace(weights=weights)
+                for each in weights:
+                    self._by_weights[each].add(one.id)
+                    self._pending.setdefault(each, None)
 
     def _is_settled(
         self, library: Library, places: Places, weights: Weights, *, quiet: bool, since: float | None
@@ -249,7 +254,8 @@ class Returns:
         reason = library.unresolved(*weights, names)
         if reason == "away" or ((reason or not quiet) and now < since + _PATIENCE):
             return False
-        return self._show(missed)
+        self._missed += missed
+        return True
 
     def look_at_names(self) -> None:
         """Show again what is missed as far as names alone tell of it, while there is no catalogue."""
@@ -258,22 +264,19 @@ class Returns:
             kept = {one.kept for one in standing if one.kept} | self._kept.get(weights, set())
             hidden = [one for one in standing if one.state in HELD and one.id not in self._asked]
             if hidden and not any(map(_may_be_there, kept)):
-                self._by_names(hidden)
+                self._missed += hidden
+        self._show_missed(by_names=True)
 
-    def _show(self, missed: Sequence[Standing]) -> bool:
-        """Have these given back; False where too much waits."""
-        known = [one for one in missed if one.id > 0]
-        names = [name for one in known for name in (one.path, one.aside)]
-        if known and not self._service.give_back([one.id for one in known], names):
-            return False
-        self._asked.update(one.id for one in known)
-        return self._by_names([one for one in missed if one.id < 0])
-
-    def _by_names(self, hidden: Sequence[Standing]) -> bool:
-        if hidden and not self._service.bring_back([one for one in hidden if one.action != "quarantine"]):
-            return False
-        self._asked.update(one.id for one in hidden)
-        return True
+    def _show_missed(self, *, by_names: bool = False) -> None:
+        """Have given back what is missed; where too much waits, that is looked at again."""
+        missed = list({one.id: one for one in self._missed}.values())
+        self._missed.clear()
+        for start in range(0, len(missed), _AT_ONCE):
+            group = missed[start : start + _AT_ONCE]
+            if self._service.give_back(group, by_names=by_names):
+                self._asked |= dict.fromkeys((one.id for one in group), _SOON)
+            else:
+                self._pending |= dict.fromkeys(chain.from_iterable(one.weights for one in group))
 
     def _lead_on(self, one: Standing, keepers: Sequence[Keeper]) -> None:
         """Lead a symbolic link to where the kept file is now, if it is not where it was."""
@@ -281,14 +284,14 @@ class Returns:
             return
         best = min(keepers, key=lambda keeper: (is_marked(keeper.path), len(keeper.path), keeper.path))
         if self._service.retarget(one.id, best.path, best.identity):
-            self._asked.add(one.id)
+            self._asked[one.id] = _RETRIES
 
     def _find_kept(self, library: Library, weights: Weights, dangling: Sequence[Standing]) -> bool:
         """Look whether the kept file of these links, which are all that is left, is among files not read yet."""
         if library.unresolved(*weights, [one.kept for one in dangling]) == "away":
             return False
         asked = [one.id for one in dangling if self._service.find_kept(one.id)]
-        self._asked.update(asked)
+        self._asked |= dict.fromkeys(asked, _RETRIES)
         return len(asked) == len(dangling)
 
     # Freeing

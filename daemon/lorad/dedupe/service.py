@@ -11,7 +11,7 @@ import sqlite3
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 
 import msgspec
 
@@ -209,16 +209,10 @@ class Service:
         """Take these steps of newcomers as long as they are `wanted`; False where too much waits."""
         return self._worker.submit(lambda: done(self._carry_out(steps, watched=False, wanted=wanted)))
 
-    def give_back(self, numbers: Sequence[int], names: Iterable[bytes]) -> bool:
-        """Show again what these actions have put aside, under these names."""
-        names = set(names)
-        self._under_way |= names
-        return self._worker.submit(lambda: self._give_back(list(numbers), names))
-
-    def bring_back(self, wanted: Sequence[Standing]) -> bool:
-        """Show again what these have put aside, by names alone: no journal that can be written knows of them."""
+    def give_back(self, wanted: Sequence[Standing], *, by_names: bool) -> bool:
+        """Show again what these have put aside. `by_names`: at once by their names, whatever the journal says."""
         self._under_way.update(path for one in wanted for path in (one.path, one.aside))
-        return self._worker.submit(lambda: self._bring_back(wanted))
+        return self._worker.submit(lambda: self._give_back(wanted, by_names=by_names))
 
     def free_due(self, entries: Sequence[int], done: Callable[[list[Result]], None]) -> bool:
         """Free what these actions have put aside, as its grace is over."""
@@ -417,16 +411,28 @@ class Service:
                 self._tell(FileFreed(result.id, result.path, result.bytes))
         return results
 
-    def _give_back(self, numbers: list[int], names: set[bytes]) -> None:
-        entries = [entry for entry in self.past.entries(numbers).values() if entry is not None]
-        for entry in [entry for entry in entries if _why_silent(self.aside_of(entry))]:
-            entries.remove(entry)
-            self._under_way -= {entry.gone.path, self.aside_of(entry)}
-            self._results.append(msgspec.structs.replace(entry.result(trouble.NO_ANSWER), state="refused"))
-            self._wake()
-        self._find_moved(entries)
-        if not entries or not self._asked(GiveBack([entry.id for entry in entries]), given_back=True):
-            self._under_way -= names
+    def _give_back(self, wanted: Sequence[Standing], *, by_names: bool) -> None:
+        entries: dict[int, Entry | None] = {}
+        with suppress(StateError):
+            entries = {} if by_names else self.past.entries([one.id for one in wanted if one.id > 0])
+        known = []
+        for one in wanted:
+            entry = entries.get(one.id)
+            reason = _why_silent(one.aside)
+            if entry is None and one.action == "quarantine":
+                reason = reason or "the journal does not know it any more; put a backup of that in its place"
+            if reason:
+                refused = Result(one.id, one.action, b"", one.path, 0, "refused", reason, aside=one.aside)
+                self._results.append(refused)
+            elif entry is None:
+                # The journal was removed, or cannot be read.
+                self._results.append(self._brought_back(one))
+            else:
+                known.append(entry)
+        self._wake()
+        self._find_moved(known)
+        if known and not self._asked(GiveBack([entry.id for entry in known]), given_back=True):
+            self._under_way.difference_update(*((one.path, one.aside) for one in wanted))
 
     def _retarget(self, number: int, path: bytes, identity: Identity) -> None:
         try:
@@ -435,24 +441,17 @@ class Service:
             self._results.append(Result(number, "", b"", b"", 0, "refused", str(error)))
             self._wake()
 
-    def _bring_back(self, wanted: Sequence[Standing]) -> None:
-        for one in wanted:
-            try:
-                shown = bring_back(self._root_to_act_in(one.path), one.path, one.aside)
-            except (LoraError, OSError) as error:
-                back = Result(one.id, "", b"", one.path, 0, "refused", str(error), aside=one.aside)
-            else:
-                back = Result(
-                    one.id, one.action, one.kept, one.path, 0, "given_back", aside=one.aside, shown=shown
-                )
-                self._tell(FileGivenBack(max(one.id, 0), one.path, shown))
-            self._results.append(back)
-        self._wake()
+    def _brought_back(self, one: Standing) -> Result:
+        """Give a file its name back by names alone, without a journal that knows of it."""
+        try:
+            shown = bring_back(self._root_to_act_in(one.path), one.path, one.aside)
+        except (LoraError, OSError) as error:
+            return Result(one.id, "", b"", one.path, 0, "refused", str(error), aside=one.aside)
+        self._tell(FileGivenBack(max(one.id, 0), one.path, shown))
+        return Result(one.id, one.action, one.kept, one.path, 0, "given_back", aside=one.aside, shown=shown)
 
     def _root_to_act_in(self, path: bytes) -> bytes:
         """The root that a name lies in. Raises LoraError where there is none, or another lorad acts in it."""
-        if silent := _why_silent(path):
-            raise LoraError(silent)
         root = max((root for root in self._roots if is_inside(path, root)), key=len, default=b"")
         holder = holder_of(os.path.dirname(path))
         if not root or (holder is not None and not holder.ours):

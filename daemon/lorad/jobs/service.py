@@ -208,9 +208,12 @@ class JobService:
                     return
                 assert entry is not None
                 parameters = entry.parameters
+                # From the moment that it waits no more, it is this that is cancelled.
+                process = JobProcess(self._grace, os.path.join(self._state_dir, "cache"))
+                self._running[entry.id] = process
                 self._count_running(1)
             try:
-                self._carry_out(entry, parameters)
+                self._carry_out(entry, parameters, process)
             except Exception as error:
                 _LOG.exception("job %d, %s, failed: %s", entry.id, entry.place.name, entry.summary)
                 self._end(entry, Failed("crashed", f"{type(error).__name__}: {error}"), None)
@@ -221,7 +224,7 @@ class JobService:
         self._busy += more
         self._tell_running(self._busy > 0)
 
-    def _carry_out(self, entry: Entry, parameters: bytes) -> None:
+    def _carry_out(self, entry: Entry, parameters: bytes, process: JobProcess) -> None:
         _LOG.debug("job %d, %s, begins", entry.id, entry.place.name)
         try:
             result = KeptResult(self._state_dir)
@@ -236,11 +239,6 @@ class JobService:
             threads=settings.threads or len(os.sched_getaffinity(0)),
             memory=(settings.memory_limit_mb << 20) or _half_of_memory(),
         )
-        process = JobProcess(self._grace, os.path.join(self._state_dir, "cache"))
-        with self._changed:
-            self._running[entry.id] = process
-            if self._stopping:
-                process.cancel()
         self._tell(JobProgress(entry.id, 0, 0, ""))
 
         def progress(far: Far) -> None:

@@ -248,8 +248,7 @@ class Daemon:
                     self._log.info("rescan", folder=folder, reason=reason)
                     if engine:
                         engine.sweep(folder, view=view)
-                    if view:
-                        self._deduplication.entered()
+                    self._deduplication.looks_through()
                 case Led(link, leads):
                     self._follow_root(link, leads)
                     engine = self._tenure.engine

@@ -100,8 +100,8 @@ class Deduplication:
         self._ticked = time.clock_gettime(time.CLOCK_BOOTTIME)
         self._kept_clock = 0.0
         self._next_names = 0.0
-        #: Whether something came into view, and is looked through since.
-        self._entered = False
+        #: Whether a folder is looked through since what was refused was last tried.
+        self._looks = False
         #: How many files were taken up that no action of the journal has put aside.
         self._strays = 0
 
@@ -141,9 +141,9 @@ class Deduplication:
         ]
         self._found = dict.fromkeys(new, -1)
 
-    def entered(self) -> None:
-        """Something came into view, such as a disk that was mounted."""
-        self._entered = True
+    def looks_through(self) -> None:
+        """A folder is looked through: what could not be done may be possible now, as a disk was mounted."""
+        self._looks = True
 
     def duplicate(self, path: bytes, generation: int) -> None:
         """A new file became a duplicate while the catalogue was at this generation."""
@@ -158,8 +158,8 @@ class Deduplication:
         if engine is not None:
             self._take(engine)
             self._swept |= not engine.sweeping
-            if self._entered and not engine.sweeping:
-                self._entered = False
+            if self._looks and not engine.sweeping:
+                self._looks = False
                 self.returns.retry()
             if self._swept:
                 self._decide(engine, generation, quiet=quiet)
@@ -186,8 +186,9 @@ class Deduplication:
     def _take(self, engine: Engine) -> None:
         if not self._loaded and self.service.repaired:
             self._load(engine)
-        for result in self.service.take():
-            self._put(engine, result)
+        self._results += self.service.take()
+        while self._results:
+            self._put(engine, self._results.popleft())
 
     def _load(self, engine: Engine) -> None:
         """Take up what the journal says is put aside."""
@@ -216,6 +217,10 @@ class Deduplication:
         if now < self._next_names:
             return
         self._next_names = now + _NAMES
+        for result in self.service.take():
+            # Of what was done, the engine is told once there is one.
+            self._results.append(result)
+            self.returns.refused(result.id if result.state == "refused" else 0)
         if not any(self.returns.held):
             with suppress(StateError):
                 for result in self.service.in_force():
@@ -367,8 +372,11 @@ def _hide(engine: Engine, before: bytes, result: Result) -> set[bytes]:
 
 def _show(engine: Engine, aside: bytes, shown: bytes) -> None:
     """What was put aside there is at `shown` again; empty: it is no more."""
-    for path in [path for path in engine.hidden() if path == aside or path.startswith(aside + b"/")]:
+    hidden = [path for path in engine.hidden() if path == aside or path.startswith(aside + b"/")]
+    for path in hidden:
         engine.show(path, shown + path[len(aside) :] if shown else None)
+    if shown and not hidden:
+        engine.came_back(shown)
     with suppress(calls.NoAnswer):
         if shown and calls.is_folder(shown):
             # What else is in the folder is known by none of these names.
@@ -382,6 +390,5 @@ def _stray(number: int, path: bytes, aside: bytes, *, unit: bool) -> Result:
 
 def _weights(engine: Engine, result: Result) -> set[tuple[bytes, bytes]]:
     """The weights that an action has put aside: a folder may hold several."""
-    inside = [path for path in engine.hidden() if result.unit and path.startswith(result.aside + b"/")]
-    found = {(result.layout, result.weights), *map(engine.weights_hidden_at, [result.aside, *inside])}
+    found = {(result.layout, result.weights), *engine.weights_hidden_at(result.aside, unit=result.unit)}
     return {weights for weights in found if all(weights)}

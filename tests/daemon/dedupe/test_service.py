@@ -15,6 +15,7 @@ from loracore.control import ActionRefused, Event, Freed
 from lorad.dedupe import repair
 from lorad.dedupe.action.journal import JOURNAL, Journal
 from lorad.dedupe.places import Places
+from lorad.dedupe.returns import Standing
 from lorad.dedupe.service import Service
 from tests.daemon.dedupe.world import World, dies_at, make_world
 from tests.disks import Hanging
@@ -132,20 +133,20 @@ def test_a_file_system_that_hangs_keeps_no_other_back(tmp_path: Path, hanging: H
     (tmp_path / "here").mkdir()
     here = make_world(str(tmp_path / "here"))
     there = make_world(str(hanging.folder), state=here.state)
-    one, other = here.apply("delete").id, there.apply("delete").id
+    one, other = (Standing.of(world.apply("delete"), []) for world in (here, there))
     hanging.hang()
     awake: queue.Queue[None] = queue.Queue()
     states: dict[int, str] = {}
     with serving(here, lambda: awake.put(None)) as (service, _):
-        service.give_back([one, other], [])
+        service.give_back([one, other], by_names=False)
         while len(states) < 2:
             awake.get(timeout=30)
             states |= {result.id: result.state for result in service.take()}
-        assert states == {one: "given_back", other: "refused"}
+        assert states == {one.id: "given_back", other.id: "refused"}
         assert os.path.exists(here.gone)
         hanging.go_on()
-        while states[other] != "given_back":
-            service.give_back([other], [])
+        while states[other.id] != "given_back":
+            service.give_back([other], by_names=False)
             awake.get(timeout=30)
             states |= {result.id: result.state for result in service.take()}
     assert os.path.exists(there.gone)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import queue
 import re
 from pathlib import Path
 
@@ -12,11 +13,14 @@ import pytest
 
 from loracore.config import Jobs as Settings
 from loracore.control import (
+    Answer,
+    CancelJob,
     GetResult,
     JobEnded,
     JobProgress,
     Jobs,
     JobStarted,
+    JobState,
     ListJobs,
     Refusal,
     StartJob,
@@ -25,6 +29,8 @@ from loracore.control import (
 from loracore.jobs import finding
 from loracore.jobs.frame import Alone
 from lorad.jobs import board
+from lorad.jobs import service as module
+from lorad.jobs.keeping import KeptResult
 from tests.daemon.jobs.samples import Report, Task
 from tests.daemon.jobs.serving import SECONDS, Service, release
 
@@ -78,6 +84,25 @@ def test_a_cancelled_job_ends_by_itself_and_cleans_up(service: Service) -> None:
     assert Path(os.fsdecode(task.path + b".ended")).read_bytes() == b"ended"
     assert isinstance(service.asked(GetResult(number)).get(timeout=SECONDS), Refusal)
     assert service.cancel(number).state == "cancelled", "asked again, it says so"
+
+
+def test_a_job_that_begins_just_then_is_cancelled(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It waits no more, and has no process yet."""
+    answers: list[queue.Queue[Answer]] = []
+
+    class Cancels(KeptResult):
+        def __init__(self, state_dir: str) -> None:
+            answers.append(service.asked(CancelJob(1)))
+            # Requests are seen to in their order.
+            service.ask(ListJobs(), Jobs)
+            super().__init__(state_dir)
+
+    monkeypatch.setattr(module, "KeptResult", Cancels)
+    service.start("hold", service.fifo())
+    assert service.wait(1).state == "cancelled"
+    answer = answers[0].get(timeout=SECONDS)
+    assert isinstance(answer, JobState)
+    assert answer.state == "cancelled"
 
 
 def test_a_job_that_does_not_hear_is_killed_with_all_that_it_started(service: Service) -> None:

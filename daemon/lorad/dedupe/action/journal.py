@@ -448,4 +448,8 @@ def old_temp(token: str, number: int) -> bytes:
 def hidden_name(name: bytes, token: str, number: int) -> bytes:
     """`.NAME.aside-TOKEN-NUMBER`; a NAME too long for that is cut."""
     tail = b".aside-%s-%d" % (token.encode(), number)
-    return b"." + cut(name, NAME_BYTES - 1 - len(tail)) + tail
+    room = NAME_BYTES - 1 - len(tail)
+    if len(name) > room:
+        stem, ending = os.path.splitext(name)
+        name = cut(stem, room - len(ending)) + ending if len(ending) < room else cut(name, room)
+    return b"." + name + tail

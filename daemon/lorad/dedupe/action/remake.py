@@ -22,7 +22,7 @@ from lorad.dedupe.action.compare import Layers, pieces, write_all
 from lorad.dedupe.action.hold import Held, hold
 from lorad.dedupe.action.journal import RECIPES, Context, Entry
 from lorad.dedupe.action.order import Progress, Refused, Side
-from lorad.dedupe.action.place import Folder, Reached, reach, sync_all
+from lorad.dedupe.action.place import Folder, Reached, make_way, reach, sync_all
 from lorad.dedupe.action.recovery import Pending, settle, with_taken
 from lorad.dedupe.action.undo import refuse_covered, rename_back
 
@@ -58,6 +58,7 @@ def remake(context: Context, wanted: Sequence[tuple[Entry, Sequence[Side]]], pro
         for entry, sources in wanted:
             try:
                 refuse_covered(context, entry)
+                make_way(entry.gone.root, entry.gone.path)
                 reached = stack.enter_context(reach(entry.gone.root, entry.gone.path))
             except _TROUBLE as error:
                 results.append(Made(entry, b"", error))

@@ -21,6 +21,7 @@ from lorad.dedupe.action.order import HELD, Refused, silent
 from lorad.dedupe.action.place import Folder, Reached, exchange, make_way, reach, rename_new, to_free_name
 from lorad.dedupe.action.recovery import finish_shown, is_same, status_in, with_taken
 from lorad.dedupe.trouble import doing
+from lorad.watch.scanner import HIDDEN
 
 
 def show(context: Context, entry: Entry, *, undo: bool) -> tuple[Entry, bytes, list[int]]:
@@ -110,8 +111,22 @@ def bring_back(root: bytes, path: bytes, aside: bytes) -> bytes:
             shown = reached.name
         except FileExistsError:
             shown = to_free_name(reached, reached.folder, name)
+        for sidecar, home in _same_action(reached.folder, name):
+            with suppress(FileExistsError):
+                rename_new(reached.folder, sidecar, reached.folder, home)
         os.fsync(reached.folder)
     return os.path.join(os.path.dirname(path), shown)
+
+
+def _same_action(folder: int, name: bytes) -> list[tuple[bytes, bytes]]:
+    """What else an action has hidden in a folder, by the hidden name of its file, and the names of that."""
+    ours = HIDDEN.fullmatch(name)
+    others = [match for each in os.listdir(folder) if (match := HIDDEN.fullmatch(os.fsencode(each)))]
+    return [
+        (other[0], other["name"])
+        for other in others
+        if ours is not None and other[0] != name and (other["token"], other["id"]) == (ours["token"], ours["id"])
+    ]
 
 
 def _not_there(entry: Entry, aside: bytes) -> Refused:
