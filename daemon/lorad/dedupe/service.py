@@ -341,12 +341,11 @@ class Service:
             else:
                 reason = "the process that acts on files died meanwhile; try again"
             outcomes += [self._undo_outcome(entry, results.get(entry.id), reason) for entry in group]
+            self._release(entry.gone.path for entry in group)
         self.left = 0
         return Undone(*counted(outcomes))
 
     def _undo_outcome(self, entry: Entry, result: Result | None, reason: str) -> Outcome:
-        if result is None or result.state == "refused":
-            self._under_way.discard(entry.gone.path)
         state = {"undone": "done"}.get(result.state, result.state) if result else "refused"
         if state == "done":
             self._tell(ActionUndone(entry.id, entry.gone.path))
@@ -429,10 +428,15 @@ class Service:
                 self._results.append(self._brought_back(one))
             else:
                 known.append(entry)
-        self._wake()
         self._find_moved(known)
-        if known and not self._asked(GiveBack([entry.id for entry in known]), given_back=True):
-            self._under_way.difference_update(*((one.path, one.aside) for one in wanted))
+        if known:
+            self._asked(GiveBack([entry.id for entry in known]), given_back=True)
+        self._release(name for one in wanted for name in (one.path, one.aside))
+
+    def _release(self, names: Iterable[bytes]) -> None:
+        """Nothing is under way any more on names, wherever their files were found: they are looked at again."""
+        self._results += [Result(0, "", b"", name, 0, "nothing") for name in names]
+        self._wake()
 
     def _retarget(self, number: int, path: bytes, identity: Identity) -> None:
         try:

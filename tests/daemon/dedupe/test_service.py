@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from loracore.config import Config, Watch
 from loracore.control import ActionRefused, Event, Freed
 from lorad.dedupe import repair
 from lorad.dedupe.action.journal import JOURNAL, Journal
@@ -141,12 +142,29 @@ def test_a_file_system_that_hangs_keeps_no_other_back(tmp_path: Path, hanging: H
         service.give_back([one, other], by_names=False)
         while len(states) < 2:
             awake.get(timeout=30)
-            states |= {result.id: result.state for result in service.take()}
+            states |= {result.id: result.state for result in service.take() if result.id}
         assert states == {one.id: "given_back", other.id: "refused"}
         assert os.path.exists(here.gone)
         hanging.go_on()
         while states[other.id] != "given_back":
             service.give_back([other], by_names=False)
             awake.get(timeout=30)
-            states |= {result.id: result.state for result in service.take()}
+            states |= {result.id: result.state for result in service.take() if result.id}
     assert os.path.exists(there.gone)
+
+
+def test_names_that_a_moved_file_had_are_looked_after_again(tmp_path: Path) -> None:
+    """It is given back where its folder is now; nothing is under way on the names that it was asked for by."""
+    world = make_world(str(tmp_path))
+    hidden = Standing.of(world.apply("delete"), [])
+    folder = os.path.dirname(world.gone)
+    os.rename(folder, folder + b" moved")
+    awake: queue.Queue[None] = queue.Queue()
+    with serving(world, lambda: awake.put(None)) as (service, _):
+        service.use(Config(watch=Watch(roots=(os.fsdecode(world.root),))))
+        service.give_back([hidden], by_names=False)
+        while service.is_under_way(hidden.path) or service.is_under_way(hidden.aside):
+            awake.get(timeout=30)
+            for result in service.take():
+                service.settled(result)
+    assert os.path.exists(os.path.join(folder + b" moved", os.path.basename(world.gone)))
