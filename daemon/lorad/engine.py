@@ -182,6 +182,11 @@ class Engine:
             self._presence.strays -= {*known, *folders}
         return set(self._presence.strays)
 
+    @property
+    def links(self) -> set[bytes]:
+        """Names of symbolic links that were met; for who uses them to empty."""
+        return self._presence.links
+
     def no_stray(self, path: bytes) -> None:
         """It was seen to."""
         self._presence.strays.discard(path)

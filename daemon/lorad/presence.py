@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import sqlite3
+import stat
 import time
 import traceback
 from collections import Counter, deque
@@ -31,7 +32,7 @@ from lorad.view import View
 from lorad.watch import calls
 from lorad.watch.exclude import Exclude
 from lorad.watch.mounts import is_below
-from lorad.watch.scanner import Seen, look, look_through
+from lorad.watch.scanner import TO_NOTHING, Seen, look, look_through
 
 #: A file that changes this often while it is read is left alone until it is touched again.
 _ATTEMPTS = 5
@@ -114,6 +115,8 @@ class Presence:
         self._linked: list[bytes] = []
         #: Names that de-duplication has made, whosever they are, met since this was emptied.
         self.strays: set[bytes] = set()
+        #: Names of symbolic links, met since this was emptied.
+        self.links: set[bytes] = set()
         #: Names that were met and wait to settle, and whether they are new.
         self._met: dict[bytes, bool] = {}
 
@@ -394,6 +397,8 @@ class Presence:
             self._arrive(path, identity, news=not whole)
 
     def _pass_over(self, seen: Seen, identity: Identity) -> None:
+        if seen.passed_over == TO_NOTHING or (seen.status is not None and stat.S_ISLNK(seen.status.st_mode)):
+            self.links.add(seen.path)
         status = Status.FAILED if seen.failed else Status.IGNORED
         fresh = int(seen.failed and self._is_new(seen.path))
         self._files.name(self._files.pass_over(identity, status, seen.passed_over, fresh=fresh), seen.path)

@@ -240,6 +240,24 @@ def test_an_undone_action_is_not_done_again(root: Path, tmp_path: Path) -> None:
         assert (root / "one.safetensors").exists()
 
 
+def test_what_an_undo_makes_anew_under_another_name_stays(root: Path, tmp_path: Path) -> None:
+    """Its own name was taken; that it comes as a duplicate of the kept file makes it no newcomer."""
+    write_safetensors(str(root / "a.safetensors"), weights(1))
+    copy = root / "b.safetensors"
+    with daemon_with(tmp_path, root, "delete", grace="0s") as daemon, daemon.client() as client:
+        daemon.settle()
+        shutil.copy(root / "a.safetensors", copy)
+        while [entry.state for entry in client.history()] != ["freed"]:
+            daemon.settle()
+        write_safetensors(str(copy), weights(2))
+        daemon.settle()
+        assert client.undo(all=True).done == 1
+        daemon.settle()
+        daemon.settle()
+        assert [entry.state for entry in client.history()] == ["undone"]
+        assert (root / "b (given back).safetensors").exists()
+
+
 def test_a_file_that_is_open_for_writing_is_left_alone(root: Path, tmp_path: Path) -> None:
     """Refused with a word, on the event stream and in the log."""
     library(root)

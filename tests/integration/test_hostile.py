@@ -105,8 +105,8 @@ def test_strided_layers_cost_about_their_bytes(folder: Path, state: Path) -> Non
     torch.save({name: tensor.contiguous() for name, tensor in value.items()}, folder / "c.pt")
     report = scan(folder, state).report
     assert duplicate_sets(state) == {frozenset(map(str, folder.iterdir()))}
-    # Between the elements of a strided layer lie bytes that only the residue covers; on a busy machine a loader may
-    # be replaced, whose work is done again.
+    # Between the elements of a strided layer lie bytes that only the residue covers. On a busy machine a loader
+    # may be replaced, whose work is done again.
     assert report["bytes_read"] <= 4.5 * report["bytes_total"]
 
 

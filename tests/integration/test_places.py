@@ -297,16 +297,17 @@ def test_what_a_hard_link_stands_for_is_freed(tmp_path: Path) -> None:
         assert sorted(path.name for path in root.iterdir()) == [".lorad-lock", "copy.safetensors", NAME]
 
 
+@pytest.mark.parametrize("beside", ["more.txt", ""])
 @pytest.mark.parametrize("how", ["excluded", "no root"])
-def test_a_kept_file_out_of_view_counts_until_it_is_gone(tmp_path: Path, how: str) -> None:
-    """It need not be seen for that."""
+def test_a_kept_file_out_of_view_counts_until_it_is_gone(tmp_path: Path, how: str, beside: str) -> None:
+    """It need not be seen for that, and its folder may be empty then."""
     root, other = tmp_path / "root", tmp_path / "other"
     for folder in (root, other):
         folder.mkdir()
-        (folder / "notes.txt").touch()
     kept = (root / "old" if how == "excluded" else other) / NAME
     kept.parent.mkdir(exist_ok=True)
-    (kept.parent / "more.txt").touch()
+    if beside:
+        (kept.parent / beside).touch()
     lora(kept, 1)
     with running(tmp_path / "lorad", root, other, tables=dedupe(action='"delete"')) as daemon:
         copied = acted_on(daemon, lambda: shutil.copy(kept, root / "copy.safetensors"))
@@ -317,3 +318,35 @@ def test_a_kept_file_out_of_view_counts_until_it_is_gone(tmp_path: Path, how: st
         daemon.settle()
         assert not (root / "copy.safetensors").exists()
         assert gone_back(daemon, kept.unlink) == copied
+
+
+@pytest.mark.parametrize("stopped", [False, True])
+@pytest.mark.parametrize("what", ["the link", "its folder"])
+def test_a_link_that_is_moved_leads_to_its_kept_file(tmp_path: Path, what: str, *, stopped: bool) -> None:
+    """One folder deeper a relative link says nothing; what it stands for is missed at its new name."""
+    root = tmp_path / "root"
+    copy, moved = root / "new" / "copy.safetensors", root / "other" / "deep" / "copy.safetensors"
+    copy.parent.mkdir(parents=True)
+    (root / "other").mkdir()
+    kept = lora(root / NAME, 1)
+    with running(tmp_path / "lorad", root, tables=dedupe(action='"symlink"')) as daemon:
+        acted_on(daemon, lambda: lora(copy, 1))
+        daemon.settle()
+        if stopped:
+            daemon.stop()
+        if what == "the link":
+            moved.parent.mkdir()
+            copy.rename(moved)
+        else:
+            copy.parent.rename(moved.parent)
+        assert not moved.exists()
+        if stopped:
+            daemon.start()
+        while not moved.exists():
+            daemon.settle()
+        assert moved.samefile(kept)
+        assert gone_back(daemon, kept.unlink) == os.fsencode(moved)
+        assert not moved.is_symlink()
+        daemon.settle()
+        with daemon.client() as client:
+            assert client.audit().differences == []

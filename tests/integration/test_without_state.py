@@ -110,6 +110,38 @@ def test_the_state_folder_was_removed(daemon: Running, root: Path) -> None:
         assert client.audit().differences == []
 
 
+def test_the_journal_was_removed_under_a_running_daemon(daemon: Running, root: Path) -> None:
+    """Nothing is written down, and the file returns all the same."""
+    for path in daemon.state.glob("journal*"):
+        path.unlink()
+    (root / NAME).unlink()
+    returned(root / COPY)
+
+
+@pytest.mark.parametrize("running", [False, True])
+def test_a_folder_that_no_journal_knows_returns_as_a_whole(tmp_path: Path, root: Path, *, running: bool) -> None:
+    """With all that is in it; whether lorad runs as it is missed, or is started then."""
+    folder, copy = root / "A", root / "B"
+    folder.mkdir()
+    lora(folder / "adapter_model.safetensors", 4)
+    (folder / "adapter_config.json").write_text('{"peft_type": "LORA", "r": 4, "lora_alpha": 4}')
+    with Running(tmp_path, [root], tables=TABLES) as daemon:
+        daemon.settle()
+        acted_on(daemon, lambda: shutil.copytree(folder, copy))
+        daemon.settle()
+        assert not copy.exists()
+        daemon.stop()
+        shutil.rmtree(daemon.state)
+        if not running:
+            shutil.rmtree(folder)
+        daemon.start()
+        if running:
+            daemon.settle()
+            shutil.rmtree(folder)
+        returned(copy)
+        assert {path.name for path in copy.iterdir()} == {"adapter_model.safetensors", "adapter_config.json"}
+
+
 def test_a_copy_of_what_is_hidden_returns_when_all_else_is_gone(daemon: Running, root: Path) -> None:
     """It is nobody's action, and yet what its owner has of these weights."""
     (root / "kept").mkdir()

@@ -69,6 +69,13 @@ class Retarget(msgspec.Struct, frozen=True, tag="retarget"):
     prove: bool = False
 
 
+class Follow(msgspec.Struct, frozen=True, tag="follow"):
+    """Go with the symbolic link of this action, which was moved."""
+
+    number: int
+    link: Side
+
+
 class Note(msgspec.Struct, frozen=True, tag="note"):
     """Write down that what was put aside is lost, or where it lies now with its folder."""
 
@@ -76,6 +83,7 @@ class Note(msgspec.Struct, frozen=True, tag="note"):
     state: str
     text: str
     gone: Side | None = None
+    aside: bytes = b""
 
 
 class Clock(msgspec.Struct, frozen=True, tag="clock"):
@@ -84,7 +92,7 @@ class Clock(msgspec.Struct, frozen=True, tag="clock"):
     seconds: float
 
 
-Wish = Apply | Free | GiveBack | Undo | Retarget | Note | Clock
+Wish = Apply | Free | GiveBack | Undo | Retarget | Follow | Note | Clock
 
 
 class Ready(msgspec.Struct, frozen=True, tag="ready"):
@@ -242,8 +250,10 @@ def _carry(actor: Actor, wish: Wish, progress: Progress = silent) -> list[Result
             return actor.undo(numbers, sources, progress)
         case Retarget(number, kept):
             return [_or_refused(number, lambda: actor.retarget(number, kept, prove=wish.prove))]
-        case Note(number, state, text, gone):
-            noted = actor.note(number, state, text, gone)
+        case Follow(number, link):
+            return [_or_refused(number, lambda: actor.follow(number, link))]
+        case Note(number, state, text, gone, aside):
+            noted = actor.note(number, state, text, gone, aside)
             return [noted] if noted is not None else []
         case Clock(seconds):
             actor.set_clock(seconds)

@@ -23,8 +23,8 @@ from lorad.watch import calls
 
 #: Seconds after which a file is given back although something that may hold its weights is still being read.
 _PATIENCE = 60.0
-#: Seconds until what could not be freed or led on is tried again, and what could not be given back, which is missed
-#: meanwhile; the last one ever after.
+#: Seconds until what could not be freed or led on is tried again, and what could not be given back, as that is
+#: missed meanwhile; the last one ever after.
 _RETRIES = (5.0, 60.0, 600.0, 3600.0)
 _SOON = (2.0, 5.0, 15.0, 60.0)
 #: Actions that are freed at once, so that a request has its turn between.
@@ -100,6 +100,7 @@ class Wants(Protocol):
     def give_back(self, wanted: Sequence[Standing], *, by_names: bool) -> bool: ...
     def retarget(self, number: int, path: bytes, identity: Identity) -> bool: ...
     def find_kept(self, number: int) -> bool: ...
+    def follow_links(self, numbers: Sequence[int], names: Collection[bytes]) -> bool: ...
     def free_due(self, entries: Sequence[int], done: Callable[[list[Result]], None]) -> bool: ...
 
 
@@ -128,6 +129,9 @@ class Returns:
         self._refused: dict[int, tuple[float, int]] = {}
         self._freeing = False
         self._next_space = 0.0
+        #: Symbolic links of ours by their names, and those that are not there any more.
+        self._links: dict[bytes, int] = {}
+        self._moved_links: set[int] = set()
 
     # What is in force
 
@@ -138,6 +142,7 @@ class Returns:
         self._asked.clear()
         self._refused.clear()
         self._pending.clear()
+        self._links.clear()
 
     def put(self, result: Result, weights: Iterable[Weights]) -> None:
         """What came of an action on files of these weights, or of taking it back."""
@@ -150,6 +155,8 @@ class Returns:
         if result.state in HELD or linked:
             standing = Standing.of(result, weights)
             self._actions[standing.id] = standing
+            if standing.action == "symlink":
+                self._links[standing.path] = standing.id
             for each in standing.weights:
                 self._by_weights[each].add(standing.id)
                 self._pending.setdefault(each, None)
@@ -177,7 +184,19 @@ class Returns:
                 for weights in self._actions[number].weights if number in self._actions else ():
                     self._pending.setdefault(weights, None)
 
+    def gone(self, path: bytes) -> None:
+        """A name is not there any more: if it was that of a link of ours, it may have been moved."""
+        if path in self._links:
+            self._moved_links.add(self._links[path])
+
+    def follow_links(self, names: set[bytes]) -> None:
+        """Have links of ours that are not at their names looked for under these, which symbolic links have now."""
+        if not self._moved_links or self._service.follow_links(sorted(self._moved_links), set(names)):
+            self._moved_links.clear()
+            names.clear()
+
     def _drop(self, standing: Standing) -> None:
+        self._links.pop(standing.path, None)
         for weights in standing.weights:
             numbers = self._by_weights[weights]
             numbers.discard(standing.id)

@@ -10,7 +10,7 @@ import os
 import sqlite3
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import closing, suppress
 
 import msgspec
@@ -46,13 +46,14 @@ from lorad.dedupe.groups import GROUP, GROUP_BYTES, Pace, counted, groups
 from lorad.dedupe.history import PastActions
 from lorad.dedupe.places import Places
 from lorad.dedupe.plan import Plan, Step
-from lorad.dedupe.process import ActingProcess, Apply, Clock, Free, GiveBack, Note, Retarget, Undo, Wish
+from lorad.dedupe.process import ActingProcess, Apply, Clock, Follow, Free, GiveBack, Note, Retarget, Undo, Wish
 from lorad.dedupe.repair import Repair
 from lorad.dedupe.returns import Standing
 from lorad.dedupe.rootlock import RootLocks, holder_of
 from lorad.library.keepers import is_inside
 from lorad.pipeline.protocol import Identity
 from lorad.watch import calls
+from lorad.watch.scanner import HIDDEN
 
 #: Requests that may wait for the thread, and seconds after which a process without work is let go.
 _WAITING, _IDLE = 256, 30.0
@@ -234,9 +235,11 @@ class Service:
                 # It was given back while the journal could not be written.
                 self._asked(GiveBack([number]))
             elif path is not None:
-                name = os.path.join(os.path.dirname(path), os.path.basename(entry.gone.path))
+                folder, hidden = os.path.split(path)
+                match = HIDDEN.fullmatch(hidden) if hidden != entry.aside else None
+                name = os.path.join(folder, match["name"] if match else os.path.basename(entry.gone.path))
                 state = "hidden" if entry.state == "lost" else entry.state
-                self._asked(Note(number, state, "", self.side(name, Identity.of(os.lstat(path)))))
+                self._asked(Note(number, state, "", self.side(name, Identity.of(os.lstat(path))), hidden))
             elif entry.state != "lost" and aside.is_lost(entry):
                 why = "it was removed from where it was put aside"
                 if self._asked(Note(number, "lost", why)):
@@ -249,6 +252,22 @@ class Service:
     def find_kept(self, number: int) -> bool:
         """Lead the link of a file that was freed to one that holds its layers; its weights may not be read yet."""
         return self._worker.submit(lambda: self._find_kept(number))
+
+    def follow_links(self, numbers: Sequence[int], names: Collection[bytes]) -> bool:
+        """Look under these names for symbolic links of ours that were moved, and go with them."""
+        return self._worker.submit(lambda: self._follow_links(numbers, names))
+
+    def _follow_links(self, numbers: Sequence[int], names: Collection[bytes]) -> None:
+        self._find_moved([entry for entry in self.past.entries(numbers).values() if entry and entry.state in HELD])
+        entries = [entry for entry in self.past.entries(numbers).values() if entry is not None]
+        away = {entry.link: entry for entry in entries if entry.link}
+        # One that was moved with its folder has its name already.
+        for path in (*(entry.gone.path for entry in entries if aside.is_link(entry.gone.path)), *names):
+            with suppress(LoraError, OSError):
+                status = calls.stat(path, follow_symlinks=False)
+                entry = next((each for each in entries if each.gone.path == path), away.get(status.st_ino))
+                if entry is not None:
+                    self._asked(Follow(entry.id, self.side(path, entry.gone.identity)))
 
     def note(self, number: int, state: str, text: str) -> bool:
         """Write down what was seen of a file that is put aside."""

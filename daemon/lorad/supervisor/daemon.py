@@ -24,6 +24,7 @@ from loracore.control import (
     DuplicateFound,
     Event,
     FileFailedEvent,
+    FileGone,
     FileHashed,
     HasherChanged,
     PublishedEvent,
@@ -459,6 +460,8 @@ class Daemon:
             self._reporter.trouble(event.reason, event.path)
         elif isinstance(event, DuplicateFound):
             self._log.info("duplicate", path=event.path, like=event.others[0] if event.others else b"")
+        elif isinstance(event, FileGone):
+            self._deduplication.gone(event.path)
         self._tell_clients(event)
 
     def _duplicate(self, file: File, others: Sequence[bytes]) -> None:

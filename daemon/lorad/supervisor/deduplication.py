@@ -145,6 +145,10 @@ class Deduplication:
         """A folder is looked through: what could not be done may be possible now, as a disk was mounted."""
         self._looks = True
 
+    def gone(self, path: bytes) -> None:
+        """A name is not there any more."""
+        self.returns.gone(path)
+
     def duplicate(self, path: bytes, generation: int) -> None:
         """A new file became a duplicate while the catalogue was at this generation."""
         if self._automatic is not None and self._automatic.acts and len(self._found) < self._automatic.room:
@@ -207,6 +211,8 @@ class Deduplication:
             elif result.state in HELD:
                 known |= _hide(engine, result.path, result)
             self.returns.put(result, _weights(engine, result))
+            if result.action == "symlink" and not calls.may_be_there(result.path):
+                self.returns.gone(result.path)
         engine.only_hidden(known)
         if missing:
             self.service.look_for(missing)
@@ -290,6 +296,8 @@ class Deduplication:
             with suppress(StateError):
                 self._adopt(engine)
             self.returns.look(engine, self._places, quiet=quiet)
+            if quiet:
+                self.returns.follow_links(engine.links)
             self.returns.free_due(self.service.clock, [os.fsencode(root) for root in self._config.watch.roots])
         # One that came again while its name is acted on is not settled with that.
         if not self._automatic.busy:

@@ -25,6 +25,8 @@ QUARANTINE = OURS + b"quarantine"
 #: The name of a file or folder that de-duplication has hidden: which journal's action did it, and its first name.
 HIDDEN = re.compile(rb"\.(?P<name>.+)\.aside-(?P<token>[0-9a-f]+)-(?P<id>[0-9]+)", re.DOTALL)
 
+#: Said of a link that is followed.
+TO_NOTHING = "a symbolic link to nothing"
 #: Entries of a folder that are asked for at once where that may take its time.
 _AT_ONCE = 64
 _T = TypeVar("_T")
@@ -182,7 +184,7 @@ def _look(entry: os.DirEntry[bytes], downloads: Collection[bytes], follow: bool)
         else:
             status = entry.stat(follow_symlinks=follow)
     except FileNotFoundError:
-        return Seen(entry.path, None, "a symbolic link to nothing") if follow else None
+        return Seen(entry.path, None, TO_NOTHING) if follow else None
     except OSError as error:
         return Seen(entry.path, None, f"cannot be looked at: {explained(error)}", failed=True)
     return _judge(entry.path, status, downloads)

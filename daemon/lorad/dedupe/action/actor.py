@@ -181,7 +181,8 @@ class Actor:
             sidecars.put_aside(context, entry, act.reached, places.get(entry.id))
         except _TROUBLE as error:
             return self._taken_back(act, _reason(error))
-        return msgspec.structs.replace(entry, state=state, hidden_at=clock)
+        made = act.reached.status() if entry.action == "symlink" else None
+        return msgspec.structs.replace(entry, state=state, hidden_at=clock, link=made.st_ino if made else 0)
 
     def _look_again(self, act: Proven) -> Entry:
         """After it was put aside: no writer came to it meanwhile, and all is where it should be.
@@ -310,7 +311,22 @@ class Actor:
         except sqlite3.Error as error:
             raise self._journal_error(error) from error
 
-    def note(self, number: int, state: str, text: str, gone: Side | None = None) -> Result | None:
+    def follow(self, number: int, link: Side) -> Result:
+        """Go with a symbolic link of ours that its owner has moved to this name. Raises Refused and StateError."""
+        context = self._in_place()
+        entry = context.journal.get(number)
+        if entry is None or entry.action != "symlink":
+            raise LoraError(f"action {number} has made no symbolic link")
+        try:
+            return result_of(context, links.follow(context, entry, link))
+        except OSError as error:
+            raise _refused(link.path, error) from error
+        except sqlite3.Error as error:
+            raise self._journal_error(error) from error
+
+    def note(
+        self, number: int, state: str, text: str, gone: Side | None = None, aside: bytes = b""
+    ) -> Result | None:
         """Write down what was seen of a file that was put aside: it is lost, or was moved with its folder."""
         entry = self._in_place().journal.get(number)
         if entry is None or entry.state not in (*HELD, "lost"):
@@ -318,7 +334,8 @@ class Actor:
         try:
             if gone is not None:
                 with suppress(*_TROUBLE), reach(gone.root, gone.path) as reached:
-                    entry = msgspec.structs.replace(entry, gone=gone, folder=Folder.of(reached.folder))
+                    folder = Folder.of(reached.folder)
+                    entry = msgspec.structs.replace(entry, gone=gone, folder=folder, aside=aside or entry.aside)
             entry = self._context.journal.update(entry, state=state, text=text)
         except sqlite3.Error as error:
             raise self._journal_error(error) from error

@@ -75,6 +75,13 @@ def find(roots: Iterable[bytes], token: str, wanted: Mapping[int, Entry]) -> dic
     return {number: path for number, (_, path) in found.items()}
 
 
+def is_link(path: bytes) -> bool:
+    """Whether a symbolic link stands at this name."""
+    with suppress(OSError):
+        return stat.S_ISLNK(calls.stat(path, follow_symlinks=False).st_mode)
+    return False
+
+
 def _likeness(path: bytes, entry: Entry) -> int:
     """How much speaks for a file's being the one that was hidden; 0 where it is not."""
     try:

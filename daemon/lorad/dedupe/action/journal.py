@@ -73,7 +73,8 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True):
     `state`: see SPEC section 5, and the unfinished ones: `planned` (names may be changed, nothing is lost),
     `freeing` (what was put aside is about to be removed), `undoing` (a freed file is made anew). `aside` is the
     name that the file has beside its own; `place` is where its quarantine is: `state`, `root` or none.
-    `targets`: what a symbolic link of ours in its place says or said, the present one last. `layout` and `weights`
+    `targets`: what a symbolic link of ours in its place says or said, the present one last; `link`: its inode, by
+    which it is known where it was moved to (0: not noted). `layout` and `weights`
     are the signatures of what it holds, `function` and `config` what its header and the configuration beside it
     say of its function; all empty in entries of earlier versions. `attributes` are those of the file
     that goes. `rebuild`: there is a recipe in the journal. `digest` and `recipe` are those of earlier versions:
@@ -96,6 +97,7 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True):
     digest: Raw = b""
     target: Raw = b""
     targets: tuple[Raw, ...] = ()
+    link: int = 0
     place: str = ""
     aside: Raw = b""
     recipe: bool = False

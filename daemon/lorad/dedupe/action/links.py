@@ -15,9 +15,9 @@ import msgspec
 from lorad.dedupe import trouble
 from lorad.dedupe.action.attributes import Attributes
 from lorad.dedupe.action.hold import Held
-from lorad.dedupe.action.journal import Context, Entry
-from lorad.dedupe.action.order import Refused, Side
-from lorad.dedupe.action.place import Reached, exchange, reach, to_free_name
+from lorad.dedupe.action.journal import Context, Entry, hidden_name
+from lorad.dedupe.action.order import HELD, Refused, Side
+from lorad.dedupe.action.place import Folder, Reached, exchange, reach, rename_new, sync_all, to_free_name
 from lorad.dedupe.trouble import doing
 
 
@@ -87,9 +87,33 @@ def retarget(context: Context, entry: Entry, kept: Side, prove: Callable[[], Non
         if not ours:
             raise Refused.about(entry.gone.path, "its link was replaced meanwhile; it is left as it is")
         os.fsync(reached.folder)
-        entry = context.journal.update(entry, kept=kept, target=target)
+        now = reached.status()
+        entry = context.journal.update(entry, kept=kept, target=target, link=now.st_ino if now else 0)
         context.at("leads there")
     return entry
+
+
+def follow(context: Context, entry: Entry, link: Side) -> Entry:
+    """Go with a symbolic link of ours that was moved: what is hidden lies beside it then, and it leads on.
+
+    Raises Refused where that link is not there, and OSError, as for a link that was moved to another disk.
+    """
+    with reach(link.root, link.path) as new:
+        status = new.status()
+        moved = link.path != entry.gone.path
+        if status is None or (moved and status.st_ino != entry.link) or not is_ours(entry, new, new.name, status):
+            raise Refused.about(link.path, "it is not the link that was moved; it is left as it is")
+        aside = entry.aside
+        if moved and entry.state in HELD:
+            aside = hidden_name(new.name, context.journal.token, entry.id)
+            with reach(entry.gone.root, entry.gone.path) as old:
+                rename_new(old.folder, entry.aside, new.folder, aside)
+                context.at("hidden beside its link")
+                sync_all([old.folder, new.folder])
+        gone = msgspec.structs.replace(entry.gone, path=link.path, root=link.root)
+        entry = context.journal.update(entry, gone=gone, aside=aside, folder=Folder.of(new.folder))
+        context.at("followed")
+    return retarget(context, entry, entry.kept, lambda: None)
 
 
 def _clear(entry: Entry, reached: Reached, temp: bytes) -> None:

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import os
+import queue
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from loracore.config import Config, Watch
+from loracore.identity import Identity
 from lorad.dedupe.action.actor import Actor
-from lorad.dedupe.action.order import Order, Refused
+from lorad.dedupe.action.order import Order, Refused, Side
+from lorad.dedupe.returns import Standing
+from tests.daemon.dedupe.test_service import serving
 from tests.daemon.dedupe.world import GONE, World, act, another, dies_at, look, make_world, read, side, steps_of
 
 
@@ -185,3 +190,80 @@ def test_what_a_link_leads_to_may_go_and_the_link_is_led_on(tmp_path: Path, acti
         for number in order:
             world.undo(number)
         assert world.look() == before
+
+
+# A link that its owner moves
+
+
+def _elsewhere(world: World) -> bytes:
+    """Move the link, also one folder deeper; where it is now."""
+    path = os.path.join(world.root, b"elsewhere/deep/er/model.safetensors")
+    os.makedirs(os.path.dirname(path), exist_ok=True)
+    os.rename(world.gone, path)
+    return path
+
+
+def _at(world: World, path: bytes) -> Side:
+    return Side(path, Identity(0, 0, 0, 0, 0), world.root)
+
+
+@pytest.mark.parametrize("freed", [False, True])
+def test_a_link_that_was_moved_leads_on_and_undo_brings_its_file_there(tmp_path: Path, freed: bool) -> None:
+    """What is hidden lies beside it then, and has its new name again where it is missed."""
+    world = make_world(str(tmp_path), sidecars=False)
+    before = look(world.gone)
+    world.apply("symlink")
+    if freed:
+        assert world.free(1).state == "freed"
+    path = _elsewhere(world)
+    assert not os.path.exists(path)
+    with world.actor() as actor:
+        actor.follow(1, _at(world, path))
+    assert os.path.samefile(path, world.kept)
+    assert len([name for name in os.listdir(os.path.dirname(path)) if b".aside-" in name]) == int(not freed)
+    assert world.undo(1).shown == path
+    assert look(path) == before
+    assert not world.leftovers()
+
+
+def test_nothing_else_is_taken_for_a_link_that_was_moved(tmp_path: Path) -> None:
+    """Not another link that says the same, nor a file."""
+    world = make_world(str(tmp_path), sidecars=False)
+    world.apply("symlink")
+    stranger = os.path.join(os.path.dirname(world.gone), b"stranger.safetensors")
+    os.symlink(os.readlink(world.gone), stranger)
+    for path in (stranger, world.kept):
+        with world.actor() as actor, pytest.raises(Refused, match="not the link that was moved"):
+            actor.follow(1, _at(world, path))
+    assert os.path.samefile(world.gone, world.kept)
+
+
+def test_killed_while_it_goes_with_a_link(tmp_path: Path) -> None:
+    """After each step, what was hidden is found, given back, and complete."""
+    first = make_world(str(tmp_path / "first"), sidecars=False)
+    first.apply("symlink")
+    path = _elsewhere(first)
+    steps = []
+    with first.actor(steps.append) as actor:
+        steps.clear()
+        actor.follow(1, _at(first, path))
+    assert steps[:2] == ["hidden beside its link", "followed"]
+    for number, step in enumerate(steps):
+        world = make_world(str(tmp_path / str(number)), sidecars=False)
+        before = look(world.gone)
+        world.apply("symlink")
+        path = _elsewhere(world)
+        link = _at(world, path)
+        dies_at(world, step, lambda actor, link=link: actor.follow(1, link))
+        awake: queue.Queue[None] = queue.Queue()
+        with serving(world, lambda awake=awake: awake.put(None)) as (service, _):
+            service.use(Config(watch=Watch(roots=(os.fsdecode(world.root),))))
+            (hidden,) = (Standing.of(result, []) for result in service.in_force())
+            service.give_back([hidden], by_names=False)
+            shown = b""
+            while not shown:
+                awake.get(timeout=30)
+                shown = b"".join(result.shown for result in service.take())
+        assert look(shown) == before, step
+        assert os.path.dirname(shown) == os.path.dirname(path), step
+        assert not [name for name in world.leftovers() if b".aside-" in name], step
