@@ -184,7 +184,7 @@ class Engine:
 
     @property
     def links(self) -> set[bytes]:
-        """Names of symbolic links that were met; for who uses them to empty."""
+        """Names of symbolic links in view that are not followed, or lead to nothing."""
         return self._presence.links
 
     def no_stray(self, path: bytes) -> None:

@@ -115,7 +115,7 @@ class Presence:
         self._linked: list[bytes] = []
         #: Names that de-duplication has made, whosever they are, met since this was emptied.
         self.strays: set[bytes] = set()
-        #: Names of symbolic links, met since this was emptied.
+        #: Names of symbolic links in view.
         self.links: set[bytes] = set()
         #: Names that were met and wait to settle, and whether they are new.
         self._met: dict[bytes, bool] = {}
@@ -539,6 +539,7 @@ class Presence:
     def drop(self, path: bytes) -> None:
         """A name no longer leads to its file; with its last name goes the file."""
         self._attempts.pop(path, None)
+        self.links.discard(path)
         file = self._files.unname(path)
         if not file.names and not file.aside:
             self.forget(file)

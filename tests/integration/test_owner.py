@@ -144,9 +144,9 @@ class Owner:
 
 
 def _quiet(daemon: Running, owner: Owner) -> None:
-    """Until all that his names would hold is readable; fails where it is not in time."""
+    """Until all that his names would hold is readable, by each name in view; fails where it is not in time."""
     until = time.monotonic() + PATIENCE
-    while missing := set(owner.model.values()) - owner.readable():
+    while (missing := set(owner.model.values()) - owner.readable()) or b"" in owner.readable():
         assert time.monotonic() < until, (
             f"{len(missing)} contents are in no name in view; the names would be {sorted(owner.model)}, "
             f"there is {owner.in_view()}; he did {owner.did}"

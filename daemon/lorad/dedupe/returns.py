@@ -189,11 +189,10 @@ class Returns:
         if path in self._links:
             self._moved_links.add(self._links[path])
 
-    def follow_links(self, names: set[bytes]) -> None:
+    def follow_links(self, names: Collection[bytes]) -> None:
         """Have links of ours that are not at their names looked for under these, which symbolic links have now."""
-        if not self._moved_links or self._service.follow_links(sorted(self._moved_links), set(names)):
+        if self._moved_links and self._service.follow_links(sorted(self._moved_links), list(names)):
             self._moved_links.clear()
-            names.clear()
 
     def _drop(self, standing: Standing) -> None:
         self._links.pop(standing.path, None)

@@ -211,11 +211,15 @@ class Deduplication:
             elif result.state in HELD:
                 known |= _hide(engine, result.path, result)
             self.returns.put(result, _weights(engine, result))
-            if result.action == "symlink" and not calls.may_be_there(result.path):
-                self.returns.gone(result.path)
+            self._look_at_link(result)
         engine.only_hidden(known)
         if missing:
             self.service.look_for(missing)
+
+    def _look_at_link(self, result: Result) -> None:
+        """Its owner may have moved it before he could be heard to."""
+        if result.action == "symlink" and not calls.may_be_there(result.path):
+            self.returns.gone(result.path)
 
     def _look_at_names(self) -> None:
         """See to what is missed while there is no catalogue: its disk may be full, or not there."""
@@ -282,6 +286,7 @@ class Deduplication:
                 engine.rearranged(result.path)
         if result.id and result.state not in ("nothing", "refused"):
             self.returns.put(result, _weights(engine, result))
+            self._look_at_link(result)
         elif result.state == "refused":
             self.returns.refused(result.id)
         self.service.settled(result)
