@@ -350,3 +350,20 @@ def test_a_link_that_is_moved_leads_to_its_kept_file(tmp_path: Path, what: str, 
         daemon.settle()
         with daemon.client() as client:
             assert client.audit().differences == []
+
+
+def test_what_a_followed_link_leads_to_is_missed(tmp_path: Path) -> None:
+    """No watch tells of it, as it lies in no root."""
+    root, outside = tmp_path / "root", tmp_path / "outside"
+    for folder in (root, outside):
+        folder.mkdir()
+    kept = lora(root / NAME, 1)
+    tables = dedupe(action='"delete"')
+    with running(tmp_path / "lorad", root, tables=tables, follow_symlinks="true") as daemon:
+        copied = acted_on(daemon, lambda: shutil.copy(kept, root / "copy.safetensors"))
+        shutil.move(kept, outside / NAME)
+        kept.symlink_to(outside / NAME)
+        daemon.settle()
+        daemon.settle()
+        assert not (root / "copy.safetensors").exists()
+        assert gone_back(daemon, (outside / NAME).unlink) == copied

@@ -31,6 +31,8 @@ _SOON = (2.0, 5.0, 15.0, 60.0)
 _AT_ONCE = 256
 #: Seconds between two looks at free space.
 _SPACE = 10.0
+#: Kept files of which each second is asked whether they are there.
+_PULSE = 50
 
 #: Layout and weight signature.
 Weights = tuple[bytes, bytes]
@@ -129,6 +131,9 @@ class Returns:
         self._refused: dict[int, tuple[float, int]] = {}
         self._freeing = False
         self._next_space = 0.0
+        #: Kept files that are still to be asked for in this round, and when some are.
+        self._round: list[bytes] = []
+        self._next_pulse = 0.0
         #: Symbolic links of ours by their names, and those that are not there any more.
         self._links: dict[bytes, int] = {}
         self._moved_links: set[int] = set()
@@ -275,6 +280,17 @@ class Returns:
         self._missed += missed
         return True
 
+    def missing_keepers(self) -> list[bytes]:
+        """A few names each second that cannot be found: of what a followed link leads to, no watch tells."""
+        now = self._clock()
+        if now < self._next_pulse:
+            return []
+        self._next_pulse = now + 1.0
+        if not self._round:
+            self._round = list(chain.from_iterable(self._kept.values()))
+        part, self._round = self._round[:_PULSE], self._round[_PULSE:]
+        return [path for path in part if not _exists(path)]
+
     def look_at_names(self) -> None:
         """Show again what is missed as far as names alone tell of it, while there is no catalogue."""
         for weights, numbers in self._by_weights.items():
@@ -363,6 +379,13 @@ def _is_link(path: bytes) -> bool:
     with suppress(calls.NoAnswer):
         return calls.do(path, os.path.islink, path)
     return False
+
+
+def _exists(path: bytes) -> bool:
+    """Whether a name leads to something, as far as its file system answers."""
+    with suppress(calls.NoAnswer):
+        return calls.do(path, os.path.exists, path)
+    return True
 
 
 def _may_be_there(path: bytes) -> bool:

@@ -303,6 +303,8 @@ class Deduplication:
             self.returns.look(engine, self._places, quiet=quiet)
             if quiet:
                 self.returns.follow_links(engine.links)
+            for path in self.returns.missing_keepers():
+                engine.touched(path)
             self.returns.free_due(self.service.clock, [os.fsencode(root) for root in self._config.watch.roots])
         # One that came again while its name is acted on is not settled with that.
         if not self._automatic.busy:
