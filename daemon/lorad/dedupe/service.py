@@ -104,6 +104,8 @@ class Service:
         self._results: deque[Result] = deque()
         #: Names that an action is under way on, until the core has taken what came of it.
         self._under_way: set[bytes] = set()
+        #: Why each file could not be given back when that was last said.
+        self._said: dict[int, str] = {}
         #: Seconds that lorad has run, as the core counts them.
         self.clock = 0.0
         #: Actions that are still to be taken, of what is under way.
@@ -505,10 +507,13 @@ class Service:
             self._results += [Result(number, "", b"", b"", 0, "refused", str(error)) for number in numbers]
             self._wake()
             return False
-        for result in results:
-            if given_back and result.state == "given_back":
+        for result in results if given_back else ():
+            if result.state == "given_back":
+                self._said.pop(result.id, None)
                 self._tell(FileGivenBack(result.id, result.path, result.shown))
-            elif given_back:
+            elif self._said.get(result.id) != result.text:
+                # It is tried again and again.
+                self._said[result.id] = result.text
                 self._tell(ActionRefused("give back", result.kept, result.path, result.text))
         return any(result.state != "refused" for result in results)
 
