@@ -261,7 +261,9 @@ class Service:
 
     def _follow_links(self, numbers: Sequence[int], names: Collection[bytes]) -> None:
         self._find_moved([entry for entry in self.past.entries(numbers).values() if entry and entry.state in HELD])
-        entries = [entry for entry in self.past.entries(numbers).values() if entry is not None]
+        entries = [
+            entry for entry in self.past.entries(numbers).values() if entry and entry.state in (*HELD, "freed")
+        ]
         away = {entry.link: entry for entry in entries if entry.link}
         # One that was moved with its folder has its name already.
         for path in (*(entry.gone.path for entry in entries if aside.is_link(entry.gone.path)), *names):
