@@ -80,7 +80,9 @@ class Owner:
         part.parent.mkdir(parents=True, exist_ok=True)
         self._does("download", name)
         part.write_bytes(content)
+        before = self._read(name)
         part.rename(self.base / name)
+        self._lets_go(name, before)
         self.model[name] = content
 
     def copy(self) -> None:
@@ -105,8 +107,9 @@ class Owner:
     def remove(self) -> None:
         if name := self._pick():
             self._does("remove", name)
+            content = self._read(name)
             (self.base / name).unlink()
-            self.model.pop(name, None)
+            self._lets_go(name, content)
 
     def touch(self) -> None:
         if name := self._pick():
@@ -134,6 +137,14 @@ class Owner:
         old, new = (os.path.relpath(path, self.base) + "/" for path in (source, target))
         for name in [name for name in self.model if name.startswith(old)]:
             self.model[new + name.removeprefix(old)] = self.model.pop(name)
+
+    def _lets_go(self, name: str, content: bytes) -> None:
+        """He removed this content there: what came back under another name than he knows counts as that one."""
+        gone = [
+            one for one, held in self.model.items() if held == content and not os.path.lexists(self.base / one)
+        ]
+        for one in [name] if name in self.model else gone[:1]:
+            del self.model[one]
 
     def _does(self, what: str, *names: str) -> None:
         self.did.append(f"{time.time():.3f} {what} {' to '.join(names)}")
