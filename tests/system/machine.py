@@ -71,7 +71,7 @@ class Machine:
         ended = self.service("install", "--yes", "--json", *arguments)
         assert (ended.code, ended.stderr) == (0, ""), ended
         found: dict[str, Any] = json.loads(ended.stdout)
-        assert found["problems"] == []
+        assert found["problems"] == [], found["problems"]
         return found
 
     def loractl(self, *arguments: object) -> Any:

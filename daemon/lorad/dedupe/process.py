@@ -176,11 +176,15 @@ class ActingProcess:
         self._folder = self._folder or folder
         if folder != self._folder:
             raise StateError(f"{self._state_dir}: {ANOTHER}")
-        self._process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "lorad.dedupe.process", self._state_dir],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-        )
+        try:
+            self._process = subprocess.Popen(
+                [sys.executable, "-P", "-m", "lorad.dedupe.process", self._state_dir],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+            )
+        except OSError as error:
+            why = (error.strerror or str(error)).lower()
+            raise StateError(f"the process that acts on files cannot be started: {why}; restart lorad") from error
         self._words = _words_of(end_of(self._process.stdout))
         match next(self._words, None):
             case Ready(token, results):

@@ -12,6 +12,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import closing, suppress
+from functools import partial
 
 import msgspec
 
@@ -210,16 +211,43 @@ class Service:
         self, steps: Sequence[Step], wanted: Callable[[], bool], done: Callable[[list[Outcome]], None]
     ) -> bool:
         """Take these steps of newcomers as long as they are `wanted`; False where too much waits."""
-        return self._worker.submit(lambda: done(self._carry_out(steps, watched=False, wanted=wanted)))
+        return self._see_to(
+            lambda: done(self._carry_out(steps, watched=False, wanted=wanted)), lambda reason: done([])
+        )
 
     def give_back(self, wanted: Sequence[Standing], *, by_names: bool) -> bool:
         """Show again what these have put aside. `by_names`: at once by their names, whatever the journal says."""
         self._under_way.update(path for one in wanted for path in (one.path, one.aside))
-        return self._worker.submit(lambda: self._give_back(wanted, by_names=by_names))
+
+        def refuse(reason: str) -> None:
+            refused = (Result(one.id, "", b"", one.path, 0, "refused", reason, aside=one.aside) for one in wanted)
+            self._results += refused
+            self._wake()
+
+        return self._see_to(lambda: self._give_back(wanted, by_names=by_names), refuse)
 
     def free_due(self, entries: Sequence[int], done: Callable[[list[Result]], None]) -> bool:
         """Free what these actions have put aside, as its grace is over."""
-        return self._worker.submit(lambda: done(self._free(self.past.entries(entries).values(), by_itself=True)))
+
+        def put_off(reason: str) -> None:
+            done([Result(number, "", b"", b"", 0, "waiting", reason) for number in entries])
+
+        return self._see_to(lambda: done(self._free(self.past.entries(entries).values(), by_itself=True)), put_off)
+
+    def _see_to(self, job: Callable[[], None], failed: Callable[[str], None]) -> bool:
+        """Have something done in the service's thread. Who waits for its end hears of one, whatever happens."""
+
+        def run() -> None:
+            try:
+                job()
+            except (LoraError, OSError, sqlite3.Error) as error:
+                self._tell(ActionRefused("", b"", b"", str(error)))
+                failed(str(error))
+            except Exception as error:
+                failed(str(error))
+                raise
+
+        return self._worker.submit(run)
 
     def _find_moved(self, entries: Sequence[Entry]) -> None:
         """Look for those that are not where they were put aside."""
@@ -230,7 +258,7 @@ class Service:
     def _look_for(self, wanted: set[int]) -> None:
         """Write down where these lie now, or that they are lost."""
         entries = {number: entry for number, entry in self.past.entries(list(wanted)).items() if entry is not None}
-        found = aside.find(self._roots, self.past.token(), entries)
+        found, unusable = aside.find(self._roots, self.past.token(), entries)
         for number, entry in entries.items():
             path = found.get(number)
             if path is None and aside.shown_at(entry.gone.path, entry.gone.identity.ino):
@@ -241,23 +269,24 @@ class Service:
                 match = HIDDEN.fullmatch(hidden) if hidden != entry.aside else None
                 name = os.path.join(folder, match["name"] if match else os.path.basename(entry.gone.path))
                 state = "hidden" if entry.state == "lost" else entry.state
-                self._asked(Note(number, state, "", self.side(name, Identity.of(os.lstat(path))), hidden))
-            elif entry.state != "lost" and aside.is_lost(entry):
+                with suppress(LoraError, OSError):
+                    self._asked(Note(number, state, "", self.side(name, Identity.of(os.lstat(path))), hidden))
+            elif entry.state != "lost" and not unusable.get(number) and aside.is_lost(entry):
                 why = "it was removed from where it was put aside"
                 if self._asked(Note(number, "lost", why)):
                     self._tell(ActionRefused("give back", entry.kept.path, entry.gone.path, why))
 
     def retarget(self, number: int, path: bytes, identity: Identity) -> bool:
         """Lead the symbolic link of an action to where the kept file is now."""
-        return self._worker.submit(lambda: self._retarget(number, path, identity))
+        return self._see_to(lambda: self._retarget(number, path, identity), partial(self._refuse, number))
 
     def find_kept(self, number: int) -> bool:
         """Lead the link of a file that was freed to one that holds its layers; its weights may not be read yet."""
-        return self._worker.submit(lambda: self._find_kept(number))
+        return self._see_to(lambda: self._find_kept(number), partial(self._refuse, number))
 
     def follow_links(self, numbers: Sequence[int], names: Collection[bytes]) -> bool:
         """Look under these names for symbolic links of ours that were moved, and go with them."""
-        return self._worker.submit(lambda: self._follow_links(numbers, names))
+        return self._see_to(lambda: self._follow_links(numbers, names), lambda reason: None)
 
     def _follow_links(self, numbers: Sequence[int], names: Collection[bytes]) -> None:
         self._find_moved([entry for entry in self.past.entries(numbers).values() if entry and entry.state in HELD])
@@ -353,7 +382,7 @@ class Service:
             group = known[begin : begin + GROUP]
             self._under_way.update(entry.gone.path for entry in group)
             sources = {
-                entry.id: list(self._keepers(entry, False))
+                entry.id: self._kept_for(entry, by_itself=False)
                 for entry in group
                 if entry.state not in (*HELD, "shared")
             }
@@ -417,7 +446,7 @@ class Service:
         self._find_moved(todo)
         for place, entry in enumerate(todo):
             self.left = len(todo) - place
-            group.append(FreeOrder(entry.id, tuple(self._keepers(entry, by_itself))))
+            group.append(FreeOrder(entry.id, tuple(self._kept_for(entry, by_itself=by_itself))))
             size += entry.bytes
             if len(group) == GROUP or size > GROUP_BYTES or place == len(todo) - 1:
                 try:
@@ -462,11 +491,11 @@ class Service:
         self._wake()
 
     def _retarget(self, number: int, path: bytes, identity: Identity) -> None:
-        try:
-            self._lead_on(number, [self.side(path, identity)], prove=False)
-        except LoraError as error:
-            self._results.append(Result(number, "", b"", b"", 0, "refused", str(error)))
-            self._wake()
+        self._lead_on(number, [self.side(path, identity)], prove=False)
+
+    def _refuse(self, number: int, reason: str) -> None:
+        self._results.append(Result(number, "", b"", b"", 0, "refused", reason))
+        self._wake()
 
     def _brought_back(self, one: Standing) -> Result:
         """Give a file its name back by names alone, without a journal that knows of it."""
@@ -487,16 +516,21 @@ class Service:
 
     def _find_kept(self, number: int) -> None:
         entry = self.past.entries([number])[number]
-        self._lead_on(number, self._keepers(entry, True) if entry is not None else (), prove=True)
+        self._lead_on(number, self._kept_for(entry, by_itself=True) if entry is not None else (), prove=True)
+
+    def _kept_for(self, entry: Entry, *, by_itself: bool) -> list[Side]:
+        """Files that may keep what an action has put aside; none where the catalogue cannot be asked."""
+        try:
+            return list(self._keepers(entry, by_itself))
+        except (LoraError, OSError, sqlite3.Error):
+            return []
 
     def _lead_on(self, number: int, sides: Sequence[Side], *, prove: bool) -> None:
         """Lead a link to the first of these that it may be led to."""
         entry = self.past.entries([number])[number]
         silent = _why_silent(entry.gone.path) if entry is not None else ""
         if silent or not any(self._asked(Retarget(number, side, prove=prove)) for side in sides):
-            text = silent or "no file of its weights is known"
-            self._results.append(Result(number, "", b"", b"", 0, "refused", text))
-            self._wake()
+            self._refuse(number, silent or "no file of its weights is known")
 
     def _asked(self, wish: Wish, *, given_back: bool = False) -> bool:
         """Have a wish of the core carried out; False where nothing was done."""

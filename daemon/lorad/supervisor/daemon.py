@@ -26,6 +26,7 @@ from loracore.control import (
     FileFailedEvent,
     FileGone,
     FileHashed,
+    FileSeen,
     HasherChanged,
     PublishedEvent,
     Root,
@@ -460,7 +461,7 @@ class Daemon:
             self._reporter.trouble(event.reason, event.path)
         elif isinstance(event, DuplicateFound):
             self._log.info("duplicate", path=event.path, like=event.others[0] if event.others else b"")
-        elif isinstance(event, FileGone):
+        elif isinstance(event, FileGone | FileSeen):
             self._deduplication.gone(event.path)
         self._tell_clients(event)
 

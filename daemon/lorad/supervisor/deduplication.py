@@ -29,6 +29,7 @@ from loracore.settings import free_part, grace_seconds
 from loracore.tensorfile import has_reader
 from lorad.catalog.views import connect, holding, of_layout
 from lorad.control.planning import policy_of
+from lorad.dedupe.action.aside import is_link, likeness_of
 from lorad.dedupe.action.journal import UNFINISHED, Entry
 from lorad.dedupe.action.order import HELD, Result, Side
 from lorad.dedupe.aliases import Aliases
@@ -146,7 +147,7 @@ class Deduplication:
         self._looks = True
 
     def gone(self, path: bytes) -> None:
-        """A name is not there any more."""
+        """A name is not there any more, or another file has it."""
         self.returns.gone(path)
 
     def duplicate(self, path: bytes, generation: int) -> None:
@@ -218,7 +219,7 @@ class Deduplication:
 
     def _look_at_link(self, result: Result) -> None:
         """Its owner may have moved it before he could be heard to."""
-        if result.action == "symlink" and not calls.may_be_there(result.path):
+        if result.action == "symlink" and not is_link(result.path):
             self.returns.gone(result.path)
 
     def _look_at_names(self) -> None:
@@ -263,6 +264,9 @@ class Deduplication:
         if entry is None or entry.state not in (*UNFINISHED, *HELD, "lost"):
             return False
         aside = os.path.join(os.path.dirname(entry.gone.path), entry.aside)
+        if aside != path and not likeness_of(path, entry):
+            # Its number was given before, too: the journal is from a backup.
+            return False
         if entry.state not in UNFINISHED and aside != path and not calls.may_be_there(aside):
             # Its folder was moved, or is back.
             return self.service.look_for([number])

@@ -230,6 +230,12 @@ def real(path: bytes, otherwise: bytes = b"") -> bytes:
     return otherwise or os.path.abspath(path)
 
 
+def through(path: bytes) -> bytes:
+    """As `real`, where a mount may hang that a symbolic link on the way may lead to; else the path as it is."""
+    mount_of(path)
+    return real(path) if _risky else path
+
+
 def give_up(call: Call[_T]) -> None:
     """Do not wait for a call. Until it has ended after all, this thread's calls to its mount raise NoAnswer."""
     point = mount_of(call.path)

@@ -52,27 +52,32 @@ def shown_at(path: bytes, ino: int) -> bytes:
     return b""
 
 
-def find(roots: Iterable[bytes], token: str, wanted: Mapping[int, Entry]) -> dict[int, bytes]:
-    """Where these hidden files lie under the roots now, by the numbers of their actions.
+def find(
+    roots: Iterable[bytes], token: str, wanted: Mapping[int, Entry]
+) -> tuple[dict[int, bytes], dict[int, bytes]]:
+    """Where these hidden files lie under the roots now, by number of action; and where we may not write.
 
     A folder that was moved took what was hidden in it along; one that was copied has a copy. The file itself goes
     before a copy with its time, and that before any of its size.
     """
     found: dict[int, tuple[int, bytes]] = {}
+    unusable: dict[int, bytes] = {}
 
     def meet(path: bytes) -> None:
         match = HIDDEN.fullmatch(os.path.basename(path))
         ours = match is not None and match["token"] == token.encode()
         entry = wanted.get(int(match["id"][:18])) if match is not None and ours else None
-        if entry is None or not os.access(os.path.dirname(path), os.W_OK):
+        likeness = 0 if entry is None else likeness_of(path, entry)
+        if entry is None or not likeness:
             return
-        likeness = _likeness(path, entry)
-        if likeness > found.get(entry.id, (0, b""))[0]:
+        if not os.access(os.path.dirname(path), os.W_OK):
+            unusable[entry.id] = path
+        elif likeness > found.get(entry.id, (0, b""))[0]:
             found[entry.id] = likeness, path
 
     for _ in walk(list(roots), follow=False, hidden=meet):
         pass
-    return {number: path for number, (_, path) in found.items()}
+    return {number: path for number, (_, path) in found.items()}, unusable
 
 
 def is_link(path: bytes) -> bool:
@@ -82,7 +87,7 @@ def is_link(path: bytes) -> bool:
     return False
 
 
-def _likeness(path: bytes, entry: Entry) -> int:
+def likeness_of(path: bytes, entry: Entry) -> int:
     """How much speaks for a file's being the one that was hidden; 0 where it is not."""
     try:
         status = os.lstat(path)

@@ -207,7 +207,7 @@ def test_a_commit_that_was_cut_short_is_rolled_back_by_a_reader(tmp_path: Path) 
 def _found(world: World) -> dict[int, bytes]:
     with closing(Journal(world.state, writing=False)) as journal:
         wanted = {entry.id: entry for entry in journal.in_state("hidden", "waiting", "lost")}
-        return find([world.root], journal.token, wanted)
+        return find([world.root], journal.token, wanted)[0]
 
 
 def _copied(folder: bytes, to: bytes) -> None:

@@ -378,7 +378,7 @@ def test_a_hidden_folder_is_found_where_it_is_now(tmp_path: Path, how: str) -> N
         shutil.rmtree(inner.root)
     with closing(Journal(world.state, writing=False)) as journal:
         wanted = {entry.id: entry for entry in journal.in_state("hidden")}
-        found = find([world.root], journal.token, wanted)
+        found, _ = find([world.root], journal.token, wanted)
     assert os.path.dirname(found[result.id]) == to
     there = msgspec.structs.replace(side(found[result.id], world.root), path=to + b"/b")
     for freed in (False, True):
