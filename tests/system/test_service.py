@@ -233,6 +233,8 @@ def test_act_replaces_files_in_the_sandbox(machine: Machine, folder: str) -> Non
     assert machine.run(*inside, "touch", f"{folder}/new").code == 0, "its root is writable"
     assert "Read-only" in machine.run(*inside, "touch", "/srv/more/new").stderr, "and nothing else"
     assert machine.tell("stat", "-c", "%U", "/var/lib/lorad").strip() == "alice"
+    machine.loractl("undo", "--all")
+    assert (copy.stat().st_nlink, kept.stat().st_nlink) == (1, 1)
 
 
 def test_a_program_in_a_home_is_seen(machine: Machine) -> None:
