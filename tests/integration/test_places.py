@@ -321,7 +321,7 @@ def test_a_kept_file_out_of_view_counts_until_it_is_gone(tmp_path: Path, how: st
 
 
 @pytest.mark.parametrize("stopped", [False, True])
-@pytest.mark.parametrize("what", ["the link", "its folder"])
+@pytest.mark.parametrize("what", ["the link", "its folder", "a link whose name is taken"])
 def test_a_link_that_is_moved_leads_to_its_kept_file(tmp_path: Path, what: str, *, stopped: bool) -> None:
     """One folder deeper a relative link says nothing; what it stands for is missed at its new name."""
     root = tmp_path / "root"
@@ -334,11 +334,13 @@ def test_a_link_that_is_moved_leads_to_its_kept_file(tmp_path: Path, what: str, 
         daemon.settle()
         if stopped:
             daemon.stop()
-        if what == "the link":
+        if what == "its folder":
+            copy.parent.rename(moved.parent)
+        else:
             moved.parent.mkdir()
             copy.rename(moved)
-        else:
-            copy.parent.rename(moved.parent)
+        if what == "a link whose name is taken":
+            lora(copy, 2)
         assert not moved.exists()
         if stopped:
             daemon.start()

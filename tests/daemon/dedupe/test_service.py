@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import queue
 import sqlite3
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -168,3 +169,25 @@ def test_names_that_a_moved_file_had_are_looked_after_again(tmp_path: Path) -> N
             for result in service.take():
                 service.settled(result)
     assert os.path.exists(os.path.join(folder + b" moved", os.path.basename(world.gone)))
+
+
+def test_a_process_that_cannot_be_started_is_a_refusal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As Python itself is replaced, or no process can be made; all goes on once it can be."""
+    world = make_world(str(tmp_path))
+    hidden = Standing.of(world.apply("delete"), [])
+    awake: queue.Queue[None] = queue.Queue()
+    states: list[str] = []
+    with monkeypatch.context() as patch:
+        patch.setattr(sys, "executable", "/nowhere/python")
+        with serving(world, lambda: awake.put(None)) as (service, events):
+            assert "cannot be started" in refused(events)
+            for wanted in ("refused", "given_back"):
+                service.give_back([hidden], by_names=False)
+                while wanted not in states:
+                    awake.get(timeout=30)
+                    for result in service.take():
+                        service.settled(result)
+                        states.append(result.state)
+                assert not service.is_under_way(hidden.path)
+                patch.undo()
+    assert os.path.exists(world.gone)
