@@ -142,6 +142,39 @@ def test_a_folder_that_no_journal_knows_returns_as_a_whole(tmp_path: Path, root:
         assert {path.name for path in copy.iterdir()} == {"adapter_model.safetensors", "adapter_config.json"}
 
 
+def test_a_journal_from_a_backup_gives_a_number_again(tmp_path: Path, root: Path) -> None:
+    """What was hidden by the first action of that number returns all the same."""
+    (root / "sub").mkdir()
+    for seed in (3, 4, 5):
+        lora(root / f"kept{seed}.safetensors", seed)
+
+    def hide(daemon: Running, seed: int, copy: Path) -> None:
+        acted_on(daemon, lambda: shutil.copy(root / f"kept{seed}.safetensors", copy))
+        daemon.settle()
+
+    with Running(tmp_path, [root], tables=TABLES) as daemon:
+        daemon.settle()
+        hide(daemon, 3, root / "first.safetensors")
+        daemon.stop()
+        backup = shutil.copy(daemon.state / "journal.sqlite", tmp_path / "backup")
+        daemon.start()
+        daemon.settle()
+        hide(daemon, 4, root / "second.safetensors")
+        daemon.stop()
+        shutil.copy(backup, daemon.state / "journal.sqlite")
+        daemon.start()
+        daemon.settle()
+        hide(daemon, 5, root / "sub" / "again.safetensors")
+        with daemon.client() as client:
+            assert [entry.id for entry in client.history()] == [1, 2]
+        shutil.rmtree(root / "sub")
+        daemon.stop()
+        daemon.start()
+        daemon.settle()
+        (root / "kept4.safetensors").unlink()
+        returned(root / "second.safetensors")
+
+
 def test_a_copy_of_what_is_hidden_returns_when_all_else_is_gone(daemon: Running, root: Path) -> None:
     """It is nobody's action, and yet what its owner has of these weights."""
     (root / "kept").mkdir()

@@ -96,6 +96,9 @@ def likeness_of(path: bytes, entry: Entry) -> int:
     was = entry.gone.identity
     if status.st_ino == was.ino:
         return 3
+    if os.path.basename(path) != entry.aside:
+        # Of another action of this number, where the journal is from a backup.
+        return 0
     if entry.unit:
         return int(stat.S_ISDIR(status.st_mode))
     if not stat.S_ISREG(status.st_mode) or status.st_size != was.size:
