@@ -281,7 +281,7 @@ class Returns:
         return True
 
     def missing_keepers(self) -> list[bytes]:
-        """A few names each second that cannot be found: of what a followed link leads to, no watch tells."""
+        """Kept names that are not found, of a few each second: the target of a followed link is not watched."""
         now = self._clock()
         if now < self._next_pulse:
             return []

@@ -293,12 +293,12 @@ class Service:
         entries = [
             entry for entry in self.past.entries(numbers).values() if entry and entry.state in (*HELD, "freed")
         ]
-        away = {entry.link: entry for entry in entries if entry.link}
+        by_inode = {entry.link: entry for entry in entries if entry.link}
         # One that was moved with its folder has its name already.
-        for path in (*(entry.gone.path for entry in entries if aside.is_link(entry.gone.path)), *names):
+        by_name = {entry.gone.path: entry for entry in entries if aside.is_link(entry.gone.path)}
+        for path in {*by_name, *names}:
             with suppress(LoraError, OSError):
-                status = calls.stat(path, follow_symlinks=False)
-                entry = next((each for each in entries if each.gone.path == path), away.get(status.st_ino))
+                entry = by_name.get(path) or by_inode.get(calls.stat(path, follow_symlinks=False).st_ino)
                 if entry is not None:
                     self._asked(Follow(entry.id, self.side(path, entry.gone.identity)))
 
@@ -648,7 +648,7 @@ class Service:
 
 
 def _why_silent(path: bytes) -> str:
-    """Why nothing can be done now about a name: whoever waits for its file system does so for good."""
+    """Why nothing can be done now about a name: a call to its file system would not return."""
     return "" if calls.answers(os.path.dirname(path)) else trouble.NO_ANSWER
 
 

@@ -206,7 +206,7 @@ def answers(point: bytes) -> bool:
 
 
 def may_be_there(path: bytes) -> bool:
-    """Whether a name is there, or cannot be looked at, so that nobody knows."""
+    """Whether a name is there, or cannot be looked at, so that it is not known."""
     try:
         do(path, os.lstat, path)
     except (FileNotFoundError, NotADirectoryError):
