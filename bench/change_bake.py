@@ -25,7 +25,7 @@ _ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")
 _BAKE = """
 import json, sys, time
 import lorakit
-from lorakit.change.baking import job
+from lorakit.jobs.bake import job
 
 def peak():
     with open("/proc/self/status") as file:

@@ -42,8 +42,8 @@ import os, sys, time
 os.environ.update(dict.fromkeys(("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"), "1"))
 from loracore.jobs.change import Writing
 from loracore.jobs.compare import CompareParameters
-from loracore.jobs.frame import Alone
-from lorakit.change import compare
+from loracore.jobs.job import Alone
+from lorakit.jobs.compare import job as compare
 base, tuned, out, threads, analysis, engine = sys.argv[1:]
 began = time.perf_counter()
 compare.run(
@@ -125,8 +125,8 @@ def _models(folder: str, base: str, tuned: str, nearly: str) -> None:
 def _extracting(runs: int) -> Table:
     import torch
 
-    from lorakit.change.comparison.decompose import decompose
-    from lorakit.change.comparison.rows import of_array
+    from lorakit.difference.decompose import decompose
+    from lorakit.difference.rows import of_array
 
     torch.set_num_threads(1)
     table = Table(

@@ -28,17 +28,18 @@ from tests.builders.architectures import sdxl
 from tests.toolkit.loras import trained
 
 from loracore.adapter import read_adapter
-from lorakit.change.decomposition import Decomposition
+from lorakit.lowrank.svd import Decomposition
 
 _FILES = 8
 #: A job in a process of its own: seconds and memory beyond what the imports cost.
 _CHILD = """
 import json, resource, sys, time
-from loracore.jobs.frame import Alone
+from loracore.jobs.job import Alone
 from loracore.jobs.change import Writing
 from loracore.jobs.resize import ResizeParameters
 from loracore.jobs.merge import MergeParameters
-from lorakit.change import merge, resize
+from lorakit.jobs.merge import job as merge
+from lorakit.jobs.resize import job as resize
 import threadpoolctl
 
 

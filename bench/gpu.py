@@ -35,7 +35,7 @@ from lorad.pipeline.cuda.joins import JOINS_BYTES
 from lorad.pipeline.cuda.opening import check, drain
 from lorad.pipeline.cuda.plan import VALUE, Pieces, plan_pieces
 from lorad.pipeline.launch import Crew
-from lorad.pipeline.machinery import Machinery
+from lorad.pipeline.pipeline import Pipeline
 from lorad.pipeline.protocol import Filled
 
 KIB, MIB, GIB = 1 << 10, 1 << 20, 1 << 30
@@ -218,17 +218,17 @@ def _files(options: argparse.Namespace) -> Iterator[tuple[str, float]]:
     for hasher in ("cpu", "cuda"):
         with tempfile.TemporaryDirectory() as scratch:
             crew = Crew(scratch, scratch, loaders=options.loaders, hasher=hasher)
-            machinery = Machinery(crew, told=print)
+            pipeline = Pipeline(crew, told=print)
             try:
-                through_the_pipeline(machinery, work)
-                warm = [through_the_pipeline(machinery, work) for _ in range(5)]
+                through_the_pipeline(pipeline, work)
+                warm = [through_the_pipeline(pipeline, work) for _ in range(5)]
                 cold = []
                 for _ in range(3):
                     _forget(paths)
-                    cold.append(through_the_pipeline(machinery, work))
-                used = machinery.using.backend
+                    cold.append(through_the_pipeline(pipeline, work))
+                used = pipeline.using.backend
             finally:
-                machinery.stop()
+                pipeline.stop()
         for seconds, where in ((warm, "from the page cache"), (cold, "from disk")):
             yield f"{where}, {options.loaders} loaders, {used}", size / statistics.median(seconds) / 1e9
 

@@ -27,7 +27,7 @@ from bench.recipes import Scale
 from loracore.tensorfile import open_container
 from lorad.pipeline.dispatch import Finished, PiecesJob, Plan
 from lorad.pipeline.launch import Crew
-from lorad.pipeline.machinery import Machinery
+from lorad.pipeline.pipeline import Pipeline
 from lorad.pipeline.protocol import Identity, Run, Target
 
 #: Bytes of one job, which is what a scan gives to a loader at once.
@@ -56,14 +56,14 @@ def jobs(paths: Sequence[str]) -> list[PiecesJob]:
     return sorted(found, key=lambda job: msgspec.msgpack.decode(job.plans[0].runs)[0][0])
 
 
-def through_the_pipeline(machinery: Machinery, work: list[PiecesJob]) -> float:
+def through_the_pipeline(pipeline: Pipeline, work: list[PiecesJob]) -> float:
     """Seconds until all digests are there."""
     waiting, done = work[::-1], 0
     started = time.perf_counter()
     while done < len(work):
-        while waiting and (loader := machinery.room()) is not None:
-            machinery.start(loader, waiting.pop())
-        for event in machinery.poll(1):
+        while waiting and (loader := pipeline.room()) is not None:
+            pipeline.start(loader, waiting.pop())
+        for event in pipeline.poll(1):
             assert isinstance(event, Finished)
             assert event.outcomes[0].trouble is None, event.outcomes[0].trouble
             done += 1
@@ -125,9 +125,9 @@ def main() -> None:
     work, plain = jobs(paths), [(path, *_layers(path)) for path in paths]
     seconds: dict[str, list[float]] = {}
     with tempfile.TemporaryDirectory() as scratch:
-        machinery = Machinery(Crew(scratch, scratch, loaders=options.loaders, hasher="cpu"), told=print)
+        pipeline = Pipeline(Crew(scratch, scratch, loaders=options.loaders, hasher="cpu"), told=print)
         contenders = {
-            "loaders → arena → hasher": partial(through_the_pipeline, machinery, work),
+            "loaders → arena → hasher": partial(through_the_pipeline, pipeline, work),
             "one process, every layer": partial(layers_by_one_process, plain),
             "one process, whole files": partial(files_by_one_process, paths),
         }
@@ -139,7 +139,7 @@ def main() -> None:
                     if turn:
                         seconds.setdefault(name, []).append(elapsed)
         finally:
-            machinery.stop()
+            pipeline.stop()
     size = sum(map(os.path.getsize, paths)) / 1e9
     layers = sum(plan.pieces for job in work for plan in job.plans)
     title = f"{options.corpus}: {size:.2f} GB, {layers:,} layers, {options.loaders} loader(s)"

@@ -18,7 +18,7 @@ from rich.table import Table
 
 from lorad.catalog import Catalog, Row
 from lorad.pipeline.launch import Crew
-from lorad.pipeline.machinery import Machinery
+from lorad.pipeline.pipeline import Pipeline
 from lorad.pipeline.protocol import Publish, Published
 
 _FOLDERS = 40
@@ -83,14 +83,14 @@ class Session:
     """A pipeline whose publisher is asked. `ask` returns the seconds until it had answered."""
 
     def __init__(self, folder: str, state_dir: str, catalog: Catalog) -> None:
-        self._machinery = Machinery(Crew(folder, state_dir, loaders=1, hasher="cpu"), told=lambda *_: None)
+        self._pipeline = Pipeline(Crew(folder, state_dir, loaders=1, hasher="cpu"), told=lambda *_: None)
         self._catalog = catalog
 
     def ask(self, touched: Sequence[bytes] | None) -> float:
         started = time.perf_counter()
-        self._machinery.publish(Publish(self._catalog.generation, touched))
+        self._pipeline.publish(Publish(self._catalog.generation, touched))
         while True:
-            for event in self._machinery.poll(1.0):
+            for event in self._pipeline.poll(1.0):
                 if isinstance(event, Published):
                     if event.generation != self._catalog.generation:
                         raise RuntimeError(f"published generation {event.generation}: {event.error}")
@@ -98,11 +98,11 @@ class Session:
 
     def memory(self, field: str) -> int:
         """Of the publisher, in MiB: a field of proc_pid_status(5)."""
-        with open(f"/proc/{self._machinery.pids()['publisher']}/status", encoding="ascii") as file:
+        with open(f"/proc/{self._pipeline.pids()['publisher']}/status", encoding="ascii") as file:
             return next(int(line.split()[1]) >> 10 for line in file if line.startswith(field))
 
     def stop(self) -> None:
-        self._machinery.stop()
+        self._pipeline.stop()
 
 
 def main() -> None:

@@ -21,12 +21,12 @@ from tests.builders.architectures import sdxl
 from tests.builders.weights import random_weights
 from tests.builders.write import write_safetensors
 
-from loracore.jobs.frame import Alone
 from loracore.jobs.importance import ImportanceParameters
+from loracore.jobs.job import Alone
 from loracore.jobs.pca import PcaParameters
 from loracore.jobs.spectrum import SpectrumParameters
-from lorakit.analysis import importance, pca, spectrum
-from lorakit.analysis.principal import principal
+from lorakit.jobs import importance, pca, spectrum
+from lorakit.lowrank.principal import principal
 from lorakit.statistics.matrix import Bounds, Entries, Product
 from lorakit.statistics.scan import Workspace
 

@@ -67,7 +67,8 @@ from loracore.errors import RefusedError, TimedOutError
 from loracore.paths import shown
 from loractl.address import Address, find_daemon
 from loractl.client import Listing, rules
-from loractl.exchange import (
+from loractl.link import MONITORED, Keys, prepare, trouble
+from loractl.session import (
     A,
     Whole,
     decode_answer,
@@ -79,7 +80,6 @@ from loractl.exchange import (
     join_sets,
     names_of,
 )
-from loractl.link import MONITORED, Keys, prepare, trouble
 
 
 class AsyncClient:

@@ -74,7 +74,8 @@ from loracore.control import (
 )
 from loracore.errors import RefusedError
 from loractl.address import find_daemon
-from loractl.exchange import (
+from loractl.link import Keys, Link, receive_first
+from loractl.session import (
     A,
     Whole,
     decode_answer,
@@ -86,7 +87,6 @@ from loractl.exchange import (
     join_sets,
     names_of,
 )
-from loractl.link import Keys, Link, receive_first
 
 #: A list, asked for by page.
 Listing = ListGroups | ListDuplicates | ListFailed | Find | PlanDedupe | ListHistory | FreeHidden

@@ -18,9 +18,9 @@ from typing import TYPE_CHECKING, Protocol, TypeVar
 import msgspec
 
 from loracore.control import JobProgress, StartJob
-from loracore.decoding import unpacked
 from loracore.errors import JobFailed, NoDaemonError, RefusedError, UsageError
-from loractl.units import count
+from loracore.framing import unpacked
+from loractl.view.tables import count
 
 if TYPE_CHECKING:
     from types import FrameType
@@ -88,12 +88,12 @@ def detach(name: str, parameters: msgspec.Struct, *, connect: Connect, summary: 
 
 def run_here(name: str, parameters: msgspec.Struct, result: type[R], told: Told | None = None) -> R:
     """Do a job in this process. Raises LoraError, as the job does, and MissingPackage."""
-    from loracore.jobs import finding  # noqa: PLC0415 - not needed where there is a daemon
-    from loracore.jobs.frame import Alone  # noqa: PLC0415
+    from loracore.jobs import job  # noqa: PLC0415 - not needed where there is a daemon
+    from loracore.jobs.job import Alone  # noqa: PLC0415
 
-    place = finding.find(name)
-    finding.use_one_thread_each(os.environ)
-    answer = finding.work(place, _encoded(parameters), Alone(threads(), told))
+    place = job.find(name)
+    job.use_one_thread_each(os.environ)
+    answer = job.work(place, _encoded(parameters), Alone(threads(), told))
     return unpacked(answer, result)
 
 

@@ -13,7 +13,7 @@ from zmq.utils.monitor import parse_monitor_message
 from loracore.errors import LoraError, NoDaemonError, RefusedError, TimedOutError
 from loracore.paths import default_config_dir, shown
 from loractl.address import KEY_FILE, SERVER_KEY, Address
-from loractl.exchange import MAX_ANSWER
+from loractl.session import MAX_ANSWER
 
 if TYPE_CHECKING:
     from typing import Any

@@ -1,11 +1,132 @@
-"""`loractl scan`: runs a private daemon once and shows what it found."""
+"""`loractl scan`: runs a private daemon once and shows what it found.
+
+The private daemon of one scan: a process of ours that ends with us, however we end.
+
+What a scan reports, followed to its end and printed.
+"""
 
 from __future__ import annotations
 
+import json
+import os
+import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from typing import IO, TYPE_CHECKING, Any, BinaryIO, NamedTuple, cast
 
-from loractl.embedded import EmbeddedScan
+import msgspec
+
+from loracore.errors import need
+from loracore.messages import FileFailed, Note, Progress, Refused, Report, Summary
+from loracore.whole import regular
+
+if TYPE_CHECKING:
+    from loracore.messages import Report
+
+
+class Outcome(NamedTuple):
+    """How a scan ended: with a summary, refused, or (neither) early. And the files that failed."""
+
+    summary: Summary | None
+    refused: Refused | None
+    failures: list[FileFailed]
+
+
+def _follow(reports: Iterable[Report], *, quiet: bool) -> Outcome:
+    """Read all reports, showing progress."""
+    failures: list[FileFailed] = []
+    summary, refused, display = None, None, None
+    if not quiet:
+        from loractl.view.scan import ScanProgress  # noqa: PLC0415 - rich is not loaded where nobody looks
+
+        display = ScanProgress()
+    try:
+        for report in reports:
+            match report:
+                case Progress() if display:
+                    display.update(report)
+                case FileFailed():
+                    failures.append(report)
+                case Note(text):
+                    print(f"loractl: {text}", file=sys.stderr)
+                case Summary():
+                    summary = report
+                case Refused():
+                    refused = report
+    finally:
+        if display:
+            display.close()
+    return Outcome(summary, refused, failures)
+
+
+def _print_json(summary: Summary, state_dir: str) -> None:
+    duplicates = _found(state_dir)["duplicates"]
+    print(json.dumps({**msgspec.structs.asdict(summary), "duplicates": duplicates}))
+
+
+def _print_result(
+    summary: Summary, failures: Sequence[FileFailed], *, folders: Sequence[str], state_dir: str
+) -> None:
+    from loractl.view.scan import show_scan  # noqa: PLC0415 - rich is not loaded where nobody looks
+
+    show_scan(summary, _found(state_dir), failures, folders=folders, state_dir=state_dir)
+
+
+def _found(state_dir: str) -> dict[str, Any]:
+    with open(os.path.join(state_dir, "duplicates.json"), encoding="utf-8", opener=regular) as file:
+        found: dict[str, Any] = json.load(file)
+    return found
+
+
+#: Seconds that the process has to end by itself once its pipes are closed.
+_PATIENCE = 10
+
+
+class EmbeddedScan:
+    """`python -m lorad.scan`, started at once. Use as a context; iterate for its reports."""
+
+    def __init__(
+        self, folders: Sequence[str], *, state_dir: str, loaders: int | None, hasher: str, follow: bool
+    ) -> None:
+        """Raises MissingPackage where the daemon's packages are not installed."""
+        need("daemon", "scan")
+        order = (state_dir, str(loaders or 0), hasher, str(int(follow)), *folders)
+        # -P: a module in the folder we happen to be in must not be taken for one of ours.
+        # In a session of its own, Ctrl-C reaches us alone; the closed pipe then tells it.
+        self._process = subprocess.Popen(
+            [sys.executable, "-P", "-m", "lorad.scan", *order],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            start_new_session=True,
+        )
+
+    def __enter__(self) -> EmbeddedScan:
+        return self
+
+    def __iter__(self) -> Iterator[Report]:
+        from loracore.framing import read_reports  # noqa: PLC0415 - imported while the process starts
+
+        return read_reports(_open(self._process.stdout))
+
+    def __exit__(self, *exc: object) -> None:
+        _open(self._process.stdin).close()
+        _open(self._process.stdout).close()
+        try:
+            self._process.wait(_PATIENCE)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+
+    @property
+    def status(self) -> int | None:
+        """The exit status, once it has ended."""
+        return self._process.poll()
+
+
+def _open(pipe: IO[bytes] | None) -> BinaryIO:
+    assert pipe is not None
+    return cast(BinaryIO, pipe)
+
 
 _NO_DAEMON = 3
 _INTERRUPTED = 130
@@ -17,9 +138,7 @@ def run(
     """Scan and print; the exit code."""
     try:
         with EmbeddedScan(folders, state_dir=state_dir, loaders=loaders, hasher=hasher, follow=follow) as embedded:
-            from loractl import reports  # noqa: PLC0415 - imported while the process starts
-
-            outcome = reports.follow(embedded, quiet=as_json or not sys.stderr.isatty())
+            outcome = _follow(embedded, quiet=as_json or not sys.stderr.isatty())
     except KeyboardInterrupt:
         print(f"loractl: stopped; what was learnt is kept in {state_dir}, scan again to go on", file=sys.stderr)
         return _INTERRUPTED
@@ -30,7 +149,7 @@ def run(
         print(f"loractl: the scanning process ended early, with status {embedded.status}", file=sys.stderr)
         return _NO_DAEMON
     if as_json:
-        reports.print_json(outcome.summary, state_dir)
+        _print_json(outcome.summary, state_dir)
     else:
-        reports.print_result(outcome.summary, outcome.failures, folders=folders, state_dir=state_dir)
+        _print_result(outcome.summary, outcome.failures, folders=folders, state_dir=state_dir)
     return 1 if outcome.summary.failed else 0

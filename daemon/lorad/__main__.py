@@ -12,15 +12,14 @@ import sys
 from functools import partial
 
 from loracore import __version__
+from loracore.causes import explained
 from loracore.config import Config, load_config, located, with_options
-from loracore.errors import LoraError, MissingPackage, StateLocked, UsageError
-from loracore.extras import need
+from loracore.errors import LoraError, MissingPackage, StateLocked, UsageError, need
 from loracore.paths import speak_utf8
-from loracore.trouble import explained
 from lorad.descriptors import raise_limit
-from lorad.folders import locked
 from lorad.pipeline.launch import Crew
-from lorad.supervisor.signals import block
+from lorad.state_folder import locked
+from lorad.supervisor.systemd import block
 from lorad.watch.calls import real
 
 _FAILED = 1
@@ -62,7 +61,7 @@ def _run(options: argparse.Namespace) -> int:
         locked(config.runtime_dir, option="--runtime-dir"),
     ):
         # Before the children start, so that they do not inherit its address.
-        from lorad.supervisor.notify import Notifier  # noqa: PLC0415 - see the module's docstring
+        from lorad.supervisor.systemd import Notifier  # noqa: PLC0415 - see the module's docstring
 
         notifier = Notifier()
         crew = Crew(
@@ -72,8 +71,8 @@ def _run(options: argparse.Namespace) -> int:
             hasher=config.pipeline.hasher,
             gpu_memory_mb=config.pipeline.gpu_memory_mb,
         )
-        from lorad.supervisor.daemon import Daemon  # noqa: PLC0415 - the children start meanwhile
         from lorad.supervisor.logs import set_up  # noqa: PLC0415
+        from lorad.supervisor.loop import Daemon  # noqa: PLC0415 - the children start meanwhile
 
         set_up(options.log_format)
         return Daemon(config, crew, notifier, reload).run()

@@ -16,11 +16,14 @@ LoraError
 ├── NoDaemonError            no daemon can be reached
 ├── TimedOutError            the daemon did not answer in time
 └── RefusedError             the daemon refused; carries its code
+
+What an installation lacks, and the command that installs it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from importlib.util import find_spec
 
 
 def causes(error: BaseException) -> Iterator[BaseException]:
@@ -130,3 +133,14 @@ class RefusedError(LoraError):
         self.code = code
         # What is not there, or cannot be meant, was asked for wrongly.
         self.exit_code = 2 if code in ("not-found", "malformed") else 5
+
+
+#: By the extra that brings them, packages without which nothing of it works.
+_NEEDS = {"daemon": ("blake3", "prometheus_client", "psutil", "structlog", "watchdog")}
+
+
+def need(extra: str, what: str) -> None:
+    """Raises MissingPackage where `what` cannot be done, since an extra is not installed."""
+    missing = [name for name in _NEEDS[extra] if find_spec(name) is None]
+    if missing:
+        raise MissingPackage(f"{what} needs {', '.join(missing)}: pip install 'lorad[{extra}]'", what)

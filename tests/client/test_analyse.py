@@ -16,9 +16,9 @@ from safetensors.numpy import load_file, save_file
 
 import lorakit
 from loracore.errors import MissingPackage
-from loracore.jobs.table import Table, from_rows
-from loractl import exports
-from loractl.tables import Column, fitting
+from loracore.jobs.results import Table, from_rows
+from loractl.view import exports
+from loractl.view.tables import Column, fitting
 from tests.builders.architectures import sd15
 from tests.integration.scanning import loractl
 from tests.toolkit.loras import trained

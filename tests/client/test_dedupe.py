@@ -15,8 +15,8 @@ import pytest
 
 from loracore import settings
 from loracore.control import PlannedStep, SkippedFile
-from loractl import plans
 from loractl.commands import dedupe
+from loractl.view import plan as plans
 from tests.daemon.control.acting import Acts, entry
 from tests.daemon.control.serving import ODD, SECONDS, Served
 from tests.integration.scanning import loractl as command
@@ -109,7 +109,7 @@ def test_long_plans_end_with_a_count(acting: Served, monkeypatch: pytest.MonkeyP
     from rich.console import Console
 
     from loracore.control import Planned
-    from loractl import planscreen
+    from loractl.view import plan_screen
 
     steps = [
         PlannedStep(b"/m/%d/b\x1b[31m" % number, b"/m/%d/a" % number, "file", "delete", number * 1000, "is older")
@@ -118,15 +118,15 @@ def test_long_plans_end_with_a_count(acting: Served, monkeypatch: pytest.MonkeyP
     skipped = [SkippedFile(b"/m/%d/c" % number, b"", "tensors", "not in scope") for number in range(5)]
     plan = Planned(1, True, "delete", steps, skipped, sum(step.bytes for step in steps))
     recorded = Console(record=True, width=100, file=io.StringIO())
-    monkeypatch.setattr(planscreen, "Console", lambda **options: recorded)
-    planscreen.show_plan(plan, everything=False)
+    monkeypatch.setattr(plan_screen, "Console", lambda **options: recorded)
+    plan_screen.show_plan(plan, everything=False)
     text = recorded.export_text(clear=True)
     assert "30/b\\x1b[31m" in text
     assert "\n10/" not in text
     assert "… and 10 more sets, 55.0 kB; --all shows them" in text
     assert "30 files in 30 sets would be taken away, 465.0 kB saved." in text
     assert "5 not in scope" in text
-    planscreen.show_plan(plan, everything=True)
+    plan_screen.show_plan(plan, everything=True)
     assert "1/b" in recorded.export_text()
 
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from loracore.control import DuplicateFound, Event
 from lorad.catalog import Catalog
-from lorad.engine import Engine
-from lorad.files import File
+from lorad.index.engine import Engine
+from lorad.index.records import File
 from lorad.library import Status
 from lorad.pipeline.dispatch import Finished, Job
 from lorad.pipeline.loader import Loader
@@ -55,7 +55,7 @@ class _Line:
 
 
 class Inline:
-    """Stands for `Machinery`. Each job is done when it is started, and told of when it is asked for."""
+    """Stands for `Pipeline`. Each job is done when it is started, and told of when it is asked for."""
 
     loaders = 1
     using = Using("cpu")
@@ -109,7 +109,7 @@ class Life:
         self.state = state
         self.roots = [os.fsencode(root) for root in roots]
         self.catalog = Catalog(str(state))
-        self.machinery = Inline()
+        self.pipeline = Inline()
         self.told: list[Event] = []
         #: Names that were told of as duplicates, the first of a set included.
         self.found: list[str] = []
@@ -117,7 +117,7 @@ class Life:
         self.young: set[bytes] = set()
         self.engine = Engine(
             self.catalog,
-            self.machinery,  # type: ignore[arg-type]
+            self.pipeline,  # type: ignore[arg-type]
             self.roots,
             follow=False,
             state_dir=os.fsencode(state),
@@ -138,7 +138,7 @@ class Life:
 
     def settle(self) -> Life:
         """Let it look and read until there is nothing more to do."""
-        while self.engine.sweeping or (self.engine.reading and not self.machinery.holds):
+        while self.engine.sweeping or (self.engine.reading and not self.pipeline.holds):
             self.engine.step(0)
         self.engine.step(0)
         self.engine.save()

@@ -21,7 +21,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-import lorad.files
+import lorad.index.records
 from lorad.library import Status
 from tests.daemon.inline import Life, write
 
@@ -53,7 +53,7 @@ class Newcomers(RuleBasedStateMachine):
     @initialize()
     def begin(self) -> None:
         self.place = tempfile.TemporaryDirectory()
-        self.patch = patch.object(lorad.files, "_TICK", 0)
+        self.patch = patch.object(lorad.index.records, "_TICK", 0)
         self.patch.start()
         self.folder = Path(self.place.name)
         for root in "rs":
@@ -290,7 +290,7 @@ class Newcomers(RuleBasedStateMachine):
 
     @rule(holds=st.booleans())
     def let_read(self, holds: bool) -> None:
-        self.life.machinery.holds = holds
+        self.life.pipeline.holds = holds
 
     @rule(count=st.integers(1, 4), back=st.booleans())
     def tell(self, count: int, back: bool) -> None:
@@ -306,7 +306,7 @@ class Newcomers(RuleBasedStateMachine):
     @rule()
     def quiesce(self) -> None:
         """All is looked at and read; what is said then is compared with the reference."""
-        self.life.machinery.holds = False
+        self.life.pipeline.holds = False
         self.tell(len(self.dirty) or 1, False)
         self.life.sweep()
         self.acted = self.acts

@@ -17,8 +17,8 @@ from loracore.control import Duplicates, ListDuplicates
 from loracore.settings import KEEP_RULES
 from lorad.catalog import Catalog, Row
 from lorad.catalog.views import TERMS, Terms
-from lorad.control import planning
 from lorad.control.queries import Queries
+from lorad.dedupe import planner
 from lorad.dedupe.plan import Plan
 from lorad.dedupe.policy import Policy
 from lorad.pipeline.protocol import Publish
@@ -87,7 +87,7 @@ def test_all_who_name_a_kept_file_name_the_same(
     """`duplicates.json`, `loractl duplicates` and the plans of all actions, over random libraries and rules."""
     dedupe = config.Dedupe(keep=tuple(keep), scope=("/m",) if scoped else ())
     policy = Policy.of(dedupe, os.fsencode)
-    monkeypatch.setattr(planning, "look", lambda devices: storage)
+    monkeypatch.setattr(planner.storage, "look", lambda devices: storage)
     with tempfile.TemporaryDirectory() as state:
         fill(state, files, Terms(policy.rules, storage))
         Publisher(state).publish(Publish(1, None))

@@ -127,7 +127,7 @@ def await_rest(daemon: Running) -> None:
 
 def is_worker(process: psutil.Process) -> bool:
     try:
-        return "lorad.jobs.worker" in process.cmdline()
+        return "lorad.workers.worker" in process.cmdline()
     except psutil.Error:
         # It has ended just now.
         return False

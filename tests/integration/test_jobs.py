@@ -322,7 +322,7 @@ def test_a_killed_daemon_takes_its_worker_along(daemon: Running, held: Task, nam
     with daemon.client() as client, client.events(["job-progress"]) as events:
         client.start_job(name, msgspec.msgpack.encode(held))
         _until(events, JobProgress)
-        worker = daemon.child("lorad.jobs.worker")
+        worker = daemon.child("lorad.workers.worker")
         family = [worker, *worker.children(recursive=True)]
         os.kill(daemon.pid, signal.SIGKILL)
         with pytest.raises(NoDaemonError):

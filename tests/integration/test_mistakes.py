@@ -28,9 +28,9 @@ def wrong(self, {argument}, *others, **named):
 module.{method} = wrong
 """
 ON_THE_WAY = {
-    "met": ("lorad.presence", "Presence._see", "seen", "seen.path", "AssertionError"),
-    "header": ("lorad.engine", "Engine._learn", "file", "file.names[0]", "OverflowError"),
-    "told apart": ("lorad.knowledge", "Knowledge._found", "file", "file.names[0]", "KeyError"),
+    "met": ("lorad.index.names", "Names._see", "seen", "seen.path", "AssertionError"),
+    "header": ("lorad.index.engine", "Engine._learn", "file", "file.names[0]", "OverflowError"),
+    "told apart": ("lorad.index.executor", "Executor._found", "file", "file.names[0]", "KeyError"),
     "read": ("loracore.tensorfile", "read_container", "path", "path", "RecursionError"),
 }
 
@@ -94,7 +94,7 @@ def test_a_mistake_of_the_loop_does_not_end_it(tmp_path: Path, root: Path, part:
     """Each part fails three times; then all is as it should be, and the log says what was wrong."""
     (tmp_path / "sitecustomize.py").write_text(
         f"""
-import lorad.supervisor.daemon as module
+import lorad.supervisor.loop as module
 right, times = module.Daemon.{part}, iter(range(3))
 def wrong(self, *arguments):
     if self._status is not None and next(times, None) is not None:

@@ -15,9 +15,9 @@ from safetensors.numpy import load_file, save_file
 import lorakit
 from loracore.adapter import read_adapter
 from loracore.errors import FileError, MissingPackage, UsageError
-from loracore.jobs.frame import Alone, Cancelled
 from loracore.jobs.importance import ImportanceParameters, ImportanceResult
-from lorakit.analysis.importance import JOB
+from loracore.jobs.job import Alone, Cancelled
+from lorakit.jobs.importance import JOB
 from lorakit.statistics import Matrix, statistic
 from lorakit.statistics.registry import forget
 from tests.builders import real
@@ -222,7 +222,7 @@ def test_algorithms_without_factors_have_delta_alone(tmp_path: Path) -> None:
 
 def test_the_gpus_way_gives_the_same_numbers(lora: bytes) -> None:
     """Run by torch on the CPU, which has the same operations."""
-    from lorakit.analysis.matrices import matrices
+    from lorakit.modules.matrices import matrices
     from lorakit.statistics.devices import by_torch
     from lorakit.statistics.matrix import Bounds
     from lorakit.statistics.scan import Workspace

@@ -14,9 +14,9 @@ from torch import Tensor, nn
 
 import lorakit
 from loracore.errors import FileError, MalformedFile
-from loracore.jobs.frame import Alone
+from loracore.jobs.job import Alone
 from loracore.jobs.metadata import MetadataParameters, MetadataResult
-from lorakit.facts.job import JOB
+from lorakit.jobs.metadata.job import JOB
 from tests.builders import real
 from tests.builders.architectures import LayerSpec, flux, llm, sd15, sdxl
 from tests.builders.weights import Layers, random_weights

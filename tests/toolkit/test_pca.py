@@ -14,11 +14,11 @@ from sklearn.preprocessing import StandardScaler
 
 import lorakit
 from loracore.errors import FileError, UsageError
-from loracore.jobs.frame import Alone
+from loracore.jobs.job import Alone
 from loracore.jobs.pca import PcaParameters
-from loracore.jobs.plain import plain
-from lorakit.analysis.pca import JOB
-from lorakit.analysis.principal import principal
+from loracore.jobs.results import plain
+from lorakit.jobs.pca import JOB
+from lorakit.lowrank.principal import principal
 from tests.builders.architectures import sd15
 from tests.builders.weights import random_weights
 from tests.builders.write import save_checkpoint

@@ -16,7 +16,7 @@ from safetensors.numpy import load_file, save_file
 
 import lorakit
 from loracore.errors import FileError, MissingPackage, UsageError
-from loracore.jobs.frame import Alone
+from loracore.jobs.job import Alone
 from loracore.jobs.plot import KINDS, Kind, PlotParameters
 from lorakit.plots.drawing import style
 from lorakit.plots.job import JOB

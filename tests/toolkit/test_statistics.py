@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lorakit.statistics import spectra
+from lorakit.lowrank import svd
 from lorakit.statistics.matrix import PERCENTILES, Bounds, Entries, Product
 from lorakit.statistics.scan import Workspace
 from lorakit.statistics.shares import covering, softmax
@@ -42,10 +42,10 @@ def test_rank_deficient_and_zero_factors_have_spectra() -> None:
     outer[:, 3:] = outer[:, :3]
     found = product(outer, inner).singular_values
     assert found is not None
-    assert spectra.rank_for(found, 1 - 1e-9) == 3
+    assert svd.rank_for(found, 1 - 1e-9) == 3
     zero = product(np.zeros((50, 6)), inner).singular_values
     assert zero is not None
-    assert (spectra.effective_rank(zero), spectra.stable_rank(zero), spectra.rank_for(zero, 0.9)) == (0, 0, 0)
+    assert (svd.effective_rank(zero), svd.stable_rank(zero), svd.rank_for(zero, 0.9)) == (0, 0, 0)
 
 
 @pytest.mark.parametrize("kind", ["normal", "heavy", "shifted", "two values", "sparse", "one outlier", "tiny"])

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from loracore.errors import FileError
-from loracore.jobs.frame import Alone, Cancelled
-from lorakit.analysis.survey import Unfit, survey
+from loracore.jobs.job import Alone, Cancelled
+from lorakit.modules.survey import Unfit, survey
 from lorakit.statistics.matrix import Bounds, Entries, Product
 from lorakit.statistics.scan import Workspace
 

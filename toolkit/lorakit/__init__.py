@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 from typing import Any
 
-from loracore.jobs.finding import needed, ours
+from loracore.jobs.job import needed, ours
 from lorakit.api import (
     bake,
     compare,
@@ -34,10 +34,10 @@ Path = str | bytes | os.PathLike[str]
 @needed(ours("hashes"))
 def hashes(path: Path) -> dict[str, Any]:
     """All identity hashes of a file, by the fields of `loracore.jobs.hashes.HashesResult`. Raises FileError."""
-    from loracore.jobs.frame import Alone  # noqa: PLC0415 - each function loads what it needs
     from loracore.jobs.hashes import HashesParameters  # noqa: PLC0415
-    from loracore.jobs.plain import plain  # noqa: PLC0415
-    from lorakit.hashing import run  # noqa: PLC0415
+    from loracore.jobs.job import Alone  # noqa: PLC0415 - each function loads what it needs
+    from loracore.jobs.results import plain  # noqa: PLC0415
+    from lorakit.jobs.hashes.job import run  # noqa: PLC0415
 
     found: dict[str, Any] = plain(run(HashesParameters(os.fsencode(path)), Alone(len(os.sched_getaffinity(0)))))
     return found
@@ -49,10 +49,10 @@ def metadata(path: Path, *, values: bool = False) -> dict[str, Any]:
 
     `values`: look for NaN and Inf, too. Raises FileError.
     """
-    from loracore.jobs.frame import Alone  # noqa: PLC0415
+    from loracore.jobs.job import Alone  # noqa: PLC0415
     from loracore.jobs.metadata import MetadataParameters  # noqa: PLC0415
-    from loracore.jobs.plain import plain  # noqa: PLC0415
-    from lorakit.facts.job import run  # noqa: PLC0415
+    from loracore.jobs.results import plain  # noqa: PLC0415
+    from lorakit.jobs.metadata.job import run  # noqa: PLC0415
 
     found: dict[str, Any] = plain(run(MetadataParameters(os.fsencode(path), values), Alone()))
     return found

@@ -14,10 +14,9 @@ from typing import TYPE_CHECKING, Any, TypedDict
 
 import msgspec
 
-from loracore.decoding import unpacked
 from loracore.errors import UsageError
-from loracore.jobs.finding import needed, ours
-from loracore.jobs.frame import Alone
+from loracore.framing import unpacked
+from loracore.jobs.job import Alone, needed, ours
 
 if TYPE_CHECKING:
     import numpy as np
@@ -58,8 +57,8 @@ def importance(path: Path, **options: Any) -> dict[str, Any]:
     `options` are those of `ImportanceParameters`. Raises FileError, UsageError and MissingPackage.
     """
     from loracore.jobs.importance import ImportanceParameters  # noqa: PLC0415 - each function loads what it needs
-    from loracore.jobs.plain import plain  # noqa: PLC0415
-    from lorakit.analysis.importance import run  # noqa: PLC0415
+    from loracore.jobs.results import plain  # noqa: PLC0415
+    from lorakit.jobs.importance import run  # noqa: PLC0415
 
     found: dict[str, Any] = plain(run(ImportanceParameters(os.fsencode(path), **options), _alone()))
     return found
@@ -68,9 +67,9 @@ def importance(path: Path, **options: Any) -> dict[str, Any]:
 @needed(ours("spectrum"))
 def spectrum(path: Path, *, svd_limit: int | None = None) -> dict[str, Any]:
     """Singular values of each module's ΔW, by the fields of `SpectrumResult`. Raises FileError and UsageError."""
-    from loracore.jobs.plain import plain  # noqa: PLC0415
+    from loracore.jobs.results import plain  # noqa: PLC0415
     from loracore.jobs.spectrum import SpectrumParameters  # noqa: PLC0415
-    from lorakit.analysis.spectrum import run  # noqa: PLC0415
+    from lorakit.jobs.spectrum import run  # noqa: PLC0415
 
     found: dict[str, Any] = plain(run(SpectrumParameters(os.fsencode(path), svd_limit), _alone()))
     return found
@@ -84,7 +83,7 @@ def pca(path: Path, n_components: int = 10) -> PcaResults:
     """
     import numpy as np  # noqa: PLC0415
 
-    from lorakit.analysis.pca import analyse  # noqa: PLC0415
+    from lorakit.jobs.pca import analyse  # noqa: PLC0415
 
     found = analyse(os.fsencode(path), n_components, _alone(), lambda components: components)
     layers: dict[str, LayerComponents] = {
@@ -140,7 +139,7 @@ def resize(
     `options` are those of `ResizeParameters` and `Writing`. Raises FileError, UsageError and MissingPackage.
     """
     from loracore.jobs.resize import ResizeParameters, parse_size, read_block_ranks  # noqa: PLC0415
-    from lorakit.change.resize import run  # noqa: PLC0415
+    from lorakit.jobs.resize.job import run  # noqa: PLC0415
 
     if rank_per_block is not None:
         if isinstance(rank_per_block, str | bytes | os.PathLike):
@@ -159,7 +158,7 @@ def merge(paths: Path | Sequence[Path], output: Path, **options: Any) -> dict[st
     UsageError and MissingPackage.
     """
     from loracore.jobs.merge import METHODS, MergeParameters  # noqa: PLC0415
-    from lorakit.change.merge import run  # noqa: PLC0415
+    from lorakit.jobs.merge.job import run  # noqa: PLC0415
 
     if options.get("method", METHODS[0]) not in METHODS:
         raise UsageError(f"there is no method {options['method']!r}; there are {', '.join(METHODS)}")
@@ -175,7 +174,7 @@ def convert(path: Path, output: Path, *, to: Convention | None = None, **options
     and MissingPackage; for a check, the last two are in `errors`.
     """
     from loracore.jobs.convert import ConvertParameters  # noqa: PLC0415
-    from lorakit.change.conversion.job import run  # noqa: PLC0415
+    from lorakit.jobs.convert.job import run  # noqa: PLC0415
 
     return _written(run, ConvertParameters, output, options, path=_absolute(path), to=to)
 
@@ -188,7 +187,7 @@ def bake(paths: Path | Sequence[Path], base: Path, output: Path, **options: Any)
     FileError, UsageError and MissingPackage.
     """
     from loracore.jobs.bake import BakeParameters  # noqa: PLC0415
-    from lorakit.change.baking.job import run  # noqa: PLC0415
+    from lorakit.jobs.bake.job import run  # noqa: PLC0415
 
     options["weights"] = tuple(options.get("weights") or ())
     return _written(run, BakeParameters, output, options, paths=_listed(paths), base=_absolute(base))
@@ -201,7 +200,7 @@ def compare(base: Path, finetuned: Path, output: Path, **options: Any) -> dict[s
     `options` are those of `CompareParameters` and `Writing`. Raises FileError, UsageError and MissingPackage.
     """
     from loracore.jobs.compare import CompareParameters  # noqa: PLC0415
-    from lorakit.change.compare import run  # noqa: PLC0415
+    from lorakit.jobs.compare.job import run  # noqa: PLC0415
 
     models = {"base": _absolute(base), "finetuned": _absolute(finetuned)}
     return _written(run, CompareParameters, output, options, **models)
@@ -214,7 +213,7 @@ def extract(base: Path, finetuned: Path, output: Path, *, rank: int, **options: 
     `options`: `quality`, and those of `Writing`. Raises FileError and UsageError.
     """
     from loracore.jobs.extract import ExtractParameters  # noqa: PLC0415
-    from lorakit.change.extract import run  # noqa: PLC0415
+    from lorakit.jobs.extract import run  # noqa: PLC0415
 
     models = {"base": _absolute(base), "finetuned": _absolute(finetuned)}
     return _written(run, ExtractParameters, output, options, rank=rank, **models)
@@ -223,9 +222,9 @@ def extract(base: Path, finetuned: Path, output: Path, *, rank: int, **options: 
 @needed(ours("report"))
 def report(path: Path) -> dict[str, Any]:
     """What a folder says that `compare` or `extract` wrote, by the fields of `ReportResult`. Raises FileError."""
-    from loracore.jobs.plain import plain  # noqa: PLC0415
     from loracore.jobs.report import ReportParameters  # noqa: PLC0415
-    from lorakit.change.report import run  # noqa: PLC0415
+    from loracore.jobs.results import plain  # noqa: PLC0415
+    from lorakit.jobs.report.job import run  # noqa: PLC0415
 
     found: dict[str, Any] = plain(run(ReportParameters(os.fsencode(path)), _alone()))
     return {name: value for name, value in found.items() if name != "pictures"}
@@ -240,7 +239,7 @@ def _written(
 ) -> dict[str, Any]:
     """Do a job that writes; `options` are those of its parameters and of `Writing`. Raises as the job does."""
     from loracore.jobs.change import Writing  # noqa: PLC0415
-    from loracore.jobs.plain import plain  # noqa: PLC0415
+    from loracore.jobs.results import plain  # noqa: PLC0415
 
     where = {name: options.pop(name) for name in ("force", "check", "dtype", "device") if name in options}
     wanted = parameters(writing=Writing(_absolute(output), **where), **inputs, **options)

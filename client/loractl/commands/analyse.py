@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING
 
 import click
 
-from loractl.commands.leftout import tell_rest
+from loractl.commands.changing import tell_rest
 from loractl.commands.options import Name, RunJob, runs_job
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from typing import Any
 
-    from loracore.jobs.table import Table
+    from loracore.jobs.results import Table
 
 #: Rows that are shown where nobody has said how many.
 _TOP = 20
@@ -74,10 +74,10 @@ def importance(
     for --top). CSV and Parquet hold the modules.
     """
     from loracore.jobs.importance import ImportanceParameters, ImportanceResult  # noqa: PLC0415 - not for --help
-    from loracore.jobs.plain import plain  # noqa: PLC0415
+    from loracore.jobs.results import plain  # noqa: PLC0415
     from loracore.paths import shown  # noqa: PLC0415
-    from loractl import analyses, exports  # noqa: PLC0415
     from loractl.jobs import absolute  # noqa: PLC0415
+    from loractl.view import analyses, exports  # noqa: PLC0415
 
     if output is not None:
         exports.check_output(output)
@@ -116,11 +116,11 @@ def spectrum(
 
     --json and .json have all singular values.
     """
-    from loracore.jobs.plain import plain  # noqa: PLC0415 - not for --help
+    from loracore.jobs.results import plain  # noqa: PLC0415 - not for --help
     from loracore.jobs.spectrum import SpectrumParameters, SpectrumResult  # noqa: PLC0415
     from loracore.paths import shown  # noqa: PLC0415
-    from loractl import analyses, exports  # noqa: PLC0415
     from loractl.jobs import absolute  # noqa: PLC0415
+    from loractl.view import analyses, exports  # noqa: PLC0415
 
     if output is not None:
         exports.check_output(output)
@@ -144,10 +144,10 @@ def pca(run: RunJob, as_json: bool, file: str, output: str | None, top: int | No
     --json and .json also have the components and the transformed data, which are as large as the file or larger.
     """
     from loracore.jobs.pca import PcaParameters, PcaResult  # noqa: PLC0415 - not for --help
-    from loracore.jobs.plain import plain  # noqa: PLC0415
+    from loracore.jobs.results import plain  # noqa: PLC0415
     from loracore.paths import shown  # noqa: PLC0415
-    from loractl import analyses, exports  # noqa: PLC0415
     from loractl.jobs import absolute  # noqa: PLC0415
+    from loractl.view import analyses, exports  # noqa: PLC0415
 
     if output is not None:
         exports.check_output(output)
@@ -181,8 +181,8 @@ def plot(run: RunJob, as_json: bool, kind: Any, files: tuple[str, ...], output: 
     pca           variance that principal components explain
     comparison    two files or more, side by side
     """
-    from loracore.jobs.plain import plain  # noqa: PLC0415 - not for --help
     from loracore.jobs.plot import PlotParameters, PlotResult, format_of  # noqa: PLC0415
+    from loracore.jobs.results import plain  # noqa: PLC0415 - not for --help
     from loracore.paths import shown  # noqa: PLC0415
     from loracore.whole import check_place, write_whole  # noqa: PLC0415
     from loractl.jobs import absolute  # noqa: PLC0415
@@ -204,7 +204,7 @@ def _give(
 ) -> None:
     """As a file, and as JSON on standard output."""
     from loracore.paths import shown  # noqa: PLC0415 - not for --help
-    from loractl import exports  # noqa: PLC0415
+    from loractl.view import exports  # noqa: PLC0415
 
     if output is not None:
         exports.export(output, tables, document)
@@ -215,8 +215,8 @@ def _give(
 
 def _show(title: str, table: Table, names: Sequence[str], top: int | None, count: int = _TOP) -> None:
     """Some columns of the first `count` rows; where it is not a terminal, of `top` rows or all."""
-    from loractl import tables  # noqa: PLC0415 - not for --help
-    from loractl.exports import brief  # noqa: PLC0415
+    from loractl.view import tables  # noqa: PLC0415 - not for --help
+    from loractl.view.exports import brief  # noqa: PLC0415
 
     chosen = [column for name in names for column in table.columns if column.name == name]
     numbers = [not any(isinstance(cell, str) for cell in column.cells) for column in chosen]

@@ -1,18 +1,36 @@
-"""What the commands that change LoRAs have in common: their options, and how they tell what became of it."""
+"""What the commands that change LoRAs have in common: their options, and how they tell what became of it.
+
+What a job left out, and what else is to be known of its result: on standard error, in a few lines.
+"""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from loractl.commands.leftout import tell_rest
 from loractl.commands.options import Name, runs_job
 
 if TYPE_CHECKING:
     from loracore.jobs.change import Changed, Input, Output
+    from loracore.jobs.results import Fault
+
+#: Lines of each kind; `--json` has all.
+_MOST = 20
+
+
+def tell_rest(faults: Sequence[Fault], warnings: Sequence[str], what: str = "modules") -> None:
+    """`what`: the word for what was left out."""
+    from loracore.paths import shown  # noqa: PLC0415 - not for --help
+
+    for warning in warnings[:_MOST]:
+        click.echo(f"warning: {shown(warning)}", err=True)
+    for fault in faults[:_MOST]:
+        click.echo(f"left out: {shown(fault.module)}: {shown(fault.reason)}", err=True)
+    if len(faults) > _MOST:
+        click.echo(f"… and {len(faults) - _MOST:,} more {what} were left out; --json names them", err=True)
 
 
 _BY_SUFFIX = "The container goes by the suffix: .safetensors, .pt, .bin …"
@@ -65,9 +83,9 @@ def _numbers(_: click.Context, parameter: click.Parameter, text: str | None) -> 
 
 def tell(found: Changed, *, as_json: bool) -> None:
     """Say what became of it; exits with 2 where a check found that it cannot be done."""
-    from loracore.jobs.plain import plain  # noqa: PLC0415 - not for --help
+    from loracore.jobs.results import plain  # noqa: PLC0415 - not for --help
     from loracore.paths import shown  # noqa: PLC0415
-    from loractl import tables  # noqa: PLC0415
+    from loractl.view import tables  # noqa: PLC0415
 
     if as_json:
         print(json.dumps(plain(found)), flush=True)
@@ -97,7 +115,7 @@ def _input_row(found: Input) -> tuple[str, ...]:
 
 def _output_row(word: str, found: Output) -> tuple[str, ...]:
     from loracore.paths import shown  # noqa: PLC0415 - not for --help
-    from loractl.units import size  # noqa: PLC0415
+    from loractl.view.tables import size  # noqa: PLC0415
 
     bytes_ = "" if found.bytes is None else size(found.bytes)
     return (word, shown(found.path), f"{found.modules:,}", _ranks(found.ranks), found.dtype, bytes_)

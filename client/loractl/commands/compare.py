@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from loractl.commands.changing import changes
-from loractl.commands.leftout import tell_rest
+from loractl.commands.changing import changes, tell_rest
 from loractl.commands.options import Name, RunJob
 
 if TYPE_CHECKING:
@@ -140,13 +139,13 @@ def extract(
 
 
 def _print_json(found: CompareResult | ExtractResult) -> None:
-    from loracore.jobs.plain import plain  # noqa: PLC0415 - not for --help
+    from loracore.jobs.results import plain  # noqa: PLC0415 - not for --help
 
     print(json.dumps(plain(found)), flush=True)
 
 
 def _show_models(found: CompareResult | ExtractResult) -> None:
-    from loractl import tables  # noqa: PLC0415 - not for --help
+    from loractl.view import tables  # noqa: PLC0415 - not for --help
 
     columns = [
         tables.Column(""), tables.Column("model", folds=True), tables.Column("files", right=True),
@@ -161,7 +160,7 @@ def _show_models(found: CompareResult | ExtractResult) -> None:
 
 def _model_row(word: str, model: Model) -> tuple[str, ...]:
     from loracore.paths import shown  # noqa: PLC0415 - not for --help
-    from loractl.units import size  # noqa: PLC0415
+    from loractl.view.tables import size  # noqa: PLC0415
 
     counts = [f"{number:,}" for number in (model.files, model.layers, model.parameters)]
     return (word, shown(model.path), *counts, size(model.size), ", ".join(model.dtypes))
@@ -169,8 +168,8 @@ def _model_row(word: str, model: Model) -> tuple[str, ...]:
 
 def _show_layers(found: CompareResult) -> None:
     from loracore.paths import shown  # noqa: PLC0415 - not for --help
-    from loractl import tables  # noqa: PLC0415
-    from loractl.exports import brief  # noqa: PLC0415
+    from loractl.view import tables  # noqa: PLC0415
+    from loractl.view.exports import brief  # noqa: PLC0415
 
     if found.most_modified:
         click.echo("")

@@ -85,7 +85,7 @@ def dedupe(  # noqa: PLR0917 - click hands options over by name
     with connect() as daemon:
         plan = daemon.plan_dedupe(action or "", keep, levels)
     if as_json:
-        from loractl import forms  # noqa: PLC0415 - not loaded for --help
+        from loractl.view import forms  # noqa: PLC0415 - not loaded for --help
 
         forms.print_json({name: value for name, value in forms.form(plan).items() if name != "cursor"})
     else:
@@ -94,11 +94,12 @@ def dedupe(  # noqa: PLR0917 - click hands options over by name
 
 def _show_plan(plan: Planned, everything: bool) -> None:
     if sys.stdout.isatty():
-        from loractl.planscreen import show_plan  # noqa: PLC0415 - for a terminal alone
+        from loractl.view.plan_screen import show_plan  # noqa: PLC0415 - for a terminal alone
 
         show_plan(plan, everything=everything)
         return
-    from loractl import plans, tables  # noqa: PLC0415 - not loaded for --help
+    from loractl.view import plan as plans  # noqa: PLC0415 - not loaded for --help
+    from loractl.view import tables  # noqa: PLC0415
 
     tables.print_plain(plans.PLAN_COLUMNS, plans.plan_rows(plans.by_kept(plan)))
     for line in plans.plan_words(plan):
@@ -108,7 +109,7 @@ def _show_plan(plan: Planned, everything: bool) -> None:
 def _apply(
     connect: Connect, as_json: bool, action: str, keep: Sequence[str], levels: Sequence[str], *, now: bool
 ) -> NoReturn:
-    from loractl import plans  # noqa: PLC0415 - not loaded for --help
+    from loractl.view import plan as plans  # noqa: PLC0415 - not loaded for --help
 
     with connect() as daemon:
         answer = _followed(
@@ -134,7 +135,7 @@ def undo(connect: Connect, as_json: bool, ids: tuple[int, ...], everything: bool
     loractl undo 12               take back action 12
     loractl undo --all            take back all that can be taken back
     """  # noqa: D301 - click reads \b
-    from loractl import plans  # noqa: PLC0415 - not loaded for --help
+    from loractl.view import plan as plans  # noqa: PLC0415 - not loaded for --help
 
     if everything == bool(ids):
         raise click.UsageError("Give the ID of an action, or --all.")
@@ -161,7 +162,8 @@ def free(connect: Connect, as_json: bool, ids: tuple[int, ...], dry_run: bool) -
     loractl free --dry-run        what is put aside, and until when
     loractl free 12 13            remove what actions 12 and 13 have put aside
     """  # noqa: D301 - click reads \b
-    from loractl import forms, plans, tables  # noqa: PLC0415 - not loaded for --help
+    from loractl.view import forms, tables  # noqa: PLC0415 - not loaded for --help
+    from loractl.view import plan as plans  # noqa: PLC0415 - not loaded for --help
 
     with connect() as daemon:
         if dry_run:
@@ -180,7 +182,7 @@ def _followed(what: str, as_json: bool, act: Callable[[Callable[[DedupeProgress]
     """Have it done, with a progress bar where somebody looks."""
     bar = None
     if sys.stderr.isatty() and not as_json:
-        from loractl.planscreen import ActProgress  # noqa: PLC0415 - for a terminal alone
+        from loractl.view.plan_screen import ActProgress  # noqa: PLC0415 - for a terminal alone
 
         bar = ActProgress(what)
     try:
@@ -195,7 +197,8 @@ def _followed(what: str, as_json: bool, act: Callable[[Callable[[DedupeProgress]
 
 def _show_outcome(answer: Applied | Undone | Freed, as_json: bool, words: str) -> NoReturn:
     """Print it and leave."""
-    from loractl import forms, plans, tables  # noqa: PLC0415 - not loaded for --help
+    from loractl.view import forms, tables  # noqa: PLC0415 - not loaded for --help
+    from loractl.view import plan as plans  # noqa: PLC0415 - not loaded for --help
 
     if as_json:
         forms.print_json(forms.form(answer))
@@ -212,7 +215,8 @@ def _show_outcome(answer: Applied | Undone | Freed, as_json: bool, words: str) -
 @click.option("--all", "everything", is_flag=True, help="Show the whole of a long history.")
 def history(connect: Connect, as_json: bool, everything: bool) -> None:
     """All actions, oldest first, with the ids for `loractl undo`."""
-    from loractl import forms, plans, tables  # noqa: PLC0415 - not loaded for --help
+    from loractl.view import forms, tables  # noqa: PLC0415 - not loaded for --help
+    from loractl.view import plan as plans  # noqa: PLC0415 - not loaded for --help
 
     with connect() as daemon:
         entries = list(daemon.history())
@@ -221,7 +225,7 @@ def history(connect: Connect, as_json: bool, everything: bool) -> None:
     elif not entries:
         click.echo("nothing was done yet", err=True)
     elif sys.stdout.isatty():
-        from loractl.planscreen import show_history  # noqa: PLC0415 - for a terminal alone
+        from loractl.view.plan_screen import show_history  # noqa: PLC0415 - for a terminal alone
 
         show_history(entries, everything=everything)
     else:
@@ -232,7 +236,8 @@ def history(connect: Connect, as_json: bool, everything: bool) -> None:
 @asks_daemon
 def savings(connect: Connect, as_json: bool) -> None:
     """What the actions in force have saved, what is still put aside, and what could be saved now."""
-    from loractl import forms, plans, tables  # noqa: PLC0415 - not loaded for --help
+    from loractl.view import forms, tables  # noqa: PLC0415 - not loaded for --help
+    from loractl.view import plan as plans  # noqa: PLC0415 - not loaded for --help
 
     with connect() as daemon:
         answer = daemon.savings()

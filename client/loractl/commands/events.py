@@ -43,7 +43,7 @@ def events(connect: Connect, as_json: bool, kinds: tuple[str, ...]) -> None:
     A line for each, until Ctrl-C or the daemon's end (exit 3). With --json an object a line; its `number`
     counts the daemon's events, so that a gap shows that some came faster than they were read.
     """
-    from loractl.forms import event_form, print_json  # noqa: PLC0415 - not loaded for --help
+    from loractl.view.forms import event_form, print_json  # noqa: PLC0415 - not loaded for --help
 
     with connect() as daemon, daemon.events(kinds or None) as stream:
         for told in stream:
@@ -60,7 +60,7 @@ def _text(event: Event) -> str:
     """What happened, in a line."""
     from loracore import control  # noqa: PLC0415 - not loaded for --help
     from loracore.paths import shown  # noqa: PLC0415
-    from loractl.units import size  # noqa: PLC0415
+    from loractl.view.tables import size  # noqa: PLC0415
 
     match event:
         case control.FileSeen(path, length):
@@ -100,7 +100,7 @@ def _action_text(
     """The same for what becomes of duplicates, for jobs and for hashes."""
     from loracore import control  # noqa: PLC0415 - not loaded for --help
     from loracore.paths import shown  # noqa: PLC0415
-    from loractl.units import size  # noqa: PLC0415
+    from loractl.view.tables import size  # noqa: PLC0415
 
     match event:
         case control.ActionTaken():

@@ -17,8 +17,8 @@ def audit(connect: Connect, as_json: bool) -> None:
     Reads no weights and changes nothing. What has just changed is looked at again until it has settled.
     """
     from loracore.paths import shown  # noqa: PLC0415 - not loaded for --help
-    from loractl import forms, tables  # noqa: PLC0415
-    from loractl.units import count  # noqa: PLC0415
+    from loractl.view import forms, tables  # noqa: PLC0415
+    from loractl.view.tables import count  # noqa: PLC0415
 
     with connect() as daemon:
         answer = daemon.audit()
@@ -42,7 +42,7 @@ def doctor(connect: Connect, as_json: bool) -> None:
     Looks at inotify's limits, file systems, reflinks, the GPU, permissions and free space.
     """
     from loracore.paths import shown  # noqa: PLC0415 - not loaded for --help
-    from loractl import forms, tables  # noqa: PLC0415
+    from loractl.view import forms, tables  # noqa: PLC0415
 
     with connect() as daemon:
         answer = daemon.doctor()

@@ -1,12 +1,22 @@
-"""`loractl jobs` and `loractl cancel`: what the daemon computes, and how to end it."""
+"""`loractl jobs` and `loractl cancel`: what the daemon computes, and how to end it.
+
+Jobs in rows. No terminal, no rich.
+"""
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING
 
 import click
 
+from loracore.paths import shown
 from loractl.commands.options import Connect, asks_daemon
+from loractl.view.tables import Column, Row, duration
+
+if TYPE_CHECKING:
+    from loracore.control import JobState
 
 _REFUSED = 5
 
@@ -18,14 +28,14 @@ def jobs(connect: Connect, as_json: bool) -> None:
 
     One ends with the command that asked for it, unless that was given --detach; `loractl cancel ID` ends one.
     """
-    from loractl import forms, joblist, tables  # noqa: PLC0415 - not loaded for --help
+    from loractl.view import forms, tables  # noqa: PLC0415 - not loaded for --help
 
     with connect() as daemon:
         listed = daemon.jobs()
     if as_json:
         forms.print_json({"jobs": [forms.form(job) for job in listed]})
     elif listed:
-        tables.show_table(joblist.COLUMNS, joblist.rows(listed))
+        tables.show_table(COLUMNS, rows(listed))
     else:
         click.echo("no jobs", err=True)
 
@@ -38,7 +48,7 @@ def cancel(connect: Connect, as_json: bool, id: int) -> None:
 
     It is asked to end first, so that it leaves nothing half done, and is killed when it does not within seconds.
     """
-    from loractl import forms  # noqa: PLC0415 - not loaded for --help
+    from loractl.view import forms  # noqa: PLC0415 - not loaded for --help
 
     with connect() as daemon:
         job = daemon.cancel_job(id)
@@ -48,3 +58,21 @@ def cancel(connect: Connect, as_json: bool, id: int) -> None:
         was = "cancelled" if job.state == "cancelled" else f"over already: {job.state}"
         click.echo(f"job {job.id}, {job.name}: {was}", err=True)
     sys.exit(0 if job.state == "cancelled" else _REFUSED)
+
+
+COLUMNS = [
+    Column("id", right=True),
+    Column("job"),
+    Column("state"),
+    Column("done", right=True),
+    Column("time", right=True),
+    Column("about", folds=True),
+]
+
+
+def rows(jobs: Iterable[JobState]) -> Iterator[Row]:
+    for job in jobs:
+        share = f"{min(1.0, job.done / job.total):.0%}" if job.state == "running" and job.total > 0 else ""
+        about = [job.summary, job.what if job.state == "running" else job.error]
+        text = ": ".join(shown(part) for part in about if part)
+        yield str(job.id), shown(job.name), job.state, share, duration(job.seconds), text

@@ -45,7 +45,7 @@ def make(name: str, as_json: bool) -> None:
 def show(keys_dir: str | None, as_json: bool) -> None:
     """Show public keys: ours, the daemon's on this machine, and those that it allows."""
     from loractl.keys import public_keys  # noqa: PLC0415 - not loaded for --help
-    from loractl.tables import Column, show_table  # noqa: PLC0415
+    from loractl.view.tables import Column, show_table  # noqa: PLC0415
 
     theirs = keys_dir or os.path.join(default_state_dir(), "keys")
     kinds = (("ours", default_config_dir()), ("daemon", theirs), ("allowed", os.path.join(theirs, "allowed")))
@@ -80,6 +80,6 @@ def allow(key: str, name: str, keys_dir: str | None, as_json: bool) -> None:
 
 
 def _print(found: list[dict[str, str]]) -> None:
-    from loractl.forms import print_json  # noqa: PLC0415 - not loaded for --help
+    from loractl.view.forms import print_json  # noqa: PLC0415 - not loaded for --help
 
     print_json({"keys": found})

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from msgspec import Struct
 
     from loractl.client import Client
-    from loractl.jobscreen import JobBar
+    from loractl.view.screen import JobBar
 
 R = TypeVar("R", bound="Struct")
 #: Seconds that a daemon that may be there has to take a connection.
@@ -185,7 +185,7 @@ class _Live:
                 self._bar.update(done, total, what)
 
     def _show(self) -> None:
-        from loractl.jobscreen import JobBar  # noqa: PLC0415 - for a terminal alone
+        from loractl.view.screen import JobBar  # noqa: PLC0415 - for a terminal alone
 
         with self._lock:
             if self._timer is not None and not self._timer.finished.is_set():

@@ -1,9 +1,13 @@
-"""`loractl groups`, `duplicates`, `failed`, `show` and `find`: what the daemon's catalogue knows."""
+"""`loractl groups`, `duplicates`, `failed`, `show` and `find`: what the daemon's catalogue knows.
+
+What `find` found, as people read it: by which hashes, under the names that they are known by.
+"""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
 import click
@@ -11,7 +15,7 @@ import click
 from loractl.commands.options import Connect, Name, asks_daemon
 
 if TYPE_CHECKING:
-    from loracore.control import DuplicateSet, Group, Shown
+    from loracore.control import DuplicateSet, Group, Match, Shown
 
 _LEVELS = ("inode", "file", "tensors", "weights")
 #: Beside a file whose header or configuration gives the same tensors another function.
@@ -24,9 +28,10 @@ def groups(connect: Connect, as_json: bool) -> None:
     """Files by layout: the same names, dtypes and shapes of all layers."""
     from loracore.control import Groups, ListGroups  # noqa: PLC0415 - not loaded for --help
     from loracore.paths import shown  # noqa: PLC0415
-    from loractl import exchange, forms, tables  # noqa: PLC0415
+    from loractl import session  # noqa: PLC0415
+    from loractl.view import forms, tables  # noqa: PLC0415
 
-    whole, generation = exchange.Whole(exchange.join_groups), 0
+    whole, generation = session.Whole(session.join_groups), 0
     found: list[Group] = []
     with connect() as daemon:
         for page in daemon.pages(ListGroups(), Groups):
@@ -57,10 +62,11 @@ def duplicates(connect: Connect, as_json: bool, level: str | None) -> None:
     says something else of the same tensors, another alpha say; it is not counted. --json is as in duplicates.json.
     """
     from loracore.control import Duplicates, ListDuplicates  # noqa: PLC0415 - not loaded for --help
-    from loractl import exchange, forms, tables  # noqa: PLC0415
-    from loractl.units import count, size  # noqa: PLC0415
+    from loractl import session  # noqa: PLC0415
+    from loractl.view import forms, tables  # noqa: PLC0415
+    from loractl.view.tables import count, size  # noqa: PLC0415
 
-    whole, generation, complete = exchange.Whole(exchange.join_sets), 0, False
+    whole, generation, complete = session.Whole(session.join_sets), 0, False
     found: list[DuplicateSet] = []
     with connect() as daemon:
         for page in daemon.pages(ListDuplicates(level or ""), Duplicates):
@@ -81,7 +87,7 @@ def duplicates(connect: Connect, as_json: bool, level: str | None) -> None:
 
 def _set_rows(found: list[DuplicateSet]) -> Iterator[tuple[str, str, str]]:
     from loracore.paths import shown  # noqa: PLC0415 - not loaded for --help
-    from loractl.units import size  # noqa: PLC0415
+    from loractl.view.tables import size  # noqa: PLC0415
 
     for one in found:
         yield "kept", size(one.wasted_bytes), shown(one.kept)
@@ -95,7 +101,7 @@ def failed(connect: Connect, as_json: bool) -> None:
     """Files that could not be read, and why."""
     from loracore.control import Failed, ListFailed  # noqa: PLC0415 - not loaded for --help
     from loracore.paths import shown  # noqa: PLC0415
-    from loractl import forms, tables  # noqa: PLC0415
+    from loractl.view import forms, tables  # noqa: PLC0415
 
     files, generation = [], 0
     with connect() as daemon:
@@ -116,7 +122,7 @@ def failed(connect: Connect, as_json: bool) -> None:
 @click.argument("file", type=Name())
 def show(connect: Connect, as_json: bool, file: str) -> None:
     """All that the daemon knows of FILE, by any of its names."""
-    from loractl import forms, tables  # noqa: PLC0415 - not loaded for --help
+    from loractl.view import forms, tables  # noqa: PLC0415 - not loaded for --help
 
     with connect() as daemon:
         answer = daemon.show(file)
@@ -129,8 +135,8 @@ def show(connect: Connect, as_json: bool, file: str) -> None:
 
 def _facts(answer: Shown) -> Iterator[tuple[str, str]]:
     from loracore.paths import shown  # noqa: PLC0415 - not loaded for --help
-    from loractl.matches import label  # noqa: PLC0415
-    from loractl.units import size  # noqa: PLC0415
+    from loractl.commands.queries import label  # noqa: PLC0415
+    from loractl.view.tables import size  # noqa: PLC0415
 
     yield "file", shown(answer.path)
     yield "status", answer.status
@@ -168,8 +174,8 @@ def find(connect: Connect, as_json: bool, hash: str) -> None:
     from loracore.control import MIN_PREFIX, Find, Found  # noqa: PLC0415 - not loaded for --help
     from loracore.errors import UsageError  # noqa: PLC0415
     from loracore.paths import shown  # noqa: PLC0415
-    from loractl import forms, tables  # noqa: PLC0415
-    from loractl.matches import folded  # noqa: PLC0415
+    from loractl.commands.queries import folded  # noqa: PLC0415
+    from loractl.view import forms, tables  # noqa: PLC0415
 
     digits = hash.lower().removeprefix("0x")
     if len(digits) < MIN_PREFIX or not set(digits) <= set("0123456789abcdef"):
@@ -188,3 +194,28 @@ def find(connect: Connect, as_json: bool, hash: str) -> None:
         tables.show_table(columns, rows)
     else:
         click.echo(f"no file has such a hash{'; ' if note else ''}{shown(note)}", err=True)
+
+
+_LABELS = {
+    "sha256": "SHA256",
+    "autov1": "AutoV1",
+    "autov2": "AutoV2",
+    "autov3": "AutoV3",
+    "blake3": "BLAKE3",
+    "crc32": "CRC32",
+}
+
+
+def label(kind: str) -> str:
+    return _LABELS.get(kind, kind)
+
+
+def folded(matches: Iterable[Match]) -> Iterator[tuple[str, str, bytes]]:
+    """(kinds, hash, path): a hash that begins another one of its file is told in one row with that."""
+    by_path: dict[bytes, dict[str, list[str]]] = defaultdict(dict)
+    for match in sorted(matches, key=lambda match: (-len(match.hash), match.kind)):
+        hashes = by_path[match.path]
+        longest = next((hash for hash in hashes if hash.startswith(match.hash)), match.hash)
+        hashes.setdefault(longest, []).append(label(match.kind))
+    rows = [(", ".join(kinds), hash, path) for path, hashes in by_path.items() for hash, kinds in hashes.items()]
+    yield from sorted(rows)

@@ -13,7 +13,7 @@ from loractl.commands.options import Name, RunJob, runs_job
 if TYPE_CHECKING:
     from loracore.jobs.plot import Format
     from loracore.jobs.report import ReportResult
-    from loracore.jobs.table import Table
+    from loracore.jobs.results import Table
 
 _LAYERS = ("layer", "shape", "mean_abs_diff", "max_abs_diff", "relative_diff", "changed_ratio")
 _LORA = ("layer", "effective_rank", "energy_8", "energy_32", "energy_128", "looks_like", "suggested_rank")
@@ -33,8 +33,8 @@ def report(run: RunJob, *, as_json: bool, folder: str, output: str | None, top: 
     Totals, what changed by kind and by block, the most modified layers, and what a LoRA would hold of it. --json
     has all layers.
     """
-    from loracore.jobs.plain import plain  # noqa: PLC0415 - not for --help
     from loracore.jobs.report import ReportParameters, ReportResult  # noqa: PLC0415
+    from loracore.jobs.results import plain  # noqa: PLC0415 - not for --help
     from loracore.paths import shown  # noqa: PLC0415
     from loractl.jobs import absolute  # noqa: PLC0415
 
@@ -79,8 +79,8 @@ def _write(found: ReportResult, output: str, form: Format, *, whole: bool) -> li
 
 def _show(found: ReportResult, top: int) -> None:
     from loracore.paths import shown  # noqa: PLC0415 - not for --help
-    from loractl import tables  # noqa: PLC0415
-    from loractl.exports import brief  # noqa: PLC0415
+    from loractl.view import tables  # noqa: PLC0415
+    from loractl.view.exports import brief  # noqa: PLC0415
 
     rows = [("base", shown(found.base)), ("fine-tuned", shown(found.finetuned))]
     rows += [(name, brief(value)) for name, value in found.totals.items()]
@@ -94,8 +94,8 @@ def _show(found: ReportResult, top: int) -> None:
 
 def _table(title: str, table: Table, names: tuple[str, ...], top: int) -> None:
     """Some columns of the first rows; nothing for an empty table."""
-    from loractl import tables  # noqa: PLC0415 - not for --help
-    from loractl.exports import brief  # noqa: PLC0415
+    from loractl.view import tables  # noqa: PLC0415 - not for --help
+    from loractl.view.exports import brief  # noqa: PLC0415
 
     if not len(table):
         return

@@ -83,7 +83,7 @@ def install(watch: tuple[str, ...], act: bool | None, gpu: bool | None, yes: boo
     config = load_config(SYSTEM_CONFIG)
     problems = _problems(config.runtime_dir or SYSTEM_RUNTIME_DIR)
     if as_json:
-        from loractl.forms import form, print_json  # noqa: PLC0415
+        from loractl.view.forms import form, print_json  # noqa: PLC0415
 
         told = {"program": setup.program, "user": setup.user, "folders": list(setup.folders)}
         print_json({**told, "files": _listed(steps), "problems": [form(problem) for problem in problems]})
@@ -116,7 +116,7 @@ def print_(name: str | None, watch: tuple[str, ...], act: bool | None, gpu: bool
     else:
         found = [(file.path, file.text) for file in files.wanted(setup)]
     if as_json:
-        from loractl.forms import print_json  # noqa: PLC0415
+        from loractl.view.forms import print_json  # noqa: PLC0415
 
         print_json({"files": [{"path": path or name, "text": text} for path, text in found]})
         return
@@ -152,7 +152,7 @@ def uninstall(yes: bool, as_json: bool) -> None:
     left = [step.path for step in steps if step.do == "leave"]
     left += [place.STATE_DIR] if os.path.isdir(place.STATE_DIR) else []
     if as_json:
-        from loractl.forms import print_json  # noqa: PLC0415
+        from loractl.view.forms import print_json  # noqa: PLC0415
 
         print_json({"files": _listed(steps), "left": left})
         return
@@ -177,7 +177,7 @@ def _agree(steps: Sequence[Step], commands: Sequence[Sequence[str]], yes: bool, 
         raise UsageError("nobody is there to be asked: give --yes")
     if as_json:
         return
-    from loractl.tables import Column, show_table  # noqa: PLC0415 - not loaded for --help
+    from loractl.view.tables import Column, show_table  # noqa: PLC0415 - not loaded for --help
 
     rows = [(step.do, step.path, step.why) for step in steps]
     rows += [("run", " ".join(command), "") for command in commands]

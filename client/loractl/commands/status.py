@@ -21,7 +21,8 @@ def status(connect: Connect, as_json: bool, follow: bool) -> None:
 
     With --json one object; with --follow --json an object a line, each second.
     """
-    from loractl import forms, summary, tables  # noqa: PLC0415 - not loaded for --help
+    from loractl.view import forms, tables  # noqa: PLC0415 - not loaded for --help
+    from loractl.view import status as summary  # noqa: PLC0415 - not loaded for --help
 
     with connect() as daemon:
         if follow and not as_json and sys.stdout.isatty():
@@ -35,7 +36,7 @@ def status(connect: Connect, as_json: bool, follow: bool) -> None:
             elif sys.stdout.isatty():
                 from rich.console import Console  # noqa: PLC0415 - for a terminal alone
 
-                from loractl.screen import status_screen  # noqa: PLC0415
+                from loractl.view.screen import status_screen  # noqa: PLC0415
 
                 Console(highlight=False).print(status_screen(answer))
             else:
@@ -57,7 +58,7 @@ def _follow(daemon: object) -> None:
     from rich.live import Live  # noqa: PLC0415
 
     from loractl.client import Client  # noqa: PLC0415
-    from loractl.screen import status_screen  # noqa: PLC0415
+    from loractl.view.screen import status_screen  # noqa: PLC0415
 
     assert isinstance(daemon, Client)
     with Live(console=Console(highlight=False), auto_refresh=False, vertical_overflow="crop") as live:
@@ -77,7 +78,7 @@ def wait(connect: Connect, as_json: bool, timeout: float | None) -> None:
     with connect(timeout) as daemon:
         generation = daemon.wait(timeout).generation
     if as_json:
-        from loractl.forms import print_json  # noqa: PLC0415 - not loaded for --help
+        from loractl.view.forms import print_json  # noqa: PLC0415 - not loaded for --help
 
         print_json({"generation": generation})
     else:

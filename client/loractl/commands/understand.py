@@ -18,11 +18,11 @@ def hashes(run: RunJob, as_json: bool, file: str) -> None:
     They are computed from its bytes in one read, and never taken from its header.
     """
     from loracore.jobs.hashes import HashesParameters, HashesResult  # noqa: PLC0415 - not loaded for --help
-    from loracore.jobs.plain import plain  # noqa: PLC0415
+    from loracore.jobs.results import plain  # noqa: PLC0415
     from loracore.paths import shown  # noqa: PLC0415
-    from loractl import tables  # noqa: PLC0415
     from loractl.jobs import absolute  # noqa: PLC0415
-    from loractl.units import size  # noqa: PLC0415
+    from loractl.view import tables  # noqa: PLC0415
+    from loractl.view.tables import size  # noqa: PLC0415
 
     found = run("hashes", HashesParameters(absolute(file)), HashesResult, summary=shown(file))
     if as_json:
@@ -58,10 +58,11 @@ def metadata(run: RunJob, as_json: bool, file: str, output: str | None, values: 
     -o writes all of it: .json, .txt or .md.
     """
     from loracore.jobs.metadata import MetadataParameters, MetadataResult  # noqa: PLC0415 - not loaded for --help
-    from loracore.jobs.plain import plain  # noqa: PLC0415
+    from loracore.jobs.results import plain  # noqa: PLC0415
     from loracore.paths import shown  # noqa: PLC0415
-    from loractl import facts, tables  # noqa: PLC0415
     from loractl.jobs import absolute  # noqa: PLC0415
+    from loractl.view import metadata as facts  # noqa: PLC0415
+    from loractl.view import tables  # noqa: PLC0415
 
     if output is not None:
         facts.check_output(output)

@@ -20,7 +20,7 @@ from loracore.errors import StateError
 from loracore.paths import CATALOGUE
 from loracore.tensorfile import Arrangement, Layout
 from loracore.whole import regular
-from lorad import database
+from lorad import state_folder
 from lorad.catalog.identity import Identified
 from lorad.catalog.schema import migrate
 from lorad.library import Question
@@ -111,7 +111,7 @@ class Catalog:
         self.path = os.path.join(folder, CATALOGUE)
         _remove_half_made(self.path)
         try:
-            self._db = database.connect(self.path, "rwc", cached_statements=64)
+            self._db = state_folder.connect(self.path, "rwc", cached_statements=64)
             for pragma in (
                 "journal_mode = WAL",
                 "synchronous = NORMAL",

@@ -57,7 +57,7 @@ MIGRATIONS = (
     ) WITHOUT ROWID;
     """,
     """
-    -- Names that the file had when it was no news any more, see lorad.files, with a NUL between two; mostly NULL.
+    -- Names that the file had when it was no news any more, see lorad.index.records, NUL between; mostly NULL.
     ALTER TABLE files ADD COLUMN before BLOB;
     -- Files that have no name any more and may come back under another one: their names, and when they went.
     CREATE TABLE departed (

@@ -17,7 +17,7 @@ import msgspec
 
 from loracore.identity import Identity
 from loracore.paths import CATALOGUE
-from lorad import database
+from lorad import state_folder
 from lorad.library.keepers import Copy, Rules
 from lorad.watch.storage import Finder, Storage
 
@@ -93,7 +93,7 @@ class Snapshot(NamedTuple):
 
 def connect(state_dir: str) -> sqlite3.Connection:
     """A connection that cannot write."""
-    return database.connect(os.path.join(state_dir, CATALOGUE), "ro")
+    return state_folder.connect(os.path.join(state_dir, CATALOGUE), "ro")
 
 
 def read_snapshot(connection: sqlite3.Connection, paths: Iterable[bytes] | None = None) -> Snapshot:

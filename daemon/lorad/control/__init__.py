@@ -5,7 +5,7 @@ ready status, or by a `Command` that the core carries out; everything else is an
 answer waits for the core and the core waits for none. The client's end is `loractl`.
 """
 
-from lorad.control.answering import Command
+from lorad.control.handlers import Command
 from lorad.control.server import ControlServer
 
 __all__ = ["Command", "ControlServer"]

@@ -14,7 +14,9 @@ from typing import Generic, NamedTuple, TypeVar
 
 import msgspec
 
-from loracore.control import PAGE_BYTES, Answer
+from loracore.control import PAGE_BYTES, Answer, Planned, PlannedStep, SkippedFile
+from lorad.dedupe.plan import Plan, Step
+from lorad.dedupe.sets import Skipped
 
 #: Lists whose pages are kept.
 _LISTS = 4
@@ -107,3 +109,27 @@ def _generation(cursor: str) -> int:
 
 def _after(cursor: str) -> Key:
     return _decode(cursor)[1]
+
+
+def planned_pages(plan: Plan, generation: int, complete: bool, cursor: str) -> dict[str, msgspec.Raw]:
+    """A plan as encoded pages, those behind `cursor`."""
+
+    def make(rows: list[Step | Skipped], following: str) -> Planned:
+        steps = [row for row in rows if isinstance(row, Step)]
+        return Planned(
+            generation,
+            complete,
+            plan.action,
+            [
+                PlannedStep(step.folder or step.path, step.kept, step.level, step.action, step.bytes, step.why)
+                for step in steps
+            ],
+            [SkippedFile(*row) for row in rows if isinstance(row, Skipped)],
+            sum(step.bytes for step in steps),
+            following,
+        )
+
+    listed: list[Step | Skipped] = [*plan.steps, *plan.skipped]
+    listed.sort(key=lambda row: (row.kept, row.path))
+    rows = (Row((row.kept, row.path), len(row.kept) + len(row.path) + 120, row) for row in listed)
+    return paginate(generation, rows, cursor, make)

@@ -16,6 +16,7 @@ from zlib import decompress
 
 import msgspec
 
+from loracore.causes import reason
 from loracore.control import (
     MIN_PREFIX,
     Answer,
@@ -38,7 +39,6 @@ from loracore.control import (
 )
 from loracore.paths import shown
 from loracore.tensorfile import Layout
-from loracore.trouble import reason
 from lorad.catalog.identity import COLUMNS, hexadecimal
 from lorad.catalog.views import (
     TOLD,
@@ -50,10 +50,10 @@ from lorad.catalog.views import (
     read_terms,
     sets_of,
 )
-from lorad.control.pages import BadCursor, Pages, Row, paginate
-from lorad.control.planning import BadPolicy, Planner, planned_pages
+from lorad.control.pages import BadCursor, Pages, Row, paginate, planned_pages
 from lorad.control.search import Hit, search
 from lorad.dedupe.plan import Plan
+from lorad.dedupe.planner import BadPolicy, Planner
 from lorad.hashes.backlog import count
 from lorad.library.keepers import Copy, Rules
 from lorad.publish.duplicates import judge, own_bytes

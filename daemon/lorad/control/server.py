@@ -1,6 +1,6 @@
 """The thread that takes requests and sends answers and events.
 
-It owns the sockets; `lorad.control.answering` says who answers what. Nothing that comes in from a socket can end
+It owns the sockets; `lorad.control.handlers` says who answers what. Nothing that comes in from a socket can end
 it, and what one client does not fetch is dropped for that client alone.
 """
 
@@ -22,11 +22,10 @@ import msgspec
 from loracore import config
 from loracore.control import EVENTS_SOCKET, Answer, Answered, Event
 from loracore.errors import LoraError
-from lorad.control.acting import Deduper
-from lorad.control.answering import Answering, Command, failed
 from lorad.control.clients import Clients, Connection
+from lorad.control.dedupe_handlers import Deduper
 from lorad.control.events import READY, Events
-from lorad.control.jobs import JobRunner
+from lorad.control.handlers import Command, Handlers, JobRunner, failed
 from lorad.control.requests import RefusedRequest, Requests
 from lorad.control.sockets import LocalPlace
 from lorad.control.tcp import Peer, TcpClients
@@ -90,8 +89,8 @@ class ControlServer:
         self._state_dir = state_dir
         self._settings = settings
         self._answered = answered
-        self._answering = Answering(runtime_dir, state_dir, post, deduper, jobs)
-        #: See `Answering`; all of them from any thread.
+        self._answering = Handlers(runtime_dir, state_dir, post, deduper, jobs)
+        #: See `Handlers`; all of them from any thread.
         self.set_status, self.use = self._answering.set_status, self._answering.use
         self.lock_by = self._answering.lock_by
         self.plan_for, self.audit = self._answering.plan_for, self._answering.audit

@@ -16,7 +16,7 @@ from loracore.config import Control
 from loracore.control import CONTROL_SOCKET, EVENTS_SOCKET, MAX_REQUEST
 from loracore.errors import StateError, UsageError
 from loracore.paths import shown
-from lorad.folders import is_locked, lock_again, made
+from lorad.state_folder import is_locked, lock_again, made
 
 #: A larger message ends its connection unread. Those below that are too large for a request are answered.
 MAX_FRAME = 16 * MAX_REQUEST

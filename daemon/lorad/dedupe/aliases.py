@@ -13,9 +13,9 @@ import os
 import unicodedata
 from contextlib import suppress
 
-from lorad.dedupe.mounted import Mounted, is_plain
-from lorad.dedupe.probe import opened, probe, remove_leftovers
-from lorad.dedupe.statx import Status, may_change, statx
+from lorad.dedupe.abilities import opened, probe, remove_leftovers
+from lorad.watch.mounts import Mounted, is_plain
+from lorad.watch.statx import Status, may_change, statx
 
 ITSELF = "it is the kept file itself, seen through another mount; watch one of the two folders only"
 MAYBE_ITSELF = "it may be the kept file itself, seen through another mount; left to `loractl dedupe --apply`"

@@ -1,21 +1,35 @@
 """What the journal says was done, for questions that change nothing: each opens it anew.
 
 From any thread. All that is asked raises StateError where the journal cannot be read.
+
+Whether what each action in force needs to be undone is there: looked at, not counted.
+
+What is put aside is to lie where it was put, and to be that file. What was freed is made anew from its recipe,
+which the journal has, and any file of the same weights, of which one is to be there.
 """
 
 from __future__ import annotations
 
+import os
 import sqlite3
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+import stat
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import closing, contextmanager
 from datetime import UTC, datetime
+from functools import cache
+from typing import NamedTuple
 
 from loracore.control import HistoryEntry, Savings
 from loracore.errors import StateError
-from lorad.dedupe.action.journal import Entry, Journal
+from lorad.catalog.views import connect, holding, of_layout
+from lorad.dedupe.action.hidden import path_of
+from lorad.dedupe.action.journal import RECIPES, Entry, Journal
+from lorad.dedupe.action.order import HELD
+from lorad.library.keepers import is_inside
+from lorad.pipeline.protocol import Identity
 
 
-class PastActions:
+class ActionHistory:
     """The actions in the journal of a state folder; none where nothing was ever done."""
 
     def __init__(self, state_dir: str) -> None:
@@ -103,3 +117,81 @@ def rfc3339(seconds: float) -> str:
     except (OverflowError, ValueError, OSError):
         return ""
     return text.replace("+00:00", "Z")
+
+
+_SILENT = "its folder does not answer"
+#: Files whose weights are not read yet that are looked at.
+_OTHERS = 32
+#: Whether a file of this layout and these weights is there.
+_Held = Callable[[bytes, bytes], bool]
+
+
+class Looked(NamedTuple):
+    """An action in force. `lacks` says what of it is not there; empty where it can be undone. `path`: of that."""
+
+    number: int
+    path: bytes
+    lacks: str
+
+
+def look(state_dir: str, without: Collection[bytes] = ()) -> Iterator[Looked]:
+    """All actions that can be undone, or should be: not those that are known as lost, which the history tells of.
+
+    Nothing below `without` is looked at.
+
+    Raises StateError and sqlite3.Error.
+    """
+    if not Journal.was_made(state_dir):
+        return
+    with closing(Journal(state_dir, writing=False)) as journal, closing(connect(state_dir)) as db:
+
+        @cache
+        def held(layout: bytes, weights: bytes) -> bool:
+            known = [*holding(db, layout, weights), *of_layout(db, layout, _OTHERS)]
+            return any(_is_there(path, identity) for path, identity in known if not _is_below(path, without))
+
+        for entry in journal.in_state(*HELD):
+            aside = path_of(state_dir, journal.token, entry)
+            silent = _is_below(aside, without)
+            yield Looked(entry.id, aside, _SILENT if silent else _why_not_shown(entry, aside))
+        for entry in journal.in_state("freed", "linked"):
+            yield Looked(entry.id, entry.gone.path, _why_not_made(entry, state_dir, held))
+        for entry in journal.in_state("shared"):
+            yield Looked(entry.id, entry.gone.path, "")
+
+
+def _why_not_shown(entry: Entry, aside: bytes) -> str:
+    what = f"what action {entry.id} has put aside"
+    try:
+        now = os.lstat(aside)
+    except (FileNotFoundError, NotADirectoryError):
+        if os.path.isdir(os.path.dirname(aside)):
+            return f"{what} is not there any more"
+        return f"{what} is out of reach: its folder is not there; mount its disk"
+    except OSError as error:
+        return f"{what} cannot be looked at: {(error.strerror or str(error)).lower()}"
+    is_it = stat.S_ISDIR(now.st_mode) if entry.unit else _is(now, entry.gone.identity)
+    return "" if is_it else f"{what} was changed or replaced"
+
+
+def _why_not_made(entry: Entry, state_dir: str, held: _Held) -> str:
+    if entry.recipe and not os.path.exists(os.path.join(state_dir, RECIPES, str(entry.id))):
+        return f"the recipe that action {entry.id} would make its file from is not there; bring {RECIPES} back"
+    if held(entry.layout, entry.weights) if entry.weights else os.path.lexists(entry.kept.path):
+        return ""
+    return f"no file is known that action {entry.id} could make its file from; bring one of the same weights back"
+
+
+def _is_below(path: bytes, folders: Collection[bytes]) -> bool:
+    return any(is_inside(path, folder) for folder in folders)
+
+
+def _is_there(path: bytes, identity: Identity) -> bool:
+    try:
+        return _is(os.lstat(path), identity)
+    except OSError:
+        return False
+
+
+def _is(now: os.stat_result, was: Identity) -> bool:
+    return (now.st_ino, now.st_size, now.st_mtime_ns) == (was.ino, was.size, was.mtime_ns)

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from loracore.config import Dedupe
-from loracore.settings import PATH_PREFIX
-from lorad.library.keepers import Rule, Rules
+from lorad.library.keepers import Rules, rules_of
 
 #: Actions that need equal bytes on one file system.
 LINKING = ("reflink", "hardlink")
@@ -26,11 +25,12 @@ class Policy(Rules, frozen=True):
     @classmethod
     def of(cls, settings: Dedupe, resolve: Callable[[str], bytes]) -> Policy:
         """`settings` with its folders as they stand in the catalogue's paths, which `resolve` tells."""
+        rules = rules_of(settings, resolve)
         return cls(
             action=settings.action,
             levels=settings.levels,
-            keep=tuple(_rule(text, resolve) for text in settings.keep),
-            scope=tuple(map(resolve, settings.scope)),
+            keep=rules.keep,
+            scope=rules.scope,
             min_age_ns=int(settings.min_age * 1e9),
         )
 
@@ -38,9 +38,3 @@ class Policy(Rules, frozen=True):
     def rules(self) -> Rules:
         """What decides which file is kept, alone."""
         return Rules(keep=self.keep, scope=self.scope)
-
-
-def _rule(text: str, resolve: Callable[[str], bytes]) -> Rule:
-    if text.startswith(PATH_PREFIX):
-        return Rule("path-prefix", resolve(text.removeprefix(PATH_PREFIX)))
-    return Rule(text)

@@ -20,10 +20,10 @@ from typing import BinaryIO
 import msgspec
 
 from loracore.errors import LoraError, StateError
+from loracore.framing import end_of, read, write
 from lorad.dedupe.action.actor import Actor
 from lorad.dedupe.action.order import FreeOrder, Order, Progress, Refused, Result, Side, silent, spoken
-from lorad.folders import ANOTHER
-from lorad.pipes import end_of, read, write
+from lorad.state_folder import ANOTHER
 from lorad.watch import calls
 
 #: Seconds between two words about how far it is.

@@ -14,31 +14,30 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from typing import NamedTuple
 
+from loracore import causes
+from loracore.causes import words
 from loracore.paths import shown
-from lorad.dedupe import trouble
 from lorad.dedupe.abilities import Abilities
 from lorad.dedupe.action.journal import QUARANTINE as IN_STATE
 from lorad.dedupe.action.order import ACTIONS
 from lorad.dedupe.aliases import Aliases
-from lorad.dedupe.mounted import Mounted, is_locked, is_plain, project
 from lorad.dedupe.plan import Plan, Step
 from lorad.dedupe.rootlock import RootLocks
 from lorad.dedupe.sets import Skipped
-from lorad.dedupe.statx import Status, access_error, owns_all, statx
-from lorad.dedupe.trouble import words
 from lorad.library.keepers import is_inside
 from lorad.watch import calls
-from lorad.watch.mounts import Mount
+from lorad.watch.mounts import Mount, Mounted, is_locked, is_plain, project
 from lorad.watch.scanner import QUARANTINE as IN_ROOT
+from lorad.watch.statx import Status, access_error, owns_all, statx
 
 MOUNTED_INSIDE = "something is mounted in its folder; unmount that first"
 NOT_IN_ROOT = "it lies in no watched folder any more; see [watch] roots"
 #: What each action that gives the file another name does first in its folder, and then to its name.
 _CALLS = {
-    "delete": (trouble.HIDE, trouble.HIDE),
-    "quarantine": (trouble.QUARANTINE, trouble.QUARANTINE),
-    "symlink": (trouble.SYMLINK, trouble.EXCHANGE),
-    "hardlink": (trouble.LINK, trouble.EXCHANGE),
+    "delete": (causes.HIDE, causes.HIDE),
+    "quarantine": (causes.QUARANTINE, causes.QUARANTINE),
+    "symlink": (causes.SYMLINK, causes.EXCHANGE),
+    "hardlink": (causes.LINK, causes.EXCHANGE),
 }
 #: Extended attributes that decide who may read.
 _ACCESS = ("system.posix_acl_access", "security.")
@@ -145,11 +144,11 @@ class Refusals:
 
     def _refusal(self, step: Step) -> str:
         if calls.hangs(step.path) or calls.hangs(step.kept):
-            return trouble.NO_ANSWER
+            return causes.NO_ANSWER
         place, kept_at = map(self._place, map(os.path.dirname, (step.folder or step.path, step.kept)))
         if place is None or kept_at is None:
             # It went, or cannot be looked at.
-            return trouble.NO_ANSWER if calls.hangs(step.path) or calls.hangs(step.kept) else ""
+            return causes.NO_ANSWER if calls.hangs(step.path) or calls.hangs(step.kept) else ""
         kept, why = self._kept_status(step.kept)
         with suppress(OSError):
             status = statx(step.path)
@@ -169,15 +168,15 @@ class Refusals:
         """In the order in which the action would meet them."""
         whole, traits = step.folder, ACTIONS[step.action]
         path = whole or step.path
-        yield words(trouble.LEASE, self._abilities.lease(step.path, status))
+        yield words(causes.LEASE, self._abilities.lease(step.path, status))
         if traits.needs_exchange and self._has_other_access(step, status, kept):
-            yield trouble.OTHER_ACCESS
+            yield causes.OTHER_ACCESS
         if step.action == "reflink":
-            yield words(trouble.SHARE, errno.EXDEV if kept.dev != status.dev else self._share_error(place))
+            yield words(causes.SHARE, errno.EXDEV if kept.dev != status.dev else self._share_error(place))
             yield words("", errno.EROFS if place.error == errno.EROFS else errno.EPERM * status.is_immutable)
             return
         if step.action == "hardlink":
-            yield words(trouble.LINK, self._link_error(step, place, kept))
+            yield words(causes.LINK, self._link_error(step, place, kept))
         if step.action == "quarantine":
             yield self._why_not_moved(path, place)
         if whole:
@@ -224,7 +223,7 @@ class Refusals:
         if key not in self._quarantines:
             self._quarantines[key] = self._quarantine(place)
         why, folder = self._quarantines[key]
-        return why or words(trouble.QUARANTINE, errno.EXDEV * self._another_project(path, folder))
+        return why or words(causes.QUARANTINE, errno.EXDEV * self._another_project(path, folder))
 
     def _quarantine(self, place: Place) -> tuple[str, bytes]:
         """Why files of this place cannot be moved into quarantine, or the folder that they are moved into."""
@@ -235,7 +234,7 @@ class Refusals:
                 status = statx(path) if os.path.lexists(path) else None
                 if around is not None and _where(status or around.status) == _where(place.status):
                     return _why_not_used(path, status, around), path if status else around.path
-        return words(trouble.QUARANTINE, errno.EXDEV), b""
+        return words(causes.QUARANTINE, errno.EXDEV), b""
 
     def _place(self, folder: bytes) -> Place | None:
         if folder not in self._places:
@@ -259,7 +258,7 @@ class Refusals:
             self._kept[path] = None, ""
             with suppress(OSError):
                 status = statx(path)
-                why = words(trouble.LEASE, self._abilities.lease(path, status))
+                why = words(causes.LEASE, self._abilities.lease(path, status))
                 self._kept[path] = status, f"the kept file: {why}" if why else ""
         return self._kept[path]
 
@@ -292,9 +291,9 @@ def _why_not_used(path: bytes, status: Status | None, around: Place) -> str:
     """Why files cannot be moved into a quarantine (None: to be made in `around`); empty where they can."""
     number = around.error if status is None else errno.ENOTDIR * (not stat.S_ISDIR(status.mode))
     if number:
-        return f"{shown(path)}: {trouble.no_quarantine(number)}"
+        return f"{shown(path)}: {causes.no_quarantine(number)}"
     if status and (status.uid != os.geteuid() or status.mode & 0o022):
-        return f"{shown(path)}: {trouble.STRANGE_QUARANTINE}"
+        return f"{shown(path)}: {causes.STRANGE_QUARANTINE}"
     return ""
 
 

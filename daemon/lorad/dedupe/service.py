@@ -1,7 +1,8 @@
 """Where decisions become actions: one thread and, while there is something to do, one process that acts.
 
-It serves clients (`lorad.control.acting.Deduper`), and what the core decides by itself: newcomers, files to be
-freed or given back. What comes of it waits here until the core takes it, since only that knows what names lead to.
+It serves clients (`lorad.control.dedupe_handlers.Deduper`), and what the core decides by itself: newcomers, files
+to be freed or given back. What comes of it waits here until the core takes it, since only that knows what names
+lead to.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from functools import partial
 
 import msgspec
 
+from loracore import causes
 from loracore.config import Config
 from loracore.control import (
     ActionRefused,
@@ -31,30 +33,29 @@ from loracore.control import (
     HistoryEntry,
     Outcome,
     Refusal,
+    Reply,
     Undone,
 )
 from loracore.errors import LoraError, StateError
 from lorad.catalog.views import connect, weights_at
-from lorad.control.acting import Reply
-from lorad.control.planning import resolved
-from lorad.control.worker import Worker
-from lorad.dedupe import trouble
-from lorad.dedupe.action import aside
+from lorad.dedupe.action import hidden as aside
 from lorad.dedupe.action.journal import Entry
 from lorad.dedupe.action.order import ACTIONS, HELD, FreeOrder, Order, Result, Side
 from lorad.dedupe.action.undo import bring_back
 from lorad.dedupe.groups import GROUP, GROUP_BYTES, Pace, counted, groups
-from lorad.dedupe.history import PastActions
+from lorad.dedupe.history import ActionHistory
+from lorad.dedupe.interrupted import Repair
 from lorad.dedupe.places import Places
 from lorad.dedupe.plan import Plan, Step
+from lorad.dedupe.planner import resolved
 from lorad.dedupe.process import ActingProcess, Apply, Clock, Follow, Free, GiveBack, Note, Retarget, Undo, Wish
-from lorad.dedupe.repair import Repair
 from lorad.dedupe.returns import Standing
 from lorad.dedupe.rootlock import RootLocks, holder_of
 from lorad.library.keepers import is_inside
 from lorad.pipeline.protocol import Identity
 from lorad.watch import calls
 from lorad.watch.scanner import HIDDEN
+from lorad.workers.thread import Worker
 
 #: Requests that may wait for the thread, and seconds after which a process without work is let go.
 _WAITING, _IDLE = 256, 30.0
@@ -93,7 +94,7 @@ class Service:
         self._acts = False
         #: What actions have put aside, as the core knows it.
         self.hidden = hidden
-        self.past = PastActions(state_dir)
+        self.past = ActionHistory(state_dir)
         self._roots: tuple[bytes, ...] = ()
         self._sidecars = "keep"
         self._state_dir = state_dir
@@ -137,7 +138,7 @@ class Service:
     def token(self) -> str:
         return self._process.token
 
-    # What clients ask for: `lorad.control.acting.Deduper`
+    # What clients ask for: `lorad.control.dedupe_handlers.Deduper`
 
     def apply(self, plan: Plan, reply: Reply, *, now: bool) -> None:
         self._promise(lambda: Applied(*counted(self._carry_out(plan.steps, watched=True, now=now))), reply)
@@ -649,7 +650,7 @@ class Service:
 
 def _why_silent(path: bytes) -> str:
     """Why nothing can be done now about a name: a call to its file system would not return."""
-    return "" if calls.answers(os.path.dirname(path)) else trouble.NO_ANSWER
+    return "" if calls.answers(os.path.dirname(path)) else causes.NO_ANSWER
 
 
 def _outcome_state(result: Result) -> str:

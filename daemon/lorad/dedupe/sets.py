@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 from loracore.paths import shown
-from lorad.blocks.room import Room
+from lorad.blocks.usage import Room
 from lorad.dedupe.policy import IN_PLACE, LINKING, Policy
 from lorad.library.keepers import Choice, Copy, choose, level_of, may_go
 

@@ -8,11 +8,11 @@ import time
 import msgspec
 
 from loracore.errors import StateError
-from loracore.jobs import finding
+from loracore.jobs import job
 from loracore.jobs.hashes import HashesParameters, HashesResult
-from lorad.jobs.process import JobProcess
-from lorad.jobs.worker import Came, Failed, Far, Order
 from lorad.pipeline.protocol import Identity
+from lorad.workers.process import JobProcess
+from lorad.workers.worker import Came, Failed, Far, Order
 
 _JOB = "hashes"
 #: Bytes that it may write to; headers are bounded, and all else is blocks.
@@ -27,7 +27,7 @@ class HashingProcess:
 
     def __init__(self, state_dir: str) -> None:
         self._state_dir = state_dir
-        self._place: finding.Place | None = None
+        self._place: job.Place | None = None
         self._process: JobProcess | None = None
         #: In memory: a state folder without room must not look like a fault of the file.
         self._result_fd: int | None = None
@@ -40,7 +40,7 @@ class HashingProcess:
         Raises MissingPackage without the toolkit, and StateError where no process can be had.
         """
         if self._place is None:
-            self._place = finding.find(_JOB)
+            self._place = job.find(_JOB)
         if self._process is None or self._result_fd is None:
             self._result_fd = _memory_file()
             self._process = JobProcess(_GRACE, os.path.join(self._state_dir, "cache"))

@@ -11,17 +11,17 @@ from collections import Counter
 from collections.abc import Callable
 from typing import NamedTuple
 
+from loracore.causes import explained
 from loracore.control import Hashing
 from loracore.errors import MissingPackage, StateError
 from loracore.identity import Identity
 from loracore.paths import CATALOGUE
-from loracore.trouble import explained
 from lorad.catalog.identity import Identified
-from lorad.files import tick_of
 from lorad.hashes.backlog import Backlog, Counts, Wanted
 from lorad.hashes.process import HashingProcess
-from lorad.jobs.worker import Failed
+from lorad.index.records import tick_of
 from lorad.watch import calls
+from lorad.workers.worker import Failed
 
 _LOG = logging.getLogger(__name__)
 

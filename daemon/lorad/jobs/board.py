@@ -9,9 +9,15 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Protocol
 
-from loracore.control import JobState
-from loracore.jobs.finding import SHORT, Place
-from lorad.control.jobs import Owner
+from loracore.control import (
+    CancelJob,
+    GetResult,
+    JobState,
+    ListJobs,
+    StartJob,
+    WaitJob,
+)
+from loracore.jobs.job import SHORT, Place
 
 #: Jobs that may wait, and ended ones that are remembered.
 WAITING, _ENDED = 64, 100
@@ -165,3 +171,15 @@ def _drop_result(entry: Entry) -> None:
 
 def _rfc3339(seconds: float) -> str:
     return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+JobRequest = StartJob | ListJobs | WaitJob | CancelJob | GetResult
+
+
+class Owner(Protocol):
+    """A client whose jobs end with it."""
+
+    #: Whether it is gone.
+    closed: bool
+    #: Whether it has begun a job.
+    owns: bool

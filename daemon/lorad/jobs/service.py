@@ -26,17 +26,16 @@ from loracore.control import (
     JobState,
     ListJobs,
     Refusal,
+    Reply,
     StartJob,
 )
 from loracore.errors import LoraError, StateError
-from loracore.jobs import finding
-from lorad.control.acting import Reply
-from lorad.control.jobs import JobRequest, Owner
-from lorad.control.worker import Worker
-from lorad.jobs.board import Board, Entry
-from lorad.jobs.keeping import KeptResult
-from lorad.jobs.process import JobProcess
-from lorad.jobs.worker import Came, Failed, Far, Order
+from loracore.jobs import job as finding
+from lorad.jobs.board import Board, Entry, JobRequest, Owner
+from lorad.jobs.results import KeptResult
+from lorad.workers.process import JobProcess
+from lorad.workers.thread import Worker
+from lorad.workers.worker import Came, Failed, Far, Order
 
 _LOG = logging.getLogger(__name__)
 
@@ -47,7 +46,7 @@ _GRACE, _PATIENCE = 5.0, 2.0
 
 
 class JobService:
-    """Serves clients (`lorad.control.jobs.JobRunner`). `tell` hears how jobs are, in any thread.
+    """Serves clients (`lorad.control.handlers.JobRunner`). `tell` hears how jobs are, in any thread.
 
     `running` hears whether one runs, in a thread of ours: what can wait gives way to it.
     """

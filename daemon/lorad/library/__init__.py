@@ -1,7 +1,7 @@
 """The brain: groups, refinement and duplicates as a pure state machine. Events in, instructions out.
 
 Here lives no I/O: no file, socket, clock or database. What the instructions ask for is read by
-`lorad.pipeline`, remembered by `lorad.catalog`, and fed back by `lorad.engine`.
+`lorad.pipeline`, remembered by `lorad.catalog`, and fed back by `lorad.index.engine`.
 """
 
 from lorad.library.library import (

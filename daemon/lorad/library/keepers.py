@@ -9,12 +9,14 @@ the list come before it.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import msgspec
 
+from loracore.config import Dedupe
 from loracore.paths import shown
+from loracore.settings import PATH_PREFIX
 
 #: Metadata whose lengths differ by less than this say as much: a longer title or date does not make a file richer,
 #: and what a stripped header lacks is kilobytes.
@@ -43,6 +45,19 @@ class Rules(msgspec.Struct, frozen=True, kw_only=True):
     def covers(self, path: bytes) -> bool:
         """Whether a file of this name may be changed."""
         return not self.scope or any(is_inside(path, folder) for folder in self.scope)
+
+
+def rules_of(settings: Dedupe, resolve: Callable[[str], bytes]) -> Rules:
+    """The keep rules of `[dedupe]`, with its folders as in the catalogue's paths, which `resolve` tells."""
+    return Rules(
+        keep=tuple(_rule(text, resolve) for text in settings.keep), scope=tuple(map(resolve, settings.scope))
+    )
+
+
+def _rule(text: str, resolve: Callable[[str], bytes]) -> Rule:
+    if text.startswith(PATH_PREFIX):
+        return Rule("path-prefix", resolve(text.removeprefix(PATH_PREFIX)))
+    return Rule(text)
 
 
 class Copy(NamedTuple):

@@ -14,8 +14,8 @@ from importlib.util import find_spec
 from typing import Protocol
 
 from lorad.pipeline.arena import Arena
-from lorad.pipeline.child import CoreGoneError, Line, take_place
 from lorad.pipeline.digesting import CpuBackend, Stream, digest_pieces, keep
+from lorad.pipeline.endpoint import CoreGoneError, Line, take_place
 from lorad.pipeline.protocol import Digested, Filled, Using
 
 

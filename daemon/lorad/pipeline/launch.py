@@ -33,7 +33,7 @@ class Child:
 
 
 class Crew:
-    """The arena and the children that share it, started at once; `Machinery` takes them over.
+    """The arena and the children that share it, started at once; `Pipeline` takes them over.
 
     `folder` becomes the current one: a disk that a daemon was started on can be unmounted. Raises OSError when
     memory does not allow an arena.

@@ -19,11 +19,11 @@ from functools import partial
 import msgspec
 
 from loracore.adapter.function import header_function
+from loracore.causes import explained
 from loracore.errors import ChangedFile, FileError, UnknownFormat
 from loracore.tensorfile import Container, Layer, Source, name_for_reader, read_container, residue
-from loracore.trouble import explained
 from lorad.pipeline.arena import Arena
-from lorad.pipeline.child import CoreGoneError, Line, take_place
+from lorad.pipeline.endpoint import CoreGoneError, Line, take_place
 from lorad.pipeline.protocol import (
     LANES,
     OUR_MISTAKE,

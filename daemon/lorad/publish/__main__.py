@@ -7,9 +7,9 @@ import sqlite3
 import time
 import traceback
 
+from loracore.causes import explained
 from loracore.paths import shown
-from loracore.trouble import explained
-from lorad.pipeline.child import take_place
+from lorad.pipeline.endpoint import take_place
 from lorad.pipeline.protocol import Publish, Published
 from lorad.publish.publisher import Publisher
 

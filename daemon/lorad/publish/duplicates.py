@@ -6,7 +6,7 @@ from bisect import insort
 from collections.abc import Collection, Container, Mapping, Sequence
 from typing import NamedTuple
 
-from lorad.blocks.room import Room
+from lorad.blocks.usage import Room
 from lorad.catalog.views import TOLD, Name
 from lorad.library.keepers import Copy, Rules, choose, level_of
 

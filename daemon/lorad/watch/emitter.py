@@ -1,4 +1,9 @@
-"""watchdog's emitter for one root: a thread that hears, polls and rescans, and knows whether the root is there."""
+"""watchdog's emitter for one root: a thread that hears, polls and rescans, and knows whether the root is there.
+
+When a root is polled, and when it is looked through whether or not anything was told of it.
+
+A bell that wakes a thread which waits in `poll`.
+"""
 
 from __future__ import annotations
 
@@ -11,16 +16,14 @@ from collections.abc import Callable
 from watchdog.events import FileSystemEvent
 from watchdog.observers.api import EventEmitter, EventQueue, ObservedWatch
 
+from loracore.causes import explained
 from loracore.paths import shown
-from loracore.trouble import explained
-from lorad.watch import calls, limits, mounts
-from lorad.watch.alarm import Alarm
+from lorad.watch import calls, mounts, tree
 from lorad.watch.events import EchoEvent, HealthEvent, LedEvent, RescanEvent
 from lorad.watch.listener import Listener
 from lorad.watch.mounts import NEWS, Mount, MountTable, find, inside
 from lorad.watch.place import Absent, locate
-from lorad.watch.plan import Plan
-from lorad.watch.schedule import Schedule
+from lorad.watch.plan import Alarm, Plan, Schedule
 
 _LOG = logging.getLogger(__name__)
 
@@ -222,7 +225,7 @@ class RootEmitter(EventEmitter):
                 emit=self.queue_event,
             )
         except OSError as error:
-            self._trouble = limits.explain_instance(error)
+            self._trouble = tree.explain_instance(error)
             return
         self._ears.register(self._listener.fd, select.POLLIN)
         self._trouble = ""

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from watchdog.events import DirDeletedEvent, FileClosedEvent, FileDeletedEvent, FileModifiedEvent, FileSystemEvent
 from watchdog.observers.inotify_c import InotifyConstants as In
 
-from lorad.watch import limits
+from lorad.watch import tree
 from lorad.watch.canary import Canary
 from lorad.watch.events import EchoEvent, RescanEvent
 from lorad.watch.exclude import Exclude
@@ -71,7 +71,7 @@ class Listener:
     def trouble(self) -> str:
         """Why changes in some folders are not noticed; empty if they all are."""
         if self.tree.unwatched:
-            return limits.explain(self.tree)
+            return tree.explain(self.tree)
         if not self.echoes:
             return f"no sign of life can be made in {os.fsdecode(self._canary.folder)}; give that folder back"
         return ""

@@ -1,14 +1,17 @@
-"""What the watch over one root has to know."""
+"""How one root is watched: what has to be known of it, when it is looked through, and what wakes its thread."""
 
 from __future__ import annotations
 
+import os
+import random
+import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from loracore.config import Watch
 from lorad.watch.canary import Canary
 from lorad.watch.exclude import Exclude
-from lorad.watch.memory import Memory
+from lorad.watch.place import Memory
 
 
 @dataclass(frozen=True)
@@ -27,3 +30,49 @@ class Plan:
     canary: Canary
     memory: Memory
     failed: Callable[[str], None]
+
+
+class Alarm:
+    """An eventfd. Any thread may ring it at any time, also when it is not there yet or any more."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._fd: int | None = None
+
+    def open(self) -> int:
+        """Its descriptor, for `poll`. Raises OSError where there can be no more of them."""
+        with self._lock:
+            self._fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+            return self._fd
+
+    def ring(self) -> None:
+        with self._lock:
+            if self._fd is not None:
+                os.eventfd_write(self._fd, 1)
+
+    def close(self) -> None:
+        with self._lock:
+            if self._fd is not None:
+                os.close(self._fd)
+                self._fd = None
+
+
+class Schedule:
+    """Counted from the last time. Rescans are varied by a tenth, so that those of many roots do not meet."""
+
+    def __init__(self) -> None:
+        self._polled_at = self._rescanned_at = 0.0
+        self._jitter = 1.0
+
+    def rescanned(self, now: float) -> None:
+        self._rescanned_at = self._polled_at = now
+        self._jitter = random.uniform(0.9, 1.1)
+
+    def polled(self, now: float) -> None:
+        self._polled_at = now
+
+    def rescan_at(self, settings: Watch) -> float:
+        return self._rescanned_at + settings.rescan_seconds * self._jitter
+
+    def poll_at(self, settings: Watch) -> float:
+        return self._polled_at + settings.poll_seconds

@@ -15,10 +15,10 @@ from loracore.config import Watch
 from lorad.watch import calls
 from lorad.watch.canary import Canary
 from lorad.watch.exclude import Exclude
-from lorad.watch.memory import Memory
 from lorad.watch.news import Inbox, News, RootHealth
-from lorad.watch.observer import RootObserver
+from lorad.watch.place import Memory
 from lorad.watch.plan import Plan
+from lorad.watch.root import RootObserver
 
 _LOG = logging.getLogger(__name__)
 

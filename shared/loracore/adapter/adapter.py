@@ -10,14 +10,14 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from loracore.adapter.algorithms import UNSCALED, Form, Misfit, form_of, scale_of
-from loracore.adapter.families import Named, block_of, family_of, order_key
 from loracore.adapter.grouping import Group, group
 from loracore.adapter.modules import Module
-from loracore.adapter.naming import PEFT_PREFIX, convention_of_file
 from loracore.adapter.peft import PeftConfig, diffusers_configs
 from loracore.adapter.problems import Problem, Problems
 from loracore.adapter.reading import TensorReader
 from loracore.errors import ChangedFile, FileError, UnknownFormat
+from loracore.names.families import Named, block_of, family_of, order_key
+from loracore.names.keys import PEFT_PREFIX, convention_of_file
 from loracore.tensorfile import Layer
 from loracore.tensorfile.peft import CONFIG, read_config, weight_file
 

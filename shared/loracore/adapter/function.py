@@ -16,8 +16,8 @@ from typing import Any
 
 from blake3 import blake3
 
-from loracore.adapter.naming import parse_key
 from loracore.adapter.peft import DIFFUSERS_METADATA
+from loracore.names.keys import parse_key
 from loracore.tensorfile import Source, read_container
 from loracore.tensorfile.peft import CONFIG
 

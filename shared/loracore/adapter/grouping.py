@@ -6,9 +6,9 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from loracore.adapter import names
-from loracore.adapter.naming import PEFT_PREFIX, Key, convention_of, parse_key
 from loracore.adapter.problems import Problems
+from loracore.names import canonical
+from loracore.names.keys import PEFT_PREFIX, Key, convention_of, parse_key
 from loracore.tensorfile import Layer
 
 #: An empty tensor that says what the file is (Stability's Control-LoRA).
@@ -90,17 +90,17 @@ def _name(groups: list[Group], has_config: bool, problems: Problems) -> None:
     peft = has_config or any(group.stem.startswith(PEFT_PREFIX) for group in groups)
     underscored: dict[str, list[tuple[Group, str]]] = defaultdict(list)
     for group in groups:
-        component, rest, flat = names.split_stem(group.stem, peft)
+        component, rest, flat = canonical.split_stem(group.stem, peft)
         if flat:
             underscored["te" if component.startswith("te") else ""].append((group, rest))
             group.component, group.name = component, group.stem
         else:
-            group.component, group.name = names.canonical(component, rest)
+            group.component, group.name = canonical.canonical(component, rest)
     for kind, found in underscored.items():
-        known = names.dotted((rest for _, rest in found), kind)
+        known = canonical.dotted((rest for _, rest in found), kind)
         for group, rest in found:
             if rest in known:
-                group.component, group.name = names.canonical(group.component, known[rest])
+                group.component, group.name = canonical.canonical(group.component, known[rest])
     taken: set[tuple[str, str]] = set()
     for group in groups:
         if (group.component, group.name) in taken:

@@ -111,17 +111,17 @@ class Module:
             return self._applied(base, strength)
 
     def _applied(self, base: Array, strength: float) -> Array:
-        from loracore.adapter import applying  # noqa: PLC0415 - loads numpy
+        from loracore.adapter import formulas  # noqa: PLC0415 - loads numpy
 
         def read(role: str) -> Array:
             return self.tensor(role, base.dtype)
 
         if self.algorithm == "oft":
-            return applying.rotated(base, self.layers, read, strength, self.alpha or 0.0)
+            return formulas.rotated(base, self.layers, read, strength, self.alpha or 0.0)
         if self.algorithm == "ia3":
-            return applying.rescaled(base, self.layers, read, strength)
+            return formulas.rescaled(base, self.layers, read, strength)
         if self.algorithm == "glora":
-            return base + strength * applying.generalized(base, self.layers, read, self.scale)
+            return base + strength * formulas.generalized(base, self.layers, read, self.scale)
         delta = self._difference(base.dtype)
         if delta is None:
             whole = read("weight" if "weight" in self.layers else "bias").reshape(base.shape)
@@ -129,7 +129,7 @@ class Module:
         delta = delta.reshape(base.shape)
         if self.needs_base:
             transposed = self.transposed or "embedding_up" in self.layers
-            return applying.decomposed(base + delta, self.layers, read, strength, transposed)
+            return formulas.decomposed(base + delta, self.layers, read, strength, transposed)
         return base + strength * delta
 
     def bias_delta(self, dtype: DTypeLike = "float32") -> Array | None:

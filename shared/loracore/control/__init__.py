@@ -33,7 +33,7 @@ from loracore.control.dedupe import (
     UndoActions,
     Undone,
 )
-from loracore.control.envelope import Answer, Answered, Asked, Refusal, Request, Told
+from loracore.control.envelope import Answer, Answered, Asked, Refusal, Reply, Request, Told
 from loracore.control.events import (
     ActionRefused,
     ActionTaken,
@@ -171,6 +171,7 @@ __all__ = [
     "PlannedStep",
     "PublishedEvent",
     "Refusal",
+    "Reply",
     "Request",
     "Root",
     "Savings",

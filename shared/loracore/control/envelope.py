@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from loracore.control.dedupe import (
     Applied,
     ApplyDedupe,
@@ -75,6 +77,10 @@ Answer = (
     Status | Waited | Groups | Duplicates | Failed | Shown | Found | Audited | Examined | Refusal
     | Planned | Applied | Undone | Freed | Freeable | History | Savings | JobStarted | JobState | Jobs | JobResult
 )  # fmt: skip
+
+
+#: Takes the answer to a request.
+Reply = Callable[[Answer], None]
 
 
 class Answered(Struct, frozen=True):

@@ -6,7 +6,7 @@ from typing import Literal
 
 import msgspec
 
-from loracore.jobs.faults import Fault
+from loracore.jobs.results import Fault
 
 #: What stored weights are rounded to. None in parameters: as in the first input.
 Stored = Literal["float32", "float16", "bfloat16"]

@@ -7,7 +7,7 @@ from typing import Literal
 import msgspec
 
 from loracore.jobs.change import Writing
-from loracore.jobs.faults import Fault
+from loracore.jobs.results import Fault
 
 #: What computes the differences; `both` times the two and checks that they agree.
 Engine = Literal["numpy", "torch", "both"]

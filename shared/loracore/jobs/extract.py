@@ -6,7 +6,7 @@ import msgspec
 
 from loracore.jobs.change import Writing
 from loracore.jobs.compare import Extraction, Model, Quality
-from loracore.jobs.faults import Fault
+from loracore.jobs.results import Fault
 
 
 class ExtractParameters(msgspec.Struct, frozen=True):

@@ -6,8 +6,7 @@ from typing import Literal
 
 import msgspec
 
-from loracore.jobs.faults import Fault
-from loracore.jobs.table import Table
+from loracore.jobs.results import Fault, Table
 
 #: What a block's importance is the sum of: ‖ΔW‖²_F, or the softmax of the spectral norms.
 By = Literal["energy", "softmax"]

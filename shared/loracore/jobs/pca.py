@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from loracore.jobs.array import Array
-from loracore.jobs.faults import Fault
+from loracore.jobs.results import Array, Fault
 
 
 class PcaParameters(msgspec.Struct, frozen=True):

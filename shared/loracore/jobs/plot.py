@@ -8,7 +8,7 @@ from typing import Literal, get_args
 import msgspec
 
 from loracore.errors import UsageError
-from loracore.jobs.faults import Fault
+from loracore.jobs.results import Fault
 from loracore.paths import shown
 
 Kind = Literal["distribution", "heatmap", "rank", "comparison", "pca", "importance"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from loracore.jobs.plot import Format
-from loracore.jobs.table import Table
+from loracore.jobs.results import Table
 
 
 class ReportParameters(msgspec.Struct, frozen=True):

@@ -9,10 +9,10 @@ from typing import Literal
 
 import msgspec
 
+from loracore.causes import explained
 from loracore.errors import FileError, UsageError
 from loracore.jobs.change import Writing
 from loracore.paths import shown
-from loracore.trouble import explained
 from loracore.whole import regular
 
 #: `svd` is the best approximation of ΔW; `truncate` and `pad` cut off and add rows and columns of the factors.

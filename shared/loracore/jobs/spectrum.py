@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from loracore.jobs.faults import Fault
+from loracore.jobs.results import Fault
 
 
 class SpectrumParameters(msgspec.Struct, frozen=True):

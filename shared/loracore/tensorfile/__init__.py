@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import os
 
-from loracore.tensorfile.container import Arrangement, Container, Strides
-from loracore.tensorfile.layout import DTYPE_BITS, Layer, Layout
+from loracore.tensorfile.container import DTYPE_BITS, Arrangement, Container, Layer, Layout, Strides
 from loracore.tensorfile.readers import (
     SUFFIXES,
     has_reader,

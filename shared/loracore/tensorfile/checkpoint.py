@@ -16,8 +16,7 @@ from blake3 import blake3
 
 from loracore.errors import MalformedFile, UnknownFormat
 from loracore.tensorfile import pickles, safetensors
-from loracore.tensorfile.container import Arrangement, Container, Strides
-from loracore.tensorfile.layout import Layer, Layout
+from loracore.tensorfile.container import Arrangement, Container, Layer, Layout, Strides
 from loracore.tensorfile.source import Source
 from loracore.tensorfile.statedict import named_tensors, simple_metadata
 from loracore.tensorfile.torchtypes import DTYPES, Mapping, Storage, Tensor

@@ -7,12 +7,12 @@ import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from loracore.causes import explained
 from loracore.errors import FileError, MalformedFile, UnknownFormat
 from loracore.tensorfile import safetensors
 from loracore.tensorfile.container import Container
 from loracore.tensorfile.recognise import recognised
 from loracore.tensorfile.source import Source
-from loracore.trouble import explained
 
 #: How torch's zip begins.
 _ZIP = b"PK\x03\x04"

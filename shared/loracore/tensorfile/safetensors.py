@@ -14,8 +14,16 @@ import msgspec
 from blake3 import blake3
 
 from loracore.errors import MalformedFile
-from loracore.tensorfile.container import MAX_HEADER, Arrangement, Container
-from loracore.tensorfile.layout import DTYPE_BITS, MAX_DIMENSIONS, MAX_LAYERS, Layer, Layout
+from loracore.tensorfile.container import (
+    DTYPE_BITS,
+    MAX_DIMENSIONS,
+    MAX_HEADER,
+    MAX_LAYERS,
+    Arrangement,
+    Container,
+    Layer,
+    Layout,
+)
 from loracore.tensorfile.source import Source
 
 _METADATA = "__metadata__"

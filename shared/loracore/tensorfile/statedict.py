@@ -11,7 +11,7 @@ from collections.abc import Iterator
 import msgspec
 
 from loracore.errors import MalformedFile, UnknownFormat
-from loracore.tensorfile.layout import MAX_LAYERS
+from loracore.tensorfile.container import MAX_LAYERS
 from loracore.tensorfile.torchtypes import Foreign, Mapping, Tensor
 
 #: Values visited, names' characters in all, and levels of nesting; far above any real checkpoint.

@@ -8,8 +8,7 @@ from math import prod
 from typing import Literal
 
 from loracore.errors import MalformedFile
-from loracore.tensorfile.container import Strides
-from loracore.tensorfile.layout import DTYPE_BITS, Layer
+from loracore.tensorfile.container import DTYPE_BITS, Layer, Strides
 from loracore.tensorfile.source import Source
 
 #: The storage behind a strided layer is read whole, and the layer made whole; larger ones are refused.

@@ -13,7 +13,7 @@ from collections.abc import Callable
 import msgspec
 
 from loracore.errors import MalformedFile
-from loracore.tensorfile.layout import MAX_DIMENSIONS
+from loracore.tensorfile.container import MAX_DIMENSIONS
 
 #: torch's element types: bytes of one element, and safetensors' name where that format has one.
 DTYPES: dict[str, tuple[int, str | None]] = {

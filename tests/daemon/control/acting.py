@@ -5,8 +5,7 @@ from __future__ import annotations
 import queue
 from collections.abc import Callable, Sequence
 
-from loracore.control import Answer, Applied, HistoryEntry, Outcome, Refusal, Savings, Undone
-from lorad.control.acting import Reply
+from loracore.control import Answer, Applied, HistoryEntry, Outcome, Refusal, Reply, Savings, Undone
 from lorad.dedupe.plan import Plan
 
 #: A name that is not UTF-8, and one that would turn a terminal red.

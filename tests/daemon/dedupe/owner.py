@@ -20,15 +20,15 @@ from loracore.config import Config, Dedupe, Watch
 from loracore.control import Event, Refusal
 from loracore.errors import LoraError, StateError
 from lorad.catalog.views import connect
-from lorad.control.planning import Planner
 from lorad.dedupe.action.actor import Actor
 from lorad.dedupe.action.journal import Entry
 from lorad.dedupe.action.order import HELD, Progress, Result, silent, spoken
+from lorad.dedupe.decisions import Decisions
 from lorad.dedupe.plan import Plan
+from lorad.dedupe.planner import Planner
 from lorad.dedupe.process import Wish, _carry
 from lorad.dedupe.service import Service
-from lorad.files import File
-from lorad.supervisor.deduplication import Deduplication
+from lorad.index.records import File
 from tests.builders.write import write_safetensors
 from tests.daemon.inline import Life, weights
 
@@ -156,7 +156,7 @@ class Lorad:
         self.life = _Life(self.state, self.roots, view=not self._known)
         worker = Waiting()
         self._worker = worker
-        self.dedupe = Deduplication(
+        self.dedupe = Decisions(
             str(self.state), self.config, self.told.append, self._complain, lambda: None,
             make_service=partial(
                 Service, acting=partial(Inside, death=self.death), worker=lambda *_, **__: worker

@@ -11,10 +11,10 @@ import pytest
 
 from loracore import config
 from loracore.control import Planned
-from lorad.control.planning import planned_pages
+from lorad.control.pages import planned_pages
 from lorad.control.queries import Queries
-from lorad.dedupe.adapters import adapter_folders, look_at_folders
 from lorad.dedupe.plan import Plan
+from lorad.dedupe.planner import adapter_folders, look_at_folders
 from lorad.dedupe.policy import AWAY
 from tests.builders.models import llama, saved
 from tests.builders.real import by_peft

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from lorad.dedupe.aliases import Alias, Aliases
-from lorad.dedupe.mounted import Mounted
+from lorad.watch.mounts import Mounted
 from tests.unions import BOUND, UNIONS, Union
 
 FUSE = sorted(kind for kind in UNIONS if kind not in BOUND)

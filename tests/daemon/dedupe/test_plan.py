@@ -12,11 +12,10 @@ from hypothesis import strategies as st
 from loracore.config import Dedupe
 from loracore.settings import ACTIONS, KEEP_RULES
 from lorad.blocks.extents import Extent
-from lorad.blocks.room import MOST, packed
-from lorad.dedupe.plan import MARKED, NOT_NEW, Plan, Step, make_plan, plan_for
+from lorad.blocks.usage import MOST, packed
+from lorad.dedupe.plan import MARKED, NOT_NEW, Folders, Plan, Step, make_plan, plan_for
 from lorad.dedupe.policy import AWAY, IN_PLACE, Policy
 from lorad.dedupe.sets import Skipped
-from lorad.dedupe.wholes import Folders
 from lorad.library.keepers import Copy, Rule, choose, is_inside, is_marked
 from tests.daemon.publish.plain import taken
 

@@ -17,7 +17,7 @@ import pytest
 from loracore.errors import StateError
 from lorad.dedupe.action.journal import JOURNAL
 from lorad.dedupe.action.order import FreeOrder, Result
-from lorad.dedupe.history import PastActions
+from lorad.dedupe.history import ActionHistory
 from lorad.dedupe.process import ActingProcess, Apply, Clock, Free, GiveBack, Note, Retarget, Undo
 from tests.builders.write import write_safetensors
 from tests.daemon.dedupe.world import World, dies_at, look, make_world, side
@@ -85,7 +85,7 @@ def test_every_wish_is_carried_out(world: World, process: ActingProcess) -> None
     assert world.look() == before
     assert process.ask(Clock(12.5)) == []
     process.dismiss()
-    assert PastActions(world.state).clock() == 12.5
+    assert ActionHistory(world.state).clock() == 12.5
 
 
 def test_orders_that_it_is_killed_over_are_not_repeated(

@@ -19,9 +19,9 @@ from lorad.dedupe.plan import Plan, Step
 from lorad.dedupe.refusals import Refusals
 from lorad.dedupe.rootlock import RootLocks
 from lorad.dedupe.sets import Skipped
-from lorad.dedupe.statx import owns_all
 from lorad.library.keepers import Copy
 from lorad.pipeline.protocol import Identity
+from lorad.watch.statx import owns_all
 from tests.builders.weights import random_weights
 from tests.builders.write import write_safetensors
 from tests.daemon.dedupe.world import SPECS

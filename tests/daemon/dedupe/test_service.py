@@ -14,7 +14,7 @@ import pytest
 
 from loracore.config import Config, Watch
 from loracore.control import ActionRefused, Event, Freed
-from lorad.dedupe import repair
+from lorad.dedupe import interrupted
 from lorad.dedupe.action.journal import JOURNAL, Journal
 from lorad.dedupe.places import Places
 from lorad.dedupe.returns import Standing
@@ -66,7 +66,7 @@ def test_what_died_in_a_commit_is_repaired_at_its_start(tmp_path: Path) -> None:
 
 def test_what_had_to_wait_is_repaired_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """By itself, as soon as the folder is back; that it waits is said once."""
-    monkeypatch.setattr(repair, "_AGAIN", (0.05,))
+    monkeypatch.setattr(interrupted, "_AGAIN", (0.05,))
     world = make_world(str(tmp_path))
     before, order = world.look(), world.order("delete")
     dies_at(world, "put aside", lambda actor: actor.apply([order]))
@@ -87,7 +87,7 @@ def test_what_the_journal_could_not_take_is_repaired_once_there_is_room(
     disk: Callable[[str], str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A wish that fails over a full disk is refused; what it has begun is seen to by itself."""
-    monkeypatch.setattr(repair, "_AGAIN", (0.05,))
+    monkeypatch.setattr(interrupted, "_AGAIN", (0.05,))
     state = disk("tmpfs")
     world = make_world(str(tmp_path), state=state)
     order = world.order("delete")
@@ -107,7 +107,7 @@ def test_a_wish_that_fails_over_the_journal_is_seen_to_by_itself(
     disk: Callable[[str], str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It is refused with the reason; what it has begun is brought to an end as soon as there is room."""
-    monkeypatch.setattr(repair, "_AGAIN", (0.05,))
+    monkeypatch.setattr(interrupted, "_AGAIN", (0.05,))
     state = disk("tmpfs")
     world = make_world(str(tmp_path), state=state)
     world.apply("delete")

@@ -13,10 +13,10 @@ import pytest
 from safetensors.numpy import save
 
 from lorad.blocks.extents import NOWHERE
-from lorad.blocks.room import unpacked
+from lorad.blocks.usage import unpacked
 from lorad.dedupe.plan import make_plan
+from lorad.dedupe.planner import with_extents
 from lorad.dedupe.policy import Policy
-from lorad.dedupe.sharing import with_extents
 from lorad.library.keepers import Copy
 from tests.daemon.dedupe.world import make_world
 

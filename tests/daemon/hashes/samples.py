@@ -7,9 +7,9 @@ import signal
 import threading
 
 from loracore.errors import MalformedFile
-from loracore.jobs.frame import Context, Job
 from loracore.jobs.hashes import HashesParameters, HashesResult
-from lorakit import hashing
+from loracore.jobs.job import Context, Job
+from lorakit.jobs.hashes import job
 
 
 def _run(parameters: HashesParameters, context: Context) -> HashesResult:
@@ -29,7 +29,7 @@ def _run(parameters: HashesParameters, context: Context) -> HashesResult:
         context.progress(0, 1)
         with open(parameters.path + b".fifo", "rb") as fifo:
             fifo.read()
-    return hashing.run(parameters, context)
+    return job.run(parameters, context)
 
 
 JOB = Job("hashes", HashesParameters, HashesResult, _run)

@@ -84,7 +84,7 @@ class Core:
 
 def _is_worker(process: psutil.Process) -> bool:
     try:
-        return "lorad.jobs.worker" in process.cmdline()
+        return "lorad.workers.worker" in process.cmdline()
     except psutil.Error:
         # It has ended just now.
         return False

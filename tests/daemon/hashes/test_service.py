@@ -13,7 +13,7 @@ import psutil
 import pytest
 
 import tests
-from loracore.jobs import finding
+from loracore.jobs import job
 from lorad.catalog import Identified
 from lorad.hashes import service
 from lorad.pipeline.protocol import Identity
@@ -26,7 +26,7 @@ _ROOT = str(Path(tests.__file__).parent.parent)
 @pytest.fixture(autouse=True)
 def sample_job(monkeypatch: pytest.MonkeyPatch) -> None:
     """Have the workers do the job of the samples, and not wait as long as a daemon would."""
-    monkeypatch.setitem(finding._QUICK, "hashes", f"{samples.__name__}:JOB")
+    monkeypatch.setitem(job._QUICK, "hashes", f"{samples.__name__}:JOB")
     before = os.environ.get("PYTHONPATH")
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([_ROOT, *([before] if before else [])]))
     monkeypatch.setattr(service, "_AGAIN", 0.05)

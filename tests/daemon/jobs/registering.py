@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import tests
-from loracore.jobs.frame import GROUP
+from loracore.jobs.job import GROUP
 from tests.daemon.jobs import samples
 
 _ROOT = str(Path(tests.__file__).parent.parent)

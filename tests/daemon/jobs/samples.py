@@ -14,7 +14,7 @@ from typing import Any
 import msgspec
 
 from loracore.errors import FileError
-from loracore.jobs.frame import Context, Job
+from loracore.jobs.job import Context, Job
 
 
 class Task(msgspec.Struct, frozen=True):

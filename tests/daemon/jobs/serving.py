@@ -23,7 +23,7 @@ from loracore.control import (
     StartJob,
     WaitJob,
 )
-from lorad.control.jobs import JobRequest
+from lorad.jobs.board import JobRequest
 from lorad.jobs.service import JobService
 from tests.daemon.jobs.samples import Report, Task
 

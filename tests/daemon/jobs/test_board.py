@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from loracore.jobs.finding import Place
+from loracore.jobs.job import Place
 from lorad.jobs.board import Board
 
 PLACE = Place("count", "module:COUNT", "samples")

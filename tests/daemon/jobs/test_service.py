@@ -26,11 +26,11 @@ from loracore.control import (
     StartJob,
     WaitJob,
 )
-from loracore.jobs import finding
-from loracore.jobs.frame import Alone
+from loracore.jobs import job as finding
+from loracore.jobs.job import Alone
 from lorad.jobs import board
 from lorad.jobs import service as module
-from lorad.jobs.keeping import KeptResult
+from lorad.jobs.results import KeptResult
 from tests.daemon.jobs.samples import Report, Task
 from tests.daemon.jobs.serving import SECONDS, Service, release
 
@@ -142,7 +142,7 @@ def test_a_job_that_needs_too_much_memory_fails_alone(tmp_path: Path) -> None:
         ("lean", "missing", "lean needs package_that_nobody_has: pip install --upgrade samples"),
         ("hollow", "missing", "hollow needs package_that_nobody_has: pip install --upgrade samples"),
         ("gone", "input", "gone: .* is not there; install samples anew"),
-        ("no_job", "input", "no_job: .* is no loracore.jobs.frame.Job"),
+        ("no_job", "input", "no_job: .* is no loracore.jobs.job.Job"),
     ],
 )
 def test_a_job_that_fails_says_why(service: Service, name: str, code: str, text: str) -> None:

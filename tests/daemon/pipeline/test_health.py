@@ -17,7 +17,7 @@ from lorad.pipeline.health import (
     PipelineBrokenError,
     Vital,
 )
-from lorad.supervisor import daemon as supervisor
+from lorad.supervisor import loop as supervisor
 
 MIB = 1 << 20
 

@@ -14,7 +14,7 @@ from blake3 import blake3
 from loracore.identity import Identity
 from lorad.pipeline.dispatch import Finished, Lost, PiecesJob, Plan
 from lorad.pipeline.launch import Crew
-from lorad.pipeline.machinery import Machinery
+from lorad.pipeline.pipeline import Pipeline
 from lorad.pipeline.protocol import LANES, LENGTHS, LONG_LANE, OWN_LANE, Run, Target, lane_of
 
 #: Bytes of a file: some slabs, so that a task is interrupted some times.
@@ -22,11 +22,11 @@ SIZE = 16 << 20
 
 
 @pytest.fixture
-def machinery(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Machinery]:
+def pipeline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Pipeline]:
     monkeypatch.chdir(tmp_path)
-    machinery = Machinery(Crew(str(tmp_path), str(tmp_path), loaders=1, hasher="cpu"), told=lambda *death: None)
-    yield machinery
-    machinery.stop()
+    pipeline = Pipeline(Crew(str(tmp_path), str(tmp_path), loaders=1, hasher="cpu"), told=lambda *death: None)
+    yield pipeline
+    pipeline.stop()
 
 
 def job(path: Path, number: int, *, lane: int, pieces: int = 1) -> PiecesJob:
@@ -39,30 +39,30 @@ def job(path: Path, number: int, *, lane: int, pieces: int = 1) -> PiecesJob:
     return PiecesJob([number], [0], [target], [plan], sequential=True, lane=lane)
 
 
-def start(machinery: Machinery, work: PiecesJob) -> None:
-    while (loader := machinery.room(work.lane)) is None:
-        assert not list(machinery.poll(0.1))
-    machinery.start(loader, work)
+def start(pipeline: Pipeline, work: PiecesJob) -> None:
+    while (loader := pipeline.room(work.lane)) is None:
+        assert not list(pipeline.poll(0.1))
+    pipeline.start(loader, work)
 
 
-def ended(machinery: Machinery, count: int) -> list[Finished]:
+def ended(pipeline: Pipeline, count: int) -> list[Finished]:
     found: list[Finished] = []
     while len(found) < count:
-        for event in machinery.poll(1.0):
+        for event in pipeline.poll(1.0):
             assert not isinstance(event, Lost)
             found += [event] if isinstance(event, Finished) else []
     return found
 
 
-def test_tasks_in_all_lanes_at_once_keep_their_digests(machinery: Machinery, tmp_path: Path) -> None:
+def test_tasks_in_all_lanes_at_once_keep_their_digests(pipeline: Pipeline, tmp_path: Path) -> None:
     """However they are nested, and whoever digests them."""
     paths = []
     for lane in reversed(range(LANES)):
         path = tmp_path / str(lane)
         path.write_bytes(random.Random(lane).randbytes(SIZE // 4) * 4)
-        start(machinery, job(path, lane, lane=lane, pieces=1 + 3 * (lane % 3)))
+        start(pipeline, job(path, lane, lane=lane, pieces=1 + 3 * (lane % 3)))
         paths.append(path)
-    for finished in ended(machinery, len(paths)):
+    for finished in ended(pipeline, len(paths)):
         (number,) = finished.job.files
         assert isinstance(finished.job, PiecesJob)
         content, position, digests = (tmp_path / str(number)).read_bytes(), 0, []
@@ -75,26 +75,26 @@ def test_tasks_in_all_lanes_at_once_keep_their_digests(machinery: Machinery, tmp
 
 
 @pytest.mark.parametrize("lane", [LONG_LANE, OWN_LANE])
-def test_a_long_task_gives_way_and_can_be_cancelled(machinery: Machinery, tmp_path: Path, lane: int) -> None:
+def test_a_long_task_gives_way_and_can_be_cancelled(pipeline: Pipeline, tmp_path: Path, lane: int) -> None:
     """What is left of it has digests that mean nothing, so that nothing is out of place."""
     giant, small = tmp_path / "giant", tmp_path / "small"
     with giant.open("wb") as file:
         file.truncate(1 << 40)
     small.write_bytes(b"x" * 1000)
-    start(machinery, job(giant, 1, lane=lane, pieces=5))
-    start(machinery, job(giant, 2, lane=lane + 1))
+    start(pipeline, job(giant, 1, lane=lane, pieces=5))
+    start(pipeline, job(giant, 2, lane=lane + 1))
     for number in (3, 4):
-        start(machinery, job(small, number, lane=0))
-    short = ended(machinery, 2)
+        start(pipeline, job(small, number, lane=0))
+    short = ended(pipeline, 2)
     assert {finished.job.files[0] for finished in short} == {3, 4}
     assert {finished.digests for finished in short} == {blake3(b"x" * 1000).digest()}
-    machinery.cancel(2)
-    machinery.cancel(1)
-    for finished in ended(machinery, 2):
+    pipeline.cancel(2)
+    pipeline.cancel(1)
+    for finished in ended(pipeline, 2):
         assert finished.outcomes[0].trouble is not None
         assert finished.outcomes[0].trouble.kind == "cancelled"
         assert len(finished.digests) == 32 * finished.job.plans[0].pieces  # type: ignore[union-attr]
-    assert machinery.idle
+    assert pipeline.idle
 
 
 def test_lanes_are_by_length() -> None:

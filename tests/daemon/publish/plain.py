@@ -11,12 +11,12 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from lorad.blocks.room import unpacked
+from lorad.blocks.usage import unpacked
 from lorad.catalog.views import Copies, Name, Snapshot, connect, read_snapshot
 from lorad.library.keepers import Copy, choose
 from lorad.publish.model import Model
 from lorad.publish.render import render
-from lorad.publish.views import VIEWS
+from lorad.state_folder import VIEWS
 
 _TOLD = ("grouped", "unique", "duplicate")
 _STATUSES = ("pending", "grouped", "unique", "duplicate", "failed", "ignored")

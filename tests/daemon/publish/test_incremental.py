@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from loracore.settings import KEEP_RULES
 from lorad.blocks.extents import Extent
-from lorad.blocks.room import packed
+from lorad.blocks.usage import packed
 from lorad.catalog import Catalog, Row
 from lorad.catalog.views import TERMS, Terms
 from lorad.library.keepers import Rule, Rules

@@ -15,10 +15,10 @@ import pytest
 
 from lorad.catalog import Catalog, Row
 from lorad.pipeline.launch import Crew
-from lorad.pipeline.machinery import Machinery
+from lorad.pipeline.pipeline import Pipeline
 from lorad.pipeline.protocol import Publish, Published
 from lorad.publish.publisher import Publisher
-from lorad.publish.views import VIEWS, written_generation
+from lorad.state_folder import VIEWS, written_generation
 from tests.daemon.publish.plain import rendered_anew, written
 
 #: `make soak` raises it.
@@ -86,10 +86,10 @@ def test_a_killed_publisher_leaves_whole_files(tmp_path: Path) -> None:
     catalog.close()
 
 
-def published(machinery: Machinery) -> Published:
+def published(pipeline: Pipeline) -> Published:
     deadline = time.monotonic() + 30
     while time.monotonic() < deadline:
-        for event in machinery.poll(0.1):
+        for event in pipeline.poll(0.1):
             if isinstance(event, Published):
                 return event
     raise TimeoutError
@@ -102,20 +102,20 @@ def test_the_process_follows_and_its_successor_knows_nothing(
     monkeypatch.chdir(tmp_path)
     catalog = Catalog(str(tmp_path))
     fill(catalog, range(100))
-    machinery = Machinery(Crew(str(tmp_path), str(tmp_path), loaders=1, hasher="cpu"), told=lambda *_: None)
+    pipeline = Pipeline(Crew(str(tmp_path), str(tmp_path), loaders=1, hasher="cpu"), told=lambda *_: None)
     try:
-        machinery.publish(Publish(1, None))
-        assert published(machinery).generation == 1
-        machinery.publish(Publish(2, fill(catalog, range(1), "unique")))
-        assert published(machinery).generation == 2
+        pipeline.publish(Publish(1, None))
+        assert published(pipeline).generation == 1
+        pipeline.publish(Publish(2, fill(catalog, range(1), "unique")))
+        assert published(pipeline).generation == 2
         assert written(tmp_path) == rendered_anew(tmp_path)
-        os.kill(machinery.pids()["publisher"], 9)
-        assert published(machinery).generation == -1
-        machinery.publish(Publish(3, fill(catalog, range(1, 2), "unique")))
-        assert published(machinery).generation == 3
+        os.kill(pipeline.pids()["publisher"], 9)
+        assert published(pipeline).generation == -1
+        pipeline.publish(Publish(3, fill(catalog, range(1, 2), "unique")))
+        assert published(pipeline).generation == 3
         assert written(tmp_path) == rendered_anew(tmp_path)
     finally:
-        machinery.stop()
+        pipeline.stop()
         catalog.close()
 
 

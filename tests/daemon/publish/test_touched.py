@@ -11,15 +11,14 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 from msgspec.structs import replace
 
-import lorad.recorder
+import lorad.index.commits
 from lorad.catalog import Catalog
-from lorad.files import File, Files, is_under
+from lorad.index.commits import Commits, PresentTerms
+from lorad.index.records import File, Files, is_under
+from lorad.index.statistics import Statistics
 from lorad.library import Status
 from lorad.pipeline.protocol import Identity, Publish, Published
 from lorad.publish.publisher import Publisher
-from lorad.recorder import Recorder
-from lorad.statistics import Statistics
-from lorad.terms import PresentTerms
 from tests.daemon.publish.plain import rendered_anew, written
 
 PATHS = tuple(
@@ -55,8 +54,8 @@ class Core(RuleBasedStateMachine):
         self.state = self.place.name
         self.clock = Clock()
         self.patches = [
-            patch.object(lorad.recorder, "time", self.clock),
-            patch.object(lorad.recorder, "_BURST", burst),
+            patch.object(lorad.index.commits, "time", self.clock),
+            patch.object(lorad.index.commits, "_BURST", burst),
         ]
         for each in self.patches:
             each.start()
@@ -75,7 +74,7 @@ class Core(RuleBasedStateMachine):
         self.files.load(is_under(roots))
         self.line = Line()
         terms = PresentTerms(self.files, roots, follow=False)
-        self.recorder = Recorder(self.catalog, self.files, self.line, Statistics(), self.state, terms=terms)
+        self.commits = Commits(self.catalog, self.files, self.line, Statistics(), self.state, terms=terms)
 
     def teardown(self) -> None:
         if not hasattr(self, "line"):
@@ -161,11 +160,11 @@ class Core(RuleBasedStateMachine):
     @rule(settled=st.booleans(), wait=st.sampled_from([0.0, 0.3, 60.0]))
     def record(self, settled: bool, wait: float) -> None:
         self.clock.now += wait
-        self.recorder.record(settled=settled)
+        self.commits.record(settled=settled)
 
     @rule()
     def save(self) -> None:
-        self.recorder.save()
+        self.commits.save()
 
     @precondition(lambda self: self.line.asked is not None)
     @rule()
@@ -173,7 +172,7 @@ class Core(RuleBasedStateMachine):
         """The publisher does what it was asked for, perhaps when the catalogue has gone on."""
         asked, self.line.asked = self.line.asked, None
         generation = self.publisher.publish(asked)
-        self.recorder.was_published(Published(generation, 0.0))
+        self.commits.was_published(Published(generation, 0.0))
         if generation == self.catalog.generation:
             assert written(Path(self.state)) == rendered_anew(Path(self.state))
         else:
@@ -189,14 +188,14 @@ class Core(RuleBasedStateMachine):
                 generation, error = self.publisher.publish(asked), ""
             except OSError as trouble:
                 generation, error = -1, str(trouble)
-        self.recorder.was_published(Published(generation, 0.0, error))
+        self.commits.was_published(Published(generation, 0.0, error))
 
     @rule()
     def die(self) -> None:
         """The publisher is killed, with or without a request."""
         self.line.asked = None
         self.publisher = Publisher(self.state)
-        self.recorder.was_published(Published(-1, 0.0))
+        self.commits.was_published(Published(-1, 0.0))
 
     @rule(roots=st.sampled_from([[b"/a"], [b"/a", b"/b"]]))
     def run_again(self, roots: list[bytes]) -> None:
@@ -211,9 +210,9 @@ class Core(RuleBasedStateMachine):
         """The catalogue goes on between request and answer, as it may when the machine is busy."""
         self.settle()
         self.learn(first, status, 1, 0, True)
-        self.recorder.record(settled=True)
+        self.commits.record(settled=True)
         self.learn(second, Status.FAILED, 2, 1, False)
-        self.recorder.save()
+        self.commits.save()
         if self.line.asked is not None:
             self.answer()
 
@@ -222,10 +221,10 @@ class Core(RuleBasedStateMachine):
         """In the end the files say what is known."""
         for _ in range(6):
             self.clock.now += 60
-            self.recorder.record(settled=True)
+            self.commits.record(settled=True)
             if self.line.asked is not None:
                 self.answer()
-        assert self.recorder.up_to_date
+        assert self.commits.up_to_date
         assert written(Path(self.state)) == rendered_anew(Path(self.state))
 
 
@@ -235,7 +234,7 @@ def test_what_was_not_rendered_is_told_again() -> None:
     core.start(burst=1.0)
     core.settle()
     core.outrun(first=0, second=1, status=Status.UNIQUE)
-    core.recorder.record(settled=True)
+    core.commits.record(settled=True)
     assert core.line.asked is not None
     assert core.line.asked.touched is not None
     assert {core.paths(0), core.paths(1)} <= set(core.line.asked.touched)
@@ -246,20 +245,20 @@ def test_few_changes_are_told_by_name() -> None:
     """All is read again only by a publisher that is new, that failed, or that has most of it to read anyway."""
     core = Core()
     core.start(burst=0.25)
-    core.recorder.record(settled=True)
+    core.commits.record(settled=True)
     assert core.line.asked is not None
     assert core.line.asked.touched is None, "the first time"
     core.answer()
     core.learn(0, Status.UNIQUE, 1, 0, False)
-    core.recorder.record(settled=True)
+    core.commits.record(settled=True)
     assert core.line.asked.touched == [core.paths(0)]
     core.die()
-    core.recorder.record(settled=True)
+    core.commits.record(settled=True)
     assert core.line.asked.touched is None, "another process"
     core.answer()
     for number in range(3):
         core.learn(number, Status.FAILED, 1, 0, False)
-    core.recorder.record(settled=True)
+    core.commits.record(settled=True)
     assert core.line.asked.touched is None, "half of all"
     core.teardown()
 

@@ -14,8 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from loracore.adapter import read_adapter
-from loracore.adapter.naming import parse_key
 from loracore.errors import MalformedFile
+from loracore.names.keys import parse_key
 from tests.builders.architectures import LayerSpec
 from tests.builders.write import write_sparse
 from tests.shared.adapter.measures import randn, read

@@ -13,7 +13,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 
 import lorakit
-from lorakit.change.baking import merging
+from lorakit.jobs.bake import merging
 from tests.toolkit.change.baking import Tensors, assert_close, bake
 from tests.toolkit.change.converting import flux_file, original, randn, texted
 from tests.toolkit.change.libraries import by_diffusers, clip, flux, kohya, save, unet
@@ -72,7 +72,7 @@ def assert_same_files(one: Path, other: Path) -> None:
 
 def single_file(family: str, path: Path) -> tuple[Path, dict[str, str], Tensors]:
     """The same models in one file under the original names: the file, these by ours, and the weights by these."""
-    from lorakit.change.originals import original_unet
+    from loracore.names.originals import original_unet
 
     names, tensors = {}, {}
     for name, value in unet(family).state_dict().items():
@@ -146,7 +146,7 @@ def test_flux_whatever_is_fused(
 ) -> None:
     """A fused projection of the LoRA into parts of the base, parts into fused; a layer at once and by rows."""
     monkeypatch.setattr(merging, "_BLOCK", block)
-    from lorakit.change.originals import diffusers_names
+    from loracore.names.originals import diffusers_names
 
     given = flux_file(tmp_path / "kohya.safetensors")
     lorakit.convert(given, tmp_path / "diffusers.safetensors", to="diffusers")
@@ -178,7 +178,7 @@ def test_flux_whatever_is_fused(
 
 
 def lorakit_name(key: str) -> str:
-    from loracore.adapter.names import dotted
+    from loracore.names.canonical import dotted
 
     stem = key.removesuffix(".alpha").removeprefix("lora_unet_")
     return dotted([stem], "unet")[stem]

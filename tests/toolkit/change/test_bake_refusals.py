@@ -143,8 +143,8 @@ KILLED = """
 import sys
 from loracore.jobs.bake import BakeParameters
 from loracore.jobs.change import Writing
-from loracore.jobs.frame import Alone
-from lorakit.change.baking.job import run
+from loracore.jobs.job import Alone
+from lorakit.jobs.bake.job import run
 def told(done, total, what):
     # The first half is to hash the base.
     if done > 0.75 * total:
@@ -180,8 +180,8 @@ def test_cancelled_there_is_nothing(tmp_path: Path) -> None:
     """Whoever is told how far it is may end it."""
     from loracore.jobs.bake import BakeParameters
     from loracore.jobs.change import Writing
-    from loracore.jobs.frame import Alone, Cancelled
-    from lorakit.change.baking.job import run
+    from loracore.jobs.job import Alone, Cancelled
+    from lorakit.jobs.bake.job import run
 
     base = saved(llama(), tmp_path / "base", max_shard_size="8KB")
     tuned(llama(), CONFIGS["lora"], tmp_path / "adapter")
@@ -254,8 +254,8 @@ def test_a_base_that_changes_meanwhile_is_told_of(change: str, tmp_path: Path) -
     """By name; what was made of both of its states is not kept."""
     from loracore.jobs.bake import BakeParameters
     from loracore.jobs.change import Writing
-    from loracore.jobs.frame import Alone
-    from lorakit.change.baking.job import run
+    from loracore.jobs.job import Alone
+    from lorakit.jobs.bake.job import run
 
     tuned(llama(), CONFIGS["lora"], tmp_path / "adapter")
     base = save(tmp_path / "base.safetensors", llama().state_dict())

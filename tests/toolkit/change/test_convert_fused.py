@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from lorakit.change.originals import diffusers_names
+from loracore.names.originals import diffusers_names
 from tests.toolkit.change.converting import CLOSE, assert_same, convert, deltas, flux_file, randn
 from tests.toolkit.change.libraries import by_diffusers, by_peft, flux, save
 

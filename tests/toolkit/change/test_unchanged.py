@@ -16,12 +16,13 @@ from loracore.errors import ChangedFile
 from loracore.jobs.bake import BakeParameters
 from loracore.jobs.change import Changed, Writing
 from loracore.jobs.convert import ConvertParameters
-from loracore.jobs.frame import Alone
+from loracore.jobs.job import Alone
 from loracore.jobs.merge import MergeParameters
 from loracore.jobs.resize import ResizeParameters
-from lorakit.change import merge, resize
-from lorakit.change.baking import job as bake
-from lorakit.change.conversion import job as convert
+from lorakit.jobs.bake import job as bake
+from lorakit.jobs.convert import job as convert
+from lorakit.jobs.merge import job as merge
+from lorakit.jobs.resize import job as resize
 from tests.toolkit.change.files import kohya
 from tests.toolkit.change.libraries import clip
 from tests.toolkit.change.libraries import kohya as adapting

@@ -8,9 +8,9 @@ from typing import Any
 
 import msgspec
 
+from loracore.causes import explained
 from loracore.errors import FileError, MalformedFile
 from loracore.tensorfile import Container, Layer, Source
-from loracore.trouble import explained
 from loracore.whole import regular
 from lorakit.output.draft import Draft
 

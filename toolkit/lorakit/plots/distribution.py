@@ -10,10 +10,10 @@ from matplotlib.axes import Axes
 from numpy.typing import NDArray
 
 from loracore.adapter import Module
-from loracore.jobs.frame import Context
+from loracore.jobs.job import Context
 from loracore.jobs.plot import PlotParameters
-from lorakit.analysis.matrices import matrices, opened, weight
-from lorakit.analysis.survey import survey
+from lorakit.modules.matrices import matrices, opened, weight
+from lorakit.modules.survey import survey
 from lorakit.plots.drawing import COLOURS, GREY, Drawn, begin, colour_of, component, mark_places, places_of
 from lorakit.statistics.matrix import Bounds
 from lorakit.statistics.scan import BINS, Grid, Scan, Workspace, scan

@@ -17,12 +17,12 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from loracore.errors import MalformedFile
-from loracore.jobs.faults import Fault
-from loracore.jobs.frame import Context
+from loracore.jobs.job import Context
 from loracore.jobs.plot import Format
+from loracore.jobs.results import Fault
 from loracore.jobs.spectrum import SpectrumParameters, SpectrumResult
 from loracore.paths import shown
-from lorakit.analysis import spectrum
+from lorakit.jobs import spectrum
 
 #: Okabe and Ito's colours, which differ for all kinds of colour vision (jfly.uni-koeln.de/color).
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9")

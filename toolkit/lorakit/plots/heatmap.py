@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import LogNorm
 from matplotlib.image import AxesImage
 
-from loracore.jobs.frame import Context
+from loracore.jobs.job import Context
 from loracore.jobs.plot import PlotParameters
 from loracore.jobs.spectrum import ModuleSpectrum
 from lorakit.plots.drawing import (

@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, MaxNLocator, PercentFormatter
 
-from loracore.jobs.frame import Context
+from loracore.jobs.job import Context
 from loracore.jobs.plot import PlotParameters
 from loracore.jobs.spectrum import ModuleSpectrum
 from lorakit.plots.drawing import COLOURS, GREY, Drawn, begin, mark_places, places_of, spectra_of

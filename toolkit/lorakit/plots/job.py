@@ -7,7 +7,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 from loracore.errors import MissingPackage, UsageError
-from loracore.jobs.frame import Context, Job
+from loracore.jobs.job import Context, Job
 from loracore.jobs.plot import KINDS, PlotParameters, PlotResult
 from loracore.paths import shown
 

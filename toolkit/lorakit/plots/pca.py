@@ -9,11 +9,11 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 from numpy.typing import NDArray
 
-from loracore.adapter.naming import parse_key
-from loracore.jobs.frame import Context
+from loracore.jobs.job import Context
 from loracore.jobs.plot import PlotParameters
-from lorakit.analysis import pca
-from lorakit.analysis.matrices import opened
+from loracore.names.keys import parse_key
+from lorakit.jobs import pca
+from lorakit.modules.matrices import opened
 from lorakit.plots.drawing import GREY, Drawn, begin, colour_of, from_zero, mark_places, places_of
 
 #: Components that are drawn.

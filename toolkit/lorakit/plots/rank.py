@@ -10,9 +10,10 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 from numpy.typing import NDArray
 
-from loracore.jobs.frame import Context
+from loracore.jobs.job import Context
 from loracore.jobs.plot import PlotParameters
 from loracore.jobs.spectrum import ModuleSpectrum
+from lorakit.lowrank.svd import cumulative_energy
 from lorakit.plots.drawing import (
     COLOURS,
     GREY,
@@ -26,7 +27,6 @@ from lorakit.plots.drawing import (
     plain_logarithmic,
     spectra_of,
 )
-from lorakit.statistics.spectra import cumulative_energy
 
 #: Singular values that are drawn; of dense modules there are thousands.
 _MOST = 128

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from lorakit.statistics import spectra
+from lorakit.lowrank import svd as spectra
 from lorakit.statistics.matrix import PERCENTILES, Matrix
 from lorakit.statistics.registry import Value, statistic
 

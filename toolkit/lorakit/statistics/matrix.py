@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lorakit.statistics import spectra
+from lorakit.lowrank import svd as spectra
+from lorakit.lowrank.svd import Doubles
 from lorakit.statistics.devices import Device
 from lorakit.statistics.percentiles import exact_percentiles
 from lorakit.statistics.scan import Grid, Scan, Workspace, scan
-from lorakit.statistics.spectra import Doubles
 
 Floats = NDArray[np.floating[Any]]
 PERCENTILES = (1, 5, 25, 50, 75, 95, 99)

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from loracore.jobs.frame import Cancelled
+from loracore.jobs.job import Cancelled
 
 Floats = NDArray[np.floating[Any]]
 Edge = TypeVar("Edge", float, NDArray[np.float64])

@@ -16,12 +16,12 @@ from types import TracebackType
 
 import msgspec
 
+from loracore.causes import HIDE, doing, explained, told
 from loracore.errors import FileError, LoraError, StateError, StateLocked
-from loracore.trouble import explained
 from lorad.dedupe.action import free, links, quarantine, recipe, reflink, sidecars, undo
-from lorad.dedupe.action.aside import path_in, result_of
 from lorad.dedupe.action.compare import Layers, function_of
 from lorad.dedupe.action.folders import same_folders
+from lorad.dedupe.action.hidden import path_in, result_of
 from lorad.dedupe.action.hold import Held, hold, same
 from lorad.dedupe.action.journal import Context, Entry, Journal
 from lorad.dedupe.action.order import (
@@ -41,7 +41,6 @@ from lorad.dedupe.action.proof import Nothing, Proof, Proven
 from lorad.dedupe.action.recovery import Pending, record_shown, repair, settle
 from lorad.dedupe.action.remake import remake
 from lorad.dedupe.action.undo import show as give_name_back
-from lorad.dedupe.trouble import HIDE, doing, told
 from lorad.pipeline.protocol import Identity
 
 LOCK = "dedupe.lock"

@@ -11,9 +11,9 @@ from contextlib import nullcontext, suppress
 
 import msgspec
 
+from loracore.causes import doing
 from loracore.errors import FileError
 from loracore.identity import bounded
-from lorad.dedupe.trouble import doing
 
 #: These decide who may read; a file's other names cannot have others.
 _ACCESS = (b"system.posix_acl_access", b"security.")

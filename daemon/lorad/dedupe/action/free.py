@@ -15,19 +15,19 @@ from typing import NamedTuple
 
 import msgspec
 
+from loracore.causes import doing, told
 from loracore.errors import FileError
 from lorad.blocks.extents import unshared_bytes
 from lorad.dedupe.action import recipe, units
-from lorad.dedupe.action.aside import path_in, result_of
 from lorad.dedupe.action.attributes import Attributes, make_file, rehearse
 from lorad.dedupe.action.compare import Layers, function_of, pieces, write_all
+from lorad.dedupe.action.hidden import path_in, result_of
 from lorad.dedupe.action.hold import Held, hold, watchful
 from lorad.dedupe.action.journal import Context, Entry
 from lorad.dedupe.action.order import ACTIONS, HELD, FreeOrder, Progress, Refused, Result, Side, spoken
 from lorad.dedupe.action.place import Folder, Reached, reach, sync_all
 from lorad.dedupe.action.quarantine import clear, place, where
 from lorad.dedupe.action.recovery import final_state
-from lorad.dedupe.trouble import doing, told
 from lorad.pipeline.protocol import Identity
 
 #: Bytes of recipes that are held in memory at once, but for the last one.

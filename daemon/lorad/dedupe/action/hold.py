@@ -25,9 +25,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+from loracore.causes import LEASE, words
 from lorad.dedupe.action.order import Progress, Refused
 from lorad.dedupe.action.place import Reached, open_file
-from lorad.dedupe.trouble import LEASE, words
 from lorad.pipeline.protocol import Identity
 
 

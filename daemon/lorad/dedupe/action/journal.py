@@ -21,13 +21,13 @@ from typing import Any, NamedTuple
 
 import msgspec
 
+from loracore.causes import explained
 from loracore.errors import StateError
-from loracore.trouble import explained
 from loracore.whole import regular
-from lorad.database import connect
 from lorad.dedupe.action.attributes import Attributes
 from lorad.dedupe.action.order import ACTIONS, HELD, STANDING, Raw, Result, Savings, Side, spoken
 from lorad.dedupe.action.place import NAME_BYTES, Folder, cut, sync
+from lorad.state_folder import connect
 
 JOURNAL = "journal.sqlite"
 #: Beside the journal: what it is worthless without, and the other way round.

@@ -12,13 +12,13 @@ from collections.abc import Callable
 
 import msgspec
 
-from lorad.dedupe import trouble
+from loracore import causes
+from loracore.causes import doing
 from lorad.dedupe.action.attributes import Attributes
 from lorad.dedupe.action.hold import Held
 from lorad.dedupe.action.journal import Context, Entry, hidden_name
 from lorad.dedupe.action.order import HELD, Refused, Side
 from lorad.dedupe.action.place import Folder, Reached, exchange, reach, rename_new, sync_all, to_free_name
-from lorad.dedupe.trouble import doing
 
 
 def target_of(kept: bytes, gone: bytes, *, one_root: bool) -> bytes:
@@ -29,7 +29,7 @@ def target_of(kept: bytes, gone: bytes, *, one_root: bool) -> bytes:
 def refuse_other_access(kept: Held, gone: Held, attributes: Attributes) -> None:
     """A link has the owner, mode and ACL of what it leads to: who could read it must still, and no one else."""
     if not attributes.same_access(Attributes.of(kept.fd, kept.before)):
-        raise Refused.about(gone.path, trouble.OTHER_ACCESS)
+        raise Refused.about(gone.path, causes.OTHER_ACCESS)
 
 
 def is_ours(entry: Entry, reached: Reached, name: bytes, status: os.stat_result | None) -> bool:
@@ -53,7 +53,7 @@ def replace(context: Context, entry: Entry, kept: Held, gone: Held) -> None:
         raise Refused.about(
             gone.path, f"a link in its place would not lead to {os.fsdecode(kept.path)}; scan again"
         )
-    with doing(trouble.EXCHANGE):
+    with doing(causes.EXCHANGE):
         exchange(gone.folder, entry.aside, gone.name)
 
 
@@ -128,11 +128,11 @@ def _clear(entry: Entry, reached: Reached, temp: bytes) -> None:
 
 def _make_link(entry: Entry, kept: Held, gone: Held) -> None:
     if entry.action == "symlink":
-        with doing(trouble.SYMLINK):
+        with doing(causes.SYMLINK):
             os.symlink(entry.target, entry.aside, dir_fd=gone.folder)
         return
     # By the descriptor, not by the name: the link is to the file that was compared, and to no other.
-    with doing(trouble.LINK):
+    with doing(causes.LINK):
         os.link(b"/proc/self/fd/%d" % kept.fd, entry.aside, dst_dir_fd=gone.folder, follow_symlinks=True)
 
 

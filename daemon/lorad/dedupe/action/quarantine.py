@@ -12,12 +12,12 @@ import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
-from lorad.dedupe import trouble
+from loracore import causes
+from loracore.causes import doing, no_quarantine, words
 from lorad.dedupe.action.journal import QUARANTINE as IN_STATE
 from lorad.dedupe.action.journal import Context, Entry
 from lorad.dedupe.action.order import Refused, Side
 from lorad.dedupe.action.place import Reached, names_below, rename_new
-from lorad.dedupe.trouble import doing, no_quarantine, words
 from lorad.watch.scanner import QUARANTINE as IN_ROOT
 
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -32,7 +32,7 @@ def choose(context: Context, gone: Reached) -> str:
         with _open(context, where, gone.root, make=True) as fd:
             if fd is not None and _same_mount(fd, gone.folder):
                 return where
-    raise Refused.about(gone.path, words(trouble.QUARANTINE, errno.EXDEV))
+    raise Refused.about(gone.path, words(causes.QUARANTINE, errno.EXDEV))
 
 
 def refuse_inside(context: Context, side: Side) -> None:
@@ -52,7 +52,7 @@ def move(context: Context, entry: Entry, gone: Reached, places: dict[int, int]) 
             os.mkdir(name, 0o700, dir_fd=base)
         places[entry.id] = fd = os.open(name, _FOLDER, dir_fd=base)
         places[-entry.id] = os.dup(base)
-    with doing(trouble.QUARANTINE):
+    with doing(causes.QUARANTINE):
         rename_new(gone.folder, gone.name, fd, name_in(entry))
 
 
@@ -139,7 +139,7 @@ def _open(context: Context, where: str, root: bytes, *, make: bool) -> Iterator[
 def _refuse_strangers(fd: int, path: bytes) -> None:
     status = os.fstat(fd)
     if status.st_uid != os.geteuid() or stat.S_IMODE(status.st_mode) & 0o022:
-        raise Refused.about(path, trouble.STRANGE_QUARANTINE)
+        raise Refused.about(path, causes.STRANGE_QUARANTINE)
 
 
 def _same_mount(one: int, other: int) -> bool:

@@ -18,7 +18,7 @@ import msgspec
 
 from loracore.errors import FileError
 from lorad.dedupe.action import links, quarantine, reflink, sidecars, units
-from lorad.dedupe.action.aside import path_in, result_of, shown_at
+from lorad.dedupe.action.hidden import path_in, result_of, shown_at
 from lorad.dedupe.action.journal import RECIPES, UNFINISHED, Context, Entry, old_temp
 from lorad.dedupe.action.order import HELD, Refused, Result, spoken
 from lorad.dedupe.action.place import Folder, Reached, exchange, reach, rename_new, to_free_name

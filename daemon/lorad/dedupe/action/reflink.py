@@ -14,13 +14,13 @@ import signal
 import struct
 import time
 
+from loracore.causes import SHARE, words
 from lorad.blocks.extents import own_ranges
 from lorad.dedupe.action.compare import pieces
 from lorad.dedupe.action.hold import Held
 from lorad.dedupe.action.journal import Context, Entry
 from lorad.dedupe.action.order import Progress, Refused
 from lorad.dedupe.action.place import Reached, open_file, reach
-from lorad.dedupe.trouble import SHARE, words
 
 #: The most that Btrfs and XFS take at once.
 _AT_ONCE = 16 << 20

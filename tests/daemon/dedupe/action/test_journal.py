@@ -15,7 +15,7 @@ from loracore.errors import StateError, StateLocked
 from lorad.dedupe.action.actor import Actor
 from lorad.dedupe.action.journal import JOURNAL, MARKER, Journal
 from lorad.dedupe.action.order import Refused
-from lorad.dedupe.history import PastActions
+from lorad.dedupe.history import ActionHistory
 from tests.daemon.dedupe.world import World, act, make_world
 
 
@@ -128,7 +128,7 @@ def test_a_journal_cut_short_while_it_was_made_is_made_anew(tmp_path: Path, cont
             db.execute("DROP TABLE gone")
     else:
         path.write_bytes(content)
-    assert PastActions(world.state).history(0, 10) == []
+    assert ActionHistory(world.state).history(0, 10) == []
     assert world.apply("delete").state == "hidden"
 
 
@@ -165,7 +165,7 @@ def test_a_journal_that_is_gone_is_missed(tmp_path: Path) -> None:
             Journal(world.state, writing=writing)
     assert not os.path.exists(path)
     with pytest.raises(StateError, match="backup"):
-        PastActions(world.state).history(0, 10)
+        ActionHistory(world.state).history(0, 10)
     os.rename(path + ".backup", path)
     assert world.undo(1).state == "undone"
 

@@ -23,7 +23,7 @@ from lorad.dedupe.action.hold import hold
 from lorad.dedupe.action.journal import JOURNAL, MARKER
 from lorad.dedupe.action.order import Refused
 from lorad.dedupe.action.place import Folder, reach
-from lorad.dedupe.history import PastActions
+from lorad.dedupe.history import ActionHistory
 from tests.daemon.dedupe.world import dress, make_world, read, side
 
 TOKEN = "0123abcd"
@@ -291,7 +291,7 @@ def test_an_old_journal_is_taken_over_at_the_start(tmp_path: Path) -> None:
     old = Old(tmp_path, "delete", "file")
     old.removed()
     old.write_down("done")
-    past = PastActions(old.world.state)
+    past = ActionHistory(old.world.state)
     assert past.is_unfinished()
     assert len(past.history(0, 10)) == 1
     old.world.actor().close()

@@ -15,7 +15,7 @@ import pytest
 
 from lorad.dedupe.action import recovery
 from lorad.dedupe.action.actor import Actor
-from lorad.dedupe.action.aside import find
+from lorad.dedupe.action.hidden import find
 from lorad.dedupe.action.journal import JOURNAL, Context, Entry, Journal
 from lorad.dedupe.action.order import FreeOrder, Order, Refused
 from lorad.dedupe.action.place import Folder, Reached

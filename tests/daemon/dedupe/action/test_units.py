@@ -16,7 +16,7 @@ import pytest
 
 from lorad.dedupe.action import recipe
 from lorad.dedupe.action.actor import Actor
-from lorad.dedupe.action.aside import find
+from lorad.dedupe.action.hidden import find
 from lorad.dedupe.action.journal import Journal
 from lorad.dedupe.action.order import FreeOrder, Order, Refused, Result
 from tests.builders.weights import random_weights

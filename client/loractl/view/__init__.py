@@ -1,0 +1,1 @@
+"""How answers are shown: tables, progress, a plan, a status, JSON. Requests are made elsewhere."""

@@ -1,0 +1,92 @@
+"""What needs rich: tables, and the status as it is seen on a terminal.
+
+What needs rich: how far a job is, on standard error.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from rich.console import Console, Group, RenderableType
+from rich.progress import (
+    BarColumn,
+    Progress,
+    ProgressColumn,
+    SpinnerColumn,
+    TaskProgressColumn,
+    TextColumn,
+    TimeRemainingColumn,
+)
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from loracore.control import Status
+from loracore.paths import shown
+from loractl.view.status import Section, headline, numbers, progress, sections
+from loractl.view.tables import STYLES, Column, Row
+
+_BAR = 40
+
+
+def rich_table(columns: Sequence[Column], rows: Iterable[Row]) -> Table:
+    """Rows of texts; nothing in them is taken for markup."""
+    table = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 2, 0, 0))
+    for column in columns:
+        justify = "right" if column.right else "left"
+        fold = "fold" if column.folds else "ellipsis"
+        table.add_column(column.name, justify=justify, overflow=fold, no_wrap=not column.folds)  # type: ignore[arg-type]
+    for row in rows:
+        table.add_row(*(Text(cell, style=STYLES.get(cell, "")) for cell in row))
+    return table
+
+
+def status_screen(status: Status) -> RenderableType:
+    """All of a status."""
+    done, total, percent = progress(status)
+    line = Table.grid(padding=(0, 2, 0, 0))
+    finished = "green" if done == total else "cyan"
+    bar = ProgressBar(total=max(1, total), completed=done if total else 1, width=_BAR, complete_style=finished)
+    line.add_row(bar, Text(f"{percent:.1f} %"), Text(f"{done:,} of {total:,} files"))
+    facts = Table.grid(padding=(0, 2, 0, 0))
+    for name, value in numbers(status):
+        facts.add_row(Text(name, style="dim"), Text(value))
+    state = Text(headline(status))
+    state.stylize("bold")
+    return Group(state, line, facts, *(part for section in sections(status) for part in _section(section)))
+
+
+def _section(section: Section) -> list[RenderableType]:
+    return [Text(), Text(section.title, style="bold"), rich_table(section.columns, section.rows)]
+
+
+#: Columns of the terminal from which on there is room for a time to go.
+_NARROW = 60
+
+
+class _What(ProgressColumn):
+    """What it is at. Nothing in it is taken for markup."""
+
+    def render(self, task: object) -> Text:
+        return Text(str(getattr(task, "description", "")), overflow="ellipsis", no_wrap=True)
+
+
+class JobBar:
+    """The live line of a job. It goes when the job ends."""
+
+    def __init__(self, name: str) -> None:
+        console = Console(stderr=True)
+        columns: list[ProgressColumn] = [SpinnerColumn(), _What(), BarColumn(bar_width=None), TaskProgressColumn()]
+        if console.width >= _NARROW:
+            columns += [TextColumn("eta"), TimeRemainingColumn(compact=True)]
+        self._name = name
+        self._progress = Progress(*columns, console=console, transient=True)
+        self._task = self._progress.add_task(name, total=None)
+        self._progress.start()
+
+    def update(self, done: float, total: float, what: str) -> None:
+        description = f"{self._name}: {shown(what)}" if what else self._name
+        self._progress.update(self._task, completed=done, total=total or None, description=description)
+
+    def close(self) -> None:
+        self._progress.stop()

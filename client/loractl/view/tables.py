@@ -1,0 +1,114 @@
+"""Tables: with lines and colours on a terminal, plain columns where a program reads them.
+
+rich is loaded for a terminal alone.
+
+Numbers as people read them.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Sequence
+from itertools import islice
+from typing import NamedTuple
+
+#: Between columns.
+_GAP = 2
+#: Rows of one table on a terminal; nobody reads more, and a pipe or --json has them all.
+_ROWS = 500
+
+#: How a cell is shown where there are colours. Cells that are none of these are plain.
+STYLES = {
+    "ok": "green", "watching": "green", "ready": "green", "idle": "green", "kept": "green",
+    "warning": "yellow", "polling": "yellow", "paused": "yellow", "starting": "yellow", "waiting": "yellow",
+    "problem": "red", "degraded": "red", "missing": "red", "failed": "red",
+}  # fmt: skip
+
+
+class Column(NamedTuple):
+    """A column's head. `right`: numbers. `folds`: long text, such as a path; the others keep their width."""
+
+    name: str
+    right: bool = False
+    folds: bool = False
+
+
+Row = Sequence[str]
+
+
+def show_table(columns: Sequence[Column], rows: Iterable[Row], *, title: str = "") -> None:
+    """Print rows of texts that are fit for a terminal (`loracore.paths.shown`)."""
+    if sys.stdout.isatty():
+        _show_rich(columns, rows, title)
+    else:
+        print_plain(columns, rows)
+
+
+def fitting(columns: Sequence[Column], rows: Sequence[Row], width: int) -> int:
+    """How many columns stand side by side on so wide a terminal, the first ones before the others; at least two.
+
+    A long text that folds may be cut down to half of the width, and no further: who reads a column of fragments?
+    """
+    room = width
+    for place, column in enumerate(columns):
+        needed = max([len(column.name), *(len(row[place]) for row in rows)])
+        room -= min(needed, max(len(column.name), width // 2)) if column.folds else needed
+        if room < 0 and place > 1:
+            return place
+        room -= _GAP
+    return len(columns)
+
+
+def print_plain(columns: Sequence[Column], rows: Iterable[Row]) -> None:
+    """Columns two spaces apart, without heads. Nothing is cut."""
+    listed = list(rows)
+    widths = [max((len(row[index]) for row in listed), default=0) for index in range(len(columns))]
+    for row in listed:
+        cells = [
+            cell.rjust(width) if column.right else cell.ljust(width)
+            for column, cell, width in zip(columns, row, widths, strict=True)
+        ]
+        print("  ".join(cells).rstrip())
+
+
+def _show_rich(columns: Sequence[Column], rows: Iterable[Row], title: str) -> None:
+    from rich.console import Console  # noqa: PLC0415 - for a terminal alone
+    from rich.text import Text  # noqa: PLC0415
+
+    from loractl.view.screen import rich_table  # noqa: PLC0415
+
+    rows = iter(rows)
+    first = list(islice(rows, _ROWS))
+    console = Console(highlight=False)
+    if title:
+        console.print(Text(title, style="bold"))
+    console.print(rich_table(columns, first))
+    left = sum(1 for _ in rows)
+    if left:
+        console.print(Text(f"… and {left:,} more; a pipe or --json has them all", style="dim"))
+
+
+def size(count: float) -> str:
+    """Bytes in decimal units, as disks are sold and as file managers show them."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if count < 1000 or unit == "GB":
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1000
+    raise AssertionError
+
+
+def count(number: int, thing: str) -> str:
+    """A number of things, such as `1 file` and `2 files`."""
+    return f"{number:,} {thing}{'' if number == 1 else 's'}"
+
+
+def duration(seconds: float) -> str:
+    """The two largest units, as in `3 h 12 min`."""
+    whole = int(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    if whole < 86400:
+        return f"{whole // 3600} h {whole % 3600 // 60} min"
+    return f"{whole // 86400} d {whole % 86400 // 3600} h"

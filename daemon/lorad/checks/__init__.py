@@ -1,0 +1,1 @@
+"""Whether what lorad says is true (`audit`), and what is wrong with its machine (`doctor`)."""

@@ -1,0 +1,1 @@
+"""One pass over folders and no more: what `loractl scan` starts, and what it says of that."""

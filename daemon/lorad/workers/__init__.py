@@ -1,0 +1,1 @@
+"""One way to run a helper thread, and one to run a helper process."""

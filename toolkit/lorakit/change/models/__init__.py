@@ -1,4 +1,0 @@
-"""Base models: which files one consists of, and their layers, read a block at a time.
-
-What is done with the layers is decided elsewhere in `lorakit.change`.
-"""

@@ -1,1 +1,0 @@
-"""A finished comparison: its files read back, and drawn. Nothing here reads a model."""

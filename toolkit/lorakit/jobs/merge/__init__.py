@@ -1,0 +1,1 @@
+"""The job `merge`: several LoRAs as one (SPEC section 8)."""

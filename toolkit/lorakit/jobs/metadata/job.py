@@ -1,0 +1,234 @@
+"""The job `metadata`: what a file states, beside what its names and shapes show (SPEC section 7)."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from math import prod
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from loracore.errors import FileError
+from loracore.jobs.job import Context, Job
+from loracore.jobs.metadata import (
+    ArchitectureInfo,
+    FileInfo,
+    MetadataParameters,
+    MetadataResult,
+    ModelInfo,
+    ValidationInfo,
+)
+from loracore.time import now_text, rfc3339
+from lorakit.jobs.metadata.stated import Statements, as_number, listed, says_nothing, shortened
+from lorakit.jobs.metadata.training import training_info
+
+if TYPE_CHECKING:
+    from loracore.adapter import Adapter, Module
+
+_ALGORITHMS = {
+    "lora": "LoRA", "locon": "LoCon", "dora": "DoRA", "loha": "LoHa", "lokr": "LoKr", "glora": "GLoRA",
+    "full": "full difference", "norm": "norm", "oft": "OFT", "ia3": "IA3",
+}  # fmt: skip
+#: Where it is stated. A value for the whole file may be that of some modules alone: convolutions have their own.
+_RANKS = ("ss_network_dim", "ss_network_rank", "peft.r", "ot.lora_rank", "lora_rank")
+_ALPHAS = ("ss_network_alpha", "peft.lora_alpha", "ot.lora_alpha", "lora_alpha")
+#: A stated alpha is rounded to the weights' dtype, 8 bits of it in bfloat16.
+_ROUNDING = 2**-8
+_TARGETS = 200
+T = TypeVar("T")
+
+
+def run(parameters: MetadataParameters, context: Context) -> MetadataResult:
+    """Read the header, the small tensors and PEFT's configuration; with `values`, all tensors.
+
+    Raises:
+        FileError: the file cannot be read at all; the error names it.
+    """
+    from loracore.adapter import read_adapter  # noqa: PLC0415 - not for the JOB alone
+
+    context.progress(0, 1)
+    with read_adapter(os.fsdecode(parameters.path)) as adapter:
+        stated = _statements(adapter)
+        architecture = _architecture(adapter)
+        training = training_info(stated, architecture.algorithm)
+        model = _model(adapter, stated, architecture)
+        result = MetadataResult(
+            file_info=_file(adapter.path),
+            model_info=model,
+            training_info=training,
+            architecture_info=architecture,
+            validation_info=_validation(
+                adapter, stated, _not_finite(adapter, context) if parameters.values else ()
+            ),
+            extraction_time=now_text("seconds"),
+        )
+    context.progress(1, 1)
+    return result
+
+
+JOB = Job("metadata", MetadataParameters, MetadataResult, run)
+
+
+def _statements(adapter: Adapter) -> Statements:
+    """The file's metadata, and its configurations under prefixes: `peft.`, `ot.` (OneTrainer), `toolkit.`."""
+    stated = Statements(adapter.metadata)
+    stated.add("peft", adapter.config)
+    parts = stated.values.get("lora_adapter_metadata")
+    if isinstance(parts, dict):
+        # diffusers: `transformer.r`, `text_encoder.lora_alpha`.
+        stated.add("peft", {key.partition(".")[2]: value for key, value in parts.items() if "." in key})
+    for key, prefix in (("ot_config", "ot"), ("training_info", "toolkit")):
+        if isinstance(stated.values.get(key), dict):
+            stated.add(prefix, stated.values[key])
+    for part in ("unet", "text_encoder"):
+        if isinstance(stated.values.get(f"ot.{part}"), dict):
+            stated.add(f"ot.{part}", stated.values[f"ot.{part}"])
+    return stated
+
+
+def _file(path: str) -> FileInfo:
+    status = os.stat(path)
+    name = os.fsencode(os.path.basename(path))
+    extension = os.path.splitext(name)[1].decode("utf-8", "replace")
+    size = round(status.st_size / 1e6, 3)
+    return FileInfo(os.fsencode(path), name, status.st_size, size, extension, rfc3339(status.st_mtime, "seconds"))
+
+
+def _model(adapter: Adapter, stated: Statements, architecture: ArchitectureInfo) -> ModelInfo:
+    family = None if adapter.family in ("", "unknown") else adapter.family
+    stem = os.path.splitext(os.path.basename(adapter.path))[0]
+    arguments = stated.first("ss_network_args")
+    return ModelInfo(
+        format=adapter.format,
+        model_name=stated.text("ss_output_name", "modelspec.title", "ssmd_display_name", "ss_model_name", "name")
+        or os.fsencode(stem).decode("utf-8", "backslashreplace"),
+        base_model=stated.text(
+            "peft.base_model_name_or_path", "ss_base_model_version", "modelspec.architecture", "ss_base_model",
+            "ss_sd_model_name", "ot.base_model_name", "ot.model_type", "base_model",
+        )
+        or family,
+        base_model_file=stated.text("ss_sd_model_name", "ot.base_model_name"),
+        base_model_hash=stated.text("ss_new_sd_model_hash", "ss_sd_model_hash"),
+        family=family,
+        network_rank=architecture.rank,
+        network_alpha=architecture.alpha,
+        network_module=stated.text("ss_network_module", "peft.peft_type", "ot.peft_type"),
+        network_args=arguments if isinstance(arguments, dict) else {},
+        author=stated.text("modelspec.author", "ssmd_author", "author"),
+        license=stated.text("modelspec.license", "license"),
+        description=stated.text("modelspec.description", "ssmd_description", "description"),
+        all_metadata=_all(adapter, stated),
+    )  # fmt: skip
+
+
+def _all(adapter: Adapter, stated: Statements) -> dict[str, Any]:
+    """Every entry, without what was only unfolded from others; PEFT's configuration as one."""
+    entries = {
+        key: value
+        for key, value in stated.values.items()
+        if key.partition(".")[0] not in ("peft", "ot", "toolkit")
+    }
+    configuration = {
+        key.removeprefix("peft."): value for key, value in stated.values.items() if key.startswith("peft.")
+    }
+    return entries | ({"adapter_config": configuration} if adapter.config else {})
+
+
+def _architecture(adapter: Adapter) -> ArchitectureInfo:
+    modules = adapter.modules
+    ranks = {module.name: module.rank for module in modules if module.rank is not None}
+    alphas = {module.name: module.alpha for module in modules if module.alpha is not None}
+    layers = [layer for module in modules for layer in module.layers.values()]
+    algorithms = Counter(_ALGORITHMS.get(module.algorithm, module.algorithm) for module in modules)
+    return ArchitectureInfo(
+        convention=None if adapter.convention in ("", "unknown") else adapter.convention,
+        algorithm=" + ".join(name for name, _ in algorithms.most_common()) or None,
+        modules=len(modules),
+        target_modules=_targets(modules),
+        rank=_most(ranks.values()),
+        alpha=_most(alphas.values()),
+        ranks=ranks if len(set(ranks.values())) > 1 else {},
+        alphas=alphas if len(set(alphas.values())) > 1 else {},
+        components=dict(Counter(module.component for module in modules).most_common()),
+        blocks=len({module.block for module in modules}),
+        layers=len(layers),
+        parameters=sum(prod(layer.shape) for layer in layers),
+        dtypes=dict(Counter(layer.dtype for layer in layers).most_common()),
+    )
+
+
+def _most(values: Iterable[T]) -> T | None:
+    """What most have; of equally frequent ones the first."""
+    return next((value for value, _ in Counter(values).most_common(1)), None)
+
+
+def _targets(modules: Sequence[Module]) -> tuple[str, ...]:
+    """The last parts of the names, as PEFT's `target_modules` has them, the most frequent first."""
+    counts = Counter(_last(module.name.removesuffix(".bias")) for module in modules)
+    return tuple(name for name, _ in counts.most_common(_TARGETS))
+
+
+def _last(name: str) -> str:
+    """The last part that is no number, and the numbers behind it: `to_q`, `to_out.0`."""
+    parts = name.split(".")
+    start = len(parts) - 1
+    while start and parts[start].isdecimal():
+        start -= 1
+    return ".".join(parts[start:])
+
+
+def _not_finite(adapter: Adapter, context: Context) -> Iterator[str]:
+    """A line for each layer of a module that holds NaN or Inf, or whose values cannot be read."""
+    from lorakit.modules.matrices import finite  # noqa: PLC0415 - loads numpy
+    from lorakit.modules.survey import Unfit  # noqa: PLC0415
+
+    for done, module in enumerate(adapter.modules):
+        context.progress(done, len(adapter.modules), module.name)
+        for role, layer in module.layers.items():
+            try:
+                finite(layer.name, module.tensor(role))
+            except Unfit as unfit:
+                yield f"{module.name}: {unfit}"
+            except FileError as error:
+                yield f"{module.name}: {error.reason}"
+
+
+def _validation(adapter: Adapter, stated: Statements, not_finite: Iterable[str]) -> ValidationInfo:
+    errors: list[str] = []
+    warnings: list[str] = []
+    for problem in adapter.problems:
+        line = problem.line
+        (errors if problem.level == "error" else warnings).append(line)
+    errors += not_finite
+    ranks = [module.rank for module in adapter.modules if module.rank is not None]
+    # LoKr's alpha means nothing where its parts are whole, and its trainers write any number.
+    alphas = [
+        module.alpha for module in adapter.modules if module.alpha is not None and module.algorithm != "lokr"
+    ]
+    warnings += _disagreements(stated, _RANKS, "rank", ranks)
+    warnings += _disagreements(stated, _ALPHAS, "alpha", alphas)
+    dynamic = [key for key in stated.values if stated.is_dynamic(key)]
+    if dynamic:
+        warnings.append(f"{listed(dynamic)}: stated as Dynamic; ranks and alphas are read from the modules")
+    silent = stated.silent()
+    if silent:
+        warnings.append(f"{listed(silent)}: stated without a value")
+    warnings += dict.fromkeys(stated.notes)
+    return ValidationInfo(not errors, tuple(warnings), tuple(errors))
+
+
+def _disagreements(stated: Statements, keys: Sequence[str], what: str, found: Sequence[float]) -> Iterator[str]:
+    """A warning for each key that states what no module has."""
+    stated.first(*keys)
+    if not found or stated.values.get(f"peft.{what}_pattern"):
+        return
+    shows = f"{min(found):g}" if min(found) == max(found) else f"{min(found):g} to {max(found):g}"
+    for key in keys:
+        value = stated.values.get(key)
+        if says_nothing(value) or stated.is_dynamic(key):
+            continue
+        number = as_number(value)
+        if number is None:
+            yield f"{key} states {what} {shortened(value)}, which is not a number; the modules have {shows}"
+        elif not any(abs(number - one) <= _ROUNDING * abs(one) for one in found):
+            yield f"{key} states {what} {number}, but the modules have {shows}"

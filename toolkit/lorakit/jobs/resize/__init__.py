@@ -1,0 +1,1 @@
+"""The job `resize`: a LoRA of other ranks (SPEC section 8)."""
