@@ -20,7 +20,7 @@ from loracore.causes import explained, state_of
 from loracore.control import Examined, Finding, Hashing, Root
 from loracore.errors import StateError
 from loracore.paths import CATALOGUE, shown
-from lorad.blocks.usage import SHARING
+from lorad.blocks.extents import SHARING
 from lorad.checks.places import examine_places, undo
 from lorad.checks.probing import Probe, probe_all
 from lorad.dedupe.action.journal import JOURNAL, Journal

@@ -24,7 +24,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 
-from lorad.blocks.usage import SHARING
+from lorad.blocks.extents import SHARING
 from lorad.dedupe.action.place import exchange, rename_new
 from lorad.dedupe.action.reflink import share_range
 from lorad.watch.statx import Status, may_change

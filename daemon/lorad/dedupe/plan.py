@@ -22,10 +22,10 @@ Adapter folders in a plan: one goes as a whole, for another of the same files, o
 from __future__ import annotations
 
 import builtins
-import os
 from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from posixpath import dirname, join  # `os` would be I/O, which no plan does
 from typing import NamedTuple
 
 from loracore.paths import shown
@@ -47,7 +47,7 @@ class Folders(NamedTuple):
 
     def of(self, path: bytes) -> bytes:
         """The adapter folder that a file is a part of; empty for none."""
-        folder = os.path.dirname(path)
+        folder = dirname(path)
         return folder if path in self.weights.get(folder, ()) else b""
 
 
@@ -82,14 +82,14 @@ def by_folder(paths: Iterable[bytes], whole: Sequence[bytes]) -> dict[bytes, lis
 
 def _around(path: bytes) -> Iterator[bytes]:
     while path != b"/":
-        path = os.path.dirname(path)
+        path = dirname(path)
         yield path
 
 
 def _why_not(folder: bytes, names: Sequence[bytes], going: Mapping[bytes, Going], folders: Folders) -> str:
     """Why a folder does not go; empty where it does, for another one. `names`: of all sets, sorted."""
     kept = b""
-    inside = os.path.join(folder, b"")
+    inside = join(folder, b"")
     below = names[bisect_left(names, inside) : bisect_left(names, inside[:-1] + b"0")]
     for path in (*sorted(folders.weights[folder]), *below):
         if path not in going:

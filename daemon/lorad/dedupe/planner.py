@@ -20,7 +20,7 @@ from loracore import causes, toml
 from loracore.adapter.folder import is_one_of_several, may_be_part, weight_parts
 from loracore.config import Config, Dedupe, dedupe_conflicts
 from loracore.paths import shown
-from lorad.blocks.usage import FileSystems, Place, look
+from lorad.blocks.extents import FileSystems, Place, look
 from lorad.catalog.views import Copies, Name, names_in_sets, names_in_sets_with, names_under, sets_of
 from lorad.dedupe.action.folders import same_folders
 from lorad.dedupe.plan import Folders, Plan, make_plan, plan_for

@@ -11,7 +11,7 @@ from __future__ import annotations
 import time
 from itertools import islice
 
-from lorad.blocks.usage import FileSystems, look
+from lorad.blocks.extents import FileSystems, look
 from lorad.index.records import File, Files
 from lorad.library import Status
 from lorad.watch import calls

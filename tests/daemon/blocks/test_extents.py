@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import pytest
 
-from lorad.blocks.usage import FileSystems, look
+from lorad.blocks.extents import FileSystems, look
 
 Disk = Callable[[str], str]
 

@@ -10,8 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lorad.blocks.extents import NOWHERE, Extent
-from lorad.blocks.usage import MOST, Room, packed, unpacked
+from lorad.blocks.usage import MOST, NOWHERE, Extent, Room, packed, unpacked
 
 
 class Lying(NamedTuple):

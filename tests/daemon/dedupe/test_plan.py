@@ -11,8 +11,7 @@ from hypothesis import strategies as st
 
 from loracore.config import Dedupe
 from loracore.settings import ACTIONS, KEEP_RULES
-from lorad.blocks.extents import Extent
-from lorad.blocks.usage import MOST, packed
+from lorad.blocks.usage import MOST, Extent, packed
 from lorad.dedupe.plan import MARKED, NOT_NEW, Folders, Plan, Step, make_plan, plan_for
 from lorad.dedupe.policy import AWAY, IN_PLACE, Policy
 from lorad.dedupe.sets import Skipped

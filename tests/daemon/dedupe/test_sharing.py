@@ -12,8 +12,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save
 
-from lorad.blocks.extents import NOWHERE
-from lorad.blocks.usage import unpacked
+from lorad.blocks.usage import NOWHERE, unpacked
 from lorad.dedupe.plan import make_plan
 from lorad.dedupe.planner import with_extents
 from lorad.dedupe.policy import Policy

@@ -12,8 +12,7 @@ from pathlib import Path
 import pytest
 from watchdog.observers.inotify_c import InotifyConstants
 
-from lorad.blocks.extents import NOWHERE
-from lorad.blocks.usage import Room, unpacked
+from lorad.blocks.usage import NOWHERE, Room, unpacked
 from lorad.catalog import Catalog
 from lorad.index import backlog as backlogs
 from lorad.index.backlog import Backlog

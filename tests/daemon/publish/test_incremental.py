@@ -12,8 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from loracore.settings import KEEP_RULES
-from lorad.blocks.extents import Extent
-from lorad.blocks.usage import packed
+from lorad.blocks.usage import Extent, packed
 from lorad.catalog import Catalog, Row
 from lorad.catalog.views import TERMS, Terms
 from lorad.library.keepers import Rule, Rules

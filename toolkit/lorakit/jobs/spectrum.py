@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
+
 from loracore.adapter import Module
-from loracore.errors import UsageError
+from loracore.errors import MalformedFile, UsageError
 from loracore.jobs.job import Context, Job
 from loracore.jobs.spectrum import ModuleSpectrum, SpectrumParameters, SpectrumResult
 from lorakit.lowrank import svd
@@ -34,6 +36,15 @@ def run(parameters: SpectrumParameters, context: Context) -> SpectrumResult:
 
 
 JOB = Job("spectrum", SpectrumParameters, SpectrumResult, run)
+
+
+def spectra_of(path: bytes, context: Context) -> SpectrumResult:
+    """All spectra of a file, for pictures. Raises FileError, also where no module has a spectrum."""
+    found = run(SpectrumParameters(path), context)
+    if not found.modules:
+        why = f": {found.faults[0].reason}" if found.faults else ""
+        raise MalformedFile(f"no module of it can be drawn{why}", os.fsdecode(path))
+    return found
 
 
 def _spectrum(name: str, module: Module, bounds: Bounds, workspace: Workspace) -> ModuleSpectrum:

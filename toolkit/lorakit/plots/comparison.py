@@ -19,6 +19,7 @@ from loracore.adapter import Module
 from loracore.jobs.job import Context
 from loracore.jobs.plot import PlotParameters
 from loracore.jobs.spectrum import SpectrumResult
+from lorakit.jobs.spectrum import spectra_of
 from lorakit.modules.matrices import flat, matrices, opened, weight
 from lorakit.modules.survey import Survey, Unfit, survey
 from lorakit.plots.drawing import (
@@ -30,7 +31,6 @@ from lorakit.plots.drawing import (
     name_of,
     places_of,
     plain_logarithmic,
-    spectra_of,
 )
 from lorakit.statistics.matrix import Bounds, Matrix, Product
 from lorakit.statistics.scan import Workspace

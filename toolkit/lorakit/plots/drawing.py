@@ -16,13 +16,9 @@ from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-from loracore.errors import MalformedFile
-from loracore.jobs.job import Context
 from loracore.jobs.plot import Format
 from loracore.jobs.results import Fault
-from loracore.jobs.spectrum import SpectrumParameters, SpectrumResult
 from loracore.paths import shown
-from lorakit.jobs import spectrum
 
 #: Okabe and Ito's colours, which differ for all kinds of colour vision (jfly.uni-koeln.de/color).
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9")
@@ -53,15 +49,6 @@ _STYLE = {
 _PLACE = re.compile(r"(.*(?:blocks|layers|block|layer|h|attentions|resnets|downsamplers|upsamplers)\.\d+)\.(.+)")
 _COMPONENTS = {"te1": "text encoder", "te2": "text encoder 2", "te3": "text encoder 3", "unet": "UNet",
                "transformer": "transformer", "llm": "language model"}  # fmt: skip
-
-
-def spectra_of(path: bytes, context: Context) -> SpectrumResult:
-    """What there is to draw. Raises FileError, also where no module has a spectrum."""
-    found = spectrum.run(SpectrumParameters(path), context)
-    if not found.modules:
-        why = f": {found.faults[0].reason}" if found.faults else ""
-        raise MalformedFile(f"no module of it can be drawn{why}", os.fsdecode(path))
-    return found
 
 
 class Drawn(NamedTuple):

@@ -13,6 +13,7 @@ from matplotlib.image import AxesImage
 from loracore.jobs.job import Context
 from loracore.jobs.plot import PlotParameters
 from loracore.jobs.spectrum import ModuleSpectrum
+from lorakit.jobs.spectrum import spectra_of
 from lorakit.plots.drawing import (
     MAP,
     Drawn,
@@ -22,7 +23,6 @@ from lorakit.plots.drawing import (
     mark_places,
     place_and_kind,
     plain_logarithmic,
-    spectra_of,
 )
 
 #: Decades of the colour scale: what is smaller has its darkest end.

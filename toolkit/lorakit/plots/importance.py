@@ -12,7 +12,8 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator, PercentFormatter
 from loracore.jobs.job import Context
 from loracore.jobs.plot import PlotParameters
 from loracore.jobs.spectrum import ModuleSpectrum
-from lorakit.plots.drawing import COLOURS, GREY, Drawn, begin, mark_places, places_of, spectra_of
+from lorakit.jobs.spectrum import spectra_of
+from lorakit.plots.drawing import COLOURS, GREY, Drawn, begin, mark_places, places_of
 from lorakit.statistics.shares import covering
 
 #: Blocks that have a bar of their own.

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from loracore.jobs.job import Context
 from loracore.jobs.plot import PlotParameters
 from loracore.jobs.spectrum import ModuleSpectrum
+from lorakit.jobs.spectrum import spectra_of
 from lorakit.lowrank.svd import cumulative_energy
 from lorakit.plots.drawing import (
     COLOURS,
@@ -25,7 +26,6 @@ from lorakit.plots.drawing import (
     mark_places,
     places_of,
     plain_logarithmic,
-    spectra_of,
 )
 
 #: Singular values that are drawn; of dense modules there are thousands.

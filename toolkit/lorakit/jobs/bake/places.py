@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from loracore.names import conventions, originals
 from lorakit.jobs.bake.base import Base, Place
-from lorakit.jobs.convert.parts import Located
+from lorakit.modules.parts import Located
 
 #: What stands before a component's names in models of one file.
 _PREFIXES = {

@@ -10,8 +10,7 @@ from loracore.adapter import Module
 from loracore.jobs.results import Fault
 from lorakit.jobs.bake.base import Base, refuse_quantised
 from lorakit.jobs.bake.places import Rows, bias_of, places_of
-from lorakit.jobs.convert.contents import beside, family_of_all
-from lorakit.jobs.convert.parts import Located, Part, located, opened_parts
+from lorakit.modules.parts import Located, Part, beside, family_of_all, located, opened_parts
 
 #: Layers that put out words, and that take them in; a language model may have one weight for both.
 _HEADS = ("lm_head.weight", "embed_out.weight", "output.weight")

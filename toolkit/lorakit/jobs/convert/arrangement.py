@@ -13,7 +13,7 @@ from loracore.adapter import Module
 from loracore.jobs.results import Fault
 from loracore.names import originals
 from loracore.names.originals import Part
-from lorakit.jobs.convert.parts import Located
+from lorakit.modules.parts import Located
 
 
 @dataclass(frozen=True)

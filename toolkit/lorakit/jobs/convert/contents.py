@@ -19,13 +19,12 @@ from loracore.jobs.convert import Convention
 from loracore.jobs.results import Fault
 from loracore.names import conventions
 from loracore.names.conventions import Nameless
-from loracore.names.families import Named, family_of
 from loracore.tensorfile import Layer
 from lorakit.jobs.convert.arrangement import arranged
 from lorakit.jobs.convert.kronecker import loha_config, lokr_config
-from lorakit.jobs.convert.parts import Located, Part, located
 from lorakit.jobs.convert.recasting import recast
 from lorakit.jobs.convert.tensors import Recast, Tensor
+from lorakit.modules.parts import Part, beside, family_of_all, located
 from lorakit.output.carried import FLOATS
 from lorakit.output.factor_layers import alpha_dtype, stored_dtype
 from lorakit.output.peftfolder import Scaled, lora_config, patterns
@@ -102,26 +101,6 @@ def recasted(
         return [_diffusers(made, dtype)], faults
     like = parts[0].adapter.config if len(parts) == 1 else {}
     return [_peft(found, part if len(made) > 1 else "", like, dtype) for part, found in made.items()], faults
-
-
-def family_of_all(parts: Sequence[Part], modules: Sequence[Located]) -> str:
-    """The base family of adapters that belong together."""
-    config: dict[str, Any] = {}
-    metadata: dict[str, str] = {}
-    for part in parts:
-        config = {**part.adapter.config, **config}
-        metadata = {**part.adapter.metadata, **metadata}
-    named = [Named(each.component, each.name, each.module.shape) for each in modules]
-    return family_of(named, config, metadata)
-
-
-def beside(part: Part) -> list[Fault]:
-    """What of a file is in no module, or in one that cannot be used."""
-    faults = [Fault(each.module, each.text) for each in part.adapter.problems if each.level == "error"]
-    used = {layer.name for module in part.adapter.modules for layer in module.layers.values()}
-    named = tuple(f"{fault.module}." for fault in faults if fault.module)
-    rest = [name for name in part.adapter.layers if name not in used and not name.startswith(named)]
-    return faults + [Fault(name, "a layer of no module that is known here") for name in rest]
 
 
 def _one_kind(found: list[tuple[str, Recast]], faults: list[Fault]) -> list[tuple[str, Recast]]:

@@ -13,8 +13,8 @@ from loracore.jobs.convert import Convention, ConvertParameters
 from loracore.jobs.job import Context, Job
 from loracore.jobs.results import Fault
 from lorakit.jobs.convert.contents import Contents, kept, recasted
-from lorakit.jobs.convert.parts import Part, opened_parts
 from lorakit.modules.inputs import check_unchanged, checked, counted, described
+from lorakit.modules.parts import Part, opened_parts
 from lorakit.output import peftfolder
 from lorakit.output.containers import Writer, container_of, writing
 from lorakit.output.draft import refuse_existing

@@ -6,12 +6,15 @@ PEFT's examples save a pipeline's adapters into folders with the pipeline's name
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 from loracore.adapter import Adapter, Module, read_adapter
 from loracore.errors import MalformedFile
+from loracore.jobs.results import Fault
+from loracore.names.families import Named, family_of
 from loracore.tensorfile.peft import weight_file
 
 #: Folders of a pipeline, and what they hold.
@@ -73,3 +76,23 @@ def located(part: Part) -> list[Located]:
             name = f"{component}.{inner}" if component.startswith("te") else inner
         found.append(Located(component, name, module))
     return found
+
+
+def family_of_all(parts: Sequence[Part], modules: Sequence[Located]) -> str:
+    """The base family of adapters that belong together."""
+    config: dict[str, Any] = {}
+    metadata: dict[str, str] = {}
+    for part in parts:
+        config = {**part.adapter.config, **config}
+        metadata = {**part.adapter.metadata, **metadata}
+    named = [Named(each.component, each.name, each.module.shape) for each in modules]
+    return family_of(named, config, metadata)
+
+
+def beside(part: Part) -> list[Fault]:
+    """What of a file is in no module, or in one that cannot be used."""
+    faults = [Fault(each.module, each.text) for each in part.adapter.problems if each.level == "error"]
+    used = {layer.name for module in part.adapter.modules for layer in module.layers.values()}
+    named = tuple(f"{fault.module}." for fault in faults if fault.module)
+    rest = [name for name in part.adapter.layers if name not in used and not name.startswith(named)]
+    return faults + [Fault(name, "a layer of no module that is known here") for name in rest]
