@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import loracore  # noqa: F401 - old import paths of this package are found by it
+
 if TYPE_CHECKING:
     from loractl.aioclient import AsyncClient
     from loractl.client import Client

@@ -3,4 +3,8 @@
 Nothing here imports the daemon, the client or the toolkit, and nothing here imports torch.
 """
 
+from loracore import moved
+
 __version__ = "0.1.0"
+
+moved.install()
