@@ -1,7 +1,7 @@
 """Import paths of earlier versions: each gives the module that has its contents now, and a DeprecationWarning.
 
 Installed by `loracore` itself, so that it holds for every package here. It looks at names alone, and imports
-nothing until an old one is asked for. A module that is moved gets a line here, and lines that led to it change too:
+nothing until an old one is asked for. A module that is moved gets a line here, and lines that led to it change:
 each leads in one step to where the contents are.
 """
 

@@ -17,8 +17,9 @@ import zmq
 
 from loracore import config
 from loracore.control import Answer, Answered, Asked, ChildState, Error, Request, Root, Status, Waited
-from lorad.control import Command, ControlServer
 from lorad.control.dedupe_handlers import Deduper
+from lorad.control.handlers import Command
+from lorad.control.server import ControlServer
 from lorad.control.zmtp import Reader, greeting, message
 from tests.builders import architectures
 from tests.builders.weights import random_weights

@@ -33,7 +33,8 @@ from loracore.control import (
     Waited,
 )
 from loracore.errors import StateError, UsageError
-from lorad.control import Command, ControlServer
+from lorad.control.handlers import Command
+from lorad.control.server import ControlServer
 from lorad.control.sockets import MAX_FRAME
 from tests.daemon.control.serving import SECONDS, STATUS, Library, Line, Served, serving
 
