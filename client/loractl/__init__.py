@@ -1,7 +1,8 @@
-"""The thin client. It knows `loracore`, and the daemon only as a process to talk to.
+"""The thin client: the command line, and `Client` and `AsyncClient` for scripts.
 
-For scripts: `Client` and `AsyncClient`. They are loaded when they are first asked for, so that the command
-line does not wait for what it does not use.
+It knows `loracore`, and the daemon only as a process to talk to. Both clients are loaded when they are first asked
+for, so that the command line does not wait for what it does not use. What jobs compute is in `lorakit`, which is
+loaded where a job runs in this process.
 """
 
 from __future__ import annotations

@@ -1,8 +1,6 @@
-"""`loractl scan`: runs a private daemon once and shows what it found.
+"""`loractl scan`: a private daemon runs once, and what it reports is followed to its end and printed.
 
-The private daemon of one scan: a process of ours that ends with us, however we end.
-
-What a scan reports, followed to its end and printed.
+The private daemon is a process of ours, which ends with us, however we end.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""What is said of a call that the system or SQLite refused: why, and what helps against just that.
+"""What is said of a call that the system or SQLite refused: why, and what helps.
 
-What is said of a call that the system refuses, by an action, and by a plan beforehand: why, and what helps.
+An action says it of a call that failed, a plan beforehand of one that would.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The error tree. Each message names the file (or option) and says what to do.
+"""The error tree, and what an installation lacks. Each message names the file (or option) and says what to do.
 
 LoraError
 ├── FileError                a file that cannot be used; carries its path and the reason
@@ -16,8 +16,6 @@ LoraError
 ├── NoDaemonError            no daemon can be reached
 ├── TimedOutError            the daemon did not answer in time
 └── RefusedError             the daemon refused; carries its code
-
-What an installation lacks, and the command that installs it.
 """
 
 from __future__ import annotations

@@ -1,9 +1,8 @@
 """Typed messages over a pipe: four bytes of length, little-endian, then MessagePack; and their decoders.
 
-Decoders for types that are known when a program runs, such as those of jobs.
-
-msgspec builds a type when a decoder for it is made. Two threads that build types with a struct in common crash the
-process. So decoders are made where a module is imported, and here, one at a time.
+msgspec builds a type when a decoder for it is made, and two threads that build types with a struct in common crash
+the process. So decoders are made where a module is imported; those for types that are known when a program runs,
+such as the types of jobs, are made here, one at a time.
 """
 
 from __future__ import annotations

@@ -1,6 +1,8 @@
-"""What LoRA people do all day with a file: understand, change, train. No daemon is needed for any of it.
+"""What LoRA people do all day with a file: understand it and change it. No daemon is needed for any of it.
 
-Each function here is also a job (`loracore.jobs`), which the daemon runs beside the data.
+Each function here is also a job (`loracore.jobs`), which the daemon runs beside the data; what a job does is in
+`lorakit.jobs`, and what several need in the packages beside that. Results are plain dicts; printing is the
+client's.
 """
 
 from __future__ import annotations

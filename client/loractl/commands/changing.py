@@ -1,6 +1,6 @@
-"""What the commands that change LoRAs have in common: their options, and how they tell what became of it.
+"""What the commands that change LoRAs have in common: their options, and what they print of the result.
 
-What a job left out, and what else is to be known of its result: on standard error, in a few lines.
+What a job left out, and what else is to be known of its result, stands on standard error, in a few lines.
 """
 
 from __future__ import annotations

@@ -1,7 +1,4 @@
-"""`loractl jobs` and `loractl cancel`: what the daemon computes, and how to end it.
-
-Jobs in rows. No terminal, no rich.
-"""
+"""`loractl jobs` and `loractl cancel`: what the daemon computes, in rows, and how to end it."""
 
 from __future__ import annotations
 

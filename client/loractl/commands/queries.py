@@ -1,6 +1,6 @@
 """`loractl groups`, `duplicates`, `failed`, `show` and `find`: what the daemon's catalogue knows.
 
-What `find` found, as people read it: by which hashes, under the names that they are known by.
+`find` prints by which hashes a file was found, under the names that they are known by.
 """
 
 from __future__ import annotations

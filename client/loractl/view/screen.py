@@ -1,6 +1,6 @@
-"""What needs rich: tables, and the status as it is seen on a terminal.
+"""Tables, the status and the progress of a job on a terminal: what needs rich.
 
-What needs rich: how far a job is, on standard error.
+Progress is on standard error.
 """
 
 from __future__ import annotations

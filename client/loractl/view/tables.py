@@ -1,8 +1,6 @@
-"""Tables: with lines and colours on a terminal, plain columns where a program reads them.
+"""Tables and numbers as people read them: lines and colours on a terminal, plain columns in a pipe.
 
 rich is loaded for a terminal alone.
-
-Numbers as people read them.
 """
 
 from __future__ import annotations

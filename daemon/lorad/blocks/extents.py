@@ -1,5 +1,6 @@
 """Where a file's blocks lie on the disk, and which of them two files share already (FIEMAP).
 
+A file of the catalogue is looked at in the place where it was found, if its file system can share blocks at all.
 Source: Documentation/filesystems/fiemap.rst of the Linux kernel.
 """
 

@@ -1,7 +1,7 @@
-"""How much room files take together, where some of them share blocks.
+"""How much room files take together, where some of them share blocks. No I/O: it counts what `extents` saw.
 
-Pure: it goes by what `lorad.blocks.extents` saw. Two files share what lies in the same place of the disk and of
-both files, as in copies made by reflink, and in what FIDEDUPERANGE joined.
+Two files share what lies in the same place of the disk and of both files, as in copies made by reflink, and in
+what FIDEDUPERANGE joined.
 """
 
 from __future__ import annotations

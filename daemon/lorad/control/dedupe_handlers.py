@@ -1,4 +1,4 @@
-"""Requests that act on files, or ask what was done: handed on to whoever does it, with the plan that it needs."""
+"""Requests that act on files, or ask what was done: handed on to the service that does it, with a plan."""
 
 from __future__ import annotations
 

@@ -1,10 +1,8 @@
 """Which part of the daemon answers which request.
 
-A status is answered at once from the newest one that the core left here; queries go to a thread of theirs, audits
-and the doctor to another, so that none of them keeps the others waiting. What only the core, the desk of actions
-or the jobs can answer is handed on to them.
-
-Requests about jobs: handed on to whoever runs them.
+A status is answered at once from the newest one that the core left here; queries are answered in a thread of
+theirs, audits and the doctor in another, so that none of them keeps the others waiting. What only the core, the
+service that acts on files or the jobs can answer is handed on to them.
 """
 
 from __future__ import annotations

@@ -4,10 +4,9 @@ A trial answers with the error number that an action would meet, 0 where it woul
 not possible: then the action finds out. Trials write only where an action needs to know, and only into folders
 that can be written; file systems of which it is known are not tried.
 
-Files of our own, made for a moment to try what a folder can; see `abilities` and `aliases`.
-
-Their names are random and are used once. One that a crash has left is empty or a few bytes long, is passed over by
-the scanner like all that begins with `.lorad-`, and is removed when something is tried in that folder again.
+Files of our own are made for a moment to try a folder, here and in `aliases`. Their names are random and are used
+once. One that a crash has left is empty or a few bytes long, is passed over by the scanner like all that begins
+with `.lorad-`, and is removed when something is tried in that folder again.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """De-duplication in a running daemon: newcomers, what is put aside, and what is said of both.
 
 The core calls it at each turn. What the service has done reaches the engine here, and what the engine knows
-reaches the decisions of `dedupe.automatic` and `dedupe.returns`.
+reaches the decisions of `dedupe.newcomers` and `dedupe.returns`.
 """
 
 from __future__ import annotations

@@ -1,11 +1,9 @@
-"""What the journal says was done, for questions that change nothing: each opens it anew.
+"""What the journal says was done, and whether what its undo needs is there: for questions that change nothing.
 
-From any thread. All that is asked raises StateError where the journal cannot be read.
-
-Whether what each action in force needs to be undone is there: looked at, not counted.
-
-What is put aside is to lie where it was put, and to be that file. What was freed is made anew from its recipe,
-which the journal has, and any file of the same weights, of which one is to be there.
+Each question opens the journal anew, from any thread, and raises StateError where it cannot be read. What an undo
+needs is looked at, not counted: what is put aside is to lie where it was put, and to be that file. What was freed
+is made anew from its recipe, which the journal has, and any file of the same weights, of which one is to be
+there.
 """
 
 from __future__ import annotations

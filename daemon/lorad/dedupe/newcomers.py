@@ -1,10 +1,8 @@
-"""Which newcomers the policy still has to be asked about, and when. Pure: no I/O and no clock of its own.
+"""Which newcomers the policy is asked about by itself, and when. No I/O and no clock of its own.
 
 A newcomer is a name that became a duplicate while its root was known. It waits here until it was acted on or
 there is nothing to do about it. What could not be done, as somebody had the file open for one, is tried again
 after five seconds, a minute, ten minutes and an hour.
-
-Newcomers that turn out to be duplicates are acted on by themselves, by the policy of the configuration.
 """
 
 from __future__ import annotations

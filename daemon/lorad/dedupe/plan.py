@@ -1,7 +1,7 @@
 """What a policy makes of sets of duplicates: which files go, which is kept for them, what is left alone and why.
 
-Pure: it sees files as the catalogue has them and touches none; each is looked at again before anything is done.
-What becomes of one set says `sets`.
+It does no I/O: it sees files as the catalogue has them and touches none; each is looked at again before anything
+is done. What becomes of one set is decided in `sets`.
 
 - An inode with several names is one file. It goes with all its names or not at all, a step for each; its bytes
   count once, with the last of them, for only then they are free. A reflink works on the inode: one step.
@@ -12,11 +12,10 @@ What becomes of one set says `sets`.
   all other actions.
 - `reflink` and `hardlink` join what is equal byte for byte on one file system. A set may then keep a file for
   each of its byte contents and file systems; every other action keeps one of each function.
-- An adapter folder goes as a whole or not at all, unless its files stay where they are.
+- An adapter folder goes as a whole, for another of the same files, or no file of it goes, unless its files stay
+  where they are.
 - Files whose blocks are shared already are left alone, whatever the action: nothing would be freed. What others
   share with files that stay is not counted.
-
-Adapter folders in a plan: one goes as a whole, for another of the same files, or no file of it does. Pure.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Plans of de-duplication on request: the running policy with what a client puts in its place, page by page.
 
-Which files share their blocks already, so that a plan neither counts them nor touches them again.
-
-Looking at the adapter folders that the files of a plan are part of, so that it says which of them can go.
+Before a plan is made, the disk is asked for what the catalogue does not have: which files share their blocks
+already, so that the plan neither counts them nor touches them again, and which of the adapter folders that its
+files are part of can go as a whole.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
-"""What became of duplicates in a day, for the log and for those who listen. No I/O and no clock of its own.
+"""What became of duplicates in numbers: in a day, for the log and for subscribers, and what is put aside now.
 
-What status and `loractl free` say of what is put aside: how much, until when, and which disks it fills.
+The latter is what the status and `loractl free` show: how much, until when, and which disks it fills. No I/O and
+no clock of its own.
 """
 
 from __future__ import annotations

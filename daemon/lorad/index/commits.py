@@ -1,12 +1,11 @@
-"""When what was learnt is committed, and when the JSON files are rendered from it.
+"""When what was learnt is committed, by which terms files are kept, and when the JSON files are rendered from it.
 
 Commits come a few times a second while there is something to commit: what was learnt since the last one is
 learnt again after a kill. The JSON files follow as fast as rendering them takes no more than its share of the
 time, and at once when everything is told apart.
 
-The terms by which files are kept now: the keep rules of the configuration, and on what storage the files lie.
-
-The catalogue keeps them with each generation, so that all who read it choose alike, whatever is mounted since.
+The terms are the keep rules of the configuration, and on what storage the files lie. The catalogue keeps them with
+each generation, so that all readers choose alike, whatever is mounted since.
 """
 
 from __future__ import annotations

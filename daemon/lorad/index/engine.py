@@ -1,7 +1,7 @@
 """The core of the core process: events in, instructions out, until everything that is there is told apart.
 
-It joins the parts that know nothing of each other: the names (`names`), the records (`files`), the state
-machine and what follows from it (`library`, `executor`), what is to be read (`reading`), who reads it
+It joins the parts that know nothing of each other: the names (`names`), the records (`records`), the state
+machine and what follows from it (`library`, `executor`), what is to be read (`reads`), who reads it
 (`pipeline`), where it lies (`blocks`) and the catalogue.
 """
 

@@ -1,6 +1,4 @@
-"""Keeps the JSON files up with the catalogue, one request after the other.
-
-Puts files that belong together on the disk, such that each is whole at every moment.
+"""Keeps the JSON files up with the catalogue: one request after the other, each file whole at every moment.
 
 A thread for each file writes and syncs it while the next one is rendered, so that they share the disk's time
 and the file system's commits. None is renamed before all are on the disk; then each rename is on the disk

@@ -1,7 +1,4 @@
-"""The five JSON files (SPEC section 3) of a model's generation.
-
-How paths, signatures and what is known of a file stand in the JSON files.
-"""
+"""The five JSON files (SPEC section 3) of a model's generation, and how paths and files stand in them."""
 
 from __future__ import annotations
 

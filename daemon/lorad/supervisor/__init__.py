@@ -1,5 +1,6 @@
-"""The main process around the core: systemd, signals, logs, metrics, and the children's well-being.
+"""The main process: one loop over the engine, with systemd, signals, logs, metrics and the status around it.
 
-Nothing here decides about files: that is `lorad.library`. `notify`, `logs` and `metrics` stand alone and know
-no other part of the daemon.
+`loop` waits and hands on, `session` is the engine with its catalogue, `status` says how things are. `systemd`,
+`logs`, `metrics` and `waits` stand alone and know no other part of the daemon. Nothing here decides about files:
+that is `lorad.library` and `lorad.dedupe`.
 """

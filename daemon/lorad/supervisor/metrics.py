@@ -1,12 +1,9 @@
-"""`[metrics]`: serves `GET /metrics` to whoever may connect, from a thread of its own.
+"""`[metrics]`: figures of the daemon for Prometheus, served as `GET /metrics` from a thread of its own.
 
-It is small on purpose: a request is read to the end of its head, within limits of size and time, and each
-connection is answered once and closed. More connections than a few are turned away, so that nobody who
-reaches the port can hold the daemon's memory or time. Which figures there are is in `lorad.supervisor.metrics`.
-
-What Prometheus reads of the daemon: figures rendered from one `Status` each time it asks.
-
-Imported only where `[metrics] listen` is set. How the figures are served is in `lorad.supervisor.metrics`.
+The figures are rendered from one `Status` each time they are asked for. The server is small on purpose: a request
+is read to the end of its head, within limits of size and time, and each connection is answered once and closed.
+More connections than a few are turned away, so that nobody who reaches the port can hold the daemon's memory or
+time. Imported only where `[metrics] listen` is set.
 """
 
 from __future__ import annotations

@@ -1,12 +1,10 @@
-"""What the daemon tells systemd: ready, reloading, stopping, its status line, and that it is alive.
+"""systemd's side of the daemon: what is told to it, and the signals by which it stops or reloads a service.
 
-The protocol of sd_notify(3): one datagram of `KEY=value` lines to the socket named by NOTIFY_SOCKET. Without
-that name nothing is sent.
+Told are ready, reloading, stopping, the status line, and being alive, by sd_notify(3): one datagram of `KEY=value`
+lines to the socket named by NOTIFY_SOCKET. Without that name nothing is sent.
 
-The signals that stop a daemon or have it read its configuration again.
-
-They are waited for in a thread of their own: the kernel may give a signal to a thread that waits for a disk that
-does not answer, which never comes to take it. What is to end and does not is ended.
+Signals are waited for in a thread of their own: the kernel may give a signal to a thread that waits for a disk
+that does not answer, which never comes to take it. What is to end and does not is ended.
 """
 
 from __future__ import annotations

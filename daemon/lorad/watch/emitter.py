@@ -1,8 +1,7 @@
 """watchdog's emitter for one root: a thread that hears, polls and rescans, and knows whether the root is there.
 
-When a root is polled, and when it is looked through whether or not anything was told of it.
-
-A bell that wakes a thread which waits in `poll`.
+It has the times at which a root is polled, and looked through whether or not anything was told of it, and the bell
+that wakes it from `poll`.
 """
 
 from __future__ import annotations

@@ -1,12 +1,8 @@
-"""What is mounted where, from `/proc/self/mountinfo` (proc(5)).
+"""What is mounted where, and which mount a name lies on, from `/proc/self/mountinfo` (proc(5)).
 
-It is never the folders themselves that are asked: a server that does not answer must not hold up the question
-whether it is one.
-
-Which mount a name lies on, and which names something is mounted on.
-
-A device number says neither: bind mounts of one file system share it, and nothing can be linked or moved from one
-of them to the other; a union mount and its branches differ in it, and are one storage.
+The folders themselves are never asked: a server that does not answer must not hold up the question whether it is
+one. A device number does not say it: bind mounts of one file system share it, and nothing can be linked or moved
+from one of them to the other; a union mount and its branches differ in it, and are one storage.
 """
 
 from __future__ import annotations

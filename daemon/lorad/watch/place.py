@@ -1,6 +1,6 @@
-"""Whether a root is there, and where: a disk that was unmounted is not a folder whose files were deleted.
+"""Whether a root is there, and on which mount: a disk that was unmounted is not a folder whose files were deleted.
 
-On which mounts the roots were, for the next run: a disk may be late, or fail, when the system starts.
+The mounts that the roots were on are kept for the next run: a disk may be late, or fail, when the system starts.
 """
 
 from __future__ import annotations

@@ -1,7 +1,4 @@
-"""watchdog's observer for one root: its emitter's events become news.
-
-What the watch over one root has to know.
-"""
+"""One watched root: what the watch over it has to know, and watchdog's observer, which makes its events news."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """One walk over the roots: every name in them, with its status or the reason why it is passed over.
 
-Names that say that a file is not complete yet, or is no model at all but what a program keeps beside one.
+Passed over are names that say that a file is not complete yet, or is no model but what a program keeps beside one.
 """
 
 from __future__ import annotations

@@ -1,11 +1,8 @@
-"""What the kernel says of a name beyond os.lstat: its mount, its flags, and why its folder cannot be changed.
+"""What the kernel says of a name beyond `os.stat`: mount, flags, birth, and why its folder cannot be changed.
 
-`os.stat` does not say these on Linux. Nothing is opened, so that neither a FIFO nor a lease holds anything up.
-
-When an inode was made, which tells it from another one that got its number after it was removed.
-
-What its mode, owner, links and names become since does not change that. Source: statx(2), STATX_BTIME; ext4, XFS,
-Btrfs, F2FS, tmpfs, NTFS and others keep it. `os.stat` does not say it on Linux.
+Nothing is opened, so that neither a FIFO nor a lease holds anything up. When an inode was made tells it from
+another one that got its number after it was removed; what its mode, owner, links and names become since does not
+change that. Source: statx(2), STATX_BTIME; ext4, XFS, Btrfs, F2FS, tmpfs, NTFS and others keep it.
 """
 
 from __future__ import annotations

@@ -1,7 +1,4 @@
-"""The folders of one root that are watched, and those that should be and cannot.
-
-Why folders are not watched, in words that say what to do about it.
-"""
+"""The folders of one root that are watched, and those that cannot be, in words that say what to do about it."""
 
 from __future__ import annotations
 

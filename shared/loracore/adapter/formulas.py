@@ -1,12 +1,8 @@
-"""The multiplication that gives ΔW, by algorithm.
+"""What an algorithm makes of a module's factors: ΔW, or the weight that comes of the base model's.
 
-Formulas of LyCORIS 4.1 (`functional/*.py`), kohya-ss/sd-scripts `networks/merge_lora.py` and peft 0.19
-`tuners/*/layer.py`. Shapes as in `algorithms`.
-
-What a module makes of the base model's weight: also for the algorithms that have no ΔW without it.
-
-Formulas of LyCORIS 4.1 (`functional/general.py`, `diag_oft.py`, `boft.py`, `modules/ia3.py`, `modules/glora.py`)
-and peft 0.19 (`tuners/lora/dora.py`, `tuners/ia3/layer.py`).
+ΔW is a multiplication of the factors; the weight is also there for the algorithms that have no ΔW without the
+base. Formulas of LyCORIS 4.1 (`functional/*.py`, `modules/ia3.py`, `modules/glora.py`), kohya-ss/sd-scripts
+`networks/merge_lora.py` and peft 0.19 (`tuners/*/layer.py`, `tuners/lora/dora.py`). Shapes as in `algorithms`.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""What a job is: typed parameters in, typed result out, telling how far it is and ending when it is told to.
+"""What a job is, which jobs are installed, and what to do about one that is not.
 
-Which jobs are installed, and what to do about one that is not.
+A job has typed parameters and a typed result, says how far it is, and ends when it is asked to.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""What a reader learns from the header of a container: the layout, and where each layer's bytes lie.
+"""What a file promises to hold, before any weight is read: layers, layouts and their signatures.
 
-Layers, layouts and their signatures: what a file promises to hold, before any weight is read.
+A reader learns it from the header, with where each layer's bytes lie.
 """
 
 from __future__ import annotations

@@ -1,9 +1,8 @@
 """Finished layers, kept in the output folder until the reports are written, so that a killed run goes on.
 
-The first line says what is compared; each other one is a finished layer. Factors lie in a file beside it, and are
-there before the line that speaks of them. A line that is torn, or whose factors are not what they were, ends it.
-
-What is known of a layer when it is finished: as it is kept in the journal, and as reports are made of it.
+The first line says what is compared; each other one is a finished layer, with all that reports are made of.
+Factors lie in a file beside it, and are there before the line that speaks of them. A line that is torn, or whose
+factors are not what they were, ends it.
 """
 
 from __future__ import annotations

@@ -1,7 +1,4 @@
-"""Which layers of two models belong together, and what cannot be compared.
-
-Which layers are modules that a LoRA can adapt, and what kind the others are.
-"""
+"""Which layers of two models belong together, what cannot be compared, and which of them a LoRA can adapt."""
 
 from __future__ import annotations
 

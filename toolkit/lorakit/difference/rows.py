@@ -1,11 +1,6 @@
 """The difference of a layer as a matrix whose rows come in pieces: from memory, or from the files at each pass.
 
 A convolution's kernel is flattened: what belongs to an output is a row.
-
-Stored entries as floats that can be computed with, into arrays that are used again.
-
-Everything fits into float32 without loss, but for 64-bit floats and integers of 32 bits or more: these become
-float64, which holds integers up to 2^53.
 """
 
 from __future__ import annotations

@@ -1,4 +1,8 @@
-"""Stored entries as floats that can be computed with, into arrays that are used again."""
+"""Stored entries as floats that can be computed with, into arrays that are used again.
+
+Everything fits into float32 without loss, but for 64-bit floats and integers of 32 bits or more: these become
+float64, which holds integers up to 2^53.
+"""
 
 from __future__ import annotations
 

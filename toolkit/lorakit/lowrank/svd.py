@@ -1,15 +1,11 @@
-"""The singular value decomposition of a product of factors, without the product.
+"""The singular values of a product of factors, and its singular value decomposition, without the product.
 
-With L·Lᵀ = BᵀB and the eigenvectors q and eigenvalues σ² of Lᵀ(A·Aᵀ)L, the singular vectors of B·A are
-u = B·(A·Aᵀ)·L·q / σ² and v = Aᵀ·L·q / σ. All of it is r × r but for two Gram matrices and two products, in double
-precision, where singular values are right to about 1e-8 of the largest. Directions that are wanted and lie lower
-than `_FLOOR` are found by QR of both factors and the SVD of the r × r core, which costs more and loses nothing.
-
-Singular values of a product of factors, without the product.
-
-The spectrum of B·A is that of the r × r core of both Gram matrices: with BᵀB = V·w·Vᵀ and L = V√w, the squares
-of the singular values are the eigenvalues of Lᵀ(A·Aᵀ)L. Everything is in double precision; what lies below about
-1e-8 of the largest singular value is rounding.
+The spectrum of B·A is that of the r × r core of both Gram matrices: with BᵀB = V·w·Vᵀ and L = V√w, so that L·Lᵀ =
+BᵀB, the squares of the singular values are the eigenvalues σ² of Lᵀ(A·Aᵀ)L. With its eigenvectors q, the singular
+vectors of B·A are u = B·(A·Aᵀ)·L·q / σ² and v = Aᵀ·L·q / σ. All of it is r × r but for two Gram matrices and two
+products, in double precision, where singular values are right to about 1e-8 of the largest; what lies below is
+rounding. Directions that are wanted and lie lower than `_FLOOR` are found by QR of both factors and the SVD of
+the r × r core, which costs more and loses nothing.
 """
 
 from __future__ import annotations

@@ -1,12 +1,13 @@
-"""Which files a model consists of: one file, a Transformers folder (sharded or not), or a diffusers folder.
+"""Which files a model consists of, and by what they are known again.
+
+A model is one file, a Transformers folder (sharded or not), or a diffusers folder.
 
 A folder's index (`*.safetensors.index.json`, `*.bin.index.json`, as `save_pretrained(max_shard_size=…)` writes
 it) has the word; without one, all weight files of the folder count. A diffusers folder has a folder for each
 component.
 
-By what the files of a model are known again: BLAKE3 of all their bytes.
-
-SHA-256, as LoRAs are looked up by, would cost a model's files a multiple of the time that reading them takes.
+The files of a model are known again by BLAKE3 of all their bytes. SHA-256, as LoRAs are looked up by, would cost a
+multiple of the time that reading them takes.
 """
 
 from __future__ import annotations

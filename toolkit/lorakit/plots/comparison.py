@@ -1,8 +1,7 @@
 """Two files or more, side by side: how strong, how wide, and how alike their modules are.
 
-How alike the modules of two files are: the cosine of their ΔW, by the factors.
-
-⟨ΔW₁, ΔW₂⟩ = Σ (B₁ᵀB₂) ∘ (A₁A₂ᵀ), so nothing as large as ΔW is formed.
+How alike is the cosine of their ΔW, by the factors: ⟨ΔW₁, ΔW₂⟩ = Σ (B₁ᵀB₂) ∘ (A₁A₂ᵀ), so nothing as large as ΔW is
+formed.
 """
 
 from __future__ import annotations

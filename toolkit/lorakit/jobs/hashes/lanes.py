@@ -1,11 +1,10 @@
 """One read of a file, shared by several consumers on a few threads.
 
-Each consumer is a lane: it sees every block once, in order. The blocks lie in a small ring; one is read again into
-when the last lane has left it. Reading is a task like the lanes' own, taken by whichever thread is free, so that
-two cores are busy to the end although the lanes differ in speed. What hashing, reading and copying cost happens
-outside of the interpreter's lock.
-
-Parts of a file that are kept while all of it goes by, so that nothing is read twice.
+Each consumer is a lane: it sees every block once, in order. The blocks lie in a small ring; one is read again
+into when the last lane has left it. Reading is a task like the lanes' own, taken by whichever thread is free, so
+that two cores are busy to the end although the lanes differ in speed. What hashing, reading and copying cost
+happens outside of the interpreter's lock. An `Excerpt` is a lane that keeps parts of the file, so that nothing is
+read twice.
 """
 
 from __future__ import annotations

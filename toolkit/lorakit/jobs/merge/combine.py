@@ -1,12 +1,9 @@
 """The weighted sum of several ΔW by their factors: exactly, to a rank, or within their principal components.
 
 Σ wᵢΔWᵢ = [w₁B₁ … wₙBₙ]·[A₁; …; Aₙ]. What is cut off of it is what Eckart and Young allow. Of the factors alone no
-sum may be taken: Σ wᵢBᵢ times Σ wᵢAᵢ is another matrix.
-
-The nearest matrix of a rank to one that is there: by a random sketch, or exactly where it is small.
-
-Two rounds of subspace iteration on a sketch of twice the rank (Halko, Martinsson, Tropp, SIAM Review 2011): what
-is lost is within some thousandths of the least that can be.
+sum may be taken: Σ wᵢBᵢ times Σ wᵢAᵢ is another matrix. A sum that is there as a matrix is brought to a rank
+exactly where it is small, else by two rounds of subspace iteration on a sketch of twice the rank (Halko,
+Martinsson, Tropp, SIAM Review 2011): what is lost is within some thousandths of the least that can be.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""Which layers a merged file has: by the first input's names, for all modules that are merged.
+"""Which layers a merged file has, by the first input's names, and those that are merged entry by entry.
 
-Layers that are merged entry by entry: differences of whole weights, norms and biases.
+The latter are differences of whole weights, norms and biases.
 """
 
 from __future__ import annotations

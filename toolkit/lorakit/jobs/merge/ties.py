@@ -1,4 +1,4 @@
-"""TIES and DARE: merging entry by entry, in dense ΔW of one module at a time.
+"""TIES, DARE and KnOTS: merging entry by entry, of one module at a time.
 
 TIES (Yadav et al., NeurIPS 2023): of each ΔW the entries of greatest magnitude are kept, the sign of their
 weighted sum is elected, and the mean is taken over those that agree. DARE (Yu et al., ICML 2024): entries are
@@ -6,9 +6,8 @@ dropped at random and the others divided by the density. An input votes with its
 (`merge_methods/generalized_task_arithmetic.py`); the mean is peft's (`utils/merge_utils.py`), over how many agree.
 Every ΔW is formed twice, so that two sums are in memory and not all inputs.
 
-KnOTS: TIES where the inputs are aligned (Stoica et al., Model merging with SVD to tie the KnOTS, ICLR 2025).
-
-[ΔW₁ … ΔWₙ] = U·S·[V₁ᵀ … Vₙᵀ]: with U·S in common, what differs is in the Vᵢ, and those are merged. All of it in
+KnOTS (Stoica et al., Model merging with SVD to tie the KnOTS, ICLR 2025) is TIES where the inputs are aligned:
+[ΔW₁ … ΔWₙ] = U·S·[V₁ᵀ … Vₙᵀ]. With U·S in common, what differs is in the Vᵢ, and those are merged. All of it in
 the form of factors: nothing as large as ΔW is formed.
 """
 

@@ -1,9 +1,7 @@
-"""Which weight each input of a merge has, and which rank each module of the result.
+"""How much of each input is merged, to which rank each module, and whether anything is left of one.
 
-Whether anything is left of a merged ΔW beside its parts, for little.
-
-A matrix times a few random vectors tells its size: that of Gaussian ones is ‖M‖² a vector on average, and that all
-of four show less than a millionth of it has a probability below 1e-20.
+The latter is told for little: a matrix times a few random vectors tells its size. That of Gaussian ones is ‖M‖² a
+vector on average, and that all of four show less than a millionth of it has a probability below 1e-20.
 """
 
 from __future__ import annotations

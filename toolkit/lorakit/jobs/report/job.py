@@ -1,7 +1,4 @@
-"""`report`: a folder that `compare` or `extract` wrote, as tables and as pictures (SPEC section 8).
-
-A finished comparison as tables.
-"""
+"""`report`: a folder that `compare` or `extract` wrote, as tables and as pictures (SPEC section 8)."""
 
 from __future__ import annotations
 
