@@ -45,7 +45,7 @@ _ROWS = (
     "JOIN files ON files.id = names.file WHERE active = 1"
 )
 _UPDATED = re.compile(rb'"updated": "[^"]*"')
-#: As `lorad.dedupe.action.place` names them.
+#: As `lorad.dedupe.action.journal` names them.
 _TEMPORARY = re.compile(rb"\.lorad-[0-9a-f]+-[0-9]+\.tmp")
 _SET_ASIDE = (
     "set aside by an action that is not at its end: keep it, see history, bring its folder back and restart"
