@@ -2,5 +2,6 @@
 
 `corpus` makes the files (by `recipes`, with the `truth` about them), `peers` runs the tools that people have,
 `measure` takes seconds, memory and bytes read, `python -m bench` prints the tables. `demo` makes the small
-library that `make run` shows. Nothing here is imported by the product.
+library that `make run` shows, `picture` the README's picture of it. `house` measures the source itself. Nothing
+here is imported by the product.
 """
