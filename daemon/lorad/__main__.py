@@ -16,7 +16,7 @@ from loracore.causes import explained
 from loracore.config import Config, load_config, located, with_options
 from loracore.errors import LoraError, MissingPackage, StateLocked, UsageError, need
 from loracore.paths import speak_utf8
-from lorad.descriptors import raise_limit
+from lorad.control.sockets import raise_limit
 from lorad.pipeline.launch import Crew
 from lorad.state_folder import locked
 from lorad.supervisor.systemd import block

@@ -27,9 +27,8 @@ from lorad.control.dedupe_handlers import Deduper
 from lorad.control.events import READY, Events
 from lorad.control.handlers import Command, Handlers, JobRunner, failed
 from lorad.control.requests import RefusedRequest, Requests
-from lorad.control.sockets import LocalPlace
+from lorad.control.sockets import LocalPlace, for_clients
 from lorad.control.tcp import Peer, TcpClients
-from lorad.descriptors import for_clients
 
 _LOG = logging.getLogger(__name__)
 
