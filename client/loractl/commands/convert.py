@@ -6,6 +6,7 @@ from typing import Any
 
 import click
 
+from loracore.jobs.convert import CONVENTIONS
 from loractl.commands.changing import changes, tell
 from loractl.commands.options import Name, RunJob
 
@@ -13,7 +14,7 @@ from loractl.commands.options import Name, RunJob
 @click.command(short_help="kohya, PEFT or diffusers naming, another dtype or container.")
 @changes()
 @click.option(
-    "--to", type=click.Choice(["kohya", "peft", "diffusers"]),
+    "--to", type=click.Choice(CONVENTIONS),
     help="Whose names. [default: those that it has; only dtype and container change]",
 )  # fmt: skip
 @click.option("--fold", is_flag=True, help="Put the scale into the factors, for readers that know no alpha.")

@@ -16,8 +16,10 @@ from loracore.adapter.peft import PeftConfig, diffusers_configs
 from loracore.adapter.problems import Problem, Problems
 from loracore.adapter.reading import TensorReader
 from loracore.errors import ChangedFile, FileError, UnknownFormat
-from loracore.names.families import Named, block_of, family_of, order_key
-from loracore.names.keys import PEFT_PREFIX, convention_of_file
+from loracore.names.blocks import block_of, order_key
+from loracore.names.conventions.peft import PEFT_PREFIX
+from loracore.names.keys import convention_of_file
+from loracore.names.recognition import Named, family_of
 from loracore.tensorfile import Layer
 from loracore.tensorfile.peft import CONFIG, read_config, weight_file
 

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 
 from loracore.adapter.problems import Problems
 from loracore.names import canonical
-from loracore.names.keys import PEFT_PREFIX, Key, convention_of, parse_key
+from loracore.names.conventions.peft import PEFT_PREFIX
+from loracore.names.keys import Key, convention_of, parse_key
 from loracore.tensorfile import Layer
 
 #: An empty tensor that says what the file is (Stability's Control-LoRA).

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, get_args
 
 import msgspec
 
 from loracore.jobs.change import Writing
 
 Convention = Literal["kohya", "peft", "diffusers"]
+#: Those of `loracore.names.conventions` that can be written.
+CONVENTIONS: tuple[Convention, ...] = get_args(Convention)
 
 
 class ConvertParameters(msgspec.Struct, frozen=True):

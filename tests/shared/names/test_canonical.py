@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from loracore.names import canonical as names
-from loracore.names.families import block_of
+from loracore.names.blocks import block_of
 
 
 def _unet(**options: object) -> nn.Module:

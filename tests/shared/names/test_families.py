@@ -13,7 +13,8 @@ from torch import nn
 
 from loracore.adapter import read_adapter
 from loracore.names import canonical as names
-from loracore.names.families import Named, family_of, order_key
+from loracore.names.blocks import order_key
+from loracore.names.recognition import Named, family_of
 from tests.builders.architectures import ARCHITECTURES, Architecture, LayerSpec, llm
 from tests.builders.weights import random_weights
 from tests.builders.write import write_peft_folder, write_sparse

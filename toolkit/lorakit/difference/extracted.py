@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from loracore.jobs.change import Stored
 from loracore.jobs.results import Fault
 from loracore.names import canonical, conventions
-from loracore.names.keys import PEFT_PREFIX
+from loracore.names.conventions.peft import PEFT_PREFIX
 from loracore.paths import shown
 from loracore.tensorfile import Layer
 from loracore.tensorfile.peft import CONFIG
@@ -144,7 +144,8 @@ def _peft(record: Record, *, transposed: bool) -> Module:
 def _diffusion(record: Record, component: str, name: str, convention: str, family: str) -> Module:
     stem = conventions.key_of(convention, component, name, family)
     down, up = (stem + conventions.suffix_of(convention, role, component) for role in ("down", "up"))
-    alpha = stem + conventions.suffix_of(convention, "alpha", component) if convention == "kohya" else ""
+    has_alpha = conventions.naming(convention).has("alpha", component)
+    alpha = stem + conventions.suffix_of(convention, "alpha", component) if has_alpha else ""
     return Module(record, down, up, alpha, False)
 
 

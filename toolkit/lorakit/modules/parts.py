@@ -14,14 +14,12 @@ from typing import Any
 from loracore.adapter import Adapter, Module, read_adapter
 from loracore.errors import MalformedFile
 from loracore.jobs.results import Fault
-from loracore.names.families import Named, family_of
+from loracore.names.conventions.diffusers import DIFFUSERS
+from loracore.names.recognition import Named, family_of
 from loracore.tensorfile.peft import weight_file
 
 #: Folders of a pipeline, and what they hold.
-FOLDERS = {
-    "unet": "unet", "transformer": "transformer",
-    "text_encoder": "te1", "text_encoder_2": "te2", "text_encoder_3": "te3",
-}  # fmt: skip
+FOLDERS = {prefix.text.removesuffix("."): prefix.component for prefix in DIFFUSERS.prefixes if prefix.written}
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from typing import Any
 
 from loracore.adapter import LayerRef
 from loracore.errors import UsageError
-from loracore.names.keys import PEFT_PREFIX
+from loracore.names.conventions.peft import PEFT_PREFIX
 from lorakit.output import peftfolder, safetensors
 from lorakit.output.containers import CHECKPOINTS, SAFETENSORS, Writer, container_of, writing
 from lorakit.output.draft import refuse_existing

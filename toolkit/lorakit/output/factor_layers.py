@@ -12,16 +12,13 @@ from numpy.typing import NDArray
 
 from loracore.adapter import LayerRef, Module
 from loracore.jobs.change import Stored
-from loracore.names.conventions import suffix_of
+from loracore.names import unet
+from loracore.names.conventions import naming, suffix_of, written
+from loracore.names.families import family_named
 from lorakit.output.rounding import DTYPES, NAMES
 
 #: Dtypes that are not written, and what takes their place: the narrowest that loses no more than it must.
 _INSTEAD = {"F64": "F32", "BF16": "BF16", "F16": "F16", "F32": "F32"}
-#: Convolutions with a kernel of 3 × 3 in Stable Diffusion's UNets, by the end of their canonical names.
-_THREE = re.compile(r"(^|\.)(conv1|conv2|conv|conv_in|conv_out)$")
-#: Those with a kernel of 1 × 1; `proj_in` and `proj_out` are such in SD1.5 alone.
-_ONE = re.compile(r"(^|\.)conv_shortcut$")
-_ONE_SD15 = re.compile(r"(^|\.)(conv_shortcut|proj_in|proj_out)$")
 
 
 @dataclass(frozen=True)
@@ -78,7 +75,7 @@ def new_place(
     """Where factors of ΔW of this shape go under the stem that a convention has for the module."""
     up, down = (stem + suffix_of(convention, role, component) for role in ("up", "down"))
     ones = (1,) * (len(shape) - 2)
-    named = convention == "kohya"
+    named = naming(convention).has("alpha", component)
     return Place(
         LayerRef(up, dtype, (shape[0], rank, *ones)),
         LayerRef(down, dtype, (rank, *shape[1:])),
@@ -88,17 +85,16 @@ def new_place(
 
 def naming_of(convention: str) -> str:
     """The convention that names what a file of this one has no names for yet."""
-    return convention if convention in {"peft", "diffusers"} else "kohya"
+    return convention if convention in written() else "kohya"
 
 
 def kernel_shape(module: Module, family: str) -> tuple[int, ...]:
     """ΔW's shape as the base weight lies: LoHa and LoKr keep kernels flat, which the module's name tells of."""
     if len(module.shape) != 2 or module.component != "unet":
         return module.shape
-    if _THREE.search(module.name) and module.shape[1] % 9 == 0:
-        return (module.shape[0], module.shape[1] // 9, 3, 3)
-    if (_ONE_SD15 if family == "sd15" else _ONE).search(module.name):
-        return (*module.shape, 1, 1)
+    for size, ends in (family_named(family).kernels or unet.KERNELS).items():
+        if re.search(rf"(^|\.)({ends})$", module.name) and module.shape[1] % size**2 == 0:
+            return (module.shape[0], module.shape[1] // size**2, size, size)
     return module.shape
 
 

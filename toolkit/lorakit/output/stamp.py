@@ -10,6 +10,7 @@ from typing import Any
 
 from loracore import __version__
 from loracore.jobs.change import Input
+from loracore.names.families import family_named
 from loracore.paths import shown
 
 #: What speaks of the bytes of the file that it was, and would be wrong of the one that is made.
@@ -19,11 +20,6 @@ STALE = frozenset({
 })  # fmt: skip
 #: Stands for the hash of what is only checked, so that the size of the result is known to the byte.
 _NOT_READ = "0" * 64
-#: ModelSpec's word for each base family (github.com/Stability-AI/ModelSpec).
-_ARCHITECTURES = {
-    "sd15": "stable-diffusion-v1/lora", "sd2": "stable-diffusion-v2-768-v/lora",
-    "sdxl": "stable-diffusion-xl-v1-base/lora", "sd3": "stable-diffusion-3/lora", "flux": "flux-1-dev/lora",
-}  # fmt: skip
 
 
 def stamp(
@@ -62,8 +58,8 @@ def stamp(
             *({"name": name, "blake3": digest} for name, digest in models),
         ]),
     }  # fmt: skip
-    if family in _ARCHITECTURES:
-        made.setdefault("modelspec.architecture", kept.get("modelspec.architecture", _ARCHITECTURES[family]))
+    if architecture := family_named(family).modelspec:
+        made.setdefault("modelspec.architecture", kept.get("modelspec.architecture", architecture))
     if merged:
         made["modelspec.merged_from"] = ", ".join(shown(os.path.basename(each.path)) for each in inputs)
     if "ss_network_module" not in kept:

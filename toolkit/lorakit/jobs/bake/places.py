@@ -7,37 +7,18 @@ rows of a layer, or several layers below one another.
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
-from loracore.names import conventions, originals
+from loracore.names import originals
+from loracore.names.conventions.diffusers import part_of
+from loracore.names.families import family_named, prefixes
 from lorakit.jobs.bake.base import Base, Place
 from lorakit.modules.parts import Located
 
-#: What stands before a component's names in models of one file.
-_PREFIXES = {
-    "unet": ("model.diffusion_model.", "diffusion_model.", "unet.", ""),
-    "transformer": ("model.diffusion_model.", "diffusion_model.", "transformer.", ""),
-    "te1": (
-        "cond_stage_model.transformer.", "cond_stage_model.model.", "conditioner.embedders.0.transformer.",
-        "text_encoders.clip_l.transformer.", "text_encoders.clip_l.", "te1.", "",
-    ),
-    "te2": (
-        "conditioner.embedders.1.model.", "conditioner.embedders.0.model.", "text_encoders.clip_g.transformer.",
-        "text_encoders.clip_g.", "te2.", "",
-    ),
-    "te3": ("text_encoders.t5xxl.transformer.", "text_encoders.t5xxl.", "te3.", ""),
-}  # fmt: skip
 #: What a language model's names may have in front, or lack.
 _LANGUAGE = ("model.", "transformer.", "language_model.", "model.language_model.", "base_model.")
-#: OpenCLIP's names, by the end of CLIP's (diffusers `single_file_utils.py`).
-_OPEN_CLIP = {
-    "self_attn.out_proj": "attn.out_proj.weight", "mlp.fc1": "mlp.c_fc.weight", "mlp.fc2": "mlp.c_proj.weight",
-}  # fmt: skip
-_OPEN_CLIP_FUSED = {"self_attn.q_proj": 0, "self_attn.k_proj": 1, "self_attn.v_proj": 2}
-_LAYER = re.compile(r"(?:text_model\.)?encoder\.layers\.(\d+)\.(.+)")
 
 
 class Rows(NamedTuple):
@@ -50,11 +31,11 @@ class Rows(NamedTuple):
 
 
 class _Piece(NamedTuple):
-    """A layer without its prefix, and which of how many equal or known parts of it; all where `of` is 1."""
+    """A layer without its prefix, and which part of it; `widths` of its parts are multiples of its columns."""
 
     layer: str
     place: int = 0
-    of: int = 1
+    widths: tuple[int, ...] = (1,)
     swapped: bool = False
 
 
@@ -89,13 +70,13 @@ def _weight(name: str) -> str:
 
 
 def _place(each: Located, base: Base, family: str) -> tuple[Rows, ...] | None:
-    part = conventions.part_of(each.component, each.name, family)
+    part = part_of(each.component, family_named(family))
     for component, layers in base.layers.items():
         # A folder of a diffusers model holds one component; other models all that they have in one place.
         if component and component != part:
             continue
         for form in _forms(each, family):
-            for prefix in ("",) if component else _PREFIXES[each.component]:
+            for prefix in ("",) if component else prefixes(each.component):
                 rows = _rows(each, component, prefix, form, layers)
                 if rows is not None:
                     return rows
@@ -114,7 +95,7 @@ def _rows(
         if piece.swapped:
             half = shape[0] // 2
             found += [Rows(component, name, half, 2 * half), Rows(component, name, 0, half)]
-        elif piece.of > 1:
+        elif len(piece.widths) > 1:
             start, stop = _part(piece, shape, each.module.shape[0])
             found.append(Rows(component, name, start, stop))
         else:
@@ -124,9 +105,9 @@ def _rows(
 
 def _part(piece: _Piece, shape: tuple[int, ...], rows: int) -> tuple[int, int]:
     """Which rows of a fused layer a part is; the last is whatever the others leave."""
-    counts = originals.part_rows(piece.of, shape[1])
+    counts = [width * shape[1] for width in piece.widths]
     start = sum(counts[: piece.place])
-    return start, shape[0] if piece.place == piece.of - 1 else start + min(rows, counts[piece.place])
+    return start, shape[0] if piece.place == len(counts) - 1 else start + min(rows, counts[piece.place])
 
 
 def _forms(each: Located, family: str) -> Iterator[tuple[_Piece, ...]]:
@@ -147,28 +128,25 @@ def _forms(each: Located, family: str) -> Iterator[tuple[_Piece, ...]]:
 
 
 def _transformer_forms(each: Located, family: str) -> Iterator[tuple[_Piece, ...]]:
-    shape = each.module.shape
+    shape, known = each.module.shape, family_named(family)
     yield (_Piece(_weight(each.name)),)
-    names = originals.diffusers_names(family, each.name)
-    if names is not None:
-        swapped = len(shape) == 2 and originals.is_swapped(each.name, *shape[:2])
-        yield tuple(_Piece(_weight(name), swapped=swapped) for name in names)
-    part = originals.original_part(family, each.name)
+    pieces = known.pieces(each.name)
+    if pieces is not None:
+        swapped = originals.is_swapped(family, each.name, shape)
+        yield tuple(_Piece(_weight(piece.name), swapped=swapped) for piece in pieces)
+    part = known.part(each.name)
     if part is not None:
-        swapped = len(shape) == 2 and originals.is_swapped(part.original, *shape[:2])
-        yield (_Piece(_weight(part.original), part.place, part.of, swapped),)
+        swapped = originals.is_swapped(family, part.original, shape)
+        yield (_Piece(_weight(part.original), part.place, known.widths(part.original), swapped),)
 
 
 def _open_clip(inner: str) -> Iterator[tuple[_Piece, ...]]:
-    match = _LAYER.fullmatch(inner)
-    if match is None:
-        return
-    number, rest = match.groups()
-    root = f"transformer.resblocks.{number}"
-    if rest in _OPEN_CLIP:
-        yield (_Piece(f"{root}.{_OPEN_CLIP[rest]}"),)
-    elif rest in _OPEN_CLIP_FUSED:
-        yield (_Piece(f"{root}.attn.in_proj_weight", _OPEN_CLIP_FUSED[rest], 3),)
+    clip = family_named("clip")
+    part = clip.part(inner.removeprefix("text_model."))
+    if part is not None:
+        # A parameter of torch's `MultiheadAttention`, which is no module.
+        layer = f"{part.original}_weight" if part.original.endswith(".in_proj") else _weight(part.original)
+        yield (_Piece(layer, part.place, clip.widths(part.original)),)
 
 
 def bias_of(rows: Sequence[Rows], layers: Mapping[str, Mapping[str, Place]]) -> tuple[Rows, ...] | None:

@@ -12,7 +12,9 @@ from dataclasses import dataclass
 from loracore.adapter import Module
 from loracore.jobs.results import Fault
 from loracore.names import originals
-from loracore.names.originals import Part
+from loracore.names.conventions import naming
+from loracore.names.families import family_named
+from loracore.names.family import Part
 from lorakit.modules.parts import Located
 
 
@@ -56,13 +58,14 @@ def arranged(modules: Sequence[Located], convention: str, family: str) -> tuple[
     targets: list[Target] = []
     faults: list[Fault] = []
     joined: dict[str, dict[int, Located]] = {}
+    to_original = naming(convention).is_original
     for each in modules:
-        part = _part(each, family) if convention == "kohya" else None
+        part = _part(each, family) if to_original else None
         if part is not None and part.of > 1:
             joined.setdefault(part.original, {})[part.place] = each
             continue
         try:
-            targets += [_alone(each, part)] if convention == "kohya" else _cut(each, family)
+            targets += [_alone(each, part, family)] if to_original else _cut(each, family)
         except Uncut as error:
             faults.append(Fault(each.name, str(error)))
     for original, parts in joined.items():
@@ -81,31 +84,31 @@ def _whole(module: Module) -> tuple[Rows, ...]:
     return (Rows(module, 0, module.shape[0] if module.shape else 1),)
 
 
-def _alone(each: Located, part: Part | None) -> Target:
+def _alone(each: Located, part: Part | None, family: str) -> Target:
     """A module of diffusers' that is one of the original's, whose halves may be the other way round."""
-    if part is not None and _is_swapped(part.original, each.module):
+    if part is not None and originals.is_swapped(family, part.original, each.module.shape):
         return Target(each.component, each.name, _halves(each.module))
     return Target(each.component, each.name, _whole(each.module))
 
 
 def _cut(each: Located, family: str) -> list[Target]:
     """The modules of diffusers' that an original one is."""
-    names = originals.diffusers_names(family, each.name) if each.component == "transformer" else None
-    if names is None:
+    pieces = family_named(family).pieces(each.name) if each.component == "transformer" else None
+    if pieces is None:
         return [Target(each.component, each.name, _whole(each.module))]
-    if len(names) == 1:
-        rows = _halves(each.module) if _is_swapped(each.name, each.module) else _whole(each.module)
-        return [Target(each.component, names[0], rows)]
+    if len(pieces) == 1:
+        swapped = originals.is_swapped(family, each.name, each.module.shape)
+        return [Target(each.component, pieces[0].name, (_halves if swapped else _whole)(each.module))]
     _check_rows(each.module)
     outputs, inputs = each.module.shape[:2]
-    counts = list(originals.part_rows(len(names), inputs))
+    counts = [piece.width * inputs for piece in pieces]
     # Whatever is left is the last part's: no other model says how wide its MLP is.
     counts[-1] = outputs - sum(counts[:-1])
-    if counts[-1] <= 0 or (len(names) == 3 and counts[-1] != inputs):
-        raise Uncut(f"its {outputs} rows and {inputs} columns are not those of {len(names)} parts")
+    if counts[-1] <= 0 or (pieces[-1].width == 1 and counts[-1] != inputs):
+        raise Uncut(f"its {outputs} rows and {inputs} columns are not those of {len(pieces)} parts")
     found, start = [], 0
-    for name, count in zip(names, counts, strict=True):
-        found.append(Target(each.component, name, (Rows(each.module, start, start + count),)))
+    for piece, count in zip(pieces, counts, strict=True):
+        found.append(Target(each.component, piece.name, (Rows(each.module, start, start + count),)))
         start += count
     return found
 
@@ -118,24 +121,20 @@ def _joined(original: str, parts: dict[int, Located], family: str) -> Target:
     inputs = present[0].shape[1]
     if any(module.shape[1] != inputs for module in present):
         raise Uncut(f"the parts of {original!r} have different numbers of columns")
-    names = originals.diffusers_names(family, original) or ()
-    counts = originals.part_rows(len(names), inputs)
+    pieces = family_named(family).pieces(original) or ()
     rows = []
-    for place, count in enumerate(counts):
+    for place, piece in enumerate(pieces):
+        count = piece.width * inputs
         if place not in parts:
             rows.append(Rows(None, 0, count))
             continue
         module = parts[place].module
-        if place < 3 and module.shape[0] != count:
+        if piece.width == 1 and module.shape[0] != count:
             raise Uncut(f"it has {module.shape[0]} rows, where its part of {original!r} has {count}")
         rows.append(Rows(module, 0, module.shape[0]))
-    if any(module.algorithm == "dora" for module in present) and len(parts) < len(counts):
-        raise Uncut(f"a DoRA of {original!r} needs all of its {len(counts)} parts")
+    if any(module.algorithm == "dora" for module in present) and len(parts) < len(pieces):
+        raise Uncut(f"a DoRA of {original!r} needs all of its {len(pieces)} parts")
     return Target("transformer", original, tuple(rows))
-
-
-def _is_swapped(original: str, module: Module) -> bool:
-    return len(module.shape) == 2 and originals.is_swapped(original, *module.shape)
 
 
 def _halves(module: Module) -> tuple[Rows, ...]:

@@ -19,6 +19,8 @@ from loracore.jobs.convert import Convention
 from loracore.jobs.results import Fault
 from loracore.names import conventions
 from loracore.names.conventions import Nameless
+from loracore.names.conventions.diffusers import part_of
+from loracore.names.families import family_named
 from loracore.tensorfile import Layer
 from lorakit.jobs.convert.arrangement import arranged
 from lorakit.jobs.convert.kronecker import loha_config, lokr_config
@@ -88,10 +90,12 @@ def recasted(
         except Nameless as error:
             faults.append(Fault(target.name, str(error)))
             continue
-        # A kohya file holds all components, and so does one of diffusers'.
-        made[conventions.part_of(target.component, target.name, family) or ""].append((stem, whole))
-    if to == "kohya":
-        return [_kohya([each for found in made.values() for each in found], dtype)] if made else [], faults
+        # A file of kohya's holds all components, and so does one of diffusers'.
+        made[part_of(target.component, family_named(family)) or ""].append((stem, whole))
+    if conventions.naming(to).has("alpha"):
+        return [
+            _with_alpha(to, [each for found in made.values() for each in found], dtype)
+        ] if made else [], faults
     for part, found in made.items():
         made[part] = _one_kind(found, faults)
     made = defaultdict(list, {part: found for part, found in made.items() if found})
@@ -118,15 +122,15 @@ def _one_kind(found: list[tuple[str, Recast]], faults: list[Fault]) -> list[tupl
     return kinds[most]
 
 
-def _kohya(found: Sequence[tuple[str, Recast]], dtype: Stored | None) -> Contents:
+def _with_alpha(to: Convention, found: Sequence[tuple[str, Recast]], dtype: Stored | None) -> Contents:
     tensors: dict[Layer, Tensor] = {}
     for stem, each in found:
-        own = _layers("kohya", stem, each, dtype)
+        own = _layers(to, stem, each, dtype)
         tensors |= own
         if each.alpha is not None:
             tensor = _alpha(each.alpha)
             stored = _alpha_dtype(tensor, NAMES.get(next(iter(own)).dtype, "float32"))
-            tensors[Layer(stem + conventions.suffix_of("kohya", "alpha"), stored, ())] = tensor
+            tensors[Layer(stem + conventions.suffix_of(to, "alpha"), stored, ())] = tensor
     return _contents(tensors, found)
 
 

@@ -9,7 +9,7 @@ from loracore.adapter import Adapter
 from loracore.adapter.peft import DIFFUSERS_METADATA
 from loracore.errors import UsageError
 from loracore.jobs.change import Changed, Input, Output, Writing
-from loracore.jobs.convert import Convention, ConvertParameters
+from loracore.jobs.convert import CONVENTIONS, Convention, ConvertParameters
 from loracore.jobs.job import Context, Job
 from loracore.jobs.results import Fault
 from lorakit.jobs.convert.contents import Contents, kept, recasted
@@ -24,7 +24,7 @@ from lorakit.output.stamp import stamp
 
 _NAMED = 3
 #: Conventions of a file that are one of those that can be asked for.
-_SAME: dict[str, Convention] = {"kohya": "kohya", "lycoris": "kohya", "peft": "peft", "diffusers": "diffusers"}
+_SAME: dict[str, Convention] = {**{name: name for name in CONVENTIONS}, "lycoris": "kohya"}
 #: What spoke of the layers under the names that they had.
 _OF_NAMES = frozenset({DIFFUSERS_METADATA})
 
@@ -38,8 +38,9 @@ JOB = Job("convert", ConvertParameters, Changed, run)
 
 
 def _check(parameters: ConvertParameters) -> None:
-    if parameters.to is not None and parameters.to not in _SAME.values():
-        raise UsageError(f"there is no convention {parameters.to!r}; there are kohya, peft and diffusers")
+    if parameters.to is not None and parameters.to not in CONVENTIONS:
+        *others, last = CONVENTIONS
+        raise UsageError(f"there is no convention {parameters.to!r}; there are {', '.join(others)} and {last}")
     if parameters.writing.dtype is not None and parameters.writing.dtype not in DTYPES:
         raise UsageError(f"there is no dtype {parameters.writing.dtype!r} here; there are {', '.join(DTYPES)}")
     if parameters.writing.device == "cuda":
@@ -94,7 +95,7 @@ def _contents(
         warnings.append("the scale is in the factors now: there is no place for alpha in such a file")
     if to not in _SAME:
         raise UsageError(
-            f"{_shown(parts)}: its names are {to}; say which they shall be: --to kohya|peft|diffusers"
+            f"{_shown(parts)}: its names are {to}; say which they shall be: --to {'|'.join(CONVENTIONS)}"
         )
     found, faults = recasted(parts, _SAME[to], dtype=dtype, fold=fold)
     if faults and not parameters.leave_out:

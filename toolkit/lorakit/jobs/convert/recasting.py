@@ -12,14 +12,14 @@ from dataclasses import replace
 import numpy as np
 
 from loracore.adapter import Module
-from loracore.names.conventions import Nameless
+from loracore.names.conventions import Nameless, naming
 from lorakit.jobs.convert.arrangement import Target
 from lorakit.jobs.convert.joining import of_rows
 from lorakit.jobs.convert.tensors import BESIDE, FACTORED, Recast, Tensor, Values, alpha_of, kept, only
 from lorakit.output.carried import SCALED
 
-#: Algorithms whose tensors are called alike by kohya's LyCORIS and PEFT.
-_ALIKE = frozenset({"loha", "lokr"})
+#: Algorithms whose tensors are called alike by kohya's LyCORIS and PEFT, and one of them.
+_ALIKE = {"loha": "hada_w1_a", "lokr": "lokr_w1"}
 
 
 def recast(target: Target, convention: str, *, fold: bool) -> Recast:
@@ -45,8 +45,8 @@ def recast(target: Target, convention: str, *, fold: bool) -> Recast:
             alpha_of(module),
             _factors(module, convention),
         )
-    elif module.algorithm in _ALIKE and convention != "diffusers":
-        only(module, frozenset(module.layers) - {"dora_scale"} if convention == "peft" else None)
+    elif module.algorithm in _ALIKE and naming(convention).has(_ALIKE[module.algorithm]):
+        only(module, None if naming(convention).has("dora_scale") else frozenset(module.layers) - {"dora_scale"})
         tensors = tuple(kept(module, role) for role in module.layers if role != "alpha")
         made = Recast(target.component, target.name, module.algorithm, module.rank, alpha_of(module), tensors)
     else:
@@ -60,14 +60,14 @@ def recast(target: Target, convention: str, *, fold: bool) -> Recast:
 
 def _factors(module: Module, convention: str) -> tuple[Tensor, ...]:
     only(module, BESIDE)
-    kohya = convention == "kohya"
+    has_mid, bias = naming(convention).has("mid"), "up_bias" if naming(convention).has("diff_b") else "diff_b"
     found = []
     for role in module.layers:
-        if role == "alpha" or (role == "mid" and not kohya):
+        if role == "alpha" or (role == "mid" and not has_mid):
             continue
-        if role == "down" and "mid" in module.layers and not kohya:
+        if role == "down" and "mid" in module.layers and not has_mid:
             found.append(_contracted(module))
-        elif role == ("up_bias" if kohya else "diff_b"):
+        elif role == bias:
             found.append(_bias(module, role))
         else:
             found.append(kept(module, role))
@@ -100,7 +100,8 @@ def _shaped(tensor: Tensor, made: Recast, convention: str) -> Tensor:
     """DoRA's magnitude as the convention has it; all other tensors have one shape everywhere."""
     if tensor.role not in {"dora_scale", "magnitude"} or made.algorithm not in FACTORED:
         return tensor
-    if convention == "kohya" and tensor.role == "dora_scale" and len(tensor.shape) > 1:
+    as_scale = naming(convention).has("dora_scale")
+    if as_scale and tensor.role == "dora_scale" and len(tensor.shape) > 1:
         return tensor
     up = next((each for each in made.tensors if each.role == "up"), None)
     if up is None:
@@ -109,7 +110,7 @@ def _shaped(tensor: Tensor, made: Recast, convention: str) -> Tensor:
     outputs = up.shape[0]
     if math.prod(tensor.shape) != outputs or (tensor.role == "dora_scale" and tensor.shape[0] != outputs):
         raise Nameless("its DoRA counts along the input (wd_on_out=False), which LyCORIS alone knows")
-    if convention == "kohya":
+    if as_scale:
         role, shape = "dora_scale", (outputs, *(1,) * (len(up.shape) - 1))
     else:
         role, shape = "magnitude", (outputs,) if len(up.shape) == 2 else (1, outputs, *up.shape[2:])
