@@ -10,16 +10,14 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterable, Iterator, Sequence
-from typing import IO, TYPE_CHECKING, Any, BinaryIO, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import msgspec
 
-from loracore.errors import need
-from loracore.messages import FileFailed, Note, Progress, Refused, Report, Summary
+from loracore.errors import LoraError, need
+from loracore.framing import end_of, read
+from loracore.messages import MAX_REPORT, REPORTS, FileFailed, Note, Progress, Refused, Report, Summary
 from loracore.whole import regular
-
-if TYPE_CHECKING:
-    from loracore.messages import Report
 
 
 class Outcome(NamedTuple):
@@ -102,13 +100,14 @@ class EmbeddedScan:
         return self
 
     def __iter__(self) -> Iterator[Report]:
-        from loracore.framing import read_reports  # noqa: PLC0415 - imported while the process starts
-
-        return read_reports(_open(self._process.stdout))
+        try:
+            yield from read(end_of(self._process.stdout), REPORTS, MAX_REPORT)
+        except msgspec.DecodeError as error:
+            raise LoraError(f"the daemon sent what is not a report: {error}") from error
 
     def __exit__(self, *exc: object) -> None:
-        _open(self._process.stdin).close()
-        _open(self._process.stdout).close()
+        end_of(self._process.stdin).close()
+        end_of(self._process.stdout).close()
         try:
             self._process.wait(_PATIENCE)
         except subprocess.TimeoutExpired:
@@ -119,11 +118,6 @@ class EmbeddedScan:
     def status(self) -> int | None:
         """The exit status, once it has ended."""
         return self._process.poll()
-
-
-def _open(pipe: IO[bytes] | None) -> BinaryIO:
-    assert pipe is not None
-    return cast(BinaryIO, pipe)
 
 
 _NO_DAEMON = 3

@@ -52,3 +52,6 @@ class Refused(msgspec.Struct, frozen=True, tag="refused"):
 
 
 Report = Progress | FileFailed | Note | Summary | Refused
+REPORTS: msgspec.msgpack.Decoder[Report] = msgspec.msgpack.Decoder(Report)
+#: Bytes of a report; a longer one is not read.
+MAX_REPORT = 1 << 20

@@ -1,4 +1,4 @@
-"""Messages over a connected pair of sockets: four bytes of length, little-endian, then the message.
+"""Messages over a connected pair of sockets, framed as `loracore.framing` says.
 
 A pair has no name: nobody else can connect to it, and nobody can remove it.
 """
@@ -9,9 +9,9 @@ import socket
 from collections import deque
 from collections.abc import Iterator
 
+from loracore.framing import HEAD, head_of, length_in
 from lorad.pipeline.protocol import MAX_MESSAGE
 
-_HEAD = 4
 _READ = 1 << 20
 #: Pieces that are sent by one call.
 _PIECES = 64
@@ -34,7 +34,7 @@ class Channel:
     def put(self, message: bytes) -> None:
         """Send a message, now or by `flush`; nothing where the other end is gone."""
         if not self._deaf:
-            self._out += (len(message).to_bytes(_HEAD, "little"), message)
+            self._out += (head_of(message), message)
             self.flush()
 
     def flush(self) -> bool:
@@ -73,14 +73,14 @@ class Channel:
         self._socket.close()
 
     def _messages(self) -> Iterator[bytes]:
-        while len(self._in) >= _HEAD:
-            end = _HEAD + int.from_bytes(self._in[:_HEAD], "little")
-            if end > _HEAD + MAX_MESSAGE:
+        while len(self._in) >= HEAD:
+            end = HEAD + length_in(self._in[:HEAD])
+            if end > HEAD + MAX_MESSAGE:
                 # No process of ours says so much: it is out of step, and its successor will not be.
                 self.ended = True
                 return
             if len(self._in) < end:
                 return
-            message = bytes(self._in[_HEAD:end])
+            message = bytes(self._in[HEAD:end])
             del self._in[:end]
             yield message

@@ -86,12 +86,12 @@ def _options(arguments: list[str]) -> Options:
 
 
 def _refuse(reports: BinaryIO, error: Exception, exit_code: int) -> None:
-    from loracore.framing import write_report  # noqa: PLC0415
+    from loracore.framing import write  # noqa: PLC0415
     from loracore.messages import Refused  # noqa: PLC0415 - see the module's docstring
 
     # A name in it may be anything, a message is UTF-8.
     text = os.fsencode(str(error)).decode("utf-8", "backslashreplace")
-    write_report(reports, Refused(text, exit_code))
+    write(reports, Refused(text, exit_code))
 
 
 def _terminate(signum: int, frame: object) -> NoReturn:

@@ -14,7 +14,7 @@ from loracore.causes import explained
 from loracore.config import Dedupe
 from loracore.control import Event, FileFailedEvent
 from loracore.errors import StateError
-from loracore.framing import write_report
+from loracore.framing import write
 from loracore.messages import FileFailed, Note, Summary
 from loracore.paths import CATALOGUE, shown
 from loracore.whole import regular
@@ -36,11 +36,11 @@ def one_pass(options: Options, crew: Crew, reports: BinaryIO, started: float) ->
     """Look through the roots once, until all is told apart and published, or the client is gone."""
 
     def told(name: str, reason: str) -> None:
-        write_report(reports, Note(f"the {name} process was {reason} and is started again"))
+        write(reports, Note(f"the {name} process was {reason} and is started again"))
 
     def uses(using: Using) -> None:
         if using.worse:
-            write_report(reports, Note(using.note))
+            write(reports, Note(using.note))
 
     pipeline = Pipeline(crew, told=told, uses=uses)
     try:
@@ -56,7 +56,7 @@ def _pass(options: Options, pipeline: Pipeline, reports: BinaryIO, started: floa
 
     def tell(event: Event) -> None:
         if isinstance(event, FileFailedEvent):
-            write_report(reports, FileFailed(event.path, event.reason))
+            write(reports, FileFailed(event.path, event.reason))
 
     catalog = Catalog(options.state_dir)
     engine = Engine(
@@ -78,14 +78,14 @@ def _pass(options: Options, pipeline: Pipeline, reports: BinaryIO, started: floa
         if engine.trouble:
             raise StateError(engine.trouble)
         if time.monotonic() >= next_report:
-            write_report(reports, engine.progress())
+            write(reports, engine.progress())
             next_report = time.monotonic() + _REPORT
             if _client_gone():
                 break
     else:
         engine.tidy()
-        write_report(reports, engine.progress())
-        write_report(reports, _summary(engine, catalog, options.state_dir, time.monotonic() - started))
+        write(reports, engine.progress())
+        write(reports, _summary(engine, catalog, options.state_dir, time.monotonic() - started))
     catalog.close()
 
 
