@@ -9,22 +9,20 @@ the wait, as `repair` at its next start brings everything to all before or all a
 from __future__ import annotations
 
 import os
-import signal
-import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Sequence
 from typing import BinaryIO
 
 import msgspec
 
 from loracore.errors import LoraError, StateError
-from loracore.framing import end_of, read, write
+from loracore.framing import read, write
 from lorad.dedupe.action.actor import Actor
 from lorad.dedupe.action.order import FreeOrder, Order, Progress, Refused, Result, Side, silent, spoken
 from lorad.state_folder import ANOTHER
 from lorad.watch import calls
+from lorad.workers.process import Helper, take_pipes
 
 #: Seconds between two words about how far it is.
 _INTERVAL = 0.2
@@ -133,8 +131,7 @@ class ActingProcess:
         self._state_dir = state_dir
         self._folder = calls.which(os.fsencode(state_dir))
         self._repaired = repaired
-        self._process: subprocess.Popen[bytes] | None = None
-        self._words: Iterator[Word] = iter(())
+        self._process: Helper[Word] | None = None
         self._deaths = 0
         #: The journal's token, once it was started.
         self.token = ""
@@ -144,13 +141,12 @@ class ActingProcess:
 
         But for orders, of which some may be done: then it gives nothing. Raises StateError: nothing can be done.
         """
-        if self._process is None or self._process.poll() is not None:
+        if self._process is None or self._process.has_ended():
             self.dismiss()
             self.start()
         assert self._process is not None
-        with suppress(BrokenPipeError):
-            write(end_of(self._process.stdin), wish)
-        for word in self._words:
+        self._process.send(wish)
+        for word in self._process.words():
             match word:
                 case Far(done, total):
                     progress(done, total)
@@ -177,16 +173,11 @@ class ActingProcess:
         if folder != self._folder:
             raise StateError(f"{self._state_dir}: {ANOTHER}")
         try:
-            self._process = subprocess.Popen(
-                [sys.executable, "-P", "-m", "lorad.dedupe.process", self._state_dir],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-            )
+            self._process = Helper("lorad.dedupe.process", [self._state_dir], words=_WORDS, longest=_LONGEST)
         except OSError as error:
             why = (error.strerror or str(error)).lower()
             raise StateError(f"the process that acts on files cannot be started: {why}; restart lorad") from error
-        self._words = _words_of(end_of(self._process.stdout))
-        match next(self._words, None):
+        match next(self._process.words(), None):
             case Ready(token, results):
                 self.token = token
                 self._repaired(results)
@@ -201,10 +192,7 @@ class ActingProcess:
         """Let it end, once it has done what it does."""
         process, self._process = self._process, None
         if process is not None:
-            with suppress(BrokenPipeError):
-                end_of(process.stdin).close()
-            end_of(process.stdout).close()
-            process.wait()
+            process.end()
 
     def kill(self) -> None:
         """End it at once, from any thread: a caller that waits for it sees that it died."""
@@ -213,25 +201,15 @@ class ActingProcess:
             process.kill()
 
 
-def _words_of(pipe: BinaryIO) -> Iterator[Word]:
-    """What it says, until it ends or says what is no word of it."""
-    with suppress(msgspec.DecodeError):
-        yield from read(pipe, _WORDS, _LONGEST)
-
-
 # The process itself
 
 
 def main() -> None:
-    # The daemon has some blocked.
-    signal.pthread_sigmask(signal.SIG_SETMASK, ())
-    pipe = os.fdopen(os.dup(1), "wb")
-    # What is printed by accident must not get between the messages.
-    os.dup2(2, 1)
+    wishes, pipe = take_pipes()
     try:
         with Actor(sys.argv[1]) as actor:
             write(pipe, Ready(actor.token, actor.repair()))
-            for wish in read(sys.stdin.buffer, _WISHES, _LONGEST):
+            for wish in read(wishes, _WISHES, _LONGEST):
                 write(pipe, Came(_carry(actor, wish, _reporting(pipe))))
     except LoraError as error:
         write(pipe, Failed(spoken(str(error))))

@@ -11,7 +11,7 @@ from loracore.errors import StateError
 from loracore.jobs import job
 from loracore.jobs.hashes import HashesParameters, HashesResult
 from lorad.pipeline.protocol import Identity
-from lorad.workers.process import JobProcess
+from lorad.workers.job import JobProcess
 from lorad.workers.worker import Came, Failed, Far, Order
 
 _JOB = "hashes"

@@ -33,7 +33,7 @@ from loracore.errors import LoraError, StateError
 from loracore.jobs import job as finding
 from lorad.jobs.board import Board, Entry, JobRequest, Owner
 from lorad.jobs.results import KeptResult
-from lorad.workers.process import JobProcess
+from lorad.workers.job import JobProcess
 from lorad.workers.thread import Worker
 from lorad.workers.worker import Came, Failed, Far, Order
 

@@ -1,6 +1,6 @@
-"""One way to run a helper process, and one to run a helper thread.
+"""One way to run a helper thread, one to run a helper process, and one back-off.
 
-`worker` is the process that runs jobs, from the inside, and `process` from the outside; `thread` is a thread that
-does one thing at a time, with a short queue before it. Loaders and the hasher are started by `lorad.pipeline`, as
-they share slabs with it. What a job is stands in `loracore.jobs`, which jobs are queued in `lorad.jobs`.
+`thread` runs short jobs of the daemon in turn. `process` starts a helper program and speaks with it; `worker` is
+the program that runs jobs, and `job` the daemon's end of it. What is run belongs to `lorad.jobs`, `lorad.hashes`
+and `lorad.dedupe`; the processes that share memory, the publisher among them, belong to `lorad.pipeline`.
 """

@@ -27,6 +27,7 @@ from loracore.framing import read, write
 from loracore.jobs import job
 from loracore.jobs.job import Cancelled
 from loracore.paths import shown
+from lorad.workers.process import take_pipes
 
 #: Bytes of a result. Larger ones are for files, which a job writes by itself.
 MAX_RESULT = 256 << 20
@@ -122,12 +123,7 @@ class _Working:
 
 
 def main() -> None:
-    wanted, pipe = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
-    # Whatever reads and prints must not get between the messages.
-    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
-    os.dup2(2, 1)
-    # The daemon has some blocked.
-    signal.pthread_sigmask(signal.SIG_SETMASK, ())
+    wanted, pipe = take_pipes()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     # What comes of an overflow is looked at; numpy need not say it.
     warnings.filterwarnings("ignore", category=RuntimeWarning)
@@ -223,11 +219,12 @@ def _written(result: bytes, order: Order) -> Word:
 
 def _listen(wishes: Iterator[Wish], context: _Working, orders: queue.SimpleQueue[Order | None]) -> None:
     """Hear what is next, when nobody wants the job any more, and when the daemon is gone."""
-    for wish in wishes:
-        if isinstance(wish, Order):
-            orders.put(wish)
-        else:
-            context.cancel()
+    with contextlib.suppress(msgspec.DecodeError):
+        for wish in wishes:
+            if isinstance(wish, Order):
+                orders.put(wish)
+            else:
+                context.cancel()
     orders.put(None)
     context.cancel()
     threading.Event().wait(_GRACE)
