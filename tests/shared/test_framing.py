@@ -1,15 +1,19 @@
-"""Two threads never build the same type of a message (SPEC section 11): msgspec crashes at that."""
+"""Messages on pipes; and two threads never build the type of one (SPEC section 11): msgspec crashes at that."""
 
 from __future__ import annotations
 
 import ast
+import io
 import subprocess
 import sys
 from pathlib import Path
 
+import msgspec
 import pytest
 
 import loracore
+from loracore.framing import read, write
+from loracore.messages import REPORTS, Note
 
 _ROOT = Path(loracore.__file__).parents[2]
 _PRODUCT = [
@@ -44,6 +48,20 @@ for _ in range(100):
         thread.join()
 print("well")
 """
+
+
+def test_messages_are_read_until_the_writer_ends() -> None:
+    """Within one, too; and one that is too long, or is none, is refused."""
+    pipe = io.BytesIO()
+    for text in ("a", "b" * 100):
+        write(pipe, Note(text))
+    whole = pipe.getvalue()
+    assert list(read(io.BytesIO(whole), REPORTS, 1000)) == [Note("a"), Note("b" * 100)]
+    for cut in range(len(whole)):
+        assert len(list(read(io.BytesIO(whole[:cut]), REPORTS, 1000))) <= 1
+    for wrong in (whole, (3).to_bytes(4, "little") + b"abc"):
+        with pytest.raises(msgspec.DecodeError):
+            list(read(io.BytesIO(wrong), REPORTS, 50))
 
 
 def test_types_are_built_one_at_a_time() -> None:

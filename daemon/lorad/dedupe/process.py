@@ -22,7 +22,7 @@ from lorad.dedupe.action.actor import Actor
 from lorad.dedupe.action.order import FreeOrder, Order, Progress, Refused, Result, Side, silent, spoken
 from lorad.state_folder import ANOTHER
 from lorad.watch import calls
-from lorad.workers.process import Helper, take_pipes
+from lorad.workers.process import HelperProcess, take_pipes
 
 #: Seconds between two words about how far it is.
 _INTERVAL = 0.2
@@ -131,7 +131,7 @@ class ActingProcess:
         self._state_dir = state_dir
         self._folder = calls.which(os.fsencode(state_dir))
         self._repaired = repaired
-        self._process: Helper[Word] | None = None
+        self._process: HelperProcess[Word] | None = None
         self._deaths = 0
         #: The journal's token, once it was started.
         self.token = ""
@@ -173,7 +173,9 @@ class ActingProcess:
         if folder != self._folder:
             raise StateError(f"{self._state_dir}: {ANOTHER}")
         try:
-            self._process = Helper("lorad.dedupe.process", [self._state_dir], words=_WORDS, longest=_LONGEST)
+            self._process = HelperProcess(
+                "lorad.dedupe.process", [self._state_dir], words=_WORDS, longest=_LONGEST
+            )
         except OSError as error:
             why = (error.strerror or str(error)).lower()
             raise StateError(f"the process that acts on files cannot be started: {why}; restart lorad") from error

@@ -21,6 +21,7 @@ from lorad.hashes.backlog import Backlog, Counts, Wanted
 from lorad.hashes.process import HashingProcess
 from lorad.index.records import tick_of
 from lorad.watch import calls
+from lorad.workers.backoff import Backoff
 from lorad.workers.worker import Failed
 
 _LOG = logging.getLogger(__name__)
@@ -35,9 +36,8 @@ _AWAY = 3.0
 _AGAIN, _RETRY = 2.0, 10.0
 #: Seconds between two counts of all files, and how many times as long as a count takes.
 _COUNT, _COUNT_SHARE = 1.0, 50
-#: When so many processes died one after the other, whatever the files, the next one has to wait: from so many
-#: seconds on, twice as long each time.
-_IN_A_ROW, _FIRST_WAIT, _LONGEST_WAIT = 3, 4.0, 3600.0
+#: How long the next process has to wait when some died one after the other, whatever the files.
+_BACKOFF = Backoff.doubling(4.0, 3600.0, at_once=2)
 #: Seconds that the thread has to end.
 _PATIENCE = 2.0
 
@@ -253,8 +253,7 @@ class HashingService:
         self._complain(error or f"hashing it failed, and is tried again: {why}", path)
         self._hand_over(Hashed(wanted.file, wanted.identity, Identified(error=error, deaths=deaths)))
         self._in_a_row += 1
-        if self._in_a_row >= _IN_A_ROW:
-            seconds = min(_LONGEST_WAIT, _FIRST_WAIT * 2 ** (self._in_a_row - _IN_A_ROW))
+        if seconds := _BACKOFF.after(self._in_a_row):
             with self._changed:
                 self._trouble = f"{self._in_a_row} processes died in a row; the next one waits {seconds:.0f} s"
                 self._changed.wait_for(lambda: self._stopping or not self._trouble, seconds)

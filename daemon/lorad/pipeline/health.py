@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 from loracore.errors import LoraError
 from lorad.pipeline.arena import Pulse
+from lorad.workers.backoff import Backoff
 
 #: Seconds between two looks.
 INTERVAL = 1.0
@@ -32,7 +33,7 @@ FAR_TOO_MUCH = 1.5
 _OURS = 2.5
 #: A child that dies by itself more often than this in a minute has no future.
 DEATHS_A_MINUTE = 4
-_LONGEST_DELAY = 32.0
+_BACKOFF = Backoff.doubling(1.0, 32.0, at_once=1)
 #: Seconds after which it does not count any more that the hasher died while it used the GPU.
 _FORGIVEN = 600.0
 
@@ -152,7 +153,7 @@ class Health:
         return Verdict(vital.name, Fault.MEMORY, f"ended: it held {held}")
 
 
-class Backoff:
+class Restarts:
     """When a child that died is started again: at once, then after 1, 2, 4 … 32 seconds."""
 
     def __init__(self) -> None:
@@ -168,8 +169,7 @@ class Backoff:
         if len(deaths) >= DEATHS_A_MINUTE:
             raise PipelineBrokenError(f"the {name} process keeps dying; its messages above say why")
         deaths.append(now)
-        recent = len(deaths)
-        return now if recent == 1 else now + min(_LONGEST_DELAY, 2.0 ** (recent - 2))
+        return now + _BACKOFF.after(len(deaths))
 
 
 class Distrust:

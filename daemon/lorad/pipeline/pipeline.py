@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from loracore.paths import shown
 from lorad.pipeline.children import Children
 from lorad.pipeline.dispatch import Dispatcher, Finished, Job, Lost
-from lorad.pipeline.health import AWAY, INTERVAL, Backoff, Distrust, Fault, Health, Verdict, Vital
+from lorad.pipeline.health import AWAY, INTERVAL, Distrust, Fault, Health, Restarts, Verdict, Vital
 from lorad.pipeline.launch import Crew
 from lorad.pipeline.protocol import (
     Digested,
@@ -66,7 +66,7 @@ class Pipeline:
             crew.loaders,
         )
         self._health = Health(memory_limit)
-        self._backoff = Backoff()
+        self._restarts = Restarts()
         self._next_look = time.monotonic() + INTERVAL
         self._verdicts: dict[str, Verdict] = {}
         #: When children that ended are started again.
@@ -249,7 +249,7 @@ class Pipeline:
             # That is nobody's fault here.
             lost = [job._replace(culprit=None) for job in lost]
         by_itself = not (retired or away) and not any(job.culprit is not None for job in lost)
-        self._due[name] = self._backoff.died(name, time.monotonic(), by_itself=by_itself)
+        self._due[name] = self._restarts.died(name, time.monotonic(), by_itself=by_itself)
         yield from lost
         if name == "publisher":
             # What it knew is lost, and perhaps what it was asked for.

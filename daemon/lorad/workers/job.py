@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 from loracore.jobs.job import use_one_thread_each
 from loracore.paths import home
-from lorad.workers.process import Helper
+from lorad.workers.process import HelperProcess
 from lorad.workers.worker import LONGEST_WORD, WORDS, Came, Failed, Far, Order, Stop, Word
 
 
@@ -25,7 +25,7 @@ class JobProcess:
         self._grace = grace
         #: Guards the start: what is cancelled before it has no process.
         self._lock = threading.Lock()
-        self._helper: Helper[Word] | None = None
+        self._helper: HelperProcess[Word] | None = None
         self._cancelled = self._failed = False
 
     def run(self, order: Order, progress: Callable[[Far], None]) -> Came | Failed:
@@ -95,7 +95,7 @@ class JobProcess:
             self._cancelled = True
         self._signal(signal.SIGKILL)
 
-    def _started(self, result_fd: int) -> Helper[Word] | None:
+    def _started(self, result_fd: int) -> HelperProcess[Word] | None:
         """The process; None where it was cancelled before. Raises OSError."""
         with self._lock:
             if self._cancelled:
@@ -107,7 +107,7 @@ class JobProcess:
                 if "MPLCONFIGDIR" not in os.environ and not os.access(home() or "", os.W_OK):
                     # Else its fonts are listed anew for each figure.
                     environment["MPLCONFIGDIR"] = os.path.join(self._cache_dir, "matplotlib")
-                self._helper = Helper(
+                self._helper = HelperProcess(
                     "lorad.workers.worker",
                     words=WORDS,
                     longest=LONGEST_WORD,

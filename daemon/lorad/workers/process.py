@@ -27,7 +27,7 @@ T = TypeVar("T")
 _NOT_HANDED_ON = ("NOTIFY_SOCKET", "WATCHDOG_PID", "WATCHDOG_USEC")
 
 
-class Helper(Generic[T]):
+class HelperProcess(Generic[T]):
     """`python -m MODULE ARGUMENTS…`, which leads a process group of its own and answers in messages of one type.
 
     `words`, `has_ended` and `end` are for one thread, the others for any.

@@ -17,6 +17,7 @@ from loracore.jobs import job
 from lorad.catalog import Identified
 from lorad.hashes import service
 from lorad.pipeline.protocol import Identity
+from lorad.workers.backoff import Backoff
 from tests.daemon.hashes import samples
 from tests.daemon.hashes.serving import Core
 
@@ -30,7 +31,7 @@ def sample_job(monkeypatch: pytest.MonkeyPatch) -> None:
     before = os.environ.get("PYTHONPATH")
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([_ROOT, *([before] if before else [])]))
     monkeypatch.setattr(service, "_AGAIN", 0.05)
-    monkeypatch.setattr(service, "_FIRST_WAIT", 0.05)
+    monkeypatch.setattr(service, "_BACKOFF", Backoff.doubling(0.05, 3600.0, at_once=2))
 
 
 @pytest.fixture

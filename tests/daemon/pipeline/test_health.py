@@ -10,11 +10,11 @@ from lorad.pipeline.health import (
     SILENT,
     STALLED,
     STARTING,
-    Backoff,
     Distrust,
     Fault,
     Health,
     PipelineBrokenError,
+    Restarts,
     Vital,
 )
 from lorad.supervisor import loop as supervisor
@@ -104,18 +104,18 @@ def test_far_too_much_memory_does_not_wait_for_the_work() -> None:
 
 
 def test_starts_are_put_off_ever_longer_until_it_makes_no_sense() -> None:
-    backoff = Backoff()
-    delays = [backoff.died("hasher", 1.0, by_itself=True) - 1.0 for _ in range(DEATHS_A_MINUTE)]
+    restarts = Restarts()
+    delays = [restarts.died("hasher", 1.0, by_itself=True) - 1.0 for _ in range(DEATHS_A_MINUTE)]
     assert delays == [0, 1, 2, 4]
     with pytest.raises(PipelineBrokenError, match="hasher"):
-        backoff.died("hasher", 1.0, by_itself=True)
-    assert backoff.died("loader-0", 1.0, by_itself=True) == 1.0
-    assert backoff.died("hasher", 62.0, by_itself=True) == 62.0
+        restarts.died("hasher", 1.0, by_itself=True)
+    assert restarts.died("loader-0", 1.0, by_itself=True) == 1.0
+    assert restarts.died("hasher", 62.0, by_itself=True) == 62.0
 
 
 def test_deaths_that_a_file_caused_are_not_counted() -> None:
-    backoff = Backoff()
-    assert [backoff.died("loader-0", 1.0, by_itself=False) for _ in range(20)] == [1.0] * 20
+    restarts = Restarts()
+    assert [restarts.died("loader-0", 1.0, by_itself=False) for _ in range(20)] == [1.0] * 20
 
 
 def test_what_a_child_counts_is_read_by_another_mapping() -> None:
