@@ -1,6 +1,7 @@
 """How a folder is, asked by a process that is killed where its file system does not answer.
 
-`python -m lorad.checks.probing FOLDER` writes what it found as JSON. It imports little.
+`python -m lorad.checks.probing FOLDER` writes what it found as JSON. It imports little, and is no
+helper as `lorad.workers` runs: there is one for each folder at once, and none answers twice.
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ from loracore.jobs import job
 from loracore.jobs.hashes import HashesParameters, HashesResult
 from lorad.pipeline.protocol import Identity
 from lorad.workers.job import JobProcess
-from lorad.workers.worker import Came, Failed, Far, Order
+from lorad.workers.worker import Failed, Order, Progress, Result
 
 _JOB = "hashes"
 #: Bytes that it may write to; headers are bounded, and all else is blocks.
@@ -56,7 +56,7 @@ class HashingProcess:
         self._hear()
         last = self._process.do(order, self._hear)
         self._heard = None
-        if isinstance(last, Came):
+        if isinstance(last, Result):
             return _RESULT.decode(os.pread(self._result_fd, last.size, 0))
         if last.code == "crashed" and not self._process.started:
             raise StateError(last.text)
@@ -95,7 +95,7 @@ class HashingProcess:
             os.close(self._result_fd)
             self._result_fd = None
 
-    def _hear(self, _: Far | None = None) -> None:
+    def _hear(self, _: Progress | None = None) -> None:
         self._heard = time.monotonic()
         if self._paused:
             # It was started since.

@@ -35,7 +35,7 @@ from lorad.jobs.board import Board, Entry, JobRequest, Owner
 from lorad.jobs.results import KeptResult
 from lorad.workers.job import JobProcess
 from lorad.workers.thread import Worker
-from lorad.workers.worker import Came, Failed, Far, Order
+from lorad.workers.worker import Failed, Order, Progress, Result
 
 _LOG = logging.getLogger(__name__)
 
@@ -240,18 +240,18 @@ class JobService:
         )
         self._tell(JobProgress(entry.id, 0, 0, ""))
 
-        def progress(far: Far) -> None:
+        def progress(now: Progress) -> None:
             with self._changed:
-                entry.done, entry.total, entry.what = far.done, far.total, far.what
-            self._tell(JobProgress(entry.id, far.done, far.total, far.what))
+                entry.done, entry.total, entry.what = now.done, now.total, now.what
+            self._tell(JobProgress(entry.id, now.done, now.total, now.what))
 
         self._end(entry, process.run(order, progress), result)
 
-    def _end(self, entry: Entry, last: Came | Failed, result: KeptResult | None) -> None:
+    def _end(self, entry: Entry, last: Result | Failed, result: KeptResult | None) -> None:
         with self._changed:
             self._running.pop(entry.id, None)
             match last:
-                case Came(size):
+                case Result(size):
                     assert result is not None
                     result.size = size
                     self._board.end(entry, "done", result=result)

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from loracore.jobs.job import use_one_thread_each
 from loracore.paths import home
 from lorad.workers.process import HelperProcess
-from lorad.workers.worker import LONGEST_WORD, WORDS, Came, Failed, Far, Order, Stop, Word
+from lorad.workers.worker import LONGEST_WORD, WORDS, Failed, Order, Progress, Result, Stop, Word
 
 
 class JobProcess:
@@ -28,13 +28,13 @@ class JobProcess:
         self._helper: HelperProcess[Word] | None = None
         self._cancelled = self._failed = False
 
-    def run(self, order: Order, progress: Callable[[Far], None]) -> Came | Failed:
+    def run(self, order: Order, progress: Callable[[Progress], None]) -> Result | Failed:
         """Do one job and end. `progress` is called with how far it is."""
         last = self.do(order, progress)
         self.end()
         return last
 
-    def do(self, order: Order, progress: Callable[[Far], None]) -> Came | Failed:
+    def do(self, order: Order, progress: Callable[[Progress], None]) -> Result | Failed:
         """Do a job and wait for its end, however that comes. One that `died` in it does no other."""
         name = order.place.name
         try:
@@ -46,7 +46,7 @@ class JobProcess:
             return Failed("cancelled", "")
         helper.send(order)
         for word in helper.words():
-            if isinstance(word, Far):
+            if isinstance(word, Progress):
                 progress(word)
             elif self._cancelled and isinstance(word, Failed):
                 break

@@ -1,6 +1,6 @@
 """The process that runs jobs: `python -m lorad.workers.worker`, with an `Order` for each on its standard input.
 
-It writes to its standard output how far a job is and what came of it; the result itself goes into a file whose
+It writes to its standard output how far a job is and how it ended; the result itself is written to a file whose
 descriptor it inherits. `Stop` on its input asks the job to end, at its next word of progress. The end of its input
 says that there is no more to do, or that the daemon is gone: then it has some seconds to end, and is ended.
 """
@@ -35,8 +35,8 @@ MAX_RESULT = 256 << 20
 _INTERVAL = 0.1
 #: Seconds that a job has to end when the daemon has.
 _GRACE = 3.0
-#: How much it gives way to others: the daemon itself, and the models that are served. What nobody waits for gives
-#: way to jobs, too.
+#: Its `nice` value: the daemon itself and the models that are served come first. Those in the background come
+#: after other jobs, too.
 _NICENESS, _BACKGROUND = 10, 19
 #: `prctl(2)`
 _PR_SET_PDEATHSIG = 1
@@ -47,7 +47,7 @@ _WHAT, _WHY = 200, 4000
 class Order(msgspec.Struct, frozen=True, tag="order"):
     """What to run, and within which bounds, which are the same for all of a process.
 
-    `memory` is in bytes, 0 for no limit. `background`: nobody waits for it.
+    `memory` is in bytes, 0 for no limit. `background`: no client waits for it.
     """
 
     place: job.Place
@@ -59,21 +59,21 @@ class Order(msgspec.Struct, frozen=True, tag="order"):
 
 
 class Stop(msgspec.Struct, frozen=True, tag="stop"):
-    """Nobody wants it any more."""
+    """The job is cancelled."""
 
 
 Wish = Order | Stop
 
 
-class Far(msgspec.Struct, frozen=True, tag="far"):
-    """How far it is, as the job tells it."""
+class Progress(msgspec.Struct, frozen=True, tag="progress"):
+    """How far the job is, in units of its choice."""
 
     done: float
     total: float
     what: str
 
 
-class Came(msgspec.Struct, frozen=True, tag="came"):
+class Result(msgspec.Struct, frozen=True, tag="result"):
     """The last word: the result is written, and has so many bytes."""
 
     size: int
@@ -86,7 +86,7 @@ class Failed(msgspec.Struct, frozen=True, tag="failed"):
     text: str
 
 
-Word = Far | Came | Failed
+Word = Progress | Result | Failed
 WORDS: msgspec.msgpack.Decoder[Word] = msgspec.msgpack.Decoder(Word)
 _WISHES: msgspec.msgpack.Decoder[Wish] = msgspec.msgpack.Decoder(Wish)
 #: A word is short; an order holds parameters.
@@ -102,7 +102,7 @@ class _Working:
         self._cancelled = False
         self._newest: tuple[float, float, str] = (0, 0, "")
         self._news = threading.Event()
-        threading.Thread(target=self._tell, name="progress", daemon=True).start()
+        threading.Thread(target=self._report, name="progress", daemon=True).start()
 
     def progress(self, done: float, total: float, what: str = "") -> None:
         if self._cancelled:
@@ -113,19 +113,19 @@ class _Working:
     def cancel(self) -> None:
         self._cancelled = True
 
-    def _tell(self) -> None:
+    def _report(self) -> None:
         rest = threading.Event()
         while self._news.wait():
             self._news.clear()
             done, total, what = self._newest
-            self._say(Far(float(done), float(total), _sendable(what, _WHAT)))
+            self._say(Progress(float(done), float(total), _sendable(what, _WHAT)))
             rest.wait(_INTERVAL)
 
 
 def main() -> None:
     wanted, pipe = take_pipes()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    # What comes of an overflow is looked at; numpy need not say it.
+    # Results are looked through for overflows; numpy need not warn of them.
     warnings.filterwarnings("ignore", category=RuntimeWarning)
     wishes = read(wanted, _WISHES, _LONGEST_WISH)
     order = next(wishes, None)
@@ -139,7 +139,7 @@ def main() -> None:
     while order is not None:
         say(_done(order, context))
         order = orders.get()
-    # Threads that a library or the job left behind are waited for by nobody.
+    # Threads that a library or the job left behind are not waited for.
     os._exit(0)
 
 
@@ -154,10 +154,10 @@ def _done(order: Order, context: _Working) -> Word:
     except MissingPackage as error:
         return _failed("missing", str(error))
     except LoraError as error:
-        return _failed(_whose_fault(error), str(error))
+        return _failed(_code(error), str(error))
     except OSError as error:
         name = f"{shown(os.fsdecode(error.filename))}: " if isinstance(error.filename, str | bytes) else ""
-        return _failed(_whose_fault(error), f"{name}{error.strerror or error}")
+        return _failed(_code(error), f"{name}{error.strerror or error}")
     except MemoryError:
         limit = (
             f"the {order.memory >> 20} MiB of [jobs] memory_limit_mb" if order.memory else "the memory there is"
@@ -169,7 +169,7 @@ def _done(order: Order, context: _Working) -> Word:
         return _failed("crashed", f"{name} has a mistake: {what}; the daemon's log says where")
 
 
-def _whose_fault(error: BaseException) -> str:
+def _code(error: BaseException) -> str:
     """`unreadable` where a file is not there, or not for the daemon's user: it may be for the client's."""
     missing = any(isinstance(cause, PermissionError | FileNotFoundError) for cause in causes(error))
     return "unreadable" if missing else "input"
@@ -182,11 +182,10 @@ def _bound(order: Order) -> None:
         # A sandbox may not allow it.
         os.setpriority(os.PRIO_PROCESS, 0, max(niceness, os.getpriority(os.PRIO_PROCESS, 0)))
     if order.background:
-        import psutil  # noqa: PLC0415 - jobs that somebody waits for do not wait for it
+        import psutil  # noqa: PLC0415 - jobs that a client waits for do not need it
 
         _end_with_parent()
-
-        # Of disks, too: where the scheduler knows idle reads, they come after everybody else's.
+        # Of disks, too: where the scheduler knows idle reads, they come after all others.
         with contextlib.suppress(OSError, psutil.Error):
             psutil.Process().ionice(psutil.IOPRIO_CLASS_IDLE)
     if order.memory:
@@ -197,7 +196,7 @@ def _bound(order: Order) -> None:
 def _end_with_parent() -> None:
     """Have the kernel end this process when the thread that started it ends, also while it stands still.
 
-    The hang-up of orphans that stand does not come where who adopts them is of their session, as supervisord.
+    The kernel hangs up a stopped orphan, but not where its new parent is of the same session, as supervisord.
     """
     import ctypes  # noqa: PLC0415 - for this alone
 
@@ -214,11 +213,11 @@ def _written(result: bytes, order: Order) -> Word:
             file.write(result)
     except OSError as error:
         return _failed("crashed", f"the state folder does not take the result: {explained(error)}")
-    return Came(len(result))
+    return Result(len(result))
 
 
 def _listen(wishes: Iterator[Wish], context: _Working, orders: queue.SimpleQueue[Order | None]) -> None:
-    """Hear what is next, when nobody wants the job any more, and when the daemon is gone."""
+    """Take what is next, cancel the job when that is asked, and end when the daemon is gone."""
     with contextlib.suppress(msgspec.DecodeError):
         for wish in wishes:
             if isinstance(wish, Order):
@@ -233,7 +232,7 @@ def _listen(wishes: Iterator[Wish], context: _Working, orders: queue.SimpleQueue
 
 
 def _sayer(pipe: BinaryIO) -> Callable[[Word], None]:
-    """Writes words, from any thread. When nobody reads them any more, `_listen` hears that too."""
+    """Writes words, from any thread. Where the daemon is gone, `_listen` ends the process."""
     lock = threading.Lock()
 
     def say(word: Word) -> None:
