@@ -7,9 +7,11 @@ loaded where a job runs in this process.
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import TYPE_CHECKING
 
 import loracore  # noqa: F401 - old import paths of this package are found by it
+from loracore.errors import LoraError
 
 if TYPE_CHECKING:
     from loractl.aioclient import AsyncClient
@@ -23,11 +25,7 @@ _PLACES = {"Client": "loractl.client", "AsyncClient": "loractl.aioclient"}
 def __getattr__(name: str) -> object:
     if name not in _PLACES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from importlib import import_module  # noqa: PLC0415 - see the module's docstring
-
     try:
         return getattr(import_module(_PLACES[name]), name)
     except ModuleNotFoundError as error:
-        from loracore.errors import LoraError  # noqa: PLC0415
-
         raise LoraError(f"talking to the daemon needs {error.name}: pip install 'lorad'") from error

@@ -6,11 +6,13 @@ import io
 import os
 import signal
 import sys
+import traceback
 import warnings
 from importlib import import_module
 from typing import NoReturn
 
 import click
+from click.shell_completion import CompletionItem
 
 from loracore import __version__
 from loracore.errors import LoraError
@@ -19,42 +21,42 @@ from loracore.paths import shown, speak_utf8
 _INTERRUPTED = 130
 #: Set, it has mistakes in lorad tell where they are.
 _TRACEBACK = "LORAD_TRACEBACK"
-#: Where each command is. Its module is loaded when it is used, or to list it.
+#: Where each command is, and its line in the list of all. Its module is loaded when the command is used.
 _COMMANDS = {
-    "scan": "scan",
-    "status": "status",
-    "wait": "status",
-    "groups": "queries",
-    "duplicates": "queries",
-    "failed": "queries",
-    "show": "queries",
-    "find": "queries",
-    "dedupe": "dedupe",
-    "undo": "dedupe",
-    "free": "dedupe",
-    "history": "dedupe",
-    "savings": "dedupe",
-    "hashes": "understand",
-    "metadata": "understand",
-    "importance": "analyse",
-    "spectrum": "analyse",
-    "pca": "analyse",
-    "plot": "analyse",
-    "resize": "resize",
-    "merge": "merge",
-    "convert": "convert",
-    "bake": "bake",
-    "compare": "compare",
-    "extract": "compare",
-    "report": "report",
-    "jobs": "jobs",
-    "cancel": "jobs",
-    "events": "events",
-    "audit": "health",
-    "doctor": "health",
-    "service": "service",
-    "keys": "keys",
-    "completion": "completion",
+    "scan": ("scan", "Find the files in DIR... that hold the same weights."),
+    "status": ("status", "Progress, queues, processes, watch health, errors."),
+    "wait": ("status", "Return when the JSON files say what is on disk."),
+    "groups": ("queries", "Files by layout."),
+    "duplicates": ("queries", "Files that hold the same weights."),
+    "failed": ("queries", "Files that could not be read, and why."),
+    "show": ("queries", "All that the daemon knows of FILE, by any of its names."),
+    "find": ("queries", "Files with a hash, or the beginning of one."),
+    "dedupe": ("dedupe", "What would become of duplicates; --apply does it."),
+    "undo": ("dedupe", "Take back what was done with duplicates."),
+    "free": ("dedupe", "Remove what was put aside."),
+    "history": ("dedupe", "What was done with duplicates."),
+    "savings": ("dedupe", "What de-duplication saved, and what it could."),
+    "hashes": ("understand", "The hashes by which people look a file up."),
+    "metadata": ("understand", "What a file says about itself."),
+    "importance": ("analyse", "Which modules and blocks carry the weight."),
+    "spectrum": ("analyse", "Singular values of each module."),
+    "pca": ("analyse", "Principal components of each layer."),
+    "plot": ("analyse", "A picture of what is in the weights."),
+    "resize": ("resize", "A LoRA of other ranks, or of another size."),
+    "merge": ("merge", "Several LoRAs as one, with a weight each."),
+    "convert": ("convert", "kohya, PEFT or diffusers naming, another dtype or container."),
+    "bake": ("bake", "Merge LoRAs into a base model."),
+    "compare": ("compare", "What two models differ by, layer by layer."),
+    "extract": ("compare", "What two models differ by, as a LoRA."),
+    "report": ("report", "A finished comparison, in short and as pictures."),
+    "jobs": ("jobs", "What the daemon computes."),
+    "cancel": ("jobs", "End a job of the daemon."),
+    "events": ("events", "The live stream of what the daemon does."),
+    "audit": ("health", "Compare disk, catalogue and JSON files."),
+    "doctor": ("health", "What is wrong with the daemon's machine, and the remedy."),
+    "service": ("service", "Make lorad a service of systemd, for this machine."),
+    "keys": ("keys", "Make, show and allow keys, for daemons that are used by TCP."),
+    "completion": ("completion", "Print what makes SHELL complete commands and options."),
 }
 
 
@@ -67,9 +69,18 @@ class _Commands(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in _COMMANDS:
             return None
-        command = getattr(import_module(f"loractl.commands.{_COMMANDS[cmd_name]}"), cmd_name)
+        command = getattr(import_module(f"loractl.commands.{_COMMANDS[cmd_name][0]}"), cmd_name)
         assert isinstance(command, click.Command)
         return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, line) for name, (_, line) in _COMMANDS.items()])
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        listed = [CompletionItem(name, help=line) for name, (_, line) in _COMMANDS.items()]
+        options = click.Command.shell_complete(self, ctx, incomplete)
+        return [item for item in listed if item.value.startswith(incomplete)] + options
 
     def invoke(self, ctx: click.Context) -> object:
         try:
@@ -130,8 +141,6 @@ def main() -> None:
         sys.exit(2)
     except Exception as error:
         if os.environ.get(_TRACEBACK):
-            import traceback  # noqa: PLC0415 - for a mistake
-
             traceback.print_exc()
         text = shown(f"{type(error).__name__}: {error}"[:500])
         click.echo(

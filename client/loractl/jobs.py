@@ -13,6 +13,7 @@ import os
 import signal
 import threading
 from collections.abc import Callable
+from types import FrameType
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
 import msgspec
@@ -20,11 +21,11 @@ import msgspec
 from loracore.control import JobProgress, StartJob
 from loracore.errors import JobFailed, NoDaemonError, RefusedError, UsageError
 from loracore.framing import unpacked
+from loracore.jobs import job
+from loracore.jobs.job import Alone
 from loractl.view.tables import count
 
 if TYPE_CHECKING:
-    from types import FrameType
-
     from loractl.client import Client
 
 #: Hears how far a job is: done, of how many, and what it is at. A total of 0 is one that is not known.
@@ -88,9 +89,6 @@ def detach(name: str, parameters: msgspec.Struct, *, connect: Connect, summary: 
 
 def run_here(name: str, parameters: msgspec.Struct, result: type[R], told: Told | None = None) -> R:
     """Do a job in this process. Raises LoraError, as the job does, and MissingPackage."""
-    from loracore.jobs import job  # noqa: PLC0415 - not needed where there is a daemon
-    from loracore.jobs.job import Alone  # noqa: PLC0415
-
     place = job.find(name)
     job.use_one_thread_each(os.environ)
     answer = job.work(place, _encoded(parameters), Alone(threads(), told))

@@ -19,7 +19,7 @@ from loracore.paths import speak_utf8
 from lorad.control.sockets import raise_limit
 from lorad.pipeline.launch import Crew
 from lorad.state_folder import locked
-from lorad.supervisor.systemd import block
+from lorad.supervisor.systemd import Notifier, block
 from lorad.watch.calls import real
 
 _FAILED = 1
@@ -61,8 +61,6 @@ def _run(options: argparse.Namespace) -> int:
         locked(config.runtime_dir, option="--runtime-dir"),
     ):
         # Before the children start, so that they do not inherit its address.
-        from lorad.supervisor.systemd import Notifier  # noqa: PLC0415 - see the module's docstring
-
         notifier = Notifier()
         crew = Crew(
             config.runtime_dir,

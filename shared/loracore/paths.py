@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pwd
 import sys
 
 from loracore.errors import UsageError
@@ -25,8 +26,6 @@ def home() -> str | None:
     given = os.environ.get("HOME", "")
     if os.path.isabs(given) and _may_enter(given):
         return given
-    import pwd  # noqa: PLC0415 - seldom needed
-
     try:
         found = pwd.getpwuid(os.getuid()).pw_dir
     except KeyError:

@@ -15,7 +15,6 @@ import pytest
 
 from loracore import settings
 from loracore.control import PlannedStep, SkippedFile
-from loractl.commands import dedupe
 from loractl.view import plan as plans
 from tests.daemon.control.acting import Acts, entry
 from tests.daemon.control.serving import ODD, SECONDS, Served
@@ -44,13 +43,6 @@ def on_terminal(served: Served, width: int, *arguments: str) -> tuple[int, str]:
         pass  # A terminal's way to say that nobody writes to it any more.
     os.close(ours)
     return process.wait(SECONDS), screen.decode()
-
-
-def test_the_words_are_those_of_the_configuration() -> None:
-    assert dedupe.ACTIONS == settings.ACTIONS
-    assert dedupe.LEVELS == settings.ACTED_LEVELS
-    assert dedupe.RULES == settings.KEEP_RULES
-    assert dedupe.PREFIX == settings.PATH_PREFIX
 
 
 def test_a_plan_as_json(acting: Served, acts: Acts) -> None:

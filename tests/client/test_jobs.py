@@ -51,7 +51,7 @@ class Daemon:
 
 def test_a_list_tells_what_runs_and_why_others_failed() -> None:
     failed = msgspec.structs.replace(STATE, id=4, state="failed", error="no \x1bfile", summary="")
-    assert [list(row) for row in jobs.rows([STATE, failed])] == [
+    assert [list(row) for row in jobs._rows([STATE, failed])] == [
         ["3", "importance", "running", "25%", "1 min 5 s", "a.safetensors: unet"],
         ["4", "importance", "failed", "", "1 min 5 s", "no \\x1bfile"],
     ]

@@ -1,4 +1,4 @@
-"""The analyses and changes as plain functions, in this process: no daemon, no client.
+"""All jobs as plain functions, in this process: no daemon, no client.
 
 import lorakit
 
@@ -9,21 +9,34 @@ print(found["covering"], max(found["modules"], key=lambda row: row["dW.l2"])["mo
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from functools import cache
 from typing import TYPE_CHECKING, Any, TypedDict
 
 import msgspec
 
 from loracore.errors import UsageError
 from loracore.framing import unpacked
-from loracore.jobs.job import Alone, needed, ours
+from loracore.jobs.bake import BakeParameters
+from loracore.jobs.change import Writing
+from loracore.jobs.compare import CompareParameters
+from loracore.jobs.convert import Convention, ConvertParameters
+from loracore.jobs.extract import ExtractParameters
+from loracore.jobs.hashes import HashesParameters
+from loracore.jobs.importance import ImportanceParameters
+from loracore.jobs.job import Alone, Job, find, load, needed, ours
+from loracore.jobs.merge import METHODS, MergeParameters
+from loracore.jobs.metadata import MetadataParameters
+from loracore.jobs.plot import KINDS, Kind, PlotParameters, format_of
+from loracore.jobs.report import ReportParameters
+from loracore.jobs.resize import ResizeParameters, parse_size, read_block_ranks
+from loracore.jobs.results import plain
+from loracore.jobs.spectrum import SpectrumParameters
+from loracore.whole import write_whole
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
-
-    from loracore.jobs.convert import Convention
-    from loracore.jobs.plot import Kind
 
 Path = str | bytes | os.PathLike[str]
 
@@ -50,42 +63,41 @@ class PcaResults(TypedDict):
     faults: dict[str, str]
 
 
-@needed(ours("importance"))
+def hashes(path: Path) -> dict[str, Any]:
+    """All identity hashes of a file, by the fields of `HashesResult`. Raises FileError."""
+    return _found("hashes", HashesParameters(os.fsencode(path)))
+
+
+def metadata(path: Path, *, values: bool = False) -> dict[str, Any]:
+    """What a file is and says about itself, by the fields of `MetadataResult`.
+
+    `values`: look for NaN and Inf, too. Raises FileError.
+    """
+    return _found("metadata", MetadataParameters(os.fsencode(path), values))
+
+
 def importance(path: Path, **options: Any) -> dict[str, Any]:
     """Statistics of each module and what the blocks weigh, by the fields of `ImportanceResult`.
 
     `options` are those of `ImportanceParameters`. Raises FileError, UsageError and MissingPackage.
     """
-    from loracore.jobs.importance import ImportanceParameters  # noqa: PLC0415 - each function loads what it needs
-    from loracore.jobs.results import plain  # noqa: PLC0415
-    from lorakit.jobs.importance import run  # noqa: PLC0415
-
-    found: dict[str, Any] = plain(run(ImportanceParameters(os.fsencode(path), **options), _alone()))
-    return found
+    return _found("importance", ImportanceParameters(os.fsencode(path), **options))
 
 
-@needed(ours("spectrum"))
 def spectrum(path: Path, *, svd_limit: int | None = None) -> dict[str, Any]:
     """Singular values of each module's ΔW, by the fields of `SpectrumResult`. Raises FileError and UsageError."""
-    from loracore.jobs.results import plain  # noqa: PLC0415
-    from loracore.jobs.spectrum import SpectrumParameters  # noqa: PLC0415
-    from lorakit.jobs.spectrum import run  # noqa: PLC0415
-
-    found: dict[str, Any] = plain(run(SpectrumParameters(os.fsencode(path), svd_limit), _alone()))
-    return found
+    return _found("spectrum", SpectrumParameters(os.fsencode(path), svd_limit))
 
 
-@needed(ours("pca"))
 def pca(path: Path, n_components: int = 10) -> PcaResults:
     """Principal components of each layer, columns standardised, in double precision.
 
     Raises FileError and UsageError.
     """
-    import numpy as np  # noqa: PLC0415
+    with needed(ours("pca")):
+        from lorakit.jobs.pca import analyse  # noqa: PLC0415 - brings numpy
 
-    from lorakit.jobs.pca import analyse  # noqa: PLC0415
-
-    found = analyse(os.fsencode(path), n_components, _alone(), lambda components: components)
+        found = analyse(os.fsencode(path), n_components, _alone(), lambda components: components)
     layers: dict[str, LayerComponents] = {
         name: {
             "explained_variance_ratio": one.explained_variance_ratio,
@@ -94,7 +106,7 @@ def pca(path: Path, n_components: int = 10) -> PcaResults:
             "transformed_data": one.transformed,
             "n_components": len(one.singular_values),
             "total_variance": one.total_variance,
-            "cumulative_variance": np.cumsum(one.explained_variance_ratio),
+            "cumulative_variance": one.explained_variance_ratio.cumsum(),
         }
         for name, one in found.results.items()
     }
@@ -107,24 +119,18 @@ def pca(path: Path, n_components: int = 10) -> PcaResults:
     }
 
 
-@needed(ours("plot"))
 def plot(kind: Kind, paths: Path | Sequence[Path], output: Path, *, threshold: float = 0.9) -> None:
     """Draw a picture into `output`, PNG or SVG by its suffix; a file of that name is replaced.
 
     Raises FileError, UsageError, and MissingPackage without matplotlib.
     """
-    from loracore.jobs.plot import KINDS, PlotParameters, format_of  # noqa: PLC0415
-    from loracore.whole import write_whole  # noqa: PLC0415
-    from lorakit.plots.job import run  # noqa: PLC0415
-
     if kind not in KINDS:
         raise UsageError(f"there is no plot {kind!r}; there are {', '.join(KINDS)}")
     wanted = format_of(os.fsdecode(output))
     parameters = PlotParameters(kind, _listed(paths), wanted, threshold)
-    write_whole(output, run(parameters, _alone()).image)
+    write_whole(output, _run("plot", parameters).image)
 
 
-@needed(ours("resize"))
 def resize(
     path: Path,
     output: Path,
@@ -138,109 +144,78 @@ def resize(
     `rank_per_block`: ranks by pattern, or the JSON or TOML file with them; `budget`: bytes, or "20MB". Other
     `options` are those of `ResizeParameters` and `Writing`. Raises FileError, UsageError and MissingPackage.
     """
-    from loracore.jobs.resize import ResizeParameters, parse_size, read_block_ranks  # noqa: PLC0415
-    from lorakit.jobs.resize.job import run  # noqa: PLC0415
-
     if rank_per_block is not None:
         if isinstance(rank_per_block, str | bytes | os.PathLike):
             rank_per_block = read_block_ranks(rank_per_block)
         options["block_ranks"] = dict(rank_per_block)
     if budget is not None:
         options["budget"] = parse_size(budget) if isinstance(budget, str) else budget
-    return _written(run, ResizeParameters, output, options, path=_absolute(path))
+    return _written("resize", ResizeParameters, output, options, path=_absolute(path))
 
 
-@needed(ours("merge"))
 def merge(paths: Path | Sequence[Path], output: Path, **options: Any) -> dict[str, Any]:
     """Write several LoRAs as one into `output`; what became of it, by the fields of `Changed`.
 
     `options` are those of `MergeParameters` (`weights`, `rank`, `method` …) and `Writing`. Raises FileError,
     UsageError and MissingPackage.
     """
-    from loracore.jobs.merge import METHODS, MergeParameters  # noqa: PLC0415
-    from lorakit.jobs.merge.job import run  # noqa: PLC0415
-
     if options.get("method", METHODS[0]) not in METHODS:
         raise UsageError(f"there is no method {options['method']!r}; there are {', '.join(METHODS)}")
     lists = {name: tuple(options.pop(name)) for name in ("weights", "include", "exclude") if name in options}
-    return _written(run, MergeParameters, output, options, paths=_listed(paths), **lists)
+    return _written("merge", MergeParameters, output, options, paths=_listed(paths), **lists)
 
 
-@needed(ours("convert"))
 def convert(path: Path, output: Path, *, to: Convention | None = None, **options: Any) -> dict[str, Any]:
     """Write a LoRA under another convention's names, in another dtype or container, by the fields of `Changed`.
 
     `options` are those of `ConvertParameters` (`fold`, `leave_out`) and `Writing`. Raises FileError, UsageError
     and MissingPackage; for a check, the last two are in `errors`.
     """
-    from loracore.jobs.convert import ConvertParameters  # noqa: PLC0415
-    from lorakit.jobs.convert.job import run  # noqa: PLC0415
-
-    return _written(run, ConvertParameters, output, options, path=_absolute(path), to=to)
+    return _written("convert", ConvertParameters, output, options, path=_absolute(path), to=to)
 
 
-@needed(ours("bake"))
 def bake(paths: Path | Sequence[Path], base: Path, output: Path, **options: Any) -> dict[str, Any]:
     """Merge LoRAs into a base model, which stays as it is, by the fields of `Changed`.
 
     `options` are those of `BakeParameters` (`weights`: how much of each LoRA, 1 by default) and `Writing`. Raises
     FileError, UsageError and MissingPackage.
     """
-    from loracore.jobs.bake import BakeParameters  # noqa: PLC0415
-    from lorakit.jobs.bake.job import run  # noqa: PLC0415
-
     options["weights"] = tuple(options.get("weights") or ())
-    return _written(run, BakeParameters, output, options, paths=_listed(paths), base=_absolute(base))
+    return _written("bake", BakeParameters, output, options, paths=_listed(paths), base=_absolute(base))
 
 
-@needed(ours("compare"))
 def compare(base: Path, finetuned: Path, output: Path, **options: Any) -> dict[str, Any]:
     """Compare two models into the folder `output`, by the fields of `CompareResult`.
 
     `options` are those of `CompareParameters` and `Writing`. Raises FileError, UsageError and MissingPackage.
     """
-    from loracore.jobs.compare import CompareParameters  # noqa: PLC0415
-    from lorakit.jobs.compare.job import run  # noqa: PLC0415
-
     models = {"base": _absolute(base), "finetuned": _absolute(finetuned)}
-    return _written(run, CompareParameters, output, options, **models)
+    return _written("compare", CompareParameters, output, options, **models)
 
 
-@needed(ours("extract"))
 def extract(base: Path, finetuned: Path, output: Path, *, rank: int, **options: Any) -> dict[str, Any]:
     """The difference of two models as a LoRA in the folder `output`, by the fields of `ExtractResult`.
 
     `options`: `quality`, and those of `Writing`. Raises FileError and UsageError.
     """
-    from loracore.jobs.extract import ExtractParameters  # noqa: PLC0415
-    from lorakit.jobs.extract import run  # noqa: PLC0415
-
     models = {"base": _absolute(base), "finetuned": _absolute(finetuned)}
-    return _written(run, ExtractParameters, output, options, rank=rank, **models)
+    return _written("extract", ExtractParameters, output, options, rank=rank, **models)
 
 
-@needed(ours("report"))
 def report(path: Path) -> dict[str, Any]:
     """What a folder says that `compare` or `extract` wrote, by the fields of `ReportResult`. Raises FileError."""
-    from loracore.jobs.report import ReportParameters  # noqa: PLC0415
-    from loracore.jobs.results import plain  # noqa: PLC0415
-    from lorakit.jobs.report.job import run  # noqa: PLC0415
-
-    found: dict[str, Any] = plain(run(ReportParameters(os.fsencode(path)), _alone()))
+    found = _found("report", ReportParameters(os.fsencode(path)))
     return {name: value for name, value in found.items() if name != "pictures"}
 
 
 def _written(
-    run: Callable[[Any, Alone], msgspec.Struct],
+    name: str,
     parameters: type[msgspec.Struct],
     output: Path,
     options: dict[str, Any],
     **inputs: Any,
 ) -> dict[str, Any]:
     """Do a job that writes; `options` are those of its parameters and of `Writing`. Raises as the job does."""
-    from loracore.jobs.change import Writing  # noqa: PLC0415
-    from loracore.jobs.results import plain  # noqa: PLC0415
-
     where = {name: options.pop(name) for name in ("force", "check", "dtype", "device") if name in options}
     wanted = parameters(writing=Writing(_absolute(output), **where), **inputs, **options)
     try:
@@ -248,8 +223,24 @@ def _written(
         wanted = unpacked(msgspec.msgpack.encode(wanted), parameters)
     except (msgspec.MsgspecError, TypeError, OverflowError) as error:
         raise UsageError(f"wrong parameters: {error}") from error
-    found: dict[str, Any] = plain(run(wanted, _alone()))
+    return _found(name, wanted)
+
+
+def _found(name: str, parameters: msgspec.Struct) -> dict[str, Any]:
+    """The result of `_run` by its fields."""
+    found: dict[str, Any] = plain(_run(name, parameters))
     return found
+
+
+def _run(name: str, parameters: msgspec.Struct) -> Any:
+    """Do a job in this process. Raises as the job does, and MissingPackage where it lacks a package."""
+    with needed(ours(name)):
+        return _job(name).run(parameters, _alone())
+
+
+@cache
+def _job(name: str) -> Job[Any, Any]:
+    return load(find(name))
 
 
 def _listed(paths: Path | Sequence[Path]) -> tuple[bytes, ...]:

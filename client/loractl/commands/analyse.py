@@ -5,22 +5,26 @@ from __future__ import annotations
 import json
 import shutil
 import sys
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import click
 
+from loracore.jobs.importance import ImportanceParameters, ImportanceResult
+from loracore.jobs.pca import PcaParameters, PcaResult
+from loracore.jobs.plot import KINDS, PlotParameters, PlotResult, format_of
+from loracore.jobs.results import Table, plain
+from loracore.jobs.spectrum import SpectrumParameters, SpectrumResult
+from loracore.paths import shown
+from loracore.whole import check_place, write_whole
 from loractl.commands.changing import tell_rest
 from loractl.commands.options import Name, RunJob, runs_job
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-    from typing import Any
-
-    from loracore.jobs.results import Table
+from loractl.jobs import absolute
+from loractl.view import analyses, exports, tables
+from loractl.view.exports import brief
 
 #: Rows that are shown where nobody has said how many.
 _TOP = 20
-_KINDS = ("distribution", "heatmap", "rank", "comparison", "pca", "importance")
 
 _output = click.option(
     "-o", "--output", type=Name(dir_okay=False), metavar="FILE",
@@ -33,7 +37,7 @@ _svd_limit = click.option(
 )  # fmt: skip
 
 
-@click.command(short_help="Which modules and blocks carry the weight.")
+@click.command()
 @runs_job
 @_output
 @_top
@@ -73,12 +77,6 @@ def importance(
     A terminal shows some columns of the first rows, and the blocks; --json and -o have all columns (and rows, but
     for --top). CSV and Parquet hold the modules.
     """
-    from loracore.jobs.importance import ImportanceParameters, ImportanceResult  # noqa: PLC0415 - not for --help
-    from loracore.jobs.results import plain  # noqa: PLC0415
-    from loracore.paths import shown  # noqa: PLC0415
-    from loractl.jobs import absolute  # noqa: PLC0415
-    from loractl.view import analyses, exports  # noqa: PLC0415
-
     if output is not None:
         exports.check_output(output)
     wanted = ImportanceParameters(
@@ -96,7 +94,7 @@ def importance(
     tell_rest(found.faults, found.warnings)
 
 
-@click.command(short_help="Singular values of each module.")
+@click.command()
 @runs_job
 @_output
 @_top
@@ -116,12 +114,6 @@ def spectrum(
 
     --json and .json have all singular values.
     """
-    from loracore.jobs.results import plain  # noqa: PLC0415 - not for --help
-    from loracore.jobs.spectrum import SpectrumParameters, SpectrumResult  # noqa: PLC0415
-    from loracore.paths import shown  # noqa: PLC0415
-    from loractl.jobs import absolute  # noqa: PLC0415
-    from loractl.view import analyses, exports  # noqa: PLC0415
-
     if output is not None:
         exports.check_output(output)
     found = run("spectrum", SpectrumParameters(absolute(file), svd_limit), SpectrumResult, summary=shown(file))
@@ -132,7 +124,7 @@ def spectrum(
     tell_rest(found.faults, found.warnings)
 
 
-@click.command(short_help="Principal components of each layer.")
+@click.command()
 @runs_job
 @_output
 @_top
@@ -143,12 +135,6 @@ def pca(run: RunJob, as_json: bool, file: str, output: str | None, top: int | No
 
     --json and .json also have the components and the transformed data, which are as large as the file or larger.
     """
-    from loracore.jobs.pca import PcaParameters, PcaResult  # noqa: PLC0415 - not for --help
-    from loracore.jobs.results import plain  # noqa: PLC0415
-    from loracore.paths import shown  # noqa: PLC0415
-    from loractl.jobs import absolute  # noqa: PLC0415
-    from loractl.view import analyses, exports  # noqa: PLC0415
-
     if output is not None:
         exports.check_output(output)
     vectors = as_json or (output is not None and output.lower().endswith(".json"))
@@ -161,14 +147,14 @@ def pca(run: RunJob, as_json: bool, file: str, output: str | None, top: int | No
     tell_rest(found.faults, found.warnings)
 
 
-@click.command(short_help="A picture of what is in the weights.")
+@click.command()
 @runs_job
 @click.option("-o", "--output", type=Name(dir_okay=False), metavar="FILE", required=True, help=".png or .svg")
 @click.option(
     "--threshold", type=click.FloatRange(0, 1, min_open=True), default=0.9, show_default=True, metavar="T",
     help="Of importance: which blocks stand out.",
 )  # fmt: skip
-@click.argument("kind", type=click.Choice(_KINDS), metavar="KIND")
+@click.argument("kind", type=click.Choice(KINDS), metavar="KIND")
 @click.argument("files", type=Name(), nargs=-1, required=True, metavar="FILE...")
 def plot(run: RunJob, as_json: bool, kind: Any, files: tuple[str, ...], output: str, threshold: float) -> None:
     """Draw a picture of FILE. KIND is one of:
@@ -181,12 +167,6 @@ def plot(run: RunJob, as_json: bool, kind: Any, files: tuple[str, ...], output: 
     pca           variance that principal components explain
     comparison    two files or more, side by side
     """
-    from loracore.jobs.plot import PlotParameters, PlotResult, format_of  # noqa: PLC0415
-    from loracore.jobs.results import plain  # noqa: PLC0415 - not for --help
-    from loracore.paths import shown  # noqa: PLC0415
-    from loracore.whole import check_place, write_whole  # noqa: PLC0415
-    from loractl.jobs import absolute  # noqa: PLC0415
-
     check_place(output)
     wanted = PlotParameters(kind, tuple(absolute(file) for file in files), format_of(output), threshold)
     found = run("plot", wanted, PlotResult, summary=f"{kind} {shown(files[0])}")
@@ -203,9 +183,6 @@ def _give(
     output: str | None, as_json: bool, tables: Sequence[tuple[str, Table]], document: Callable[[], Any]
 ) -> None:
     """As a file, and as JSON on standard output."""
-    from loracore.paths import shown  # noqa: PLC0415 - not for --help
-    from loractl.view import exports  # noqa: PLC0415
-
     if output is not None:
         exports.export(output, tables, document)
         click.echo(f"written: {shown(output)}", err=True)
@@ -215,9 +192,6 @@ def _give(
 
 def _show(title: str, table: Table, names: Sequence[str], top: int | None, count: int = _TOP) -> None:
     """Some columns of the first `count` rows; where it is not a terminal, of `top` rows or all."""
-    from loractl.view import tables  # noqa: PLC0415 - not for --help
-    from loractl.view.exports import brief  # noqa: PLC0415
-
     chosen = [column for name in names for column in table.columns if column.name == name]
     numbers = [not any(isinstance(cell, str) for cell in column.cells) for column in chosen]
     columns = [

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import click
 
+from loracore.jobs.bake import BakeParameters
+from loracore.jobs.change import Changed, Device, Stored, Writing
+from loracore.paths import shown
 from loractl.commands.changing import changes, tell, weights_option
 from loractl.commands.options import Name, RunJob
-
-if TYPE_CHECKING:
-    from loracore.jobs.change import Device, Stored
+from loractl.jobs import absolute
 
 
-@click.command(short_help="Merge LoRAs into a base model.")
+@click.command()
 @changes(output=("OUT", "A folder, or x.safetensors where MODEL is one file."), dtype="as in MODEL")
 @click.option("--base", type=Name(), metavar="MODEL", required=True,
               help="A Transformers or diffusers folder, or a model in one file.")  # fmt: skip
@@ -38,11 +37,6 @@ def bake(
     The result is what MODEL is: a folder with its files, or one file (-o FILE.safetensors). Layers that no LoRA
     touches are copied as they are; with --dtype, all floats are rounded to it. It computes on the CPU.
     """
-    from loracore.jobs.bake import BakeParameters  # noqa: PLC0415 - not for --help
-    from loracore.jobs.change import Changed, Writing  # noqa: PLC0415
-    from loracore.paths import shown  # noqa: PLC0415
-    from loractl.jobs import absolute  # noqa: PLC0415
-
     writing = Writing(absolute(output), force, check, dtype, device)
     wanted = BakeParameters(tuple(map(absolute, files)), absolute(base), writing, weights, leave_out)
     tell(run("bake", wanted, Changed, summary=f"{shown(files[0])} into {shown(base)}"), as_json=as_json)

@@ -7,15 +7,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
+from loracore.jobs.change import Changed, Input, Output
+from loracore.jobs.results import Fault, plain
+from loracore.paths import shown
 from loractl.commands.options import Name, runs_job
-
-if TYPE_CHECKING:
-    from loracore.jobs.change import Changed, Input, Output
-    from loracore.jobs.results import Fault
+from loractl.view import tables
+from loractl.view.tables import size
 
 #: Lines of each kind; `--json` has all.
 _MOST = 20
@@ -23,8 +24,6 @@ _MOST = 20
 
 def tell_rest(faults: Sequence[Fault], warnings: Sequence[str], what: str = "modules") -> None:
     """`what`: the word for what was left out."""
-    from loracore.paths import shown  # noqa: PLC0415 - not for --help
-
     for warning in warnings[:_MOST]:
         click.echo(f"warning: {shown(warning)}", err=True)
     for fault in faults[:_MOST]:
@@ -83,10 +82,6 @@ def _numbers(_: click.Context, parameter: click.Parameter, text: str | None) -> 
 
 def tell(found: Changed, *, as_json: bool) -> None:
     """Say what became of it; exits with 2 where a check found that it cannot be done."""
-    from loracore.jobs.results import plain  # noqa: PLC0415 - not for --help
-    from loracore.paths import shown  # noqa: PLC0415
-    from loractl.view import tables  # noqa: PLC0415
-
     if as_json:
         print(json.dumps(plain(found)), flush=True)
     else:
@@ -107,16 +102,11 @@ def tell(found: Changed, *, as_json: bool) -> None:
 
 
 def _input_row(found: Input) -> tuple[str, ...]:
-    from loracore.paths import shown  # noqa: PLC0415 - not for --help
-
     dtypes = ", ".join(found.dtypes)
     return ("from", shown(found.path), f"{found.modules:,}", _ranks(found.ranks), dtypes, "")
 
 
 def _output_row(word: str, found: Output) -> tuple[str, ...]:
-    from loracore.paths import shown  # noqa: PLC0415 - not for --help
-    from loractl.view.tables import size  # noqa: PLC0415
-
     bytes_ = "" if found.bytes is None else size(found.bytes)
     return (word, shown(found.path), f"{found.modules:,}", _ranks(found.ranks), found.dtype, bytes_)
 

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING
 
 import click
 
+from loracore.jobs.change import Device, Stored, Writing
+from loracore.jobs.compare import CompareParameters, CompareResult, Engine, Extraction, Model, Quality
+from loracore.jobs.extract import ExtractParameters, ExtractResult
+from loracore.jobs.results import plain
+from loracore.paths import shown
 from loractl.commands.changing import changes, tell_rest
 from loractl.commands.options import Name, RunJob
-
-if TYPE_CHECKING:
-    from loracore.jobs.change import Device, Stored
-    from loracore.jobs.compare import CompareResult, Engine, Extraction, Model, Quality
-    from loracore.jobs.extract import ExtractResult
+from loractl.jobs import absolute
+from loractl.view import tables
+from loractl.view.exports import brief
+from loractl.view.tables import size
 
 #: Layers that are named where nobody has asked for all.
 _TOP = 20
@@ -24,7 +27,7 @@ _quality = click.option(
 )  # fmt: skip
 
 
-@click.command(short_help="What two models differ by, layer by layer.")
+@click.command()
 @changes(output=("DIR", "Into this folder."), dtype="what most of BASE has")
 @click.option(
     "--threshold", type=click.FloatRange(0), default=1e-6, show_default=True, metavar="T",
@@ -68,11 +71,6 @@ def compare(
 
     A layer at a time, in little memory. A run that was killed goes on where it was when it is started again.
     """
-    from loracore.jobs.change import Writing  # noqa: PLC0415 - not for --help
-    from loracore.jobs.compare import CompareParameters, CompareResult  # noqa: PLC0415
-    from loracore.paths import shown  # noqa: PLC0415
-    from loractl.jobs import absolute  # noqa: PLC0415
-
     wanted = CompareParameters(
         absolute(base), absolute(finetuned),
         Writing(absolute(output), force=force, check=check, dtype=dtype, device=device),
@@ -90,7 +88,7 @@ def compare(
     tell_rest(found.faults, found.warnings, "layers")
 
 
-@click.command(short_help="What two models differ by, as a LoRA.")
+@click.command()
 @changes(output=("DIR", "Into this folder."), dtype="what most of BASE has")
 @click.option("--rank", type=click.IntRange(1), required=True, metavar="N", help="Of every module's factors.")
 @_quality
@@ -118,11 +116,6 @@ def extract(
 
     For a Transformers model the folder is an adapter folder, which `peft` loads.
     """
-    from loracore.jobs.change import Writing  # noqa: PLC0415 - not for --help
-    from loracore.jobs.extract import ExtractParameters, ExtractResult  # noqa: PLC0415
-    from loracore.paths import shown  # noqa: PLC0415
-    from loractl.jobs import absolute  # noqa: PLC0415
-
     writing = Writing(absolute(output), force=force, check=check, dtype=dtype, device=device)
     wanted = ExtractParameters(absolute(base), absolute(finetuned), rank, writing, quality)
     summary = f"{shown(base)} {shown(finetuned)}"
@@ -139,14 +132,10 @@ def extract(
 
 
 def _print_json(found: CompareResult | ExtractResult) -> None:
-    from loracore.jobs.results import plain  # noqa: PLC0415 - not for --help
-
     print(json.dumps(plain(found)), flush=True)
 
 
 def _show_models(found: CompareResult | ExtractResult) -> None:
-    from loractl.view import tables  # noqa: PLC0415 - not for --help
-
     columns = [
         tables.Column(""), tables.Column("model", folds=True), tables.Column("files", right=True),
         tables.Column("layers", right=True), tables.Column("parameters", right=True),
@@ -159,18 +148,11 @@ def _show_models(found: CompareResult | ExtractResult) -> None:
 
 
 def _model_row(word: str, model: Model) -> tuple[str, ...]:
-    from loracore.paths import shown  # noqa: PLC0415 - not for --help
-    from loractl.view.tables import size  # noqa: PLC0415
-
     counts = [f"{number:,}" for number in (model.files, model.layers, model.parameters)]
     return (word, shown(model.path), *counts, size(model.size), ", ".join(model.dtypes))
 
 
 def _show_layers(found: CompareResult) -> None:
-    from loracore.paths import shown  # noqa: PLC0415 - not for --help
-    from loractl.view import tables  # noqa: PLC0415
-    from loractl.view.exports import brief  # noqa: PLC0415
-
     if found.most_modified:
         click.echo("")
         columns = [tables.Column("layer", folds=True)] + [
@@ -196,8 +178,6 @@ def _show_layers(found: CompareResult) -> None:
 
 
 def _say(found: CompareResult | ExtractResult) -> None:
-    from loracore.paths import shown  # noqa: PLC0415 - not for --help
-
     before = f"; {found.resumed:,} layers were finished before" if found.resumed else ""
     text = f"{found.modified:,} of {found.layers:,} layers modified, in {found.seconds:.1f} s{before}"
     click.echo(f"{text}; written: {shown(found.output)}", err=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import click
+from click.shell_completion import get_completion_class
 
 VARIABLE = "_LORACTL_COMPLETE"
 
@@ -18,8 +19,6 @@ def completion(context: click.Context, shell: str) -> None:
     zsh:  loractl completion zsh > "${fpath[1]}/_loractl"
     fish: loractl completion fish > ~/.config/fish/completions/loractl.fish
     """  # noqa: D301 - click reads \b
-    from click.shell_completion import get_completion_class  # noqa: PLC0415 - not loaded for --help
-
     kind = get_completion_class(shell)
     assert kind is not None
     click.echo(kind(context.find_root().command, {}, "loractl", VARIABLE).source())

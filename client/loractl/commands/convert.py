@@ -6,12 +6,15 @@ from typing import Any
 
 import click
 
-from loracore.jobs.convert import CONVENTIONS
+from loracore.jobs.change import Changed, Writing
+from loracore.jobs.convert import CONVENTIONS, ConvertParameters
+from loracore.paths import shown
 from loractl.commands.changing import changes, tell
 from loractl.commands.options import Name, RunJob
+from loractl.jobs import absolute
 
 
-@click.command(short_help="kohya, PEFT or diffusers naming, another dtype or container.")
+@click.command()
 @changes()
 @click.option(
     "--to", type=click.Choice(CONVENTIONS),
@@ -34,11 +37,6 @@ def convert(run: RunJob, as_json: bool, file: str, output: str, force: bool, che
     Fused projections of the original Flux and SD3 are cut for diffusers and PEFT, and joined for kohya. It
     computes on the CPU, and little.
     """
-    from loracore.jobs.change import Changed, Writing  # noqa: PLC0415 - not for --help
-    from loracore.jobs.convert import ConvertParameters  # noqa: PLC0415
-    from loracore.paths import shown  # noqa: PLC0415
-    from loractl.jobs import absolute  # noqa: PLC0415
-
     how = {name: options.pop(name) for name in ("dtype", "device")}
     writing = Writing(absolute(output), force=force, check=check, **how)
     wanted = ConvertParameters(absolute(file), writing, **options)

@@ -5,22 +5,18 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 import click
 from click.shell_completion import CompletionItem
 
-from loracore.paths import expanded
+from loracore import settings
+from loracore.control import Applied, DedupeProgress, Freed, Planned, Undone
+from loracore.paths import expanded, shown
 from loractl.commands.options import Connect, asks_daemon
+from loractl.view import forms, tables
+from loractl.view import plan as plans
 
-if TYPE_CHECKING:
-    from loracore.control import Applied, DedupeProgress, Freed, Planned, Undone
-
-# As in `loracore.settings`, which is not loaded for --help.
-ACTIONS = ("report", "reflink", "hardlink", "symlink", "quarantine", "delete")
-LEVELS = ("file", "tensors")
-RULES = ("final-name", "most-metadata", "oldest", "newest", "shortest-path")
-PREFIX = "path-prefix:"
 _REFUSED, _INTERRUPTED = 5, 130
 _T = TypeVar("_T")
 
@@ -32,32 +28,44 @@ class KeepRule(click.ParamType):  # type: ignore[type-arg]  # generic in new ver
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
         rule = str(value)
-        if rule.startswith(PREFIX) and len(rule) > len(PREFIX):
+        if rule.startswith(settings.PATH_PREFIX) and len(rule) > len(settings.PATH_PREFIX):
             try:
-                return PREFIX + os.path.abspath(expanded(rule.removeprefix(PREFIX)))
+                return settings.PATH_PREFIX + os.path.abspath(expanded(rule.removeprefix(settings.PATH_PREFIX)))
             except ValueError:
                 self.fail("this user has no home folder: give a folder without ~.", param, ctx)
-        if rule not in RULES:
-            from loracore.paths import shown  # noqa: PLC0415 - for a mistake
-
-            self.fail(f"{shown(rule)} is none of {', '.join(RULES)}, {PREFIX}DIR.", param, ctx)
+        if rule not in settings.KEEP_RULES:
+            self.fail(
+                f"{shown(rule)} is none of {', '.join(settings.KEEP_RULES)}, {settings.PATH_PREFIX}DIR.",
+                param,
+                ctx,
+            )
         return rule
 
     def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
-        return [CompletionItem(rule) for rule in (*RULES, PREFIX) if rule.startswith(incomplete)]
+        return [
+            CompletionItem(rule)
+            for rule in (*settings.KEEP_RULES, settings.PATH_PREFIX)
+            if rule.startswith(incomplete)
+        ]
 
 
-@click.command(short_help="What would become of duplicates; --apply does it.")
+@click.command()
 @asks_daemon
 @click.option("--apply", is_flag=True, help="Do it. Without, it is only shown.")
-@click.option("--action", type=click.Choice(ACTIONS), help="What becomes of them. [default: as configured]")
+@click.option(
+    "--action", type=click.Choice(settings.ACTIONS), help="What becomes of them. [default: as configured]"
+)
 @click.option(
     "--keep", "keep", multiple=True, type=KeepRule(), metavar="RULE",
-    help=f"Which file of a set is kept: {', '.join(RULES)} or {PREFIX}DIR. May be repeated; the first one that "
-    "tells two files apart decides.",
+    help=f"Which file of a set is kept: {', '.join(settings.KEEP_RULES)} or {settings.PATH_PREFIX}DIR. "
+    "May be repeated; the first one that tells two files apart decides.",
 )  # fmt: skip
 @click.option(
-    "--level", "levels", multiple=True, type=click.Choice(LEVELS), help="Only those that are the same in this way."
+    "--level",
+    "levels",
+    multiple=True,
+    type=click.Choice(settings.ACTED_LEVELS),
+    help="Only those that are the same in this way.",
 )
 @click.option("--now", is_flag=True, help="With --apply: remove at once what would be put aside for its grace.")
 @click.option("--all", "everything", is_flag=True, help="Show the whole of a long plan.")
@@ -85,8 +93,6 @@ def dedupe(  # noqa: PLR0917 - click hands options over by name
     with connect() as daemon:
         plan = daemon.plan_dedupe(action or "", keep, levels)
     if as_json:
-        from loractl.view import forms  # noqa: PLC0415 - not loaded for --help
-
         forms.print_json({name: value for name, value in forms.form(plan).items() if name != "cursor"})
     else:
         _show_plan(plan, everything)
@@ -98,9 +104,6 @@ def _show_plan(plan: Planned, everything: bool) -> None:
 
         show_plan(plan, everything=everything)
         return
-    from loractl.view import plan as plans  # noqa: PLC0415 - not loaded for --help
-    from loractl.view import tables  # noqa: PLC0415
-
     tables.print_plain(plans.PLAN_COLUMNS, plans.plan_rows(plans.by_kept(plan)))
     for line in plans.plan_words(plan):
         click.echo(line, err=True)
@@ -109,8 +112,6 @@ def _show_plan(plan: Planned, everything: bool) -> None:
 def _apply(
     connect: Connect, as_json: bool, action: str, keep: Sequence[str], levels: Sequence[str], *, now: bool
 ) -> NoReturn:
-    from loractl.view import plan as plans  # noqa: PLC0415 - not loaded for --help
-
     with connect() as daemon:
         answer = _followed(
             "De-duplicating",
@@ -120,7 +121,7 @@ def _apply(
     _show_outcome(answer, as_json, plans.applied_words(answer, now=now))
 
 
-@click.command(short_help="Take back what was done with duplicates.")
+@click.command()
 @asks_daemon
 @click.argument("ids", nargs=-1, type=click.IntRange(1, 2**63 - 1), metavar="[ID...]")
 @click.option("--all", "everything", is_flag=True, help="All that stands, instead of single actions.")
@@ -135,8 +136,6 @@ def undo(connect: Connect, as_json: bool, ids: tuple[int, ...], everything: bool
     loractl undo 12               take back action 12
     loractl undo --all            take back all that can be taken back
     """  # noqa: D301 - click reads \b
-    from loractl.view import plan as plans  # noqa: PLC0415 - not loaded for --help
-
     if everything == bool(ids):
         raise click.UsageError("Give the ID of an action, or --all.")
     with connect() as daemon:
@@ -146,7 +145,7 @@ def undo(connect: Connect, as_json: bool, ids: tuple[int, ...], everything: bool
     _show_outcome(answer, as_json, plans.undone_words(answer))
 
 
-@click.command(short_help="Remove what was put aside.")
+@click.command()
 @asks_daemon
 @click.argument("ids", nargs=-1, type=click.IntRange(1, 2**63 - 1), metavar="[ID...]")
 @click.option("--dry-run", is_flag=True, help="Only show it, and when each would be removed by itself.")
@@ -162,9 +161,6 @@ def free(connect: Connect, as_json: bool, ids: tuple[int, ...], dry_run: bool) -
     loractl free --dry-run        what is put aside, and until when
     loractl free 12 13            remove what actions 12 and 13 have put aside
     """  # noqa: D301 - click reads \b
-    from loractl.view import forms, tables  # noqa: PLC0415 - not loaded for --help
-    from loractl.view import plan as plans  # noqa: PLC0415 - not loaded for --help
-
     with connect() as daemon:
         if dry_run:
             files = list(daemon.hidden(ids))
@@ -197,9 +193,6 @@ def _followed(what: str, as_json: bool, act: Callable[[Callable[[DedupeProgress]
 
 def _show_outcome(answer: Applied | Undone | Freed, as_json: bool, words: str) -> NoReturn:
     """Print it and leave."""
-    from loractl.view import forms, tables  # noqa: PLC0415 - not loaded for --help
-    from loractl.view import plan as plans  # noqa: PLC0415 - not loaded for --help
-
     if as_json:
         forms.print_json(forms.form(answer))
     else:
@@ -210,14 +203,11 @@ def _show_outcome(answer: Applied | Undone | Freed, as_json: bool, words: str) -
     sys.exit(_REFUSED if answer.refused else 0)
 
 
-@click.command(short_help="What was done with duplicates.")
+@click.command()
 @asks_daemon
 @click.option("--all", "everything", is_flag=True, help="Show the whole of a long history.")
 def history(connect: Connect, as_json: bool, everything: bool) -> None:
     """All actions, oldest first, with the ids for `loractl undo`."""
-    from loractl.view import forms, tables  # noqa: PLC0415 - not loaded for --help
-    from loractl.view import plan as plans  # noqa: PLC0415 - not loaded for --help
-
     with connect() as daemon:
         entries = list(daemon.history())
     if as_json:
@@ -232,13 +222,10 @@ def history(connect: Connect, as_json: bool, everything: bool) -> None:
         tables.print_plain(plans.HISTORY_COLUMNS, plans.history_rows(entries))
 
 
-@click.command(short_help="What de-duplication saved, and what it could.")
+@click.command()
 @asks_daemon
 def savings(connect: Connect, as_json: bool) -> None:
     """What the actions in force have saved, what is still put aside, and what could be saved now."""
-    from loractl.view import forms, tables  # noqa: PLC0415 - not loaded for --help
-    from loractl.view import plan as plans  # noqa: PLC0415 - not loaded for --help
-
     with connect() as daemon:
         answer = daemon.savings()
     if as_json:

@@ -3,38 +3,37 @@
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING
+from typing import get_args
 
 import click
 
+from loracore import control
+from loracore.control import (
+    ActionRefused,
+    ActionTaken,
+    ActionUndone,
+    DaySummary,
+    DedupeProgress,
+    Event,
+    FileFreed,
+    FileGivenBack,
+    FileHashed,
+    JobEnded,
+    JobProgress,
+)
+from loracore.paths import shown
 from loractl.commands.options import Connect, asks_daemon
+from loractl.view.forms import event_form, print_json
+from loractl.view.tables import size
 
-if TYPE_CHECKING:
-    from loracore.control import (
-        ActionRefused,
-        ActionTaken,
-        ActionUndone,
-        DaySummary,
-        DedupeProgress,
-        Event,
-        FileFreed,
-        FileGivenBack,
-        FileHashed,
-        JobEnded,
-        JobProgress,
-    )
-
-KINDS = (
-    "seen", "grouped", "duplicate", "gone", "failed", "child", "hasher", "action", "refused", "undone", "progress",
-    "day", "watch", "published", "job-progress", "job-ended", "hashed", "given-back", "freed",
-)  # fmt: skip
+KINDS = tuple(str(event.__struct_config__.tag) for event in get_args(control.Event))
 _COLOURS = {
     "duplicate": "cyan", "failed": "red", "refused": "red", "child": "red", "hasher": "yellow", "watch": "yellow",
     "action": "green",
 }  # fmt: skip
 
 
-@click.command(short_help="The live stream of what the daemon does.")
+@click.command()
 @asks_daemon
 @click.option("--kind", "kinds", multiple=True, type=click.Choice(KINDS), help="Only these; may be repeated.")
 def events(connect: Connect, as_json: bool, kinds: tuple[str, ...]) -> None:
@@ -43,8 +42,6 @@ def events(connect: Connect, as_json: bool, kinds: tuple[str, ...]) -> None:
     A line for each, until Ctrl-C or the daemon's end (exit 3). With --json an object a line; its `number`
     counts the daemon's events, so that a gap shows that some came faster than they were read.
     """
-    from loractl.view.forms import event_form, print_json  # noqa: PLC0415 - not loaded for --help
-
     with connect() as daemon, daemon.events(kinds or None) as stream:
         for told in stream:
             if as_json:
@@ -58,10 +55,6 @@ def events(connect: Connect, as_json: bool, kinds: tuple[str, ...]) -> None:
 
 def _text(event: Event) -> str:
     """What happened, in a line."""
-    from loracore import control  # noqa: PLC0415 - not loaded for --help
-    from loracore.paths import shown  # noqa: PLC0415
-    from loractl.view.tables import size  # noqa: PLC0415
-
     match event:
         case control.FileSeen(path, length):
             return f"{shown(path)} ({size(length)})"
@@ -98,10 +91,6 @@ def _action_text(
     | FileFreed,
 ) -> str:
     """The same for what becomes of duplicates, for jobs and for hashes."""
-    from loracore import control  # noqa: PLC0415 - not loaded for --help
-    from loracore.paths import shown  # noqa: PLC0415
-    from loractl.view.tables import size  # noqa: PLC0415
-
     match event:
         case control.ActionTaken():
             freed = f"{size(event.bytes)} freed"

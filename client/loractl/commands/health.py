@@ -6,20 +6,19 @@ import sys
 
 import click
 
+from loracore.paths import shown
 from loractl.commands.options import Connect, asks_daemon
+from loractl.view import forms, tables
+from loractl.view.tables import count
 
 
-@click.command(short_help="Compare disk, catalogue and JSON files.")
+@click.command()
 @asks_daemon
 def audit(connect: Connect, as_json: bool) -> None:
     """Compare the disk with the catalogue, and that with the JSON files. Exit 1 where they differ.
 
     Reads no weights and changes nothing. What has just changed is looked at again until it has settled.
     """
-    from loracore.paths import shown  # noqa: PLC0415 - not loaded for --help
-    from loractl.view import forms, tables  # noqa: PLC0415
-    from loractl.view.tables import count  # noqa: PLC0415
-
     with connect() as daemon:
         answer = daemon.audit()
     if as_json:
@@ -41,9 +40,6 @@ def doctor(connect: Connect, as_json: bool) -> None:
 
     Looks at inotify's limits, file systems, reflinks, the GPU, permissions and free space.
     """
-    from loracore.paths import shown  # noqa: PLC0415 - not loaded for --help
-    from loractl.view import forms, tables  # noqa: PLC0415
-
     with connect() as daemon:
         answer = daemon.doctor()
     if as_json:

@@ -10,6 +10,7 @@ import click
 
 from loracore.paths import shown
 from loractl.commands.options import Connect, asks_daemon
+from loractl.view import forms, tables
 from loractl.view.tables import Column, Row, duration
 
 if TYPE_CHECKING:
@@ -18,15 +19,13 @@ if TYPE_CHECKING:
 _REFUSED = 5
 
 
-@click.command(short_help="What the daemon computes.")
+@click.command()
 @asks_daemon
 def jobs(connect: Connect, as_json: bool) -> None:
     """Heavy commands that wait or run in the daemon, and those that ended lately.
 
     One ends with the command that asked for it, unless that was given --detach; `loractl cancel ID` ends one.
     """
-    from loractl.view import forms, tables  # noqa: PLC0415 - not loaded for --help
-
     with connect() as daemon:
         listed = daemon.jobs()
     if as_json:
@@ -37,7 +36,7 @@ def jobs(connect: Connect, as_json: bool) -> None:
         click.echo("no jobs", err=True)
 
 
-@click.command(short_help="End a job of the daemon.")
+@click.command()
 @asks_daemon
 @click.argument("id", type=click.IntRange(1, 2**63 - 1))
 def cancel(connect: Connect, as_json: bool, id: int) -> None:
@@ -45,8 +44,6 @@ def cancel(connect: Connect, as_json: bool, id: int) -> None:
 
     It is asked to end first, so that it leaves nothing half done, and is killed when it does not within seconds.
     """
-    from loractl.view import forms  # noqa: PLC0415 - not loaded for --help
-
     with connect() as daemon:
         job = daemon.cancel_job(id)
     if as_json:

@@ -8,6 +8,10 @@ import click
 
 from loracore.paths import default_config_dir, default_state_dir
 from loractl.commands.options import json_option
+from loractl.keys import allow as allow_key
+from loractl.keys import make_pair, public_keys
+from loractl.view.forms import print_json
+from loractl.view.tables import Column, show_table
 
 _NAME = click.option("--name", metavar="N", default="client", show_default=True, help="What the key is called.")
 _KEYS_DIR = click.option(
@@ -29,8 +33,6 @@ def keys() -> None:
 @json_option
 def make(name: str, as_json: bool) -> None:
     """Make a key for this user, and print its public half."""
-    from loractl.keys import make_pair  # noqa: PLC0415 - not loaded for --help
-
     made = make_pair(default_config_dir(), name)
     if as_json:
         _print([made._asdict()])
@@ -44,9 +46,6 @@ def make(name: str, as_json: bool) -> None:
 @json_option
 def show(keys_dir: str | None, as_json: bool) -> None:
     """Show public keys: ours, the daemon's on this machine, and those that it allows."""
-    from loractl.keys import public_keys  # noqa: PLC0415 - not loaded for --help
-    from loractl.view.tables import Column, show_table  # noqa: PLC0415
-
     theirs = keys_dir or os.path.join(default_state_dir(), "keys")
     kinds = (("ours", default_config_dir()), ("daemon", theirs), ("allowed", os.path.join(theirs, "allowed")))
     found = [(kind, key) for kind, folder in kinds for key in public_keys(folder)]
@@ -70,8 +69,6 @@ def allow(key: str, name: str, keys_dir: str | None, as_json: bool) -> None:
 
     It may from now on. To take it back, delete the file and reload the daemon.
     """
-    from loractl.keys import allow as allow_key  # noqa: PLC0415 - not loaded for --help
-
     allowed = allow_key(key, keys_dir or os.path.join(default_state_dir(), "keys"), name)
     if as_json:
         _print([allowed._asdict()])
@@ -80,6 +77,4 @@ def allow(key: str, name: str, keys_dir: str | None, as_json: bool) -> None:
 
 
 def _print(found: list[dict[str, str]]) -> None:
-    from loractl.view.forms import print_json  # noqa: PLC0415 - not loaded for --help
-
     print_json({"keys": found})

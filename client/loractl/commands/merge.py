@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
+from loracore.jobs.change import Changed, Writing
+from loracore.jobs.merge import METHODS, MergeParameters
+from loracore.paths import shown
 from loractl.commands.changing import changes, tell, weights_option
-from loractl.commands.options import Name
-
-if TYPE_CHECKING:
-    from loractl.commands.options import RunJob
-
-_METHODS = ("linear", "svd", "pca", "ties", "dare_ties", "dare_linear", "knots")
+from loractl.commands.options import Name, RunJob
+from loractl.jobs import absolute
 
 
-@click.command(short_help="Several LoRAs as one, with a weight each.")
+@click.command()
 @changes()
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="What dare_… draws by.")
 @click.option(
@@ -31,7 +30,7 @@ _METHODS = ("linear", "svd", "pca", "ties", "dare_ties", "dare_linear", "knots")
     "--rank", type=click.IntRange(1), metavar="N",
     help="[default: exact for linear, else the greatest of the inputs]",
 )  # fmt: skip
-@click.option("--method", type=click.Choice(_METHODS), default="linear", show_default=True)
+@click.option("--method", type=click.Choice(METHODS), default="linear", show_default=True)
 @weights_option("One for each FILE, such as 0.7,0.3.")
 @click.argument("files", type=Name(), nargs=-1, required=True, metavar="FILE...")
 def merge(
@@ -57,11 +56,6 @@ def merge(
     dare_ties    entries dropped at random, then as ties
     knots        ties where an SVD of all has aligned them
     """
-    from loracore.jobs.change import Changed, Writing  # noqa: PLC0415 - not for --help
-    from loracore.jobs.merge import MergeParameters  # noqa: PLC0415
-    from loracore.paths import shown  # noqa: PLC0415
-    from loractl.jobs import absolute  # noqa: PLC0415
-
     wanted = MergeParameters(
         tuple(absolute(file) for file in files),
         Writing(absolute(output), force=force, check=check, dtype=dtype, device=device),

@@ -10,10 +10,14 @@ from functools import wraps
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import click
+from msgspec import Struct
+
+import loractl
+from loracore.errors import NoDaemonError
+from loractl import jobs
+from loractl.address import find_daemon
 
 if TYPE_CHECKING:
-    from msgspec import Struct
-
     from loractl.client import Client
     from loractl.view.screen import JobBar
 
@@ -125,8 +129,6 @@ class _Runner:
         self._as_json = as_json
 
     def __call__(self, name: str, parameters: Struct, result: type[R], *, summary: str = "") -> R:
-        from loractl import jobs  # noqa: PLC0415 - not loaded for --help
-
         if self._detach:
             number = jobs.detach(name, parameters, connect=self._connect, summary=summary)
             text = f"job {number} has begun; `loractl jobs` shows it, `loractl cancel {number}` ends it"
@@ -138,14 +140,10 @@ class _Runner:
 
     def _reach(self) -> Connect | None:
         """Whether anybody is there is found out before all that it takes to talk is loaded."""
-        from loracore.errors import NoDaemonError  # noqa: PLC0415 - not loaded for --help
-
         if self._needs_daemon:
             # Who names a daemon wants that one, and hears if it is not there.
             client = self._connect()
             return lambda timeout=30.0: client
-        from loractl.address import find_daemon  # noqa: PLC0415
-
         try:
             find_daemon(None, _TRIAL).close()
         except NoDaemonError:
@@ -195,9 +193,7 @@ class _Live:
 
 def _connector(socket: str | None, server_key: str | None, key_file: str | None) -> Connect:
     def connect(timeout: float | None = 30.0) -> Client:
-        from loractl import Client  # noqa: PLC0415 - not loaded for --help
-
-        return Client(socket, timeout=timeout, server_key=server_key, key_file=key_file)
+        return loractl.Client(socket, timeout=timeout, server_key=server_key, key_file=key_file)
 
     return connect
 

@@ -8,29 +8,40 @@ from __future__ import annotations
 import os
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING
 
 import click
 
+from loracore.control import (
+    MIN_PREFIX,
+    Duplicates,
+    DuplicateSet,
+    Failed,
+    Find,
+    Found,
+    Group,
+    Groups,
+    ListDuplicates,
+    ListFailed,
+    ListGroups,
+    Match,
+    Shown,
+)
+from loracore.errors import UsageError
+from loracore.paths import shown
+from loractl import session
 from loractl.commands.options import Connect, Name, asks_daemon
-
-if TYPE_CHECKING:
-    from loracore.control import DuplicateSet, Group, Match, Shown
+from loractl.view import forms, tables
+from loractl.view.tables import count, size
 
 _LEVELS = ("inode", "file", "tensors", "weights")
 #: Beside a file whose header or configuration gives the same tensors another function.
 _DIFFERS = " (other function)"
 
 
-@click.command(short_help="Files by layout.")
+@click.command()
 @asks_daemon
 def groups(connect: Connect, as_json: bool) -> None:
     """Files by layout: the same names, dtypes and shapes of all layers."""
-    from loracore.control import Groups, ListGroups  # noqa: PLC0415 - not loaded for --help
-    from loracore.paths import shown  # noqa: PLC0415
-    from loractl import session  # noqa: PLC0415
-    from loractl.view import forms, tables  # noqa: PLC0415
-
     whole, generation = session.Whole(session.join_groups), 0
     found: list[Group] = []
     with connect() as daemon:
@@ -51,7 +62,7 @@ def groups(connect: Connect, as_json: bool) -> None:
     tables.show_table(columns, rows)
 
 
-@click.command(short_help="Files that hold the same weights.")
+@click.command()
 @asks_daemon
 @click.option("--level", type=click.Choice(_LEVELS), help="Only those that are the same in this way.")
 def duplicates(connect: Connect, as_json: bool, level: str | None) -> None:
@@ -61,11 +72,6 @@ def duplicates(connect: Connect, as_json: bool, level: str | None) -> None:
     metadata, order or container may differ. "Other function": the header, or adapter_config.json beside the file,
     says something else of the same tensors, another alpha say; it is not counted. --json is as in duplicates.json.
     """
-    from loracore.control import Duplicates, ListDuplicates  # noqa: PLC0415 - not loaded for --help
-    from loractl import session  # noqa: PLC0415
-    from loractl.view import forms, tables  # noqa: PLC0415
-    from loractl.view.tables import count, size  # noqa: PLC0415
-
     whole, generation, complete = session.Whole(session.join_sets), 0, False
     found: list[DuplicateSet] = []
     with connect() as daemon:
@@ -86,9 +92,6 @@ def duplicates(connect: Connect, as_json: bool, level: str | None) -> None:
 
 
 def _set_rows(found: list[DuplicateSet]) -> Iterator[tuple[str, str, str]]:
-    from loracore.paths import shown  # noqa: PLC0415 - not loaded for --help
-    from loractl.view.tables import size  # noqa: PLC0415
-
     for one in found:
         yield "kept", size(one.wasted_bytes), shown(one.kept)
         for path, level in one.others:
@@ -99,10 +102,6 @@ def _set_rows(found: list[DuplicateSet]) -> Iterator[tuple[str, str, str]]:
 @asks_daemon
 def failed(connect: Connect, as_json: bool) -> None:
     """Files that could not be read, and why."""
-    from loracore.control import Failed, ListFailed  # noqa: PLC0415 - not loaded for --help
-    from loracore.paths import shown  # noqa: PLC0415
-    from loractl.view import forms, tables  # noqa: PLC0415
-
     files, generation = [], 0
     with connect() as daemon:
         for page in daemon.pages(ListFailed(), Failed):
@@ -122,8 +121,6 @@ def failed(connect: Connect, as_json: bool) -> None:
 @click.argument("file", type=Name())
 def show(connect: Connect, as_json: bool, file: str) -> None:
     """All that the daemon knows of FILE, by any of its names."""
-    from loractl.view import forms, tables  # noqa: PLC0415 - not loaded for --help
-
     with connect() as daemon:
         answer = daemon.show(file)
     if as_json:
@@ -134,10 +131,6 @@ def show(connect: Connect, as_json: bool, file: str) -> None:
 
 
 def _facts(answer: Shown) -> Iterator[tuple[str, str]]:
-    from loracore.paths import shown  # noqa: PLC0415 - not loaded for --help
-    from loractl.commands.queries import label  # noqa: PLC0415
-    from loractl.view.tables import size  # noqa: PLC0415
-
     yield "file", shown(answer.path)
     yield "status", answer.status
     if answer.error:
@@ -162,7 +155,7 @@ def _facts(answer: Shown) -> Iterator[tuple[str, str]]:
     yield "load time", f"{answer.load_seconds:.3f} s"
 
 
-@click.command(short_help="Files with a hash, or the beginning of one.")
+@click.command()
 @asks_daemon
 @click.argument("hash")
 def find(connect: Connect, as_json: bool, hash: str) -> None:
@@ -171,12 +164,6 @@ def find(connect: Connect, as_json: bool, hash: str) -> None:
     SHA256, AutoV1 to V3, sshs_model_hash, sshs_legacy_hash, BLAKE3 and CRC32 (where the daemon computes them:
     [hashes] on_arrival), layout and weight signatures are looked through; where none is it, the digests of layers.
     """
-    from loracore.control import MIN_PREFIX, Find, Found  # noqa: PLC0415 - not loaded for --help
-    from loracore.errors import UsageError  # noqa: PLC0415
-    from loracore.paths import shown  # noqa: PLC0415
-    from loractl.commands.queries import folded  # noqa: PLC0415
-    from loractl.view import forms, tables  # noqa: PLC0415
-
     digits = hash.lower().removeprefix("0x")
     if len(digits) < MIN_PREFIX or not set(digits) <= set("0123456789abcdef"):
         raise UsageError(f"{shown(hash)}: give a hash or its beginning, at least {MIN_PREFIX} hex digits")

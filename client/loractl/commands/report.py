@@ -4,22 +4,24 @@ from __future__ import annotations
 
 import json
 import os
-from typing import TYPE_CHECKING
 
 import click
 
+from loracore.jobs.plot import Format, format_of
+from loracore.jobs.report import ReportParameters, ReportResult
+from loracore.jobs.results import Table, plain
+from loracore.paths import shown
+from loracore.whole import write_whole
 from loractl.commands.options import Name, RunJob, runs_job
-
-if TYPE_CHECKING:
-    from loracore.jobs.plot import Format
-    from loracore.jobs.report import ReportResult
-    from loracore.jobs.results import Table
+from loractl.jobs import absolute
+from loractl.view import tables
+from loractl.view.exports import brief
 
 _LAYERS = ("layer", "shape", "mean_abs_diff", "max_abs_diff", "relative_diff", "changed_ratio")
 _LORA = ("layer", "effective_rank", "energy_8", "energy_32", "energy_128", "looks_like", "suggested_rank")
 
 
-@click.command(short_help="A finished comparison, in short and as pictures.")
+@click.command()
 @runs_job
 @click.option(
     "-o", "--output", type=Name(), metavar="FIGURES",
@@ -33,11 +35,6 @@ def report(run: RunJob, *, as_json: bool, folder: str, output: str | None, top: 
     Totals, what changed by kind and by block, the most modified layers, and what a LoRA would hold of it. --json
     has all layers.
     """
-    from loracore.jobs.report import ReportParameters, ReportResult  # noqa: PLC0415
-    from loracore.jobs.results import plain  # noqa: PLC0415 - not for --help
-    from loracore.paths import shown  # noqa: PLC0415
-    from loractl.jobs import absolute  # noqa: PLC0415
-
     form, whole = _form(output)
     wanted = ReportParameters(absolute(folder), form, overview=whole)
     found = run("report", wanted, ReportResult, summary=shown(folder))
@@ -55,8 +52,6 @@ def report(run: RunJob, *, as_json: bool, folder: str, output: str | None, top: 
 
 def _form(output: str | None) -> tuple[Format | None, bool]:
     """Which pictures, and whether there is one of all."""
-    from loracore.jobs.plot import format_of  # noqa: PLC0415 - not for --help
-
     if output is None:
         return None, False
     if os.path.isdir(output) or not os.path.splitext(output)[1]:
@@ -65,8 +60,6 @@ def _form(output: str | None) -> tuple[Format | None, bool]:
 
 
 def _write(found: ReportResult, output: str, form: Format, *, whole: bool) -> list[str]:
-    from loracore.whole import write_whole  # noqa: PLC0415 - not for --help
-
     if not whole:
         os.makedirs(output, exist_ok=True)
     paths = []
@@ -78,10 +71,6 @@ def _write(found: ReportResult, output: str, form: Format, *, whole: bool) -> li
 
 
 def _show(found: ReportResult, top: int) -> None:
-    from loracore.paths import shown  # noqa: PLC0415 - not for --help
-    from loractl.view import tables  # noqa: PLC0415
-    from loractl.view.exports import brief  # noqa: PLC0415
-
     rows = [("base", shown(found.base)), ("fine-tuned", shown(found.finetuned))]
     rows += [(name, brief(value)) for name, value in found.totals.items()]
     tables.show_table([tables.Column(""), tables.Column("", folds=True)], rows)
@@ -94,9 +83,6 @@ def _show(found: ReportResult, top: int) -> None:
 
 def _table(title: str, table: Table, names: tuple[str, ...], top: int) -> None:
     """Some columns of the first rows; nothing for an empty table."""
-    from loractl.view import tables  # noqa: PLC0415 - not for --help
-    from loractl.view.exports import brief  # noqa: PLC0415
-
     if not len(table):
         return
     chosen = [column for name in names for column in table.columns if column.name == name]

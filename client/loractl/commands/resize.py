@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
+from loracore.jobs.change import Changed, Writing
+from loracore.jobs.resize import ResizeParameters, parse_size, read_block_ranks
+from loracore.paths import shown
 from loractl.commands.changing import changes, tell
-from loractl.commands.options import Name
-
-if TYPE_CHECKING:
-    from loractl.commands.options import RunJob
+from loractl.commands.options import Name, RunJob
+from loractl.jobs import absolute
 
 _SHARE = click.FloatRange(0, 1, min_open=True)
 
 
-@click.command(short_help="A LoRA of other ranks, or of another size.")
+@click.command()
 @changes()
 @click.option("--sv-knee", is_flag=True, help="Up to where singular values lie farthest below a straight line.")
 @click.option(
@@ -60,11 +61,6 @@ def resize(
 
     A module that has no greater rank already stays as it is. LoHa and LoKr become LoRA.
     """
-    from loracore.jobs.change import Changed, Writing  # noqa: PLC0415 - not for --help
-    from loracore.jobs.resize import ResizeParameters, parse_size, read_block_ranks  # noqa: PLC0415
-    from loracore.paths import shown  # noqa: PLC0415
-    from loractl.jobs import absolute  # noqa: PLC0415
-
     wanted = ResizeParameters(
         absolute(file),
         Writing(absolute(output), force=force, check=check, dtype=dtype, device=device),

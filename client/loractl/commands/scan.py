@@ -7,6 +7,7 @@ import sys
 import click
 
 from loracore.paths import default_state_dir
+from loractl import scan as scanning
 from loractl.commands.options import Name
 
 
@@ -48,8 +49,6 @@ def scan(  # noqa: PLR0917 - click hands options over by name
     3 the scanning process ended early; 5 refused (another lorad works on the state folder,
     or it cannot be written).
     """  # noqa: D301 - click reads \b
-    from loractl import scan as scanning  # noqa: PLC0415 - not loaded for the other commands
-
     sys.exit(
         scanning.run(
             folders,

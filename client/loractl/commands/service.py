@@ -6,15 +6,20 @@ import os
 import shlex
 import sys
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
+import loractl
+from loracore.config import SYSTEM_CONFIG, load_config
+from loracore.control import CONTROL_SOCKET, Finding
+from loracore.errors import UsageError
+from loracore.paths import SYSTEM_RUNTIME_DIR
 from loractl.commands.options import json_option
-
-if TYPE_CHECKING:
-    from loracore.control import Finding
-    from loractl.service.place import Step
+from loractl.service import files, machine, place
+from loractl.service.place import Step
+from loractl.view.forms import form, print_json
+from loractl.view.tables import Column, show_table
 
 _YES = click.option("--yes", "-y", is_flag=True, help="Do not ask before it is done.")
 
@@ -61,11 +66,6 @@ def install(watch: tuple[str, ...], act: bool | None, gpu: bool | None, yes: boo
     loractl service install --watch /srv/models --watch /data/loras
     loractl service install --act --yes
     """  # noqa: D301 - click reads \b
-    from loracore.config import SYSTEM_CONFIG, load_config  # noqa: PLC0415 - not loaded for --help
-    from loracore.errors import UsageError  # noqa: PLC0415
-    from loracore.paths import SYSTEM_RUNTIME_DIR  # noqa: PLC0415
-    from loractl.service import files, machine, place  # noqa: PLC0415
-
     _need_root()
     place.need_systemd()
     setup = place.setup(watch, act, gpu)
@@ -83,8 +83,6 @@ def install(watch: tuple[str, ...], act: bool | None, gpu: bool | None, yes: boo
     config = load_config(SYSTEM_CONFIG)
     problems = _problems(config.runtime_dir or SYSTEM_RUNTIME_DIR)
     if as_json:
-        from loractl.view.forms import form, print_json  # noqa: PLC0415
-
         told = {"program": setup.program, "user": setup.user, "folders": list(setup.folders)}
         print_json({**told, "files": _listed(steps), "problems": [form(problem) for problem in problems]})
         return
@@ -108,16 +106,12 @@ def print_(name: str | None, watch: tuple[str, ...], act: bool | None, gpu: bool
     loractl service print --watch /srv/models --act
     loractl service print nfs.conf > /etc/systemd/system/lorad.service.d/nfs.conf
     """  # noqa: D301 - click reads \b
-    from loractl.service import files, place  # noqa: PLC0415 - not loaded for --help
-
     setup = place.setup(watch, act, gpu)
     if name is not None:
         found = [("", files.named(name, setup))]
     else:
         found = [(file.path, file.text) for file in files.wanted(setup)]
     if as_json:
-        from loractl.view.forms import print_json  # noqa: PLC0415
-
         print_json({"files": [{"path": path or name, "text": text} for path, text in found]})
         return
     for path, text in found:
@@ -137,8 +131,6 @@ def uninstall(yes: bool, as_json: bool) -> None:
     loractl service uninstall
     loractl service uninstall --yes --json
     """  # noqa: D301 - click reads \b
-    from loractl.service import place  # noqa: PLC0415 - not loaded for --help
-
     _need_root()
     place.need_systemd()
     steps, commands = place.removing(), place.commands(removes=True)
@@ -152,8 +144,6 @@ def uninstall(yes: bool, as_json: bool) -> None:
     left = [step.path for step in steps if step.do == "leave"]
     left += [place.STATE_DIR] if os.path.isdir(place.STATE_DIR) else []
     if as_json:
-        from loractl.view.forms import print_json  # noqa: PLC0415
-
         print_json({"files": _listed(steps), "left": left})
         return
     click.echo("The service is removed." if steps else "There is nothing to remove.")
@@ -162,8 +152,6 @@ def uninstall(yes: bool, as_json: bool) -> None:
 
 
 def _need_root() -> None:
-    from loracore.errors import UsageError  # noqa: PLC0415 - not loaded for --help
-
     if os.geteuid() != 0:
         ours = [os.path.join(os.path.dirname(sys.executable), "loractl"), *sys.argv[1:]]
         raise UsageError(f"needs root: sudo {shlex.join(ours)}")
@@ -171,14 +159,10 @@ def _need_root() -> None:
 
 def _agree(steps: Sequence[Step], commands: Sequence[Sequence[str]], yes: bool, as_json: bool) -> None:
     """Show what is going to be done, and ask where somebody can answer. Raises UsageError, or ends."""
-    from loracore.errors import UsageError  # noqa: PLC0415 - not loaded for --help
-
     if not yes and (as_json or not sys.stdin.isatty()):
         raise UsageError("nobody is there to be asked: give --yes")
     if as_json:
         return
-    from loractl.view.tables import Column, show_table  # noqa: PLC0415 - not loaded for --help
-
     rows = [(step.do, step.path, step.why) for step in steps]
     rows += [("run", " ".join(command), "") for command in commands]
     show_table([Column("do"), Column("file or command", folds=True), Column("what for", folds=True)], rows)
@@ -193,8 +177,5 @@ def _listed(steps: Sequence[Step]) -> list[dict[str, str]]:
 
 def _problems(runtime_dir: str) -> list[Finding]:
     """What `doctor` finds wrong from inside the service."""
-    from loracore.control import CONTROL_SOCKET  # noqa: PLC0415 - not loaded for --help
-    from loractl import Client  # noqa: PLC0415
-
-    with Client(os.path.join(runtime_dir, CONTROL_SOCKET)) as daemon:
+    with loractl.Client(os.path.join(runtime_dir, CONTROL_SOCKET)) as daemon:
         return [finding for finding in daemon.doctor().findings if finding.level == "problem"]

@@ -8,12 +8,14 @@ import time
 import click
 
 from loractl.commands.options import Connect, Seconds, asks_daemon
+from loractl.view import forms, tables
+from loractl.view import status as summary
 
-#: Seconds between two looks of `status --follow` on a terminal, and of those that are printed.
-_REFRESH, _PRINT = 0.5, 1.0
+#: Seconds between two lines of `status --follow`.
+_PRINT = 1.0
 
 
-@click.command(short_help="Progress, queues, processes, watch health, errors.")
+@click.command()
 @asks_daemon
 @click.option("--follow", "-f", is_flag=True, help="Go on, refreshed in place, until Ctrl-C or the daemon's end.")
 def status(connect: Connect, as_json: bool, follow: bool) -> None:
@@ -21,24 +23,18 @@ def status(connect: Connect, as_json: bool, follow: bool) -> None:
 
     With --json one object; with --follow --json an object a line, each second.
     """
-    from loractl.view import forms, tables  # noqa: PLC0415 - not loaded for --help
-    from loractl.view import status as summary  # noqa: PLC0415 - not loaded for --help
-
     with connect() as daemon:
-        if follow and not as_json and sys.stdout.isatty():
-            _follow(daemon)
+        if sys.stdout.isatty() and not as_json:
+            from loractl.view import screen  # noqa: PLC0415 - brings rich, for a terminal alone
+
+            screen.print_status(daemon.status, follow=follow)
+            return
         while True:
             answer = daemon.status()
             if as_json:
                 forms.print_json(forms.form(answer))
             elif follow:
                 print(summary.one_line(answer), flush=True)
-            elif sys.stdout.isatty():
-                from rich.console import Console  # noqa: PLC0415 - for a terminal alone
-
-                from loractl.view.screen import status_screen  # noqa: PLC0415
-
-                Console(highlight=False).print(status_screen(answer))
             else:
                 done, total, percent = summary.progress(answer)
                 print(summary.headline(answer))
@@ -52,22 +48,7 @@ def status(connect: Connect, as_json: bool, follow: bool) -> None:
             time.sleep(_PRINT)
 
 
-def _follow(daemon: object) -> None:
-    """The status on a terminal, refreshed in place; ends by Ctrl-C or with the daemon."""
-    from rich.console import Console  # noqa: PLC0415 - for a terminal alone
-    from rich.live import Live  # noqa: PLC0415
-
-    from loractl.client import Client  # noqa: PLC0415
-    from loractl.view.screen import status_screen  # noqa: PLC0415
-
-    assert isinstance(daemon, Client)
-    with Live(console=Console(highlight=False), auto_refresh=False, vertical_overflow="crop") as live:
-        while True:
-            live.update(status_screen(daemon.status()), refresh=True)
-            time.sleep(_REFRESH)
-
-
-@click.command(short_help="Return when the JSON files say what is on disk.")
+@click.command()
 @asks_daemon
 @click.option("--timeout", type=Seconds(), metavar="S", help="Give up after S seconds, with exit 4.")
 def wait(connect: Connect, as_json: bool, timeout: float | None) -> None:
@@ -78,8 +59,6 @@ def wait(connect: Connect, as_json: bool, timeout: float | None) -> None:
     with connect(timeout) as daemon:
         generation = daemon.wait(timeout).generation
     if as_json:
-        from loractl.view.forms import print_json  # noqa: PLC0415 - not loaded for --help
-
-        print_json({"generation": generation})
+        forms.print_json({"generation": generation})
     else:
         print(f"generation {generation}")

@@ -6,10 +6,18 @@ import json
 
 import click
 
+from loracore.jobs.hashes import HashesParameters, HashesResult
+from loracore.jobs.metadata import MetadataParameters, MetadataResult
+from loracore.jobs.results import plain
+from loracore.paths import shown
 from loractl.commands.options import Name, RunJob, output_option, runs_job
+from loractl.jobs import absolute
+from loractl.view import metadata as facts
+from loractl.view import tables
+from loractl.view.tables import size
 
 
-@click.command(short_help="The hashes by which people look a file up.")
+@click.command()
 @runs_job
 @click.argument("file", type=Name())
 def hashes(run: RunJob, as_json: bool, file: str) -> None:
@@ -17,13 +25,6 @@ def hashes(run: RunJob, as_json: bool, file: str) -> None:
 
     They are computed from its bytes in one read, and never taken from its header.
     """
-    from loracore.jobs.hashes import HashesParameters, HashesResult  # noqa: PLC0415 - not loaded for --help
-    from loracore.jobs.results import plain  # noqa: PLC0415
-    from loracore.paths import shown  # noqa: PLC0415
-    from loractl.jobs import absolute  # noqa: PLC0415
-    from loractl.view import tables  # noqa: PLC0415
-    from loractl.view.tables import size  # noqa: PLC0415
-
     found = run("hashes", HashesParameters(absolute(file)), HashesResult, summary=shown(file))
     if as_json:
         print(json.dumps(plain(found)), flush=True)
@@ -46,7 +47,7 @@ def hashes(run: RunJob, as_json: bool, file: str) -> None:
         click.echo(f"warning: {shown(warning)}", err=True)
 
 
-@click.command(short_help="What a file says about itself.")
+@click.command()
 @runs_job
 @output_option
 @click.option("--values", is_flag=True, help="Look for NaN and Inf too, which reads all of the file.")
@@ -57,13 +58,6 @@ def metadata(run: RunJob, as_json: bool, file: str, output: str | None, values: 
     Ranks and algorithms are read from names and shapes; where the metadata say otherwise, that is a warning.
     -o writes all of it: .json, .txt or .md.
     """
-    from loracore.jobs.metadata import MetadataParameters, MetadataResult  # noqa: PLC0415 - not loaded for --help
-    from loracore.jobs.results import plain  # noqa: PLC0415
-    from loracore.paths import shown  # noqa: PLC0415
-    from loractl.jobs import absolute  # noqa: PLC0415
-    from loractl.view import metadata as facts  # noqa: PLC0415
-    from loractl.view import tables  # noqa: PLC0415
-
     if output is not None:
         facts.check_output(output)
     wanted = MetadataParameters(absolute(file), values)

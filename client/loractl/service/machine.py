@@ -16,6 +16,7 @@ from typing import NamedTuple
 from loracore.config import Config, with_options
 from loracore.errors import MissingPackage, UsageError
 from loracore.paths import shown
+from loracore.tensorfile.readers import has_reader
 
 #: Packages that only the extra `daemon` brings.
 _DAEMON = ("blake3", "structlog", "watchdog")
@@ -109,8 +110,6 @@ def owner(roots: Sequence[str]) -> Owner:
 
 def _owned(roots: Sequence[str]) -> Iterator[tuple[str, int]]:
     """Model files below the roots and the numbers of their owners; symbolic links are not followed."""
-    from loracore.tensorfile.readers import has_reader  # noqa: PLC0415 - for --act alone
-
     left = _LOOKED_AT
     for folder, _, names in (step for root in roots for step in os.walk(root)):
         for name in filter(lambda name: has_reader(os.fsencode(name)), names[: max(0, left)]):

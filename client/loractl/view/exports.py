@@ -131,8 +131,7 @@ def _arrow(pyarrow: Any, cells: Sequence[Cell]) -> Any:
 
 def _parquet() -> tuple[Any, Any]:
     try:
-        import pyarrow  # noqa: PLC0415 - slow to import, and for Parquet alone
-        import pyarrow.parquet  # noqa: PLC0415
+        import pyarrow.parquet  # noqa: PLC0415 - slow to import, and for Parquet alone
     except ModuleNotFoundError as error:
         raise MissingPackage("Parquet needs pyarrow: pip install 'lorad[toolkit]'") from error
     return pyarrow, pyarrow.parquet

@@ -5,14 +5,13 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from loracore.errors import UsageError
+from loracore.jobs.metadata import MetadataResult
 from loracore.jobs.results import plain
 from loracore.paths import shown
-
-if TYPE_CHECKING:
-    from loracore.jobs.metadata import MetadataResult
+from loracore.whole import check_place, write_whole
 
 Section = tuple[str, list[tuple[str, str]]]
 
@@ -36,8 +35,6 @@ _MARKDOWN = str.maketrans({char: f"\\{char}" for char in "\\`*_[]<>|#"})
 
 def check_output(output: str) -> None:
     """Raises UsageError before anything is read."""
-    from loracore.whole import check_place  # noqa: PLC0415 - what is only shown does not wait for it
-
     if _suffix(output) not in _WRITERS:
         raise UsageError(f"{shown(output)}: metadata are written as {', '.join(_WRITERS)}, by the suffix")
     check_place(output)
@@ -45,8 +42,6 @@ def check_output(output: str) -> None:
 
 def export(found: MetadataResult, output: str) -> None:
     """Write all of it to `output`, in the form that its suffix says; the file is there whole or not at all."""
-    from loracore.whole import write_whole  # noqa: PLC0415
-
     write_whole(output, _WRITERS[_suffix(output)](found).encode("utf-8", "backslashreplace"))
 
 

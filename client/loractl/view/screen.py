@@ -1,13 +1,13 @@
-"""Tables, the status and the progress of a job on a terminal: what needs rich.
-
-Progress is on standard error.
-"""
+"""What a terminal shows by rich: tables, the status, and how far a job is."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import time
+from collections.abc import Callable, Iterable, Sequence
+from itertools import islice
 
 from rich.console import Console, Group, RenderableType
+from rich.live import Live
 from rich.progress import (
     BarColumn,
     Progress,
@@ -27,6 +27,22 @@ from loractl.view.status import Section, headline, numbers, progress, sections
 from loractl.view.tables import STYLES, Column, Row
 
 _BAR = 40
+#: Rows of one table; a pipe or --json has all of a longer one.
+_ROWS = 500
+#: Seconds between two looks at a status that is followed.
+_REFRESH = 0.5
+
+
+def print_table(columns: Sequence[Column], rows: Iterable[Row], title: str) -> None:
+    """Print the first rows, and how many more there are."""
+    rows = iter(rows)
+    console = Console(highlight=False)
+    if title:
+        console.print(Text(title, style="bold"))
+    console.print(rich_table(columns, islice(rows, _ROWS)))
+    left = sum(1 for _ in rows)
+    if left:
+        console.print(Text(f"… and {left:,} more; a pipe or --json has them all", style="dim"))
 
 
 def rich_table(columns: Sequence[Column], rows: Iterable[Row]) -> Table:
@@ -39,6 +55,18 @@ def rich_table(columns: Sequence[Column], rows: Iterable[Row]) -> Table:
     for row in rows:
         table.add_row(*(Text(cell, style=STYLES.get(cell, "")) for cell in row))
     return table
+
+
+def print_status(ask: Callable[[], Status], *, follow: bool) -> None:
+    """Print a status; `follow`: refresh it in place, without end."""
+    console = Console(highlight=False)
+    if not follow:
+        console.print(status_screen(ask()))
+        return
+    with Live(console=console, auto_refresh=False, vertical_overflow="crop") as live:
+        while True:
+            live.update(status_screen(ask()), refresh=True)
+            time.sleep(_REFRESH)
 
 
 def status_screen(status: Status) -> RenderableType:

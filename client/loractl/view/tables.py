@@ -1,19 +1,13 @@
-"""Tables and numbers as people read them: lines and colours on a terminal, plain columns in a pipe.
-
-rich is loaded for a terminal alone.
-"""
+"""Tables, with colours on a terminal and as plain columns elsewhere, and numbers as people read them."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Sequence
-from itertools import islice
 from typing import NamedTuple
 
 #: Between columns.
 _GAP = 2
-#: Rows of one table on a terminal; nobody reads more, and a pipe or --json has them all.
-_ROWS = 500
 
 #: How a cell is shown where there are colours. Cells that are none of these are plain.
 STYLES = {
@@ -37,7 +31,9 @@ Row = Sequence[str]
 def show_table(columns: Sequence[Column], rows: Iterable[Row], *, title: str = "") -> None:
     """Print rows of texts that are fit for a terminal (`loracore.paths.shown`)."""
     if sys.stdout.isatty():
-        _show_rich(columns, rows, title)
+        from loractl.view import screen  # noqa: PLC0415 - brings rich, for a terminal alone
+
+        screen.print_table(columns, rows, title)
     else:
         print_plain(columns, rows)
 
@@ -67,23 +63,6 @@ def print_plain(columns: Sequence[Column], rows: Iterable[Row]) -> None:
             for column, cell, width in zip(columns, row, widths, strict=True)
         ]
         print("  ".join(cells).rstrip())
-
-
-def _show_rich(columns: Sequence[Column], rows: Iterable[Row], title: str) -> None:
-    from rich.console import Console  # noqa: PLC0415 - for a terminal alone
-    from rich.text import Text  # noqa: PLC0415
-
-    from loractl.view.screen import rich_table  # noqa: PLC0415
-
-    rows = iter(rows)
-    first = list(islice(rows, _ROWS))
-    console = Console(highlight=False)
-    if title:
-        console.print(Text(title, style="bold"))
-    console.print(rich_table(columns, first))
-    left = sum(1 for _ in rows)
-    if left:
-        console.print(Text(f"… and {left:,} more; a pipe or --json has them all", style="dim"))
 
 
 def size(count: float) -> str:

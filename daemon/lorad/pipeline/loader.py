@@ -22,6 +22,8 @@ from loracore.adapter.function import header_function
 from loracore.causes import explained
 from loracore.errors import ChangedFile, FileError, UnknownFormat
 from loracore.tensorfile import Container, Layer, Source, name_for_reader, read_container, residue
+from loracore.tensorfile.strided import gather
+from loracore.tensorfile.ziprecords import record_start
 from lorad.pipeline.arena import Arena
 from lorad.pipeline.endpoint import CoreGoneError, Line, take_place
 from lorad.pipeline.protocol import (
@@ -249,8 +251,6 @@ class Loader:
 
     def _gathered(self, source: Source, start: int, run: Run, writer: PieceWriter) -> None:
         """Write a piece of a layer that does not lie in C order and whose first element is at `start`."""
-        from loracore.tensorfile.strided import gather  # noqa: PLC0415 - only some pickles hold such layers
-
         assert run.strides is not None
         layer = Layer("", run.dtype, run.shape)
         skip, left = run.start, run.lengths[0]
@@ -268,8 +268,6 @@ class Loader:
 
 
 def _record_start(source: Source, record: int) -> int:
-    from loracore.tensorfile.ziprecords import record_start  # noqa: PLC0415 - torch's zip alone has records
-
     return record_start(source, record)
 
 

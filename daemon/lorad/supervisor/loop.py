@@ -50,7 +50,6 @@ from lorad.pipeline.launch import Crew
 from lorad.pipeline.pipeline import Pipeline
 from lorad.pipeline.protocol import Identity, Using
 from lorad.supervisor.logs import get_logger
-from lorad.supervisor.metrics import MetricsServer
 from lorad.supervisor.session import Session, roots_of
 from lorad.supervisor.status import Reporter
 from lorad.supervisor.systemd import Notifier, Signals
@@ -112,7 +111,11 @@ class Daemon:
         )
         self._reporter = Reporter(self._pipeline, self._state_dir)
         listen = config.metrics.listen
-        self._metrics = MetricsServer(listen, lambda: self._status) if listen else None
+        self._metrics = None
+        if listen:
+            from lorad.supervisor.metrics import MetricsServer  # noqa: PLC0415 - brings prometheus-client
+
+            self._metrics = MetricsServer(listen, lambda: self._status)
         self._decisions = Decisions(
             self._state_dir, self._here, self._tell_clients, self._complain, self._pipeline.wake
         )

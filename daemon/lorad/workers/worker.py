@@ -8,6 +8,7 @@ says that there is no more to do, or that the daemon is gone: then it has some s
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import os
 import queue
 import resource
@@ -198,8 +199,6 @@ def _end_with_parent() -> None:
 
     The kernel hangs up a stopped orphan, but not where its new parent is of the same session, as supervisord.
     """
-    import ctypes  # noqa: PLC0415 - for this alone
-
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
 
 

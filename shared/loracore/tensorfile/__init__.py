@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 
 from loracore.tensorfile.container import DTYPE_BITS, Arrangement, Container, Layer, Layout, Strides
+from loracore.tensorfile.peft import read_folder
 from loracore.tensorfile.readers import (
     SUFFIXES,
     has_reader,
@@ -47,8 +48,6 @@ def open_container(path: bytes | str) -> Container:
     """
     name = os.fsencode(path)
     if os.path.isdir(name):
-        from loracore.tensorfile.peft import read_folder  # noqa: PLC0415 - it needs what is defined here
-
         return read_folder(name)[1]
     with open_regular(name) as source:
         return read_container(source, name)

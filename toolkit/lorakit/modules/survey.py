@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from typing import Generic, TypeVar
 
 import numpy as np
+from threadpoolctl import threadpool_limits
 
 from loracore.errors import FileError
 from loracore.jobs.job import Context
@@ -94,7 +95,5 @@ def survey(
 @contextmanager
 def one_blas_thread() -> Iterator[None]:
     """The threads here are over modules: below numpy there is one each, whatever the caller has set."""
-    from threadpoolctl import threadpool_limits  # noqa: PLC0415 - looks through all loaded libraries
-
     with threadpool_limits(1, "blas"):
         yield

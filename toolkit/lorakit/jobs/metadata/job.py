@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from math import prod
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from loracore.adapter import read_adapter
 from loracore.errors import FileError
 from loracore.jobs.job import Context, Job
 from loracore.jobs.metadata import (
@@ -44,8 +45,6 @@ def run(parameters: MetadataParameters, context: Context) -> MetadataResult:
     Raises:
         FileError: the file cannot be read at all; the error names it.
     """
-    from loracore.adapter import read_adapter  # noqa: PLC0415 - not for the JOB alone
-
     context.progress(0, 1)
     with read_adapter(os.fsdecode(parameters.path)) as adapter:
         stated = _statements(adapter)
@@ -179,15 +178,14 @@ def _last(name: str) -> str:
 
 def _not_finite(adapter: Adapter, context: Context) -> Iterator[str]:
     """A line for each layer of a module that holds NaN or Inf, or whose values cannot be read."""
-    from lorakit.modules.matrices import finite  # noqa: PLC0415 - loads numpy
-    from lorakit.modules.survey import Unfit  # noqa: PLC0415
+    from lorakit.modules import matrices, survey  # noqa: PLC0415 - bring numpy
 
     for done, module in enumerate(adapter.modules):
         context.progress(done, len(adapter.modules), module.name)
         for role, layer in module.layers.items():
             try:
-                finite(layer.name, module.tensor(role))
-            except Unfit as unfit:
+                matrices.finite(layer.name, module.tensor(role))
+            except survey.Unfit as unfit:
                 yield f"{module.name}: {unfit}"
             except FileError as error:
                 yield f"{module.name}: {error.reason}"
