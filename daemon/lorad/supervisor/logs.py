@@ -6,11 +6,14 @@ error is systemd's journal, which notes the time by itself, each line begins wit
 
 Whatever is logged, a line stays one line of printable UTF-8: file names are made by others. What other
 libraries say by `logging`, warnings, and errors that nobody caught come out the same way.
+
+structlog's processors and renderers do the work. Ours are the cleaning and bounding of values and the journal's
+priorities, which structlog does not have; `_Lines`, as structlog's loggers raise where a line cannot be written;
+and a handler for `logging`, as `ProcessorFormatter` leaves the writing to handlers that may split a line.
 """
 
 from __future__ import annotations
 
-import datetime
 import faulthandler
 import logging
 import os
@@ -18,12 +21,13 @@ import sys
 import threading
 import traceback
 import types
-from collections.abc import Callable
 from typing import Any, TextIO
 
 import msgspec
 import structlog
-from structlog.typing import EventDict, FilteringBoundLogger, WrappedLogger
+from structlog.dev import Column, ConsoleRenderer, KeyValueColumnFormatter
+from structlog.processors import ExceptionRenderer, JSONRenderer, TimeStamper, add_log_level
+from structlog.typing import EventDict, ExcInfo, FilteringBoundLogger, Processor, WrappedLogger
 
 from loracore.paths import shown
 from loracore.time import now_text
@@ -33,12 +37,12 @@ FORMATS = ("json", "console")
 _TEXT_CHARS = 8192
 #: Deeper lists and mappings are logged as text.
 _DEPTH = 4
+#: What `ConsoleRenderer` would give lines of their own.
+_LINES = {"stack": "stack_", "exception": "exception_"}
 #: sd-daemon(3).
-_PRIORITIES = {"debug": 7, "info": 6, "warning": 4, "error": 3, "exception": 3, "critical": 2}
+_PRIORITIES = {"debug": 7, "info": 6, "warning": 4, "error": 3, "critical": 2}
 _COLOURS = {"debug": "\x1b[2m", "warning": "\x1b[33m", "error": "\x1b[31m", "critical": "\x1b[1;31m"}
 _PLAIN = "\x1b[0m"
-
-Render = Callable[[str, EventDict], str]
 
 
 def set_up(form: str | None = None, *, level: int = logging.INFO, stream: TextIO | None = None) -> None:
@@ -50,13 +54,14 @@ def set_up(form: str | None = None, *, level: int = logging.INFO, stream: TextIO
     # Python has no standard error where it was closed; descriptor 2 may be anything then.
     fd = stream.fileno() if stream is not None else -1
     if form == "json":
-        render = _json
+        rendered: list[Processor] = [_stamped, JSONRenderer(_encoded)]
     elif _is_journal(fd):
-        render = _journal
+        rendered = [_prioritised, _console(colours=False)]
     else:
-        render = _Console(colours=fd >= 0 and os.isatty(fd) and "NO_COLOR" not in os.environ)
+        colours = fd >= 0 and os.isatty(fd) and "NO_COLOR" not in os.environ
+        rendered = [TimeStamper("%H:%M:%S", utc=False, key="time"), _console(colours=colours)]
     structlog.configure(
-        processors=[_clean, _Rendered(render)],
+        processors=[add_log_level, ExceptionRenderer(_described), _clean, *rendered],
         wrapper_class=structlog.make_filtering_bound_logger(level),
         logger_factory=lambda *_: _Lines(fd),
         cache_logger_on_first_use=False,
@@ -99,31 +104,18 @@ class _Lines:
     debug = info = warning = warn = error = err = exception = critical = fatal = log = msg
 
 
-class _Rendered:
-    """The last processor: the event as the text of a line."""
-
-    def __init__(self, render: Render) -> None:
-        self._render = render
-
-    def __call__(self, _: WrappedLogger, level: str, event: EventDict) -> str:
-        return self._render("error" if level == "exception" else level, event)
+def _described(exc_info: ExcInfo) -> dict[str, str]:
+    kind, error, _ = exc_info
+    return {"error": f"{kind.__name__}: {error}", "traceback": "".join(traceback.format_exception(error))}
 
 
 def _clean(_: WrappedLogger, __: str, event: EventDict) -> EventDict:
-    """All values printable and bounded; `exc_info` becomes the texts `error` and `traceback`."""
-    error = _exception(event.pop("exc_info", None))
-    if error is not None:
-        event.setdefault("error", f"{type(error).__name__}: {error}")
-        event["traceback"] = "".join(traceback.format_exception(error))
-    return {_text(str(key)): _value(value) for key, value in event.items()}
-
-
-def _exception(exc_info: Any) -> BaseException | None:
-    if isinstance(exc_info, BaseException):
-        return exc_info
-    if isinstance(exc_info, tuple):
-        return exc_info[1] if isinstance(exc_info[1], BaseException) else None
-    return sys.exc_info()[1] if exc_info else None
+    """All values printable and bounded, level and event first; an exception becomes `error` and `traceback`."""
+    event = {"level": event["level"], "event": event.get("event", ""), **event}
+    if isinstance(event.get("exception"), dict):
+        for key, value in event.pop("exception").items():
+            event.setdefault(key, value)
+    return {_LINES.get(key) or _text(str(key)): _value(value) for key, value in event.items()}
 
 
 def _value(value: Any, depth: int = _DEPTH) -> Any:
@@ -146,37 +138,39 @@ def _text(value: str | bytes) -> str:
         return shown(value.encode("utf-8", "backslashreplace"))
 
 
-def _json(level: str, event: EventDict) -> str:
-    text = event.pop("event", "")
-    first = {"time": now_text(), "level": level}
-    return msgspec.json.encode({**first, "event": text, **event}).decode()
+def _stamped(_: WrappedLogger, __: str, event: EventDict) -> EventDict:
+    return {"time": now_text(), **event}
 
 
-def _journal(level: str, event: EventDict) -> str:
-    return f"<{_PRIORITIES.get(level, 6)}>{_sentence(event)}"
+def _encoded(event: EventDict, **_: Any) -> str:
+    return msgspec.json.encode(event).decode()
 
 
-class _Console:
-    """`12:00:01 warning child restarted name=loader-0`."""
-
-    def __init__(self, *, colours: bool) -> None:
-        self._colours = colours
-
-    def __call__(self, level: str, event: EventDict) -> str:
-        colour = _COLOURS.get(level, "") if self._colours else ""
-        time = datetime.datetime.now(datetime.UTC).astimezone().strftime("%H:%M:%S")
-        return f"{time} {colour}{level:<8}{_sentence(event)}{_PLAIN if colour else ''}"
+def _prioritised(_: WrappedLogger, __: str, event: EventDict) -> EventDict:
+    event["event"] = f"<{_PRIORITIES[event.pop('level')]}>{event['event']}"
+    return event
 
 
-def _sentence(event: EventDict) -> str:
-    """The event, then its values as `name=value`, in quotes where one would not see their ends."""
-    words = [str(event.pop("event", ""))]
-    for name, value in event.items():
-        text = value if isinstance(value, str) else msgspec.json.encode(value).decode()
-        if isinstance(value, str) and (not text or any(char in ' "=' for char in text)):
-            text = '"' + text.replace('"', '\\"') + '"'
-        words.append(f"{name}={text}")
-    return " ".join(words)
+def _console(*, colours: bool) -> ConsoleRenderer:
+    """`12:00:01 warning child restarted name=loader-0`; without time and level where an event has none."""
+
+    def level(key: str, value: object) -> str:
+        colour = _COLOURS.get(str(value), "") if colours else ""
+        return f"{colour}{value:<7}{_PLAIN if colour else ''}"
+
+    whole = KeyValueColumnFormatter(None, "", "", str)
+    named = KeyValueColumnFormatter("", "", "", _quoted)
+    columns = [Column("", named), Column("time", whole), Column("level", level), Column("event", whole)]
+    return ConsoleRenderer(columns=columns, sort_keys=False)
+
+
+def _quoted(value: object) -> str:
+    """A value, in quotes where one would not see its ends."""
+    if not isinstance(value, str):
+        return msgspec.json.encode(value).decode()
+    if value and not any(char in ' "=' for char in value):
+        return value
+    return '"' + value.replace('"', '\\"') + '"'
 
 
 def _is_journal(fd: int) -> bool:

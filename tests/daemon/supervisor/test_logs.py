@@ -64,7 +64,7 @@ def test_a_line_stays_one_line(form: str) -> None:
 hostile = {HOSTILE}
 for value in (hostile, hostile.decode("utf-8", "surrogateescape"), [hostile], {{hostile: 1}}, "\\ud800\\n"):
     log.error("failed", path=value)
-log.error("a\\nb", **{{"k\\n": 1}})
+log.error("a\\nb", **{{"k\\n": 1, "stack": "x", "exception": "y"}})
 try:
     raise ValueError("first\\nsecond")
 except ValueError:
