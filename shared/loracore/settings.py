@@ -6,22 +6,26 @@ import math
 import os
 import re
 from collections.abc import Callable, Sequence
-from typing import Annotated
+from typing import Annotated, Literal, get_args
+
+from msgspec import Meta
 
 from loracore.paths import expanded
-from loracore.toml import Rule
+from loracore.toml import Rule, quoted
 
 _YEAR = 366 * 86400.0
 _UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 #: Percent of a disk that may be asked to be free: more would empty it of all that is put aside.
 _MOST_FREE = 50.0
-#: SPEC section 5. What `[dedupe]` may do with a file, and the samenesses that it may do it for.
-ACTIONS = ("report", "reflink", "hardlink", "symlink", "quarantine", "delete")
-ACTED_LEVELS = ("file", "tensors")
+#: SPEC section 5. What `[dedupe]` may do with a file, the samenesses that it may do it for, and what becomes of
+#: the files beside one that goes.
+Action = Literal["report", "reflink", "hardlink", "symlink", "quarantine", "delete"]
+ActedLevel = Literal["file", "tensors"]
+Sidecars = Literal["keep", "move"]
+ACTIONS, ACTED_LEVELS = get_args(Action), get_args(ActedLevel)
 #: Rules that say which file of a set is kept. The prefix names a folder: `path-prefix:/srv/models/best`.
 KEEP_RULES = ("final-name", "most-metadata", "oldest", "newest", "shortest-path")
 PATH_PREFIX = "path-prefix:"
-SIDECARS = ("keep", "move")
 #: SPEC section 5. What a watch leaves out: bins, snapshots, versions, thumbnails and the like; and `blobs` of a
 #: Hugging Face cache, which is not a pattern. What de-duplication makes itself is always left out.
 EXCLUDE = (
@@ -51,7 +55,9 @@ def keep_rule(text: str) -> str:
     """A keep rule as it is used: its folder, if it has one, absolute and without `~`. Raises ValueError."""
     if text.startswith(PATH_PREFIX):
         return PATH_PREFIX + _folder(text.removeprefix(PATH_PREFIX))
-    return _one_of(KEEP_RULES)(text)
+    if text not in KEEP_RULES:
+        raise ValueError(text)
+    return text
 
 
 def excluded(patterns: Sequence[str]) -> tuple[tuple[str, ...], bool]:
@@ -67,16 +73,6 @@ def _pattern(text: str) -> str:
     ):
         raise ValueError(text)
     return text
-
-
-def _seconds(value: float) -> float:
-    if not (math.isfinite(value) and 0 < value <= _YEAR):
-        raise ValueError(value)
-    return value
-
-
-def _seconds_or_none(value: float) -> float:
-    return _seconds(value) if value else value
 
 
 def grace_seconds(text: str) -> float:
@@ -98,16 +94,6 @@ def free_part(text: str) -> float:
     return float(found[1]) / 100
 
 
-def _grace_text(text: str) -> str:
-    grace_seconds(text)
-    return text
-
-
-def _free_text(text: str) -> str:
-    free_part(text)
-    return text
-
-
 def _folder(text: str) -> str:
     path = expanded(text)
     if not path.startswith("/") or "\0" in path or ".." in path.split("/"):
@@ -119,77 +105,30 @@ def _folder_or_none(text: str) -> str:
     return _folder(text) if text else text
 
 
-def _address_or_none(text: str) -> str:
-    if text:
-        host_port(text)
-    return text
+def _zero_or(least: int, most: int) -> Callable[[int], int]:
+    """A whole number from `least` to `most`, or 0 for what 0 stands for."""
+
+    def parse(value: int) -> int:
+        if value and not least <= value <= most:
+            raise ValueError(value)
+        return value
+
+    return parse
 
 
-def _mode_text(text: str) -> str:
-    mode(text)
-    return text
+def _checked(check: Callable[[str], object]) -> Callable[[str], str]:
+    """The text as it is, if `check` can make something of it."""
 
-
-def _loaders(value: int) -> int:
-    if not 0 <= value <= 16:
-        raise ValueError(value)
-    return value
-
-
-def _memory_limit(value: int) -> int:
-    if value != 0 and not 64 <= value <= 1 << 24:
-        raise ValueError(value)
-    return value
-
-
-def _job_threads(value: int) -> int:
-    if not 0 <= value <= 1024:
-        raise ValueError(value)
-    return value
-
-
-def _job_memory(value: int) -> int:
-    if value != 0 and not 256 <= value <= 1 << 24:
-        raise ValueError(value)
-    return value
-
-
-def _gpu_memory(value: int) -> int:
-    if value != 0 and not 32 <= value <= 1 << 16:
-        raise ValueError(value)
-    return value
-
-
-def _hasher(text: str) -> str:
-    if text not in {"auto", "cpu", "cuda"}:
-        raise ValueError(text)
-    return text
-
-
-def _group(text: str) -> str:
-    if not re.fullmatch(r"[A-Za-z0-9_.-]*", text):
-        raise ValueError(text)
-    return text
-
-
-def _one_of(names: Sequence[str]) -> Callable[[str], str]:
     def parse(text: str) -> str:
-        if text not in names:
-            raise ValueError(text)
+        check(text)
         return text
 
     return parse
 
 
-def _quoted(names: Sequence[str]) -> str:
-    """`"a", "b" or "c"`."""
-    *first, last = (f'"{name}"' for name in names)
-    return f"{', '.join(first)} or {last}"
-
-
-Seconds = Annotated[float, Rule("a number of seconds above 0 and at most a year", _seconds)]
+Seconds = Annotated[float, Meta(gt=0, le=_YEAR, description="a number of seconds above 0 and at most a year")]
 """A duration."""
-SecondsOrNone = Annotated[float, Rule("0, or a number of seconds up to a year", _seconds_or_none)]
+SecondsOrNone = Annotated[float, Meta(ge=0, le=_YEAR, description="0, or a number of seconds up to a year")]
 """A duration that may be nothing."""
 Folder = Annotated[str, Rule('an absolute folder without "..", such as "/srv/models" or "~/models"', _folder)]
 """A folder; `~` is the home folder of the daemon's user."""
@@ -203,35 +142,30 @@ Pattern = Annotated[
 """What is left out of the watch: a shell pattern for each name on the way to a file, or with "/" for the way."""
 OptionalFolder = Annotated[str, Rule('an absolute folder without "..", or "" for the default', _folder_or_none)]
 """A folder, or "" for its default."""
-OptionalAddress = Annotated[str, Rule('host:port, such as "127.0.0.1:9570", or "" for none', _address_or_none)]
-"""Where to listen, or "" for nowhere."""
-Loaders = Annotated[int, Rule("0 to 16", _loaders)]
-"""A number of loader processes."""
-Hasher = Annotated[str, Rule('"auto", "cpu" or "cuda"', _hasher)]
-"""What digests."""
-Megabytes = Annotated[int, Rule("0 for none, or at least 64", _memory_limit)]
-"""A limit of resident memory, in MiB."""
-JobThreads = Annotated[int, Rule("0 for as many as there are cores, up to 1024", _job_threads)]
-"""A number of threads."""
-JobMegabytes = Annotated[int, Rule("0 for half of the machine's memory, or at least 256", _job_memory)]
-"""A limit of the memory that a job writes to, in MiB."""
-GpuMegabytes = Annotated[int, Rule("0 for a small share of what is free, or at least 32", _gpu_memory)]
-"""A limit of a GPU's memory, in MiB."""
-Mode = Annotated[str, Rule('an octal mode in quotes, such as "0660"', _mode_text)]
-"""The permissions of a socket."""
-Group = Annotated[str, Rule("the name of a group", _group)]
-"""A group of the system, or "" for the daemon's own."""
-Action = Annotated[str, Rule(_quoted(ACTIONS), _one_of(ACTIONS))]
-"""What becomes of a duplicate."""
-ActedLevel = Annotated[str, Rule(_quoted(ACTED_LEVELS), _one_of(ACTED_LEVELS))]
-"""A sameness for which a file may go."""
-KeepRule = Annotated[
-    str, Rule(f'{_quoted(KEEP_RULES).replace(" or", ",")} or "{PATH_PREFIX}/a/folder"', keep_rule)
+OptionalAddress = Annotated[
+    str,
+    Rule('host:port, such as "127.0.0.1:9570", or "" for none', _checked(lambda text: text and host_port(text))),
 ]
+"""Where to listen, or "" for nowhere."""
+Loaders = Annotated[int, Meta(ge=0, le=16, description="0 to 16")]
+"""A number of loader processes."""
+Hasher = Literal["auto", "cpu", "cuda"]
+"""What digests."""
+Megabytes = Annotated[int, Rule("0 for none, or at least 64", _zero_or(64, 1 << 24))]
+"""A limit of resident memory, in MiB."""
+JobThreads = Annotated[int, Meta(ge=0, le=1024, description="0 for as many as there are cores, up to 1024")]
+"""A number of threads."""
+JobMegabytes = Annotated[int, Rule("0 for half of the machine's memory, or at least 256", _zero_or(256, 1 << 24))]
+"""A limit of the memory that a job writes to, in MiB."""
+GpuMegabytes = Annotated[int, Rule("0 for a small share of what is free, or at least 32", _zero_or(32, 1 << 16))]
+"""A limit of a GPU's memory, in MiB."""
+Mode = Annotated[str, Rule('an octal mode in quotes, such as "0660"', _checked(mode))]
+"""The permissions of a socket."""
+Group = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_.-]*\Z", description="the name of a group")]
+"""A group of the system, or "" for the daemon's own."""
+KeepRule = Annotated[str, Rule(f'{quoted(KEEP_RULES).replace(" or", ",")} or "{PATH_PREFIX}/a/folder"', keep_rule)]
 """Which file of a set is kept."""
-Grace = Annotated[str, Rule('a duration such as "7d", "12h", "30m" or "0s"', _grace_text)]
+Grace = Annotated[str, Rule('a duration such as "7d", "12h", "30m" or "0s"', _checked(grace_seconds))]
 """For how long what goes is put aside before it is removed."""
-FreeBelow = Annotated[str, Rule('a part of a disk such as "5%", at most "50%", or "off"', _free_text)]
+FreeBelow = Annotated[str, Rule('a part of a disk such as "5%", at most "50%", or "off"', _checked(free_part))]
 """Free space below which what is put aside is removed before its time."""
-Sidecars = Annotated[str, Rule(_quoted(SIDECARS), _one_of(SIDECARS))]
-"""What becomes of the files beside one that goes."""

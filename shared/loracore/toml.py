@@ -1,7 +1,8 @@
 """TOML into frozen structs, with every problem named at once and by the names in the file.
 
 msgspec alone stops at the first problem and speaks of Python's types; somebody who edits a file wants the
-whole list, and what would be right. A field may carry a `Rule` beside its type: `Annotated[float, Rule(…)]`.
+whole list, and what would be right. That stands beside a field's type: the description of a `msgspec.Meta` with
+bounds, or a `Rule` where a value is also checked or changed by a function: `Annotated[str, Rule(…)]`.
 Which keys there are is not known here: that is `loracore.config`.
 """
 
@@ -9,8 +10,8 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Callable, Iterator, Mapping
-from typing import Annotated, Any, TypeVar, get_args, get_origin
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin
 
 import msgspec
 
@@ -66,6 +67,12 @@ def structure(raw: Mapping[str, Any], into: type[S]) -> tuple[S, list[str]]:
     problems: list[str] = []
     places = dict(_places(into))
     return _table(raw, into, "", places, problems), problems
+
+
+def quoted(names: Sequence[str]) -> str:
+    """`"a", "b" or "c"`."""
+    *first, last = (f'"{name}"' for name in names)
+    return f"{', '.join(first)} or {last}"
 
 
 def full_name(table: str, key: str) -> str:
@@ -128,29 +135,31 @@ def _table(raw: Mapping[str, Any], into: type[S], table: str, places: Mapping[st
 
 
 def _value(value: Any, kind: Any, name: str, problems: list[str]) -> Any:
-    rules = []
+    marks: list[Any] = []
+    bare = kind
     if get_origin(kind) is Annotated:
-        kind, *marks = get_args(kind)
-        rules = [mark for mark in marks if isinstance(mark, Rule)]
-    if get_origin(kind) is tuple:
+        bare, *marks = get_args(kind)
+    if get_origin(bare) is tuple:
         if not isinstance(value, list):
             problems.append(f'{name}: expected a list, such as ["one", "two"], not {_said(value)}')
             return _WRONG
-        item = get_args(kind)[0]
+        item = get_args(bare)[0]
         items = [_value(each, item, f"{name}, item {place}", problems) for place, each in enumerate(value, 1)]
         return _WRONG if _WRONG in items else tuple(items)
     try:
-        # TOML's types are Python's; a whole number is a number, too.
-        if type(value) is not kind and not (kind is float and type(value) is int):
-            raise ValueError(value)  # noqa: TRY301 - as a rule would
-        result = kind(value)
-        for rule in rules:
-            result = rule.parse(result)
-    except (OverflowError, ValueError):
-        expected = rules[0].expected if rules else _EXPECTED.get(kind, f"a {kind}")
-        problems.append(f"{name}: expected {expected}, not {_said(value)}")
+        result = msgspec.convert(value, kind)
+        for mark in marks:
+            result = mark.parse(result) if isinstance(mark, Rule) else result
+    except (msgspec.ValidationError, ValueError):
+        problems.append(f"{name}: expected {_expected(bare, marks)}, not {_said(value)}")
         return _WRONG
     return result
+
+
+def _expected(kind: Any, marks: Sequence[Any]) -> str:
+    for mark in marks:
+        return str(mark.expected if isinstance(mark, Rule) else mark.description)
+    return quoted(get_args(kind)) if get_origin(kind) is Literal else _EXPECTED[kind]
 
 
 def _unknown(key: str, value: Any, table: str, fields: Mapping[str, Any], places: Mapping[str, str]) -> str:
