@@ -28,18 +28,28 @@ _LOG = logging.getLogger(__name__)
 
 #: Processes that may die of a file, in all runs of the daemon; and other failures, in one run.
 DEATHS, _ATTEMPTS = 3, 3
-#: Seconds without a word after which the process is killed. A word comes with each MiB that it has read.
-_SILENCE = 60.0
 #: The same where its file system does not answer.
 _AWAY = 3.0
-#: Seconds until files that could not be hashed just now are tried again, and until the state folder is.
-_AGAIN, _RETRY = 2.0, 10.0
 #: Seconds between two counts of all files, and how many times as long as a count takes.
 _COUNT, _COUNT_SHARE = 1.0, 50
-#: How long the next process has to wait when some died one after the other, whatever the files.
-_BACKOFF = Backoff.doubling(4.0, 3600.0, at_once=2)
 #: Seconds that the thread has to end.
 _PATIENCE = 2.0
+
+
+class Waits(NamedTuple):
+    """Seconds."""
+
+    #: Without a word, after which the process is killed. A word comes with each MiB that it has read.
+    silence: float = 60.0
+    #: Until files that could not be hashed just now are tried again.
+    again: float = 2.0
+    #: Until the state folder is, when it could not be read.
+    retry: float = 10.0
+    #: Until the next process is started when some died one after the other, whatever the files.
+    backoff: Backoff = Backoff.doubling(4.0, 3600.0, at_once=2)
+
+
+_WAITS = Waits()
 
 
 class Hashed(NamedTuple):
@@ -56,9 +66,16 @@ class HashingService:
     `wake` ends the core's waiting; both are called in a thread of ours.
     """
 
-    def __init__(self, state_dir: str, complain: Callable[[str, bytes], None], wake: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        state_dir: str,
+        complain: Callable[[str, bytes], None],
+        wake: Callable[[], None],
+        waits: Waits = _WAITS,
+    ) -> None:
         self._complain = complain
         self._wake = wake
+        self._waits = waits
         self._backlog = Backlog(state_dir)
         self._process = HashingProcess(state_dir)
         self._catalogue = os.path.join(state_dir, CATALOGUE)
@@ -107,7 +124,7 @@ class HashingService:
             if self._process.silent_seconds > _AWAY and calls.hangs(self._path):
                 # It is not the file's fault, and is tried again.
                 self._process.kill()
-            if self._process.silent_seconds > _SILENCE:
+            if self._process.silent_seconds > self._waits.silence:
                 self._hung = True
                 self._process.kill()
             if (generation, busy) != (self._generation, self._busy):
@@ -177,15 +194,15 @@ class HashingService:
         except sqlite3.Error as error:
             self._backlog.close()
             why = explained(error, self._catalogue)
-            self._give_up(f"the catalogue cannot be read: {why}; tried again", _RETRY)
+            self._give_up(f"the catalogue cannot be read: {why}; tried again", self._waits.retry)
         except StateError as error:
-            self._give_up(f"{error}; tried again", _RETRY)
+            self._give_up(f"{error}; tried again", self._waits.retry)
         except MissingPackage as error:
             self._give_up(str(error))
         except Exception:
             _LOG.exception("a mistake in lorad: hashing %s", os.fsdecode(self._path))
             self._give_up("a mistake in lorad, see its log")
-        return _AGAIN if self._left else None
+        return self._waits.again if self._left else None
 
     def _hash_all(self) -> None:
         """Hash all files that have no hashes and can be hashed now."""
@@ -245,7 +262,7 @@ class HashingService:
     def _died(self, wanted: Wanted, path: bytes, result: Failed) -> None:
         """Count it to the file, and wait where it may be nobody's but the process's own fault."""
         deaths = wanted.deaths + 1
-        why = f"it was silent for {_SILENCE:.0f} s" if self._hung else result.text
+        why = f"it was silent for {self._waits.silence:.0f} s" if self._hung else result.text
         error = None
         self._left |= deaths < DEATHS
         if deaths >= DEATHS:
@@ -253,7 +270,7 @@ class HashingService:
         self._complain(error or f"hashing it failed, and is tried again: {why}", path)
         self._hand_over(Hashed(wanted.file, wanted.identity, Identified(error=error, deaths=deaths)))
         self._in_a_row += 1
-        if seconds := _BACKOFF.after(self._in_a_row):
+        if seconds := self._waits.backoff.after(self._in_a_row):
             with self._changed:
                 self._trouble = f"{self._in_a_row} processes died in a row; the next one waits {seconds:.0f} s"
                 self._changed.wait_for(lambda: self._stopping or not self._trouble, seconds)

@@ -22,7 +22,7 @@ from loracore.jobs.job import SHORT, Place
 #: Jobs that may wait, and ended ones that are remembered.
 WAITING, _ENDED = 64, 100
 #: Bytes of results that are kept in all, and seconds for which an ended job is remembered.
-_BYTES, _SECONDS = 512 << 20, 3600.0
+KEPT, _SECONDS = 512 << 20, 3600.0
 #: Characters of a summary.
 _SUMMARY = 200
 
@@ -71,8 +71,10 @@ class Entry:
 class Board:
     """For use under one lock. Results that are not kept any more are closed."""
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, clock: Callable[[], float] = time.monotonic, *, room: int = KEPT) -> None:
+        """`room`: bytes of results that are kept in all."""
         self._clock = clock
+        self._room = room
         self._entries: dict[int, Entry] = {}
         self._queue: deque[int] = deque()
         self._number = 0
@@ -120,7 +122,7 @@ class Board:
     def tidy(self) -> None:
         """Forget what ended long ago, and results that are too much in all: the oldest first."""
         over = sorted((entry for entry in self._entries.values() if entry.is_over), key=_ended, reverse=True)
-        room = _BYTES
+        room = self._room
         for place, entry in enumerate(over):
             if place >= _ENDED or self._clock() - _ended(entry) > _SECONDS:
                 _drop_result(entry)

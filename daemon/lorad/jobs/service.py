@@ -31,7 +31,7 @@ from loracore.control import (
 )
 from loracore.errors import LoraError, StateError
 from loracore.jobs import job as finding
-from lorad.jobs.board import Board, Entry, JobRequest, Owner
+from lorad.jobs.board import KEPT, Board, Entry, JobRequest, Owner
 from lorad.jobs.results import KeptResult
 from lorad.workers.job import JobProcess
 from lorad.workers.thread import Worker
@@ -59,13 +59,14 @@ class JobService:
         *,
         running: Callable[[bool], None] = lambda _: None,
         grace: float = _GRACE,
+        room: int = KEPT,
     ) -> None:
         self._state_dir = state_dir
         self._settings = settings
         self._tell = tell
         self._tell_running = running
         self._grace = grace
-        self._board = Board()
+        self._board = Board(room=room)
         self._places: dict[str, finding.Place] = {}
         self._running: dict[int, JobProcess] = {}
         self._stopping = False

@@ -35,8 +35,9 @@ class MetricsServer:
     without waiting.
     """
 
-    def __init__(self, listen: str, status: Callable[[], Status | None]) -> None:
+    def __init__(self, listen: str, status: Callable[[], Status | None], *, seconds: float = SECONDS) -> None:
         self.listen = listen
+        self._seconds = seconds
         self._figures = Figures(status)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
@@ -79,7 +80,7 @@ class MetricsServer:
         self._open += 1
         try:
             if self._open <= MAX_CONNECTIONS:
-                async with asyncio.timeout(SECONDS):
+                async with asyncio.timeout(self._seconds):
                     writer.write(await self._answer(reader))
                     await writer.drain()
                     writer.close()

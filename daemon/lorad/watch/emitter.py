@@ -26,8 +26,6 @@ from lorad.watch.plan import Alarm, Plan, Schedule
 
 _LOG = logging.getLogger(__name__)
 
-#: Seconds between looks whether the root is there and what is mounted in it.
-_CHECK = 2.0
 #: Seconds at least between looks at what is mounted, which changes all the time where containers come and go.
 _LULL = 0.25
 #: Seconds between two readings: what is said in between costs one of them.
@@ -271,7 +269,7 @@ class RootEmitter(EventEmitter):
                 self._poll()
             self._see_how_it_goes()
         self._ticked_at = time.monotonic()
-        self._tick_at = self._ticked_at + _CHECK
+        self._tick_at = self._ticked_at + self._plan.check
         if self.there:
             poll_at = self._schedule.poll_at(settings) if self._is_polled else self._tick_at
             self._tick_at = min(self._tick_at, poll_at, self._schedule.rescan_at(settings))

@@ -30,6 +30,8 @@ class Plan:
     canary: Canary
     memory: Memory
     failed: Callable[[str], None]
+    #: Seconds between looks whether the root is there and what is mounted in it.
+    check: float
 
 
 class Alarm:

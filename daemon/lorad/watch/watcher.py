@@ -22,8 +22,9 @@ from lorad.watch.root import RootObserver
 
 _LOG = logging.getLogger(__name__)
 
-#: Seconds that the echo of a canary may take before a watch is taken for dead.
-_ECHO = 3.0
+#: Seconds between looks whether a root is there; and those that the echo of a canary may take before a watch is
+#: taken for dead.
+_CHECK, _ECHO = 2.0, 3.0
 #: The same when somebody waits for it.
 _SYNC = 2.0
 #: Seconds at most between two turns of the keeper.
@@ -72,6 +73,8 @@ class Watcher:
         state_dir: bytes,
         settings: Watch,
         wake: Callable[[], None],
+        check: float = _CHECK,
+        echo: float = _ECHO,
     ) -> None:
         """`roots` are absolute and without links; for `links` see `set_roots`. Those of `settings` do not count.
 
@@ -80,6 +83,7 @@ class Watcher:
         self._roots = tuple(roots)
         self._links = dict(links or {})
         self._settings = settings
+        self._check, self._echo = check, echo
         self._without = tuple({state_dir, os.path.realpath(state_dir)})
         self._canary = Canary(os.path.join(os.path.realpath(state_dir), b"run"))
         self._memory = Memory(os.path.join(self._canary.folder, b"mounts.json"))
@@ -185,6 +189,7 @@ class Watcher:
             self._canary,
             self._memory,
             lambda reason: self._has_failed(root, reason),
+            self._check,
         )
         observer = self._observers[root] = RootObserver(plan, self._inbox, self._wake_keeper)
         try:
@@ -281,7 +286,7 @@ class Watcher:
             if not silent:
                 self._sent = None
             elif now > deadline + _LATE:
-                self._sent = (number, now + _ECHO, beats)
+                self._sent = (number, now + self._echo, beats)
             elif now >= deadline:
                 self._sent = None
                 for observer in silent:
@@ -307,7 +312,7 @@ class Watcher:
             # Where no file can be made (a full disk), there is no sign of life, which is no sign of death.
             number = self._canary.send()
             listening = [observer for observer in self._observers.values() if observer.emitter.echoes]
-            self._sent = (number, now + _ECHO, {observer: observer.emitter.beats for observer in listening})
+            self._sent = (number, now + self._echo, {observer: observer.emitter.beats for observer in listening})
 
     def _is_silent(self, observer: RootObserver, beats: int) -> None:
         emitter = observer.emitter

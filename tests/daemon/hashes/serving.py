@@ -13,7 +13,7 @@ from typing import Self
 import psutil
 
 from lorad.catalog import Catalog, Row
-from lorad.hashes.service import Hashed, HashingService
+from lorad.hashes.service import Hashed, HashingService, Waits
 
 SECONDS = 30.0
 
@@ -21,7 +21,7 @@ SECONDS = 30.0
 class Core:
     """`found` are all results, in their order; `complaints` what was said of failures."""
 
-    def __init__(self, state: Path) -> None:
+    def __init__(self, state: Path, waits: Waits) -> None:
         state.mkdir(exist_ok=True)
         self.catalog = Catalog(str(state))
         self.found: list[Hashed] = []
@@ -29,7 +29,9 @@ class Core:
         self.busy = False
         self._woken = threading.Event()
         self._number = max((row.id for row in self.catalog.rows()), default=0)
-        self.service = HashingService(str(state), lambda text, _: self.complaints.append(text), self._woken.set)
+        self.service = HashingService(
+            str(state), lambda text, _: self.complaints.append(text), self._woken.set, waits
+        )
 
     def add(self, path: Path, content: bytes, *, status: str = "unique") -> int:
         """A file on the disk and in the catalogue, last changed long enough ago."""

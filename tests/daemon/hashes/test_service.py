@@ -22,21 +22,26 @@ from tests.daemon.hashes import samples
 from tests.daemon.hashes.serving import Core
 
 _ROOT = str(Path(tests.__file__).parent.parent)
+#: Not as long as a daemon would.
+QUICK = service.Waits(again=0.05, backoff=Backoff.doubling(0.05, 3600.0, at_once=2))
 
 
 @pytest.fixture(autouse=True)
 def sample_job(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Have the workers do the job of the samples, and not wait as long as a daemon would."""
+    """Have the workers do the job of the samples."""
     monkeypatch.setitem(job._QUICK, "hashes", f"{samples.__name__}:JOB")
     before = os.environ.get("PYTHONPATH")
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([_ROOT, *([before] if before else [])]))
-    monkeypatch.setattr(service, "_AGAIN", 0.05)
-    monkeypatch.setattr(service, "_BACKOFF", Backoff.doubling(0.05, 3600.0, at_once=2))
 
 
 @pytest.fixture
-def core(tmp_path: Path) -> Iterator[Core]:
-    with Core(tmp_path / "state") as core:
+def waits() -> service.Waits:
+    return QUICK
+
+
+@pytest.fixture
+def core(tmp_path: Path, waits: service.Waits) -> Iterator[Core]:
+    with Core(tmp_path / "state", waits) as core:
         yield core
 
 
@@ -68,7 +73,7 @@ def test_a_file_that_kills_the_process_is_given_up(core: Core, tmp_path: Path) -
     assert "ended 3 processes" in core.complaints[-1]
     core.until(lambda: not core.workers())
     core.service.stop()
-    with Core(tmp_path / "state") as again:
+    with Core(tmp_path / "state", QUICK) as again:
         again.until(lambda: again.service.state.hashed == 2)
         assert (again.service.state.failed, again.service.state.waiting, again.found) == (1, 0, [])
 
@@ -82,8 +87,8 @@ def test_deaths_are_counted_over_restarts(core: Core, tmp_path: Path) -> None:
     assert core.found[0].found.error
 
 
-def test_a_process_that_hangs_is_ended(core: Core, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(service, "_SILENCE", 0.6)
+@pytest.mark.parametrize("waits", [QUICK._replace(silence=0.6)])
+def test_a_process_that_hangs_is_ended(core: Core, tmp_path: Path) -> None:
     files = [core.add(tmp_path / name, b"x") for name in ("fine", "endless")]
     core.until(lambda: core.service.state.failed and len(sha256(core)) == 2)
     assert sha256(core) == {files[0]: hashlib.sha256(b"x").digest(), files[1]: None}
@@ -123,11 +128,11 @@ def test_what_was_given_up_is_tried_again_when_the_configuration_is_read(core: C
     assert sha256(core) == {sour: hashlib.sha256(b"x").digest()}
 
 
+@pytest.mark.parametrize("waits", [QUICK._replace(retry=0.05)])
 def test_a_process_that_cannot_be_started_is_not_the_files_fault(
     core: Core, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It is told as trouble, and tried again; nothing is counted to the file."""
-    monkeypatch.setattr(service, "_RETRY", 0.05)
     executable = sys.executable
     monkeypatch.setattr(sys, "executable", str(tmp_path / "nowhere"))
     file = core.add(tmp_path / "fine", b"x")

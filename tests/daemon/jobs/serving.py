@@ -34,10 +34,12 @@ A = TypeVar("A", bound=Answer)
 class Service:
     """`grace` is long enough for a job that hears, and short enough for a test of one that does not."""
 
-    def __init__(self, folder: Path, settings: Settings | None = None, *, grace: float = 1.0) -> None:
+    def __init__(
+        self, folder: Path, settings: Settings | None = None, *, grace: float = 1.0, **bounds: int
+    ) -> None:
         self.folder = folder
         self.events: queue.Queue[Event] = queue.Queue()
-        self.jobs = JobService(str(folder), settings or Settings(2, 1024), self.events.put, grace=grace)
+        self.jobs = JobService(str(folder), settings or Settings(2, 1024), self.events.put, grace=grace, **bounds)
 
     def asked(self, request: JobRequest) -> queue.Queue[Answer]:
         answers: queue.Queue[Answer] = queue.Queue()

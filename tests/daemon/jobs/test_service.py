@@ -198,15 +198,13 @@ def test_a_result_beyond_what_is_kept_is_refused(service: Service) -> None:
     assert (state.state, state.code) == ("failed", "too-large")
 
 
-def test_old_results_are_dropped_when_there_are_too_many_bytes(
-    service: Service, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_old_results_are_dropped_when_there_are_too_many_bytes(tmp_path: Path) -> None:
     """The newest stay; that the job was done is remembered."""
-    monkeypatch.setattr(board, "_BYTES", 250_000)
-    first, second, third = (service.run("large", Task(100_000)).id for _ in range(3))
-    assert [job.result_bytes is None for job in service.ask(ListJobs(), Jobs).jobs] == [True, False, False]
-    assert service.ask(GetResult(first), Refusal).code == "not-found"
-    assert len(service.result(second).payload) == len(service.result(third).payload) == 100_000
+    with Service(tmp_path, room=250_000) as service:
+        first, second, third = (service.run("large", Task(100_000)).id for _ in range(3))
+        assert [job.result_bytes is None for job in service.ask(ListJobs(), Jobs).jobs] == [True, False, False]
+        assert service.ask(GetResult(first), Refusal).code == "not-found"
+        assert len(service.result(second).payload) == len(service.result(third).payload) == 100_000
 
 
 def test_a_state_folder_that_is_gone_fails_the_job(tmp_path: Path) -> None:

@@ -14,8 +14,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from loracore.control import ChildState, Root, Status
 from loracore.errors import UsageError
-from lorad.supervisor import metrics
-from lorad.supervisor.metrics import MAX_CONNECTIONS, MAX_HEAD, MetricsServer
+from lorad.supervisor.metrics import MAX_CONNECTIONS, MAX_HEAD, SECONDS, MetricsServer
 
 STATUS = Status(
     version="1.2",
@@ -59,9 +58,9 @@ def free_port() -> int:
 
 
 @contextlib.contextmanager
-def serving(status: Status | None = STATUS) -> Iterator[tuple[MetricsServer, int]]:
+def serving(status: Status | None = STATUS, *, seconds: float = SECONDS) -> Iterator[tuple[MetricsServer, int]]:
     port = free_port()
-    server = MetricsServer(f"127.0.0.1:{port}", lambda: status)
+    server = MetricsServer(f"127.0.0.1:{port}", lambda: status, seconds=seconds)
     server.start()
     try:
         yield server, port
@@ -176,10 +175,9 @@ def said(port: int, request: bytes) -> bytes:
     return answer
 
 
-def test_who_sends_nothing_is_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_who_sends_nothing_is_dropped() -> None:
     """A connection has a few seconds; more than a few at once are turned away; then all is as before."""
-    monkeypatch.setattr(metrics, "SECONDS", 1.0)
-    with serving() as (_, port), contextlib.ExitStack() as stack:
+    with serving(seconds=1.0) as (_, port), contextlib.ExitStack() as stack:
         idle = [
             stack.enter_context(socket.create_connection(("127.0.0.1", port), timeout=10))
             for _ in range(MAX_CONNECTIONS)

@@ -31,6 +31,7 @@ class Watched:
         state_dir: bytes,
         links: Mapping[bytes, bytes] | None = None,
         settings: Watch | None = None,
+        waits: Mapping[str, float] | None = None,
     ) -> None:
         self._news = threading.Event()
         self._token = 0
@@ -38,7 +39,12 @@ class Watched:
         self.settings = settings or Watch()
         self.roots = roots
         self.watcher = Watcher(
-            roots, links=links, state_dir=state_dir, settings=self.settings, wake=self._news.set
+            roots,
+            links=links,
+            state_dir=state_dir,
+            settings=self.settings,
+            wake=self._news.set,
+            **(waits or {}),
         )
 
     def until(self, condition: Callable[[list[News]], bool], seconds: float = SECONDS) -> list[News]:
@@ -89,7 +95,13 @@ def root(tmp_path: Path) -> bytes:
 
 
 @pytest.fixture
-def begin(tmp_path: Path) -> Iterator[Begin]:
+def waits() -> Mapping[str, float]:
+    """What a watcher's waits are, where they are not its own."""
+    return {}
+
+
+@pytest.fixture
+def begin(tmp_path: Path, waits: Mapping[str, float]) -> Iterator[Begin]:
     """Starts a watch over roots, and waits until it is one, or is as good as it gets."""
     state_dir = tmp_path / "state"
     state_dir.mkdir()
@@ -107,6 +119,7 @@ def begin(tmp_path: Path) -> Iterator[Begin]:
             state_dir=state or os.fsencode(state_dir),
             links=links,
             settings=Watch(**settings),  # type: ignore[arg-type]
+            waits=waits,
         )
         begun.append(watched)
         watched.watcher.start()

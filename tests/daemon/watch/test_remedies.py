@@ -8,21 +8,21 @@ import shutil
 import subprocess
 import threading
 import time
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 
 import pytest
 
-from lorad.watch import emitter, mounts, watcher
+from lorad.watch import mounts, watcher
 from lorad.watch.news import Led, Rescan
 from tests.daemon.watch.conftest import Begin, dirty, limited, mount, mounted, rescans, write
 
 
-@pytest.fixture(autouse=True)
-def _hurry(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def waits() -> Mapping[str, float]:
     """The same, without waiting as long for it."""
-    monkeypatch.setattr(emitter, "_CHECK", 0.2)
-    monkeypatch.setattr(watcher, "_ECHO", 1.0)
+    return {"check": 0.2, "echo": 1.0}
 
 
 def inotify_fds() -> set[int]:
