@@ -246,13 +246,13 @@ def reloaded(old: Config, new: Config) -> Config:
     )
 
 
-def dedupe_conflicts(action: str, levels: Sequence[str]) -> Iterator[str]:
+def dedupe_conflicts(dedupe: Dedupe) -> Iterator[str]:
     """Problems between settings of `[dedupe]`, each beginning with the key that is to be mended."""
-    if not levels:
+    if not dedupe.levels:
         yield 'levels: name at least one, such as ["file"]'
-    elif action in _FOR_EQUAL_BYTES and "file" not in levels:
+    elif dedupe.action in _FOR_EQUAL_BYTES and "file" not in dedupe.levels:
         yield (
-            f'levels: {action} is for files that are equal byte for byte: add "file", '
+            f'levels: {dedupe.action} is for files that are equal byte for byte: add "file", '
             'or set action to "symlink", "quarantine" or "delete"'
         )
 
@@ -272,7 +272,7 @@ def _conflicts(config: Config) -> Iterator[str]:
     if config.metrics.listen and config.metrics.listen == config.control.tcp:
         yield f"[metrics] listen: {config.metrics.listen} is [control] tcp already: use another port"
 
-    yield from (f"[dedupe] {problem}" for problem in dedupe_conflicts(config.dedupe.action, config.dedupe.levels))
+    yield from (f"[dedupe] {problem}" for problem in dedupe_conflicts(config.dedupe))
     # Roots may also come from the command line; a file that names none leaves them to it.
     for folder in config.dedupe.scope if roots else ():
         if not any(_inside(folder, root) for root in roots):

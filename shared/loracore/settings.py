@@ -6,26 +6,24 @@ import math
 import os
 import re
 from collections.abc import Callable, Sequence
-from typing import Annotated, Literal, get_args
+from typing import Annotated
 
 from msgspec import Meta
 
 from loracore.paths import expanded
-from loracore.toml import Rule, quoted
+from loracore.toml import Rule
 
 _YEAR = 366 * 86400.0
 _UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 #: Percent of a disk that may be asked to be free: more would empty it of all that is put aside.
 _MOST_FREE = 50.0
-#: SPEC section 5. What `[dedupe]` may do with a file, the samenesses that it may do it for, and what becomes of
-#: the files beside one that goes.
-Action = Literal["report", "reflink", "hardlink", "symlink", "quarantine", "delete"]
-ActedLevel = Literal["file", "tensors"]
-Sidecars = Literal["keep", "move"]
-ACTIONS, ACTED_LEVELS = get_args(Action), get_args(ActedLevel)
+#: SPEC section 5. What `[dedupe]` may do with a file, and the samenesses that it may do it for.
+ACTIONS = ("report", "reflink", "hardlink", "symlink", "quarantine", "delete")
+ACTED_LEVELS = ("file", "tensors")
 #: Rules that say which file of a set is kept. The prefix names a folder: `path-prefix:/srv/models/best`.
 KEEP_RULES = ("final-name", "most-metadata", "oldest", "newest", "shortest-path")
 PATH_PREFIX = "path-prefix:"
+SIDECARS = ("keep", "move")
 #: SPEC section 5. What a watch leaves out: bins, snapshots, versions, thumbnails and the like; and `blobs` of a
 #: Hugging Face cache, which is not a pattern. What de-duplication makes itself is always left out.
 EXCLUDE = (
@@ -126,6 +124,16 @@ def _checked(check: Callable[[str], object]) -> Callable[[str], str]:
     return parse
 
 
+def _one_of(names: Sequence[str]) -> Meta:
+    return Meta(pattern=rf"^(?:{'|'.join(map(re.escape, names))})\Z", description=_quoted(names))
+
+
+def _quoted(names: Sequence[str]) -> str:
+    """`"a", "b" or "c"`."""
+    *first, last = (f'"{name}"' for name in names)
+    return f"{', '.join(first)} or {last}"
+
+
 Seconds = Annotated[float, Meta(gt=0, le=_YEAR, description="a number of seconds above 0 and at most a year")]
 """A duration."""
 SecondsOrNone = Annotated[float, Meta(ge=0, le=_YEAR, description="0, or a number of seconds up to a year")]
@@ -149,7 +157,7 @@ OptionalAddress = Annotated[
 """Where to listen, or "" for nowhere."""
 Loaders = Annotated[int, Meta(ge=0, le=16, description="0 to 16")]
 """A number of loader processes."""
-Hasher = Literal["auto", "cpu", "cuda"]
+Hasher = Annotated[str, _one_of(("auto", "cpu", "cuda"))]
 """What digests."""
 Megabytes = Annotated[int, Rule("0 for none, or at least 64", _zero_or(64, 1 << 24))]
 """A limit of resident memory, in MiB."""
@@ -163,9 +171,17 @@ Mode = Annotated[str, Rule('an octal mode in quotes, such as "0660"', _checked(m
 """The permissions of a socket."""
 Group = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_.-]*\Z", description="the name of a group")]
 """A group of the system, or "" for the daemon's own."""
-KeepRule = Annotated[str, Rule(f'{quoted(KEEP_RULES).replace(" or", ",")} or "{PATH_PREFIX}/a/folder"', keep_rule)]
+Action = Annotated[str, _one_of(ACTIONS)]
+"""What becomes of a duplicate."""
+ActedLevel = Annotated[str, _one_of(ACTED_LEVELS)]
+"""A sameness for which a file may go."""
+KeepRule = Annotated[
+    str, Rule(f'{_quoted(KEEP_RULES).replace(" or", ",")} or "{PATH_PREFIX}/a/folder"', keep_rule)
+]
 """Which file of a set is kept."""
 Grace = Annotated[str, Rule('a duration such as "7d", "12h", "30m" or "0s"', _checked(grace_seconds))]
 """For how long what goes is put aside before it is removed."""
 FreeBelow = Annotated[str, Rule('a part of a disk such as "5%", at most "50%", or "off"', _checked(free_part))]
 """Free space below which what is put aside is removed before its time."""
+Sidecars = Annotated[str, _one_of(SIDECARS)]
+"""What becomes of the files beside one that goes."""

@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin
+from typing import Annotated, Any, TypeVar, get_args, get_origin
 
 import msgspec
 
@@ -67,12 +67,6 @@ def structure(raw: Mapping[str, Any], into: type[S]) -> tuple[S, list[str]]:
     problems: list[str] = []
     places = dict(_places(into))
     return _table(raw, into, "", places, problems), problems
-
-
-def quoted(names: Sequence[str]) -> str:
-    """`"a", "b" or "c"`."""
-    *first, last = (f'"{name}"' for name in names)
-    return f"{', '.join(first)} or {last}"
 
 
 def full_name(table: str, key: str) -> str:
@@ -159,7 +153,7 @@ def _value(value: Any, kind: Any, name: str, problems: list[str]) -> Any:
 def _expected(kind: Any, marks: Sequence[Any]) -> str:
     for mark in marks:
         return str(mark.expected if isinstance(mark, Rule) else mark.description)
-    return quoted(get_args(kind)) if get_origin(kind) is Literal else _EXPECTED[kind]
+    return _EXPECTED[kind]
 
 
 def _unknown(key: str, value: Any, table: str, fields: Mapping[str, Any], places: Mapping[str, str]) -> str:

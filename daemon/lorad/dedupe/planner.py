@@ -164,7 +164,7 @@ class Planner:
             keep=wanted.keep if keep else running.keep,
             levels=wanted.levels if levels else running.levels,
         )
-        problems += dedupe_conflicts(policy.action, policy.levels)
+        problems += dedupe_conflicts(Dedupe(action=policy.action, levels=policy.levels))
         if problems:
             raise BadPolicy(problems[0])
         return policy
