@@ -31,7 +31,7 @@ class Library:
     def __init__(self, state_dir: str, count: int) -> None:
         self.catalog = Catalog(state_dir)
         self.count = count
-        self._layouts = [self.catalog.layout_id(_digest(number), b"") for number in range(_LAYOUTS)]
+        self._layouts = [self.catalog.layouts.number(_digest(number), b"") for number in range(_LAYOUTS)]
         self.save(range(count))
 
     def save(self, numbers: Iterable[int], status: str | None = None) -> list[bytes]:
@@ -41,9 +41,9 @@ class Library:
         for number in numbers:
             rows.append(self._row(number, status))
             own = list(_names(number))
-            self.catalog.save_names((name, number, 1, None) for name in own)
+            self.catalog.names.save((name, number, 1, None) for name in own)
             names += own
-        self.catalog.save_files(rows)
+        self.catalog.files.save(rows)
         self.catalog.keep("complete", 1)
         self.catalog.commit(new_generation=True)
         return names
@@ -53,8 +53,8 @@ class Library:
         self.count += 1
         twin = self._row(number, "duplicate")
         name = b"/srv/models/loras/%02d/newcomer-%06d.safetensors" % (number % _FOLDERS, self.count)
-        self.catalog.save_files([twin, twin._replace(id=self.count, ino=self.count)])
-        self.catalog.save_names([(name, self.count, 1, None)])
+        self.catalog.files.save([twin, twin._replace(id=self.count, ino=self.count)])
+        self.catalog.names.save([(name, self.count, 1, None)])
         self.catalog.commit(new_generation=True)
         return [name, *_names(number)]
 

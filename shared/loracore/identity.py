@@ -1,4 +1,4 @@
-"""What a file must be for what was learnt of it to hold, in numbers that every part can keep.
+"""When a file is the same file: what it must be for what was learnt of it to hold, in numbers that can be kept.
 
 A file system may give a file any time and any size. SQLite and MessagePack take 64 bits, so numbers are cut to
 that where they come in: two times beyond the year 2262 are the same here.
@@ -10,6 +10,10 @@ import os
 
 import msgspec
 
+#: Coarser than the clock ticks that file systems use for their times, in nanoseconds.
+TICK_NS = 20_000_000
+#: The tick of file systems that count whole (FAT: even) seconds.
+_COARSE_TICK_NS = 2_000_000_000
 _LARGEST = 2**63 - 1
 
 
@@ -43,7 +47,24 @@ class Identity(msgspec.Struct, frozen=True, array_like=True):
 
     def renamed(self, now: Identity) -> bool:
         """Whether `now` may be the same file after it was renamed, which changes its ctime alone."""
-        return (self.dev, self.ino, self.size, self.mtime_ns) == (now.dev, now.ino, now.size, now.mtime_ns)
+        return self.dev == now.dev and self.lasts(now)
+
+    def lasts(self, now: Identity) -> bool:
+        """Whether `now` may be the same file in spite of its ctime, and of its device's number."""
+        return (self.ino, self.size, self.mtime_ns) == (now.ino, now.size, now.mtime_ns)
+
+    def renumbered(self, now: Identity) -> bool:
+        """Whether only the device has another number: the system numbers devices anew when it starts."""
+        return self.dev != now.dev and self.ctime_ns == now.ctime_ns and self.lasts(now)
+
+
+#: Of a name whose file cannot be looked at.
+UNKNOWN = Identity(0, 0, 0, 0, 0)
+
+
+def tick_of(ctime_ns: int) -> int:
+    """Nanoseconds within which a file's times may stay what they are although it is written to."""
+    return _COARSE_TICK_NS if ctime_ns % 1_000_000_000 == 0 else TICK_NS
 
 
 def bounded(number: int) -> int:

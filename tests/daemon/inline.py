@@ -190,7 +190,7 @@ class Life:
         file = self.file(path)
         assert file.layout is not None
         assert file.weights is not None
-        return self.catalog.layout_signature(file.layout), file.weights
+        return self.catalog.layouts.signature(file.layout), file.weights
 
     def events(self) -> list[str]:
         """Names told of as duplicates of others since the last time."""

@@ -21,7 +21,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-import lorad.index.records
+import loracore.identity
 from lorad.library import Status
 from tests.daemon.inline import Life, write
 
@@ -53,7 +53,7 @@ class Newcomers(RuleBasedStateMachine):
     @initialize()
     def begin(self) -> None:
         self.place = tempfile.TemporaryDirectory()
-        self.patch = patch.object(lorad.index.records, "_TICK", 0)
+        self.patch = patch.object(loracore.identity, "TICK_NS", 0)
         self.patch.start()
         self.folder = Path(self.place.name)
         for root in "rs":
@@ -362,13 +362,13 @@ class Newcomers(RuleBasedStateMachine):
         assert files.bytes_total == sum(inodes.values())
         assert not any(files.untold.values())
         assert not files.unread
-        active = {path: active for path, _, active, _ in self.life.catalog.names()}
+        active = {path: active for path, _, active, _ in self.life.catalog.names.rows()}
         assert active == {**dict.fromkeys(files.by_path, 1), **dict.fromkeys(files.hidden, 2)}
         for aside, version in self.hidden.items():
             file = files.hidden[os.fsencode(self.path(aside))]
             if file.weights is None or file.layout is None:
                 continue
-            key = self.life.catalog.layout_signature(file.layout), file.weights
+            key = self.life.catalog.layouts.signature(file.layout), file.weights
             same = {
                 os.fsencode(self.path(name)) for name, one in self.now.items() if one.content == version.content
             }

@@ -57,7 +57,7 @@ FACTS = st.fixed_dictionaries(
 def fill(state: str, files: list[dict], terms: Terms) -> None:
     """A catalogue of these files, all of which are told apart; a name leads to the last one that has it."""
     catalog = Catalog(state)
-    layout = catalog.layout_id(b"l" * 32, b"")
+    layout = catalog.layouts.number(b"l" * 32, b"")
     taken: set[bytes] = set()
     rows, names = [], []
     for number, has in enumerate(reversed(files), 1):
@@ -72,8 +72,8 @@ def fill(state: str, files: list[dict], terms: Terms) -> None:
             number, has["dev"], number, 100, has["mtime_ns"], 0, 1, status, layout, None, 8, "safetensors",
             has["content"] * 32, bytes([has["weights"]]) * 32, 0.0, None, 0, 0,
         )  # fmt: skip
-        catalog.save_files([row._replace(function=has["function"], metadata=has["metadata"])])
-    catalog.save_names(names)
+        catalog.files.save([row._replace(function=has["function"], metadata=has["metadata"])])
+    catalog.names.save(names)
     catalog.keep(TERMS, terms.encode())
     catalog.commit(new_generation=True)
     catalog.close()

@@ -1,11 +1,14 @@
 """The catalogue: everything that was learnt, in one SQLite database (WAL) with one writer. The truth.
 
-`schema` has the tables, `catalog` reads and writes for the one writer, `views` reads for everybody else. The JSON
-files are views of it. Nothing here decides anything: `lorad.index` writes, `lorad.publish` and `lorad.control`
-read.
+All SQL on its tables is here: `schema` makes them, `writer` and `tables` write (and read what the writer needs),
+`views` reads names in view, `hashes` the identity hashes, `search` all hashes by their beginning; `copies` has no
+SQL and makes sets of names. The JSON files are views of the catalogue. Nothing here decides anything;
+`lorad.index.engine` writes, all others read. Not here: the journal of de-duplication, which is a database of its
+own (`lorad.dedupe.action.journal`).
 """
 
-from lorad.catalog.catalog import Answer, Catalog, HeldInode, Lost, Row
-from lorad.catalog.identity import Identified
+from lorad.catalog.hashes import Identified
+from lorad.catalog.tables import Answer, HeldInode, Lost, NameRow, Row
+from lorad.catalog.writer import Catalog
 
-__all__ = ["Answer", "Catalog", "HeldInode", "Identified", "Lost", "Row"]
+__all__ = ["Answer", "Catalog", "HeldInode", "Identified", "Lost", "NameRow", "Row"]

@@ -1,28 +1,32 @@
-"""Reading the catalogue, on a connection that cannot write: names in view, and the sets of duplicates among them.
+"""Reading the catalogue, on a connection that cannot write: names in view, and what is known of their files.
 
-A set is what agrees on every layer, or one file with several names. Not here: which of its files is kept
-(`lorad.library.keepers`) and what is made of it (`lorad.publish`, `lorad.dedupe.plan`).
+Not here: identity hashes (`hashes`), looking something up by its hash (`search`), and the sets that names make up
+(`copies`).
 """
 
 from __future__ import annotations
 
 import os
 import sqlite3
-import stat
-from collections import defaultdict
-from collections.abc import Iterable, Sequence
-from typing import NamedTuple
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+from zlib import decompress
 
 import msgspec
 
 from loracore.identity import Identity
 from loracore.paths import CATALOGUE
+from loracore.tensorfile import Layout
 from lorad import state_folder
-from lorad.library.keepers import Copy, Rules
-from lorad.watch.storage import Finder, Storage
+from lorad.library import Question
+from lorad.library.keepers import Rules
+from lorad.watch.storage import Storage
 
 #: Statuses of files whose layout is known.
 TOLD = ("grouped", "unique", "duplicate")
+#: Of a name and its file: it is in view, and the layout is known.
+IS_TOLD = f"active = 1 AND status IN {TOLD}"
 _COLUMNS = (
     "path, file, dev, size, mtime_ns, layout, status, load_seconds, error, signature, residue, extents, metadata, "
     "function, config"
@@ -34,9 +38,13 @@ _IN_SETS = (
     "(SELECT file FROM names WHERE active = 1 GROUP BY file HAVING count(*) > 1))) ORDER BY path"
 )
 _SET_OF = (
-    f"SELECT {_COLUMNS}, ino, ctime_ns {_IN_VIEW} AND (file = ?1 OR (status = 'duplicate' AND (layout, signature) "
-    "= (SELECT layout, signature FROM files WHERE id = ?1 AND status = 'duplicate'))) ORDER BY path"
+    f"SELECT {_COLUMNS}, ino, ctime_ns {_IN_VIEW} AND (file = ?1 OR (status = 'duplicate' AND "
+    "(layout, signature) = (SELECT layout, signature FROM files WHERE id = ?1 AND status = 'duplicate'))) "
+    "ORDER BY path"
 )
+_IDENTITY = "dev, ino, size, mtime_ns, ctime_ns"
+_IDENTIFIED = f"SELECT path, {_IDENTITY} FROM names JOIN files ON files.id = names.file WHERE active = ?"
+_SEQUENCE = msgspec.msgpack.Decoder(tuple[Question, ...])
 
 
 class Name(NamedTuple):
@@ -60,6 +68,25 @@ class Name(NamedTuple):
     ino: int
     ctime_ns: int
 
+    @property
+    def identity(self) -> Identity:
+        return Identity.of_stored(self.dev, self.ino, self.size, self.mtime_ns, self.ctime_ns)
+
+
+class Known(NamedTuple):
+    """What is known of one name: its inode's identity, and why it is not read if it is not."""
+
+    identity: Identity
+    passed_over: str | None
+
+
+class Format(NamedTuple):
+    """How a file holds its layers: the name of the format, and its layout with the signature of that."""
+
+    name: str | None
+    signature: bytes
+    layout: Layout
+
 
 class Terms(msgspec.Struct, frozen=True):
     """All that it depends on which file of a set is kept, beside the files. `follow`: names may be links."""
@@ -75,6 +102,13 @@ class Terms(msgspec.Struct, frozen=True):
 _TERMS = msgspec.msgpack.Decoder(Terms)
 #: Under this name the catalogue keeps the terms that its present generation goes by.
 TERMS = "terms"
+
+
+class Head(NamedTuple):
+    """The generation, and whether all was told apart in it."""
+
+    generation: int
+    complete: bool
 
 
 class Snapshot(NamedTuple):
@@ -96,36 +130,90 @@ def connect(state_dir: str) -> sqlite3.Connection:
     return state_folder.connect(os.path.join(state_dir, CATALOGUE), "ro")
 
 
-def read_snapshot(connection: sqlite3.Connection, paths: Iterable[bytes] | None = None) -> Snapshot:
-    """All names, or those of `paths` that are in view."""
-    connection.execute("BEGIN")
+class Reader:
+    """A connection that cannot write, opened when it is first used, and again after `close`. For one thread."""
+
+    def __init__(self, state_dir: str) -> None:
+        self._state_dir = state_dir
+        self._connection: sqlite3.Connection | None = None
+
+    @property
+    def db(self) -> sqlite3.Connection:
+        if self._connection is None:
+            self._connection = connect(self._state_dir)
+        return self._connection
+
+    def close(self) -> None:
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+
+
+@contextmanager
+def one_generation(db: sqlite3.Connection) -> Iterator[None]:
+    """A transaction, so that all that is read in it is of one generation."""
+    db.execute("BEGIN")
     try:
-        meta = dict(connection.execute("SELECT key, value FROM meta"))
-        if paths is None:
-            names = list(map(Name._make, connection.execute(f"{_NAMES} ORDER BY path")))
-            layouts = dict(connection.execute("SELECT id, signature FROM layouts"))
-        else:
-            names = [name for path in sorted(set(paths)) for name in _name(connection, path)]
-            layouts = dict(
-                layout
-                for number in {name.layout for name in names}
-                for layout in connection.execute("SELECT id, signature FROM layouts WHERE id = ?", (number,))
-            )
+        yield
     finally:
-        connection.execute("COMMIT")
-    stages = msgspec.json.decode(meta.get("statistics", b"{}"))
-    terms = _TERMS.decode(meta[TERMS]) if TERMS in meta else Terms()
-    return Snapshot(int(meta.get("generation", 0)), bool(meta.get("complete")), names, layouts, stages, terms)
+        db.execute("COMMIT")
 
 
-def _name(connection: sqlite3.Connection, path: bytes) -> Iterable[Name]:
-    return map(Name._make, connection.execute(f"{_NAMES} AND path = ?", (path,)))
+def value(db: sqlite3.Connection, key: str) -> Any:
+    """What is kept under a name; None if there is nothing."""
+    row = db.execute("SELECT value FROM meta WHERE key = ?", (key,)).fetchone()
+    return row[0] if row else None
+
+
+def read_head(db: sqlite3.Connection) -> Head:
+    return Head(int(value(db, "generation") or 0), bool(value(db, "complete")))
 
 
 def read_terms(db: sqlite3.Connection) -> Terms:
     """The terms that the present generation goes by."""
-    row = db.execute("SELECT value FROM meta WHERE key = ?", (TERMS,)).fetchone()
-    return _TERMS.decode(row[0]) if row else Terms()
+    encoded = value(db, TERMS)
+    return Terms() if encoded is None else _TERMS.decode(encoded)
+
+
+def read_snapshot(db: sqlite3.Connection, paths: Iterable[bytes] | None = None) -> Snapshot:
+    """All names, or those of `paths` that are in view."""
+    with one_generation(db):
+        if paths is None:
+            names = list(map(Name._make, db.execute(f"{_NAMES} ORDER BY path")))
+            layouts = signatures(db)
+        else:
+            query = f"{_NAMES} AND path = ?"
+            names = [Name._make(row) for path in sorted(set(paths)) for row in db.execute(query, (path,))]
+            layouts = signatures(db, {name.layout for name in names if name.layout is not None})
+        stages = msgspec.json.decode(value(db, "statistics") or b"{}")
+        return Snapshot(*read_head(db), names, layouts, stages, read_terms(db))
+
+
+def signatures(db: sqlite3.Connection, layouts: Iterable[int] | None = None) -> dict[int, bytes]:
+    """Those of all layouts, or of these."""
+    query = "SELECT id, signature FROM layouts"
+    if layouts is None:
+        return dict(db.execute(query))
+    return dict(row for layout in layouts for row in db.execute(f"{query} WHERE id = ?", (layout,)))
+
+
+def sequences(db: sqlite3.Connection) -> Iterator[tuple[int, tuple[Question, ...], bool]]:
+    """(layout, questions, exhausted) of every layout whose files were ever asked one."""
+    query = "SELECT id, sequence, exhausted FROM layouts WHERE sequence IS NOT NULL"
+    for layout, sequence, exhausted in db.execute(query):
+        yield layout, _SEQUENCE.decode(sequence), bool(exhausted)
+
+
+def file_at(db: sqlite3.Connection, path: bytes) -> int | None:
+    """The number of the file that a name in view leads to."""
+    row = db.execute("SELECT file FROM names WHERE active = 1 AND path = ?", (path,)).fetchone()
+    return row[0] if row else None
+
+
+def names_of(db: sqlite3.Connection, file: int) -> list[bytes]:
+    """The names of a file that are in view, sorted."""
+    rows = db.execute("SELECT path FROM names WHERE file = ? AND active = 1 ORDER BY path", (file,))
+    return [path for (path,) in rows]
 
 
 def names_in_sets(db: sqlite3.Connection) -> list[Name]:
@@ -137,10 +225,8 @@ def names_in_sets_with(db: sqlite3.Connection, paths: Iterable[bytes]) -> list[N
     """The names of these paths' files, and all that are in a set with them."""
     names: dict[bytes, Name] = {}
     for path in paths:
-        if path not in names:
-            found = db.execute("SELECT file FROM names WHERE active = 1 AND path = ?", (path,)).fetchone()
-            if found is not None:
-                names.update((name.path, name) for name in map(Name._make, db.execute(_SET_OF, found)))
+        if path not in names and (file := file_at(db, path)) is not None:
+            names.update((name.path, name) for name in map(Name._make, db.execute(_SET_OF, (file,))))
     return list(names.values())
 
 
@@ -149,6 +235,30 @@ def names_under(db: sqlite3.Connection, folders: Iterable[bytes]) -> list[bytes]
     query = "SELECT path FROM names WHERE active = 1 AND path > ? AND path < ?"
     ranges = ((folder + b"/", folder + b"0") for folder in folders)
     return [path for between in ranges for (path,) in db.execute(query, between)]
+
+
+def names_by_layout(db: sqlite3.Connection) -> Iterator[tuple[bytes, bytes]]:
+    """(signature of the layout, path) of all names in view whose layout is known, sorted."""
+    return db.execute(
+        "SELECT layouts.signature, path FROM names JOIN files ON files.id = names.file "
+        f"JOIN layouts ON layouts.id = files.layout WHERE {IS_TOLD} "
+        "ORDER BY layouts.signature, path"
+    )
+
+
+def names_failed(db: sqlite3.Connection) -> Iterator[tuple[bytes, str]]:
+    """(path, why) of names in view that cannot be read, sorted."""
+    query = f"SELECT path, coalesce(error, '') {_IN_VIEW} AND status = 'failed' ORDER BY path"
+    return db.execute(query)
+
+
+def names_known(db: sqlite3.Connection) -> dict[bytes, Known]:
+    """All names in view."""
+    rows = db.execute(f"SELECT path, passed_over, error, {_IDENTITY} {_IN_VIEW}")
+    return {
+        path: Known(Identity.of_stored(*stored), error if passed_over else None)
+        for path, passed_over, error, *stored in rows
+    }
 
 
 def weights_at(db: sqlite3.Connection, paths: Iterable[bytes]) -> dict[bytes, tuple[bytes, bytes]]:
@@ -161,111 +271,30 @@ def weights_at(db: sqlite3.Connection, paths: Iterable[bytes]) -> dict[bytes, tu
     return {path: (bytes(row[0]), bytes(row[1])) for path, row in found if row is not None}
 
 
-def holding(db: sqlite3.Connection, layout: bytes, weights: bytes) -> list[tuple[bytes, Identity]]:
-    """Names in view that lead to these weights, by the signature of their layout and their own."""
-    rows = db.execute(
-        "SELECT path, dev, ino, size, mtime_ns, ctime_ns FROM files JOIN names ON names.file = files.id "
-        "JOIN layouts ON layouts.id = files.layout "
-        "WHERE files.weights = ? AND layouts.signature = ? AND active = 1 ORDER BY path",
-        (weights, layout),
-    )
-    return [(path, Identity.of_stored(*numbers)) for path, *numbers in rows]
+def holding(
+    db: sqlite3.Connection, layout: bytes, weights: bytes, *, active: int = 1
+) -> list[tuple[bytes, Identity]]:
+    """Names (in view, or with `active` 0 out of it) that lead to these weights, by the signatures of both."""
+    # Such that it begins with the weights, which few files have, and not with the layout.
+    signature = "SELECT signature FROM layouts WHERE id = layout"
+    query = f"{_IDENTIFIED} AND weights = ? AND ({signature}) = ? ORDER BY path"
+    return _identified(db.execute(query, (active, weights, layout)))
 
 
 def of_layout(db: sqlite3.Connection, layout: bytes, most: int) -> list[tuple[bytes, Identity]]:
     """Some names in view of a layout whose weights are not known: they may hold any."""
-    rows = db.execute(
-        "SELECT path, dev, ino, size, mtime_ns, ctime_ns FROM layouts JOIN files ON files.layout = layouts.id "
-        "JOIN names ON names.file = files.id "
-        "WHERE layouts.signature = ? AND files.weights IS NULL AND active = 1 ORDER BY files.id DESC LIMIT ?",
-        (layout, most),
-    )
-    return [(path, Identity.of_stored(*numbers)) for path, *numbers in rows]
+    layouts = "SELECT id FROM layouts WHERE signature = ?"
+    query = f"{_IDENTIFIED} AND layout = ({layouts}) AND weights IS NULL ORDER BY files.id DESC LIMIT ?"
+    return _identified(db.execute(query, (1, layout, most)))
 
 
-def sets_of(names: Iterable[Name]) -> list[list[list[Name]]]:
-    """The sets that these names make up: for each its files, for each file its names."""
-    sets: dict[object, dict[int, list[Name]]] = defaultdict(lambda: defaultdict(list))
-    for name in names:
-        if name.status in TOLD:
-            key = (name.layout, name.signature) if name.status == "duplicate" else name.file
-            sets[key][name.file].append(name)
-    return [list(files.values()) for files in sets.values() if sum(map(len, files.values())) > 1]
+def _identified(rows: Iterable[tuple[Any, ...]]) -> list[tuple[bytes, Identity]]:
+    return [(path, Identity.of_stored(*stored)) for path, *stored in rows]
 
 
-class Copies:
-    """Makes copies of names, as they lie on this storage."""
-
-    def __init__(self, storage: Storage, *, follow: bool) -> None:
-        """`follow`: names may be symbolic links, so that each of them has to be looked at."""
-        self._finder = Finder(storage)
-        self._leads_through = Links().leads_through if follow else None
-
-    def of(self, file: Name, names: Iterable[bytes], configs: Iterable[tuple[bytes, bytes]]) -> Copy:
-        """The file that one of its names tells of; `configs` is what the configuration beside a name says."""
-        paths = tuple(sorted(names))
-        links: tuple[bytes, ...] = ()
-        if self._leads_through:
-            links = tuple(filter(self._leads_through, paths))
-            paths = tuple(path for path in paths if path not in links)
-        device, volatile = file.dev % 2**64, False
-        read_only: list[tuple[bytes, bytes]] = []
-        if not self._finder.plain and paths:
-            volatile = self._finder.volatile(paths[0])
-            places = ((path, self._finder.read_only(path, device)) for path in paths)
-            read_only = [(path, place) for path, place in places if place is not None]
-        return Copy(
-            paths,
-            device,
-            file.ino % 2**64,
-            file.size,
-            file.mtime_ns,
-            file.ctime_ns,
-            file.residue,
-            file.metadata or 0,
-            links,
-            file.extents,
-            volatile,
-            tuple(read_only),
-            file.function,
-            tuple(sorted(configs)),
-        )
-
-    def set_of(self, files: Iterable[Sequence[Name]]) -> list[Copy]:
-        """A set out of the names of each of its files."""
-        return [
-            self.of(
-                names[0],
-                [name.path for name in names],
-                [(name.path, name.config) for name in names if name.config is not None],
-            )
-            for names in files
-        ]
-
-
-class Links:
-    """Which names are symbolic links, or lie in a folder reached through one; each folder is asked once."""
-
-    def __init__(self) -> None:
-        self._folders: dict[bytes, bool] = {b"/": False}
-
-    def leads_through(self, path: bytes) -> bool:
-        return self._folder(os.path.dirname(path)) or _is_link(path)
-
-    def _folder(self, folder: bytes) -> bool:
-        below = []
-        while folder not in self._folders:
-            below.append(folder)
-            folder = os.path.dirname(folder)
-        found = self._folders[folder]
-        for each in reversed(below):
-            found = self._folders[each] = found or _is_link(each)
-        return found
-
-
-def _is_link(path: bytes) -> bool:
-    """Whether a name is a symbolic link. What cannot be looked at is left to whoever acts on it."""
-    try:
-        return stat.S_ISLNK(os.lstat(path).st_mode)
-    except OSError:
-        return False
+def format_of(db: sqlite3.Connection, file: int) -> Format | None:
+    """How a file holds its layers; None where its layout is not known."""
+    columns, join = "format, layouts.signature, encoded", "layouts ON layouts.id = files.layout"
+    query = f"SELECT {columns} FROM files JOIN {join} WHERE files.id = ?"
+    row = db.execute(query, (file,)).fetchone()
+    return Format(row[0], row[1], Layout.decode(decompress(row[2]))) if row else None

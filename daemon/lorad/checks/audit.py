@@ -14,15 +14,14 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import closing, suppress
 from itertools import accumulate, zip_longest
-from typing import NamedTuple
 
 from loracore.causes import explained
 from loracore.config import Watch
 from loracore.control import PAGE_BYTES, Audited, Difference
 from loracore.errors import StateError
-from loracore.identity import Identity
+from loracore.identity import UNKNOWN, Identity
 from loracore.whole import regular
-from lorad.catalog.views import connect, read_snapshot
+from lorad.catalog.views import Known, connect, names_known, read_snapshot
 from lorad.dedupe.history import look
 from lorad.index.records import is_under
 from lorad.publish.model import Model
@@ -40,10 +39,6 @@ _TOLD = 1000
 _YOUNG = 10.0
 #: Bytes of a difference in an answer beside its texts, at most about.
 _ROW = 48
-_ROWS = (
-    "SELECT path, dev, ino, size, mtime_ns, ctime_ns, passed_over, error FROM names "
-    "JOIN files ON files.id = names.file WHERE active = 1"
-)
 _UPDATED = re.compile(rb'"updated": "[^"]*"')
 #: As `lorad.dedupe.action.journal` names them.
 _TEMPORARY = re.compile(rb"\.lorad-[0-9a-f]+-[0-9]+\.tmp")
@@ -51,14 +46,6 @@ _SET_ASIDE = (
     "set aside by an action that is not at its end: keep it, see history, bring its folder back and restart"
 )
 _AWAY = "its disk is not mounted, or another one over it: mount it, or unmount that; files of it that are known"
-_NO_IDENTITY = Identity(0, 0, 0, 0, 0)
-
-
-class Known(NamedTuple):
-    """What the catalogue knows of one name: its inode's identity, and why it is not read if it is not."""
-
-    identity: Identity
-    passed_over: str | None
 
 
 def audit(
@@ -117,7 +104,8 @@ def _compare_disk(state_dir: str, watch: Watch) -> tuple[int, list[Difference]]:
     state, exclude = os.fsencode(state_dir), Exclude(watch.exclude, roots)
     walked = walk(there, follow=watch.follow_symlinks, without=[state], exclude=exclude)
     names = {seen.path: seen for seen in walked}
-    known = _known(state_dir)
+    with closing(connect(state_dir)) as db:
+        known = names_known(db)
     # What is in a folder that cannot be listed is not missing.
     unlisted = [path for path, seen in names.items() if seen.failed and seen.status is None]
     in_lost = is_under([*lost, *unlisted])
@@ -201,16 +189,8 @@ def compare(path: bytes, known: Known | None, seen: Seen | None) -> Difference |
     return None
 
 
-def _known(state_dir: str) -> dict[bytes, Known]:
-    with closing(connect(state_dir)) as db:
-        return {
-            path: Known(Identity.of_stored(*identity), error if passed_over else None)
-            for path, *identity, passed_over, error in db.execute(_ROWS)
-        }
-
-
 def _identity(seen: Seen) -> Identity:
-    return Identity.of(seen.status) if seen.status is not None else _NO_IDENTITY
+    return Identity.of(seen.status) if seen.status is not None else UNKNOWN
 
 
 def _age(seen: Seen) -> str:

@@ -12,7 +12,6 @@ import sqlite3
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from itertools import groupby
 from typing import NamedTuple, TypeVar
-from zlib import decompress
 
 import msgspec
 
@@ -38,23 +37,26 @@ from loracore.control import (
     Shown,
 )
 from loracore.paths import shown
-from loracore.tensorfile import Layout
-from lorad.catalog.identity import COLUMNS, hexadecimal
+from lorad.catalog.copies import Copies, sets_of
+from lorad.catalog.hashes import count, hashes_of
+from lorad.catalog.search import Hit, search
 from lorad.catalog.views import (
     TOLD,
-    Copies,
+    Head,
     Name,
-    connect,
+    Reader,
+    format_of,
+    names_by_layout,
+    names_failed,
     names_in_sets,
     names_in_sets_with,
+    one_generation,
+    read_head,
     read_terms,
-    sets_of,
 )
 from lorad.control.pages import BadCursor, Pages, Row, paginate, planned_pages
-from lorad.control.search import Hit, search
 from lorad.dedupe.plan import Plan
 from lorad.dedupe.planner import BadPolicy, Planner
-from lorad.hashes.backlog import count
 from lorad.library.keepers import Copy, Rules
 from lorad.publish.duplicates import judge, own_bytes
 from lorad.watch import calls
@@ -65,21 +67,6 @@ LEVELS = ("inode", "file", "tensors", "weights")
 #: Characters of a hash are at most those of 32 bytes.
 _HASH = 64
 _T = TypeVar("_T")
-
-_GROUPS = (
-    "SELECT layouts.signature, path FROM names JOIN files ON files.id = names.file "
-    "JOIN layouts ON layouts.id = files.layout WHERE active = 1 AND status IN ('grouped', 'unique', 'duplicate') "
-    "ORDER BY layouts.signature, path"
-)
-_FAILED = (
-    "SELECT path, error FROM names JOIN files ON files.id = names.file "
-    "WHERE active = 1 AND status = 'failed' ORDER BY path"
-)
-
-
-class _Head(NamedTuple):
-    generation: int
-    complete: bool
 
 
 class _Member(NamedTuple):
@@ -97,7 +84,7 @@ class Queries:
 
     def __init__(self, state_dir: str) -> None:
         self._state_dir = state_dir
-        self._connection: sqlite3.Connection | None = None
+        self._reader = Reader(state_dir)
         self._pages = Pages()
         self.planner = Planner(state_dir)
         #: Whether identity hashes are computed. From any thread.
@@ -123,11 +110,8 @@ class Queries:
 
     def close(self) -> None:
         self.planner.close()
-        if self._connection is not None:
-            self._connection.close()
-            self._connection = None
+        self._reader.close()
         self._pages.forget()
-        self.planner.close()
 
     def plan_for(self, newcomers: Collection[bytes]) -> Plan | Refusal:
         """What the running policy makes of newcomers, by any of their names."""
@@ -206,18 +190,14 @@ class Queries:
     @contextlib.contextmanager
     def _reading(self) -> Iterator[sqlite3.Connection]:
         """One transaction, so that everything in it is of one generation."""
-        if self._connection is None:
-            self._connection = connect(self._state_dir)
-        self._connection.execute("BEGIN")
-        try:
-            yield self._connection
-        finally:
-            self._connection.execute("COMMIT")
+        db = self._reader.db
+        with one_generation(db):
+            yield db
 
     def _list(self, what: str, cursor: str, compute: _Compute, *, lasts: bool = True) -> msgspec.Raw:
         """A page, at hand or computed; one that does not last is always computed when a list begins."""
         with self._reading() as db:
-            head = _head(db)
+            head = read_head(db)
             page = self._pages.kept(what, cursor, lambda: head.generation) if cursor or lasts else None
             if page is None:
                 pages = compute(db, head, cursor)
@@ -226,32 +206,24 @@ class Queries:
             return page
 
     @staticmethod
-    def _groups(db: sqlite3.Connection, head: _Head, cursor: str) -> dict[str, msgspec.Raw]:
+    def _groups(db: sqlite3.Connection, head: Head, cursor: str) -> dict[str, msgspec.Raw]:
         def make(rows: list[tuple[bytes, bytes]], following: str) -> Groups:
             groups = [Group(sign, [path for _, path in part]) for sign, part in groupby(rows, lambda row: row[0])]
             return Groups(head.generation, groups, following)
 
-        rows = (Row((sign, path), len(path), (sign, path)) for sign, path in db.execute(_GROUPS))
+        rows = (Row((sign, path), len(path), (sign, path)) for sign, path in names_by_layout(db))
         return paginate(head.generation, rows, cursor, make)
 
     @staticmethod
-    def _failed(db: sqlite3.Connection, head: _Head, cursor: str) -> dict[str, msgspec.Raw]:
+    def _failed(db: sqlite3.Connection, head: Head, cursor: str) -> dict[str, msgspec.Raw]:
         def make(files: list[FailedFile], following: str) -> Failed:
             return Failed(head.generation, files, following)
 
-        rows = (
-            Row((path,), len(path) + len(error or ""), FailedFile(path, error or ""))
-            for path, error in db.execute(_FAILED)
-        )
+        rows = (Row((path,), len(path) + len(error), FailedFile(path, error)) for path, error in names_failed(db))
         return paginate(head.generation, rows, cursor, make)
 
 
-_Compute = Callable[[sqlite3.Connection, _Head, str], dict[str, msgspec.Raw]]
-
-
-def _head(db: sqlite3.Connection) -> _Head:
-    numbers = dict(db.execute("SELECT key, value FROM meta WHERE key IN ('generation', 'complete')"))
-    return _Head(int(numbers.get("generation", 0)), bool(numbers.get("complete")))
+_Compute = Callable[[sqlite3.Connection, Head, str], dict[str, msgspec.Raw]]
 
 
 def _sets(db: sqlite3.Connection, names: Iterable[Name]) -> tuple[Rules, list[list[Copy]]]:
@@ -261,7 +233,7 @@ def _sets(db: sqlite3.Connection, names: Iterable[Name]) -> tuple[Rules, list[li
     return terms.rules, list(map(copies.set_of, sets_of(names)))
 
 
-def _duplicates(db: sqlite3.Connection, head: _Head, cursor: str, level: str) -> dict[str, msgspec.Raw]:
+def _duplicates(db: sqlite3.Connection, head: Head, cursor: str, level: str) -> dict[str, msgspec.Raw]:
     rules, sets = _sets(db, names_in_sets(db))
     judged = [(found, copies) for copies in sets if (found := judge(copies, rules)) is not None]
 
@@ -286,7 +258,7 @@ def _duplicates(db: sqlite3.Connection, head: _Head, cursor: str, level: str) ->
 
 
 def _found(
-    db: sqlite3.Connection, head: _Head, cursor: str, prefix: str, missing: Callable[[sqlite3.Connection], str]
+    db: sqlite3.Connection, head: Head, cursor: str, prefix: str, missing: Callable[[sqlite3.Connection], str]
 ) -> dict[str, msgspec.Raw]:
     found = sorted(search(db, prefix))
     note = "" if found else missing(db)
@@ -313,8 +285,8 @@ def _not_known(path: bytes) -> tuple[bytes | None, str]:
 
 
 def _show(db: sqlite3.Connection, path: bytes) -> Shown | Refusal:
-    row = db.execute("SELECT file FROM names WHERE active = 1 AND path = ?", (path,)).fetchone()
-    if row is None:
+    names = names_in_sets_with(db, [path])
+    if not names:
         try:
             weights, why = calls.do(path, _not_known, path)
         except OSError as error:
@@ -322,17 +294,8 @@ def _show(db: sqlite3.Connection, path: bytes) -> Shown | Refusal:
         if weights is not None:
             return _show(db, weights)
         return Refusal("not-found", f"{shown(path)}: not in the catalogue; {why}")
-    names = names_in_sets_with(db, [path])
     name = next(name for name in names if name.path == path)
-    encoded, signature, kind = (None, None, None)
-    if name.layout is not None:
-        query = (
-            "SELECT encoded, layouts.signature, format FROM layouts, files WHERE layouts.id = ? AND files.id = ?"
-        )
-        encoded, signature, kind = db.execute(query, (name.layout, name.file)).fetchone()
-    *hashes, unhashed = db.execute(
-        f"SELECT {', '.join(COLUMNS)}, error FROM hashes WHERE file = ?", (name.file,)
-    ).fetchone() or [None] * (len(COLUMNS) + 1)
+    form, hashes = format_of(db, name.file), hashes_of(db, name.file)
     rules, sets = _sets(db, names)
     found = judge(sets[0], rules) if sets else None
     links = [other.path for other in names if other.file == name.file and other is not name]
@@ -343,15 +306,15 @@ def _show(db: sqlite3.Connection, path: bytes) -> Shown | Refusal:
         error=name.error,
         size=name.size,
         mtime_ns=name.mtime_ns,
-        format=kind,
-        layout=signature,
+        format=form.name if form else None,
+        layout=form.signature if form else None,
         weights=name.signature,
-        layers=len(Layout.decode(decompress(encoded)).layers) if encoded is not None else None,
+        layers=len(form.layout.layers) if form else None,
         links=links,
         kept=found.kept if found else None,
         duplicates=sorted(found.levels.items()) if found else [],
         load_seconds=name.load_seconds,
-        hashes=hexadecimal(hashes),
-        hashes_error=unhashed or "",
+        hashes=hashes.hexadecimal(),
+        hashes_error=hashes.error or "",
         differing=sorted(found.differs) if found else [],
     )

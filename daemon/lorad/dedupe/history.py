@@ -168,7 +168,7 @@ def _why_not_shown(entry: Entry, aside: bytes) -> str:
         return f"{what} is out of reach: its folder is not there; mount its disk"
     except OSError as error:
         return f"{what} cannot be looked at: {(error.strerror or str(error)).lower()}"
-    is_it = stat.S_ISDIR(now.st_mode) if entry.unit else _is(now, entry.gone.identity)
+    is_it = stat.S_ISDIR(now.st_mode) if entry.unit else entry.gone.identity.lasts(Identity.of(now))
     return "" if is_it else f"{what} was changed or replaced"
 
 
@@ -186,10 +186,6 @@ def _is_below(path: bytes, folders: Collection[bytes]) -> bool:
 
 def _is_there(path: bytes, identity: Identity) -> bool:
     try:
-        return _is(os.lstat(path), identity)
+        return identity.lasts(Identity.of(os.lstat(path)))
     except OSError:
         return False
-
-
-def _is(now: os.stat_result, was: Identity) -> bool:
-    return (now.st_ino, now.st_size, now.st_mtime_ns) == (was.ino, was.size, was.mtime_ns)

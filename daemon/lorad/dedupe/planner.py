@@ -21,7 +21,8 @@ from loracore.adapter.folder import is_one_of_several, may_be_part, weight_parts
 from loracore.config import Config, Dedupe, dedupe_conflicts
 from loracore.paths import shown
 from lorad.blocks.extents import FileSystems, Place, look
-from lorad.catalog.views import Copies, Name, names_in_sets, names_in_sets_with, names_under, sets_of
+from lorad.catalog.copies import Copies, sets_of
+from lorad.catalog.views import Name, names_in_sets, names_in_sets_with, names_under
 from lorad.dedupe.action.folders import same_folders
 from lorad.dedupe.plan import Folders, Plan, make_plan, plan_for
 from lorad.dedupe.policy import AWAY, Policy
@@ -194,7 +195,7 @@ class Planner:
         silent = {point for point in set(points.values()) if point is not None and not calls.answers(point)}
         mute = [Skipped(name.path, b"", "", causes.NO_ANSWER) for name in names if points[name.path] in silent]
         names = [name for name in names if points[name.path] not in silent]
-        on_device = {name.dev % 2**64: name.path for name in names}
+        on_device = {name.identity.dev: name.path for name in names}
         stored = storage.look({device: os.path.dirname(path) for device, path in on_device.items()})
         copies = Copies(stored, follow=follow)
         sets = with_extents([copies.set_of(files) for files in sets_of(names)])

@@ -602,8 +602,8 @@ class Service:
             folder=step.folder,
             layout=layout,
             weights=weights,
-            kept=self.side(step.kept, Identity(*step.keeper[1:6])),
-            gone=self.side(step.path, Identity(*step.gone[1:6])),
+            kept=self.side(step.kept, step.keeper.identity),
+            gone=self.side(step.path, step.gone.identity),
             sidecars=self._sidecars if not ACTIONS[step.action].links else "keep",
             bytes=step.bytes,
         )

@@ -14,12 +14,11 @@ from typing import NamedTuple
 from loracore.causes import explained
 from loracore.control import Hashing
 from loracore.errors import MissingPackage, StateError
-from loracore.identity import Identity
+from loracore.identity import Identity, tick_of
 from loracore.paths import CATALOGUE
-from lorad.catalog.identity import Identified
-from lorad.hashes.backlog import Backlog, Counts, Wanted
+from lorad.catalog.hashes import Counts, Identified, Wanted
+from lorad.hashes.backlog import Backlog
 from lorad.hashes.process import HashingProcess
-from lorad.index.records import tick_of
 from lorad.watch import calls
 from lorad.workers.backoff import Backoff
 from lorad.workers.worker import Failed

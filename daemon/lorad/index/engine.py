@@ -266,7 +266,7 @@ class Engine:
         """Keep a file's identity hashes, at once, if it is still the file that was hashed; the file then."""
         if not self.has(number, identity):
             return None
-        self._catalog.save_hashes(number, found)
+        self._catalog.hashes.save(number, found)
         self.save()
         return self.files.by_id[number]
 
@@ -317,8 +317,8 @@ class Engine:
         self.statistics.job(job, outcome)
         if outcome.header is not None:
             # A loader sends a body once, so it is kept whatever became of the file that brought it.
-            self._catalog.layout_id(outcome.header.layout_signature, outcome.header.layout)
-            self._catalog.arrangement_id(outcome.header.arrangement_signature, outcome.header.arrangement)
+            self._catalog.layouts.number(outcome.header.layout_signature, outcome.header.layout)
+            self._catalog.arrangements.number(outcome.header.arrangement_signature, outcome.header.arrangement)
         file = self.files.by_id.get(number)
         if file is None:
             return
@@ -370,8 +370,8 @@ class Engine:
         if file.layout is not None:
             # All else of it was learnt before functions were.
             return
-        file.layout = self._catalog.layout_id(header.layout_signature)
-        file.arrangement = self._catalog.arrangement_id(header.arrangement_signature)
+        file.layout = self._catalog.layouts.number(header.layout_signature)
+        file.arrangement = self._catalog.arrangements.number(header.arrangement_signature)
         if file.layout is None or file.arrangement is None:
             # It was sent once, and lost with what could not be committed.
             self._pipeline.forget_layouts()

@@ -68,7 +68,7 @@ class Executor:
         self._duplicate = duplicate
         self._about = about
         self._loading = False
-        self._signature_of_layout: Callable[[int], bytes] = lru_cache(_SIGNATURES)(catalog.layout_signature)
+        self._signature_of_layout: Callable[[int], bytes] = lru_cache(_SIGNATURES)(catalog.layouts.signature)
         self._weight_signatures: dict[tuple[int, bytes], bytes] = {}
 
     def load(self, under: Callable[[bytes], bool]) -> None:
@@ -77,11 +77,11 @@ class Executor:
         So the JSON files go on from where they were, and a loader checks a file before it believes in it.
         """
         self._loading = True
-        for layout, sequence, exhausted in self._catalog.sequences():
+        for layout, sequence, exhausted in self._catalog.layouts.sequences():
             self._library.planned(layout, sequence, exhausted)
         self._files.load(under)
-        self._signature_of_layout = self._catalog.layout_signatures().__getitem__
-        answered = self._catalog.answer_keys()
+        self._signature_of_layout = self._catalog.layouts.signatures().__getitem__
+        answered = self._catalog.answers.keys()
         twins: dict[tuple[int, bytes], int] = {}
         for file in self._files:
             twin = twins.setdefault(key, file.id) if (key := file.twin_key) is not None else None
@@ -97,7 +97,7 @@ class Executor:
     def forget_layouts(self) -> None:
         """Numbers of layouts may have got another meaning."""
         self._weight_signatures.clear()
-        self._signature_of_layout = lru_cache(_SIGNATURES)(self._catalog.layout_signature)
+        self._signature_of_layout = lru_cache(_SIGNATURES)(self._catalog.layouts.signature)
 
     def do(self, instructions: Sequence[Instruction]) -> None:
         """Carry out what the state machine wants, and what follows from that, in the order it was said."""
@@ -114,9 +114,9 @@ class Executor:
                     if digests is not None:
                         waiting += self._answer(file, question.number, digests)
                 case Share(source, file, _, number):
-                    self._catalog.share_answer(source, file, number)
+                    self._catalog.answers.share(source, file, number)
                 case Planned(layout, sequence, exhausted):
-                    self._catalog.save_sequence(layout, sequence, exhausted)
+                    self._catalog.layouts.save_sequence(layout, sequence, exhausted)
                 case Changed(number, status, key):
                     changed = self._files.by_id.get(number)
                     if changed is None:
@@ -157,10 +157,10 @@ class Executor:
         """Digests of whole layers that the file gave before, by layer, where it could have."""
         if not self._library.asks_again(layout, question.number):
             return {}
-        return layer_digests(self._library.sequence(layout), self._catalog.answers(file))
+        return layer_digests(self._library.sequence(layout), self._catalog.answers.of(file))
 
     def _answer(self, file: int, number: int, digests: bytes) -> list[Instruction]:
-        self._catalog.save_answers([Answer(file, number, answer_key(digests), digests)])
+        self._catalog.answers.save([Answer(file, number, answer_key(digests), digests)])
         return self._library.answered(file, number, digests)
 
     def _change(self, file: File, status: Status, key: bytes) -> None:
@@ -215,6 +215,6 @@ class Executor:
         if signature is None:
             if len(self._weight_signatures) >= _SIGNATURES:
                 self._weight_signatures.clear()
-            digests = layer_digests(self._library.sequence(layout), self._catalog.answers(file))
+            digests = layer_digests(self._library.sequence(layout), self._catalog.answers.of(file))
             signature = self._weight_signatures[layout, key] = weight_signature(digests)
         return signature

@@ -42,14 +42,13 @@ class Held:
         self.renumbered: dict[int, int] = {}
 
     def load(self) -> None:
-        self._any = bool(self._catalog.bound_held(MOST))
+        self._any = bool(self._catalog.held.bound(MOST))
 
     def lost(
         self, path: bytes, identity: Identity, born: int | None, layout: int | None, weights: bytes | None
     ) -> None:
         """A name does not lead to this file any more. `layout` (a number) and `weights`: None if not known."""
-        dev, ino, size, mtime_ns, _ = identity.stored()
-        self._lost.append(Lost(path, dev, ino, born, size, mtime_ns, layout, weights or b""))
+        self._lost.append(Lost(path, identity, born, layout, weights or b""))
 
     def knows(self, paths: Iterable[bytes], identity: Identity, born: int | None, weights: Weights) -> bool:
         """Whether one of these names, or this inode, led to these weights before, or may have."""
@@ -74,7 +73,7 @@ class Held:
     def forget_inode(self, identity: Identity) -> None:
         """An inode is gone for good, so that a new file may have its number."""
         self.save()
-        self._catalog.forget_inode(*identity.stored()[:2])
+        self._catalog.held.forget_inode(identity)
 
     @property
     def unsaved(self) -> int:
@@ -84,30 +83,29 @@ class Held:
         """Write what is new into the catalogue's open transaction."""
         if not self._lost:
             return
-        self._catalog.save_held(self._lost)
+        self._catalog.held.save(self._lost)
         self._any = True
         self._unbounded += len(self._lost)
         self._lost.clear()
         if self._unbounded >= _MORE:
-            self._catalog.bound_held(MOST)
+            self._catalog.held.bound(MOST)
             self._unbounded = 0
 
     def _at(self, path: bytes) -> list[tuple[bytes, bytes]]:
         self.save()
-        return self._catalog.held_at(path) if self._any else []
+        return self._catalog.held.at(path) if self._any else []
 
     def _by(self, identity: Identity, born: int | None) -> list[HeldInode]:
         """Rows of this inode, as far as it is not only another one of its number."""
         self.save()
         if not self._any:
             return []
-        _, ino, size, mtime_ns, _ = identity.stored()
 
         def same(row: HeldInode) -> bool:
-            if identity.dev not in (row.dev % 2**64, self.renumbered.get(row.dev % 2**64)):
+            if identity.dev not in (row.dev, self.renumbered.get(row.dev)):
                 return False
             if None not in (born, row.born):
                 return born == row.born
-            return bool(row.weights) or (row.size, row.mtime_ns) == (size, mtime_ns)
+            return bool(row.weights) or (row.size, row.mtime_ns) == (identity.size, identity.mtime_ns)
 
-        return list(filter(same, self._catalog.held_by(ino)))
+        return list(filter(same, self._catalog.held.by(identity.ino)))

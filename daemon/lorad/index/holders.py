@@ -51,7 +51,7 @@ class Holders:
 
     def keepers(self, layout: bytes, weights: bytes) -> list[Keeper]:
         """Names in view that lead to these weights, as far as it is known; hidden files are none."""
-        number = self._catalog.layout_id(layout)
+        number = self._catalog.layouts.number(layout)
         twins = self._files.twins.get((number, weights), {}) if number is not None else {}
         return [
             Keeper(name, file.identity, file.function, self._files.configs.get(name))
@@ -84,12 +84,12 @@ class Holders:
         read anew. `settling`: something else is looked through or read that may be of these weights. Of names that
         wait for a quiet moment to be looked at, the caller knows.
         """
-        number = self._catalog.layout_id(layout)
+        number = self._catalog.layouts.number(layout)
         numbers = self._files.unread.get(Weights(layout, weights), ())
         unread = [file for each in numbers if (file := self._files.by_id[each]).names]
         if any(file.status is Status.FAILED and not file.read_ns for file in unread):
             return "away"
-        sleeping = self._catalog.sleeping(layout, weights)
+        sleeping = self._catalog.names.sleeping(layout, weights)
         lost = {path: sleeping.get(path) for path in (*sleeping, *paths) if path not in self._files.by_path}
         if any(self._names.is_away(path, device) for path, device in lost.items()):
             return "away"

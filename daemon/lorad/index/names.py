@@ -18,7 +18,7 @@ from contextlib import contextmanager, suppress
 
 from loracore.control import Event, FileFailedEvent, FileGone, FileSeen
 from loracore.errors import StateError
-from loracore.identity import Identity
+from loracore.identity import UNKNOWN, Identity
 from loracore.paths import shown
 from loracore.tensorfile import has_reader
 from lorad.index.away import Away
@@ -192,7 +192,7 @@ class Names:
     def set_aside(self, path: bytes, why: str) -> None:
         """A mistake in lorad came up with this file: it is failed, until it is looked at again."""
         self._mistake(path, why)
-        identity = Identity(0, 0, 0, 0, 0)
+        identity = UNKNOWN
         with suppress(OSError):
             identity = Identity.of(calls.stat(path, follow_symlinks=False))
         known = self._files.by_path.get(path)
@@ -358,15 +358,14 @@ class Names:
 
         `fresh`: it is known, and met for the first time in this sweep.
         """
-        path, identity = seen.path, Identity.of(seen.status) if seen.status else Identity(0, 0, 0, 0, 0)
+        path, identity = seen.path, Identity.of(seen.status) if seen.status else UNKNOWN
         known = self._files.by_path.get(path)
         if self._sweep is not None:
             self._sweep.unseen.discard(path)
         if known is not None and seen.status is None and not known.passed_over:
             # A trouble that may pass says nothing of what the name leads to.
             return
-        if known is not None and fresh and not known.passed_over and _differ_in_device(known.identity, identity):
-            # The system numbers devices anew when it starts.
+        if known is not None and fresh and not known.passed_over and known.identity.renumbered(identity):
             self._files.held.renumbered[known.identity.dev] = identity.dev
             self._files.restamp(known, identity)
         if seen.status is not None:
@@ -572,12 +571,3 @@ def settled(status: os.stat_result, seconds: float) -> bool:
     """Whether a file was left alone for so long, by its own times. Times to come count as long ago."""
     age = time.time() - max(status.st_mtime, status.st_ctime)
     return not 0 <= age < seconds
-
-
-def _differ_in_device(before: Identity, now: Identity) -> bool:
-    return before.dev != now.dev and (before.ino, before.size, before.mtime_ns, before.ctime_ns) == (
-        now.ino,
-        now.size,
-        now.mtime_ns,
-        now.ctime_ns,
-    )

@@ -74,8 +74,8 @@ class Reading:
         #: Long questions of files that nothing else is like now.
         self._parked: defaultdict[int, list[Wanted]] = defaultdict(list)
         self._headers_turn = True
-        self._arrangement = lru_cache(256)(catalog.arrangement)
-        self._layout = lru_cache(32)(catalog.layout)
+        self._arrangement = lru_cache(256)(catalog.arrangements.get)
+        self._layout = lru_cache(32)(catalog.layouts.get)
         self._plan = lru_cache(512)(self._make_plan)
 
     @property

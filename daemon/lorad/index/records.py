@@ -14,16 +14,11 @@ import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 
-from loracore.identity import Identity, bounded
-from loracore.identity import signed as signed  # noqa: PLC0414 - also imported from here
+from loracore.identity import Identity, bounded, tick_of
 from lorad.catalog import Catalog, Row
 from lorad.index.held import Held, Weights
 from lorad.library import Status
 
-#: Coarser than the clock ticks that file systems use for their times, in nanoseconds.
-_TICK = 20_000_000
-#: The tick of file systems that count whole (FAT: even) seconds.
-_COARSE_TICK = 2_000_000_000
 #: A name that is hidden has this as its `active` in the catalogue.
 _HIDDEN = 2
 _STATUS = {status.value: status for status in Status}
@@ -168,12 +163,12 @@ class Files:
 
         Files elsewhere stay in the catalogue, out of every view, until their folder is looked at again.
         """
-        records = {row.id: File.from_row(row) for row in self._catalog.rows()}
+        records = {row.id: File.from_row(row) for row in self._catalog.files.rows()}
         self._next = max(records, default=0) + 1
         self.held.load()
         wake: list[bytes] = []
         sleep: list[bytes] = []
-        for path, number, active, config in self._catalog.names():
+        for path, number, active, config in self._catalog.names.rows():
             file, hidden = records.get(number), active == _HIDDEN
             wanted = file is not None and (hidden or under(path))
             if file is not None and wanted:
@@ -199,8 +194,8 @@ class Files:
                 self.twins.setdefault(key, {})[file.id] = file
             if file.was is not None:
                 self.unread.setdefault(file.was, set()).add(file.id)
-        self._catalog.set_active(1, wake)
-        self._catalog.set_active(0, sleep)
+        self._catalog.names.set_active(1, wake)
+        self._catalog.names.set_active(0, sleep)
         self.held.save()
         self.view_changed = bool(wake or sleep)
 
@@ -266,7 +261,7 @@ class Files:
         """The weights of a file, or those that it may have as it had them."""
         if (key := file.twin_key) is None:
             return file.was
-        return Weights(self._catalog.layout_signature(key[0]), key[1])
+        return Weights(self._catalog.layouts.signature(key[0]), key[1])
 
     def may_be(self, file: File, was: Weights | None) -> None:
         """Say what a file may still be, as its inode or its name was it."""
@@ -472,10 +467,10 @@ class Files:
             return None
         touched = {name for row in rows for name in self.by_id[row.id].names}
         touched.update(self._new_names, self._dropped_names)
-        self._catalog.drop_names(self._dropped_names)
+        self._catalog.names.drop(self._dropped_names)
         self._catalog.drop_files(self._dropped_files)
-        self._catalog.save_files(rows)
-        self._catalog.save_names(
+        self._catalog.files.save(rows)
+        self._catalog.names.save(
             (path, file, _HIDDEN if path in self.hidden else 1, self.configs.get(path))
             for path, file in self._new_names.items()
         )
@@ -488,15 +483,10 @@ class Files:
         if row.id not in self._restored:
             return False
         self._restored.remove(row.id)
-        return row == self._catalog.row(row.id)
+        return row == self._catalog.files.row(row.id)
 
     def __iter__(self) -> Iterator[File]:
         return iter(self.by_id.values())
-
-
-def tick_of(ctime_ns: int) -> int:
-    """Nanoseconds within which a file's times may stay what they are although it is written to."""
-    return _COARSE_TICK if ctime_ns % 1_000_000_000 == 0 else _TICK
 
 
 def is_under(roots: Iterable[bytes]) -> Callable[[bytes], bool]:

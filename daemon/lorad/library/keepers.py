@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from loracore.config import Dedupe
+from loracore.identity import Identity
 from loracore.paths import shown
 from loracore.settings import PATH_PREFIX
 
@@ -85,6 +86,10 @@ class Copy(NamedTuple):
     read_only: tuple[tuple[bytes, bytes], ...] = ()
     function: bytes | None = None
     configs: tuple[tuple[bytes, bytes], ...] = ()
+
+    @property
+    def identity(self) -> Identity:
+        return Identity(self.dev, self.ino, self.size, self.mtime_ns, self.ctime_ns)
 
     def function_of(self, path: bytes) -> tuple[bytes | None, bytes | None]:
         """What the file does under this name: what its header and the configuration beside it say."""

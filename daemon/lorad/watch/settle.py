@@ -12,11 +12,7 @@ from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
 
 from loracore.config import Watch
-
-#: A file written to within the same tick of the file system's clock looks as if it had not been.
-_TICK = 0.02
-#: The same where times are in whole seconds.
-_COARSE_TICK = 2.0
+from loracore.identity import TICK_NS, tick_of
 
 
 class Stamped(Protocol):
@@ -132,8 +128,8 @@ class SettleQueue(Generic[Identity]):
             return None
         if identity != waiting.identity:
             waiting.identity, waiting.since = identity, now
-            return now + max(waiting.quiet, _TICK)
-        tick = _COARSE_TICK if identity.ctime_ns % 1_000_000_000 == 0 else _TICK
+            return now + max(waiting.quiet, TICK_NS / 1e9)
+        tick = tick_of(identity.ctime_ns) / 1e9
         young = tick - (self._wall() - identity.ctime_ns / 1e9)
         # Having looked the same for a tick is as good, and is all there is where another machine's clock is ahead.
         when = now + min(young, waiting.since + tick - now)

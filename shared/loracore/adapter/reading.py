@@ -11,6 +11,7 @@ from math import prod
 from typing import TYPE_CHECKING
 
 from loracore.errors import ChangedFile, FileError
+from loracore.identity import Identity
 from loracore.tensorfile import DTYPE_BITS, Layer, open_regular, read_container
 from loracore.tensorfile.strided import gather
 from loracore.tensorfile.ziprecords import record_start
@@ -37,7 +38,7 @@ class TensorReader:
         try:
             # A link is followed: whoever names a file here wants what it leads to.
             self.source = self._stack.enter_context(open_regular(os.path.realpath(path)))
-            self._identity = _identity(self.source.fd)
+            self._identity = Identity.of(os.fstat(self.source.fd))
             self.container = read_container(self.source, path)
         except FileError as error:
             self._stack.close()
@@ -57,7 +58,8 @@ class TensorReader:
 
     def check_unchanged(self) -> None:
         """Raises ChangedFile where the file is not what it was when it was opened, or has been replaced."""
-        if _identity(self.source.fd) != self._identity:
+        # Losing its name to another file changes its ctime.
+        if Identity.of(os.fstat(self.source.fd)) != self._identity:
             raise ChangedFile("it changed while it was read; do it again", self.shown)
 
     def sha256(self) -> str:
@@ -137,9 +139,3 @@ class TensorReader:
         places = self.container.arrangement
         base = record_start(self.source, places.records[index]) if places.records else self.container.base
         return base + places.offsets[index]
-
-
-def _identity(fd: int) -> tuple[int, int, int]:
-    """An open file stays the same inode; losing its name to another changes its ctime."""
-    status = os.fstat(fd)
-    return status.st_size, status.st_mtime_ns, status.st_ctime_ns

@@ -30,35 +30,35 @@ def test_a_later_catalogue_is_refused(tmp_path: Path) -> None:
 def test_what_was_committed_is_there_again_and_nothing_else(tmp_path: Path) -> None:
     """A process that is killed loses its open transaction only."""
     catalog = Catalog(str(tmp_path))
-    catalog.save_files([row(1), row(2)])
-    catalog.save_answers([Answer(1, 0, b"k" * 16, b"d" * 32)])
-    layout = catalog.layout_id(b"s" * 32, b"encoded")
+    catalog.files.save([row(1), row(2)])
+    catalog.answers.save([Answer(1, 0, b"k" * 16, b"d" * 32)])
+    layout = catalog.layouts.number(b"s" * 32, b"encoded")
     assert layout is not None
     question = Question(0, True, (Piece(3, 0, 7),))
-    catalog.save_sequence(layout, [question], True)
+    catalog.layouts.save_sequence(layout, [question], True)
     catalog.commit(new_generation=True)
-    catalog.save_files([row(3)])
+    catalog.files.save([row(3)])
     again = Catalog(str(tmp_path))
     assert again.generation == 1
-    assert list(again.rows()) == [row(1), row(2)]
-    assert again.answer_keys() == {1: {0: b"k" * 16}}
-    assert list(again.sequences()) == [(layout, (question,), True)]
+    assert list(again.files.rows()) == [row(1), row(2)]
+    assert again.answers.keys() == {1: {0: b"k" * 16}}
+    assert list(again.layouts.sequences()) == [(layout, (question,), True)]
 
 
 def test_forgotten_files_leave_nothing(tmp_path: Path) -> None:
     """Digests are kept while their file lives, and cleared after."""
     catalog = Catalog(str(tmp_path))
-    catalog.save_files([row(1)])
-    catalog.save_names([(b"/a\xff", 1, 1, None)])
-    catalog.save_answers([Answer(1, 0, b"", b"")])
-    catalog.drop_names([b"/a\xff"])
+    catalog.files.save([row(1)])
+    catalog.names.save([(b"/a\xff", 1, 1, None)])
+    catalog.answers.save([Answer(1, 0, b"", b"")])
+    catalog.names.drop([b"/a\xff"])
     catalog.drop_files([1])
-    assert (list(catalog.rows()), list(catalog.names()), catalog.answers(1)) == ([], [], {})
+    assert (list(catalog.files.rows()), list(catalog.names.rows()), catalog.answers.of(1)) == ([], [], {})
 
 
 def test_a_shared_answer_is_an_answer(tmp_path: Path) -> None:
     """Files that agree on every layer share what one of them was asked."""
     catalog = Catalog(str(tmp_path))
-    catalog.save_answers([Answer(1, 4, b"k", b"d")])
-    catalog.share_answer(1, 2, 4)
-    assert catalog.answers(2) == {4: b"d"}
+    catalog.answers.save([Answer(1, 4, b"k", b"d")])
+    catalog.answers.share(1, 2, 4)
+    assert catalog.answers.of(2) == {4: b"d"}

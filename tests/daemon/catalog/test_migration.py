@@ -51,10 +51,10 @@ def test_version_1_keeps_what_it_has_and_takes_hashes(tmp_path: Path) -> None:
     catalog = Catalog(str(tmp_path))
     # Its header is to be read again for the function, and the JSON files to be rendered again.
     row = row._replace(function=b"")
-    assert (catalog.generation, catalog.number("complete"), list(catalog.rows())) == (5, 0, [row])
-    assert list(catalog.names()) == [(b"/a\xff", 7, 1, None)]
-    assert catalog.answers(7) == {0: b"d" * 32}
-    catalog.save_hashes(7, Identified(sha256=b"h" * 32))
+    assert (catalog.generation, catalog.number("complete"), list(catalog.files.rows())) == (5, 0, [row])
+    assert list(catalog.names.rows()) == [(b"/a\xff", 7, 1, None)]
+    assert catalog.answers.of(7) == {0: b"d" * 32}
+    catalog.hashes.save(7, Identified(sha256=b"h" * 32))
     catalog.close()
     fresh = tmp_path / "fresh"
     fresh.mkdir()
@@ -83,9 +83,9 @@ def test_version_5_knows_the_weights_of_duplicates_and_all_are_old(tmp_path: Pat
     old.commit()
     old.close()
     catalog = Catalog(str(tmp_path))
-    found = [(row.status, row.weights, row.was, row.fresh, row.extents) for row in catalog.rows()]
+    found = [(row.status, row.weights, row.was, row.fresh, row.extents) for row in catalog.files.rows()]
     assert found == [("unique", None, None, 0, b"extents"), ("duplicate", b"s" * 32, None, 0, b"extents")]
-    assert (catalog.held_at(b"/a"), catalog.number("acts")) == ([], 0)
+    assert (catalog.held.at(b"/a"), catalog.number("acts")) == ([], 0)
     catalog.close()
     with sqlite3.connect(tmp_path / CATALOGUE) as new:
         assert not {("table", name) for name in ("newcomers", "departed", "held")} & tables(new)
@@ -95,7 +95,7 @@ def test_version_5_knows_the_weights_of_duplicates_and_all_are_old(tmp_path: Pat
 def test_hashes_go_with_their_file(tmp_path: Path) -> None:
     catalog = Catalog(str(tmp_path))
     for file in (1, 2):
-        catalog.save_hashes(file, Identified(sha256=bytes([file]) * 32))
+        catalog.hashes.save(file, Identified(sha256=bytes([file]) * 32))
     catalog.drop_files([1])
     catalog.close()
     with sqlite3.connect(tmp_path / CATALOGUE) as db:

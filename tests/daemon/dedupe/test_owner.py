@@ -17,7 +17,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
 
-import lorad.index.records
+import loracore.identity
 from loracore.control import Applied, Undone
 from lorad.dedupe.action.order import HELD
 from tests.daemon.dedupe.owner import SUFFIX, TRASH, Disk, Lorad, held
@@ -46,7 +46,7 @@ class Owner(RuleBasedStateMachine):
     @initialize(copies=st.lists(files, max_size=3))
     def begin(self, copies: list[str]) -> None:
         self.place = tempfile.TemporaryDirectory()
-        self.patch = patch.object(lorad.index.records, "_TICK", 0)
+        self.patch = patch.object(loracore.identity, "TICK_NS", 0)
         self.patch.start()
         base = Path(os.path.realpath(self.place.name)) / "disk"
         self.disk = Disk(base, FOLDERS, MADE)

@@ -28,7 +28,7 @@ class Core:
         self.complaints: list[str] = []
         self.busy = False
         self._woken = threading.Event()
-        self._number = max((row.id for row in self.catalog.rows()), default=0)
+        self._number = max((row.id for row in self.catalog.files.rows()), default=0)
         self.service = HashingService(
             str(state), lambda text, _: self.complaints.append(text), self._woken.set, waits
         )
@@ -41,13 +41,13 @@ class Core:
         self._number += 1
         identity = (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
         rest = (1, status, None, None, None, None, None, None, 0.0, None, 0, 0)
-        self.catalog.save_files([Row(self._number, *identity, *rest)])
-        self.catalog.save_names([(os.fsencode(path), self._number, 1, None)])
+        self.catalog.files.save([Row(self._number, *identity, *rest)])
+        self.catalog.names.save([(os.fsencode(path), self._number, 1, None)])
         self.catalog.commit(new_generation=True)
         return self._number
 
     def remove(self, file: int) -> None:
-        self.catalog.drop_names(path for path, number, *_ in list(self.catalog.names()) if number == file)
+        self.catalog.names.drop(path for path, number, *_ in list(self.catalog.names.rows()) if number == file)
         self.catalog.drop_files([file])
         self.catalog.commit(new_generation=True)
 
@@ -63,7 +63,7 @@ class Core:
             hashed = self.service.look(self.catalog.generation, busy=self.busy)
             if hashed is not None:
                 self.found.append(hashed)
-                self.catalog.save_hashes(hashed.file, hashed.found)
+                self.catalog.hashes.save(hashed.file, hashed.found)
                 self.catalog.commit(new_generation=False)
                 self.service.taken()
             self._woken.wait(0.02)

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from lorad.catalog import Catalog, Identified, Row
-from lorad.hashes.backlog import Backlog, Counts
+from lorad.catalog.hashes import Counts
+from lorad.hashes.backlog import Backlog
 
 _DIGEST = bytes(32)
 
@@ -29,8 +30,8 @@ def backlog(tmp_path: Path, catalog: Catalog) -> Iterator[Backlog]:
 
 def add(catalog: Catalog, *numbers: int, status: str = "unique") -> None:
     rest = (status, None, None, None, None, None, None, 0.0, None, 0, 0)
-    catalog.save_files(Row(number, -1, number, 10, 20, 30, 40, *rest) for number in numbers)
-    catalog.save_names((b"/%d" % number, number, 1, None) for number in numbers)
+    catalog.files.save(Row(number, -1, number, 10, 20, 30, 40, *rest) for number in numbers)
+    catalog.names.save((b"/%d" % number, number, 1, None) for number in numbers)
     catalog.commit(new_generation=True)
 
 
@@ -63,10 +64,10 @@ def test_only_what_is_known_in_view_and_has_no_hashes(catalog: Catalog, backlog:
     add(catalog, 7, status="pending")
     add(catalog, 8, status="duplicate")
     add(catalog, 9, status="grouped")
-    catalog.save_hashes(2, Identified(sha256=_DIGEST))
-    catalog.save_hashes(3, Identified(error="it is bad", deaths=3))
-    catalog.save_hashes(9, Identified(deaths=2))
-    catalog.set_active(0, [b"/4"])
+    catalog.hashes.save(2, Identified(sha256=_DIGEST))
+    catalog.hashes.save(3, Identified(error="it is bad", deaths=3))
+    catalog.hashes.save(9, Identified(deaths=2))
+    catalog.names.set_active(0, [b"/4"])
     catalog.commit(new_generation=True)
     assert backlog.counts() == Counts(hashed=1, waiting=3, failed=1)
     assert given(backlog) == [9, 8, 1]
@@ -78,7 +79,7 @@ def test_only_what_is_known_in_view_and_has_no_hashes(catalog: Catalog, backlog:
 
 def test_a_file_has_all_its_names(catalog: Catalog, backlog: Backlog) -> None:
     add(catalog, 1)
-    catalog.save_names([(b"/other \xff", 1, 1, None)])
+    catalog.names.save([(b"/other \xff", 1, 1, None)])
     catalog.commit(new_generation=True)
     wanted = backlog.next()
     assert wanted is not None

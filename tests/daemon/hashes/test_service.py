@@ -80,7 +80,7 @@ def test_a_file_that_kills_the_process_is_given_up(core: Core, tmp_path: Path) -
 
 def test_deaths_are_counted_over_restarts(core: Core, tmp_path: Path) -> None:
     file = core.add(tmp_path / "poison", b"x")
-    core.catalog.save_hashes(file, Identified(deaths=service.DEATHS - 1))
+    core.catalog.hashes.save(file, Identified(deaths=service.DEATHS - 1))
     core.catalog.commit(new_generation=True)
     core.until(lambda: core.found)
     assert core.found[0].found.deaths == service.DEATHS

@@ -72,7 +72,7 @@ def test_what_changes_is_written_into_the_catalogue(library: Library) -> None:
     library.write("a", revision="main")
     library.configs.touched(config)
     assert library.files.save() is None
-    stored = {path: said for path, _, _, said in library.files._catalog.names()}
+    stored = {path: said for path, _, _, said in library.files._catalog.names.rows()}
     assert stored == dict.fromkeys(stored) | library.files.configs
 
 

@@ -349,7 +349,7 @@ def test_what_is_held_is_bounded_and_the_oldest_goes(tmp_path: Path, monkeypatch
     monkeypatch.setattr(held, "MOST", 10)
     monkeypatch.setattr(held, "_MORE", 1)
     catalog = Catalog(str(tmp_path))
-    layout = catalog.layout_id(b"l" * 32, b"")
+    layout = catalog.layouts.number(b"l" * 32, b"")
     names, weights = Held(catalog), Weights(b"l" * 32, b"w" * 32)
     nothing = Identity(0, 0, 0, 0, 0)
 

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from lorad.blocks.usage import unpacked
-from lorad.catalog.views import Copies, Name, Snapshot, connect, read_snapshot
+from lorad.catalog.copies import Copies
+from lorad.catalog.views import Name, Snapshot, connect, read_snapshot
 from lorad.library.keepers import Copy, choose
 from lorad.publish.model import Model
 from lorad.publish.render import render

@@ -73,7 +73,7 @@ class History:
     def __init__(self, state: Path) -> None:
         self.catalog = Catalog(str(state))
         for number in range(LAYOUTS):
-            self.catalog.layout_id(bytes([number]) * 32, b"")
+            self.catalog.layouts.number(bytes([number]) * 32, b"")
         self.names: dict[bytes, int] = {}
 
     def commit(self, changes: Sequence[tuple]) -> set[bytes]:
@@ -93,22 +93,22 @@ class History:
                     "safetensors", has["residue"], has["signature"], number / 7, has["error"], 0, 0,
                     has["extents"], has["function"], None, None, 0, has["metadata"],
                 )  # fmt: skip
-                self.catalog.save_files([row])
+                self.catalog.files.save([row])
                 return self._names_of(number)
             case "name":
                 path, file, config = about
                 self.names[path] = file
-                self.catalog.save_names([(path, file, 1, config)])
+                self.catalog.names.save([(path, file, 1, config)])
                 return [path]
             case "drop name":
                 self.names.pop(about[0], None)
-                self.catalog.drop_names(about)
+                self.catalog.names.drop(about)
                 return [*about]
             case "drop file":
                 self.catalog.drop_files(about)
                 return self._names_of(about[0])
             case "show":
-                self.catalog.set_active(about[1], [about[0]])
+                self.catalog.names.set_active(about[1], [about[0]])
                 return [about[0]]
             case "terms":
                 self.catalog.keep(TERMS, about[0].encode())

@@ -40,7 +40,7 @@ for line in sys.stdin:
 
 def fill(catalog: Catalog, numbers: range, status: str = "duplicate") -> list[bytes]:
     """Put files into a new generation, pairs of the same weights; their names."""
-    layout = catalog.layout_id(b"l" * 32, b"")
+    layout = catalog.layouts.number(b"l" * 32, b"")
     names = []
     for number in numbers:
         signature = (number // 2).to_bytes(32, "big")
@@ -48,9 +48,9 @@ def fill(catalog: Catalog, numbers: range, status: str = "duplicate") -> list[by
             number, 1, number, 100, number, 1, 1, status, layout, None, 0, "safetensors", signature, signature,
             0.5, None, 0, 0,
         )  # fmt: skip
-        catalog.save_files([row])
+        catalog.files.save([row])
         names.append(b"/srv/models/loras/%05d.safetensors" % number)
-        catalog.save_names([(names[-1], number, 1, None)])
+        catalog.names.save([(names[-1], number, 1, None)])
     catalog.commit(new_generation=True)
     return names
 

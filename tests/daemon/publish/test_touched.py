@@ -69,7 +69,7 @@ class Core(RuleBasedStateMachine):
         self.roots = roots
         self.catalog = Catalog(self.state)
         for number in range(3):
-            self.catalog.layout_id(bytes([number]) * 32, b"")
+            self.catalog.layouts.number(bytes([number]) * 32, b"")
         self.files = Files(self.catalog)
         self.files.load(is_under(roots))
         self.line = Line()

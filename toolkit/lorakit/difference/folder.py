@@ -20,9 +20,9 @@ def key_of(models: tuple[Weights, Weights], question: Mapping[str, Any]) -> Key:
     """What a run on these models with these parameters is known by."""
     asked = {"base": os.fsdecode(models[0].path), "finetuned": os.fsdecode(models[1].path)}
     identity = [
-        (os.fsdecode(each.path), each.device, each.inode, each.size, each.mtime_ns, each.ctime_ns)
+        (os.fsdecode(path), file.dev, file.ino, file.size, file.mtime_ns, file.ctime_ns)
         for model in models
-        for each in model.identities
+        for path, file in model.identities
     ]
     return Key(asked | {name: str(value) for name, value in question.items()}, identity)
 

@@ -91,7 +91,7 @@ def walked(session: Session, wish: Wish, context: Context) -> Iterator[Walked]:
 
 
 def _inodes(model: Weights) -> set[tuple[int, int]]:
-    return {(each.device, each.inode) for each in model.identities}
+    return {(each.dev, each.ino) for _, each in model.identities}
 
 
 def check_rank(rank: int) -> None:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from types import TracebackType
 
 from loracore.errors import ChangedFile, FileError, MalformedFile
+from loracore.identity import Identity
 from loracore.jobs.results import Fault
 from loracore.paths import shown
 from loracore.tensorfile import Container, Layer, Source, Strides, open_regular, read_container
@@ -22,18 +23,6 @@ from lorakit.models.shards import Shard
 #: Bytes of a view that is put in order in memory (`loracore.tensorfile.strided`); larger ones are left out.
 _MAX_VIEW = 256 << 20
 _PIECE = 1 << 20
-
-
-@dataclass(frozen=True)
-class Identity:
-    """By which a file is known to be the same as before."""
-
-    path: bytes
-    device: int
-    inode: int
-    size: int
-    mtime_ns: int
-    ctime_ns: int
 
 
 @dataclass(frozen=True)
@@ -95,8 +84,9 @@ class Weights:
         self._stack.close()
 
     @property
-    def identities(self) -> tuple[Identity, ...]:
-        return tuple(file.identity for file in self._files)
+    def identities(self) -> tuple[tuple[bytes, Identity], ...]:
+        """Path and identity of each weight file, as it was when it was opened."""
+        return tuple((file.path, file.identity) for file in self._files)
 
     @property
     def files(self) -> tuple[tuple[bytes, Source], ...]:
@@ -136,7 +126,7 @@ class Weights:
     def check_unchanged(self) -> None:
         """Raises ChangedFile where a file is not what it was when it was opened."""
         for file in self._files:
-            if _identity(file.path, file.source.fd) != file.identity:
+            if Identity.of(os.fstat(file.source.fd)) != file.identity:
                 raise ChangedFile("it changed while it was read; do it again", os.fsdecode(file.path))
 
     def _add(self, shard: Shard) -> None:
@@ -148,7 +138,7 @@ class Weights:
             error.path = os.fsdecode(shard.path)
             raise
         file = len(self._files)
-        self._files.append(_File(shard.path, source, container, _identity(shard.path, source.fd)))
+        self._files.append(_File(shard.path, source, container, Identity.of(os.fstat(source.fd))))
         prefix = f"{shard.component}." if shard.component else ""
         names = set()
         for index, layer in enumerate(container.layout.layers):
@@ -175,8 +165,3 @@ class Weights:
     def _view(self, tensor: Tensor) -> Strides | None:
         strides = self._files[tensor.file].container.arrangement.strided.get(tensor.index)
         return strides if tensor.nbytes else None
-
-
-def _identity(path: bytes, fd: int) -> Identity:
-    status = os.fstat(fd)
-    return Identity(path, status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)

@@ -81,9 +81,7 @@ class Held:
 
 def same(one: Identity, other: Identity, *, renamed: bool = False) -> bool:
     """Whether a file is unchanged; `renamed`: but for its ctime."""
-    if renamed:
-        return (one.dev, one.ino, one.size, one.mtime_ns) == (other.dev, other.ino, other.size, other.mtime_ns)
-    return one == other
+    return one.renamed(other) if renamed else one == other
 
 
 def watchful(one: Held, other: Held, progress: Progress) -> Progress:

@@ -15,6 +15,7 @@ import struct
 import time
 
 from loracore.causes import SHARE, words
+from loracore.identity import Identity
 from lorad.blocks.extents import own_ranges
 from lorad.dedupe.action.compare import pieces
 from lorad.dedupe.action.hold import Held
@@ -129,8 +130,7 @@ def restore_times(entry: Entry, reached: Reached) -> None:
 
 
 def _is_unchanged(entry: Entry, status: os.stat_result) -> bool:
-    was = entry.gone.identity
-    return (status.st_ino, status.st_size, status.st_mtime_ns) == (was.ino, was.size, was.mtime_ns)
+    return entry.gone.identity.lasts(Identity.of(status))
 
 
 def _hold_alone(fd: int, path: bytes) -> None:

@@ -6,15 +6,10 @@ import sqlite3
 from collections.abc import Iterator
 from typing import NamedTuple
 
-import msgspec
-
-from lorad.catalog.identity import KINDS
-from lorad.library import Question
+from lorad.catalog.hashes import KINDS
+from lorad.catalog.views import IS_TOLD, names_of, sequences
 
 _DIGEST = 32
-_SEQUENCE = msgspec.msgpack.Decoder(tuple[Question, ...])
-_LISTED = "active = 1 AND files.status IN ('grouped', 'unique', 'duplicate')"
-_PATHS = "SELECT path FROM names WHERE active = 1 AND file = ?"
 
 
 class Hit(NamedTuple):
@@ -35,7 +30,7 @@ def search(db: sqlite3.Connection, prefix: str) -> Iterator[Hit]:
     yield from hits
     if not hits:
         for file, digests in _layers(db, prefix).items():
-            for (path,) in db.execute(_PATHS, (file,)):
+            for path in names_of(db, file):
                 yield from (Hit("layer", digest, path) for digest in digests)
 
 
@@ -48,7 +43,7 @@ def _identities(db: sqlite3.Connection, prefix: str) -> Iterator[Hit]:
         query = (
             f"SELECT substr(hashes.{kind.column}, 1, {kind.length}), path FROM hashes "
             "JOIN files ON files.id = hashes.file JOIN names ON names.file = files.id "
-            f"WHERE {_LISTED} AND hashes.{kind.column} BETWEEN ? AND ?"
+            f"WHERE {IS_TOLD} AND hashes.{kind.column} BETWEEN ? AND ?"
         )
         yield from (Hit(kind.name, *row) for row in db.execute(query, (low, high)))
 
@@ -59,7 +54,7 @@ def _signatures(db: sqlite3.Connection, prefix: str) -> Iterator[Hit]:
         Hit("layout", *row)
         for row in db.execute(
             "SELECT layouts.signature, path FROM layouts JOIN files ON files.layout = layouts.id "
-            f"JOIN names ON names.file = files.id WHERE {_LISTED} AND layouts.signature BETWEEN ? AND ?",
+            f"JOIN names ON names.file = files.id WHERE {IS_TOLD} AND layouts.signature BETWEEN ? AND ?",
             (low, high),
         )
     )
@@ -67,7 +62,7 @@ def _signatures(db: sqlite3.Connection, prefix: str) -> Iterator[Hit]:
         Hit("weights", *row)
         for row in db.execute(
             "SELECT files.signature, path FROM files JOIN names ON names.file = files.id "
-            f"WHERE {_LISTED} AND files.signature BETWEEN ? AND ?",
+            f"WHERE {IS_TOLD} AND files.signature BETWEEN ? AND ?",
             (low, high),
         )
     )
@@ -77,9 +72,8 @@ def _layers(db: sqlite3.Connection, prefix: str) -> dict[int, set[bytes]]:
     """The matching digests of whole layers, by file."""
     found: dict[int, set[bytes]] = {}
     whole_bytes = bytes.fromhex(prefix[: len(prefix) // 2 * 2])
-    layouts = db.execute("SELECT id, sequence FROM layouts WHERE sequence IS NOT NULL").fetchall()
-    for layout, sequence in layouts:
-        confirming = [question.number for question in _SEQUENCE.decode(sequence) if question.confirms]
+    for layout, sequence, _ in list(sequences(db)):
+        confirming = [question.number for question in sequence if question.confirms]
         marks = ", ".join("?" * len(confirming))
         rows = db.execute(
             "SELECT file, digests FROM answers JOIN files ON files.id = answers.file "

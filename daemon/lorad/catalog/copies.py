@@ -1,0 +1,104 @@
+"""Names of the catalogue as what keepers are chosen of: the sets that they make up, as they lie on the disks.
+
+A set is what agrees on every layer, or one file with several names. Not here: which of its files is kept
+(`lorad.library.keepers`) and what is made of it (`lorad.publish`, `lorad.dedupe.plan`).
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+
+from lorad.catalog.views import TOLD, Name
+from lorad.library.keepers import Copy
+from lorad.watch.storage import Finder, Storage
+
+
+def sets_of(names: Iterable[Name]) -> list[list[list[Name]]]:
+    """The sets that these names make up: for each its files, for each file its names."""
+    sets: dict[object, dict[int, list[Name]]] = defaultdict(lambda: defaultdict(list))
+    for name in names:
+        if name.status in TOLD:
+            key = (name.layout, name.signature) if name.status == "duplicate" else name.file
+            sets[key][name.file].append(name)
+    return [list(files.values()) for files in sets.values() if sum(map(len, files.values())) > 1]
+
+
+class Copies:
+    """Makes copies of names, as they lie on this storage."""
+
+    def __init__(self, storage: Storage, *, follow: bool) -> None:
+        """`follow`: names may be symbolic links, so that each of them has to be looked at."""
+        self._finder = Finder(storage)
+        self._leads_through = Links().leads_through if follow else None
+
+    def of(self, file: Name, names: Iterable[bytes], configs: Iterable[tuple[bytes, bytes]]) -> Copy:
+        """The file that one of its names tells of; `configs` is what the configuration beside a name says."""
+        paths = tuple(sorted(names))
+        links: tuple[bytes, ...] = ()
+        if self._leads_through:
+            links = tuple(filter(self._leads_through, paths))
+            paths = tuple(path for path in paths if path not in links)
+        identity, volatile = file.identity, False
+        read_only: list[tuple[bytes, bytes]] = []
+        if not self._finder.plain and paths:
+            volatile = self._finder.volatile(paths[0])
+            places = ((path, self._finder.read_only(path, identity.dev)) for path in paths)
+            read_only = [(path, place) for path, place in places if place is not None]
+        return Copy(
+            paths,
+            identity.dev,
+            identity.ino,
+            identity.size,
+            identity.mtime_ns,
+            identity.ctime_ns,
+            file.residue,
+            file.metadata or 0,
+            links,
+            file.extents,
+            volatile,
+            tuple(read_only),
+            file.function,
+            tuple(sorted(configs)),
+        )
+
+    def set_of(self, files: Iterable[Sequence[Name]]) -> list[Copy]:
+        """A set out of the names of each of its files."""
+        return [
+            self.of(
+                names[0],
+                [name.path for name in names],
+                [(name.path, name.config) for name in names if name.config is not None],
+            )
+            for names in files
+        ]
+
+
+class Links:
+    """Which names are symbolic links, or lie in a folder reached through one; each folder is asked once."""
+
+    def __init__(self) -> None:
+        self._folders: dict[bytes, bool] = {b"/": False}
+
+    def leads_through(self, path: bytes) -> bool:
+        return self._folder(os.path.dirname(path)) or _is_link(path)
+
+    def _folder(self, folder: bytes) -> bool:
+        below = []
+        while folder not in self._folders:
+            below.append(folder)
+            folder = os.path.dirname(folder)
+        found = self._folders[folder]
+        for each in reversed(below):
+            found = self._folders[each] = found or _is_link(each)
+        return found
+
+
+def _is_link(path: bytes) -> bool:
+    """Whether a name is a symbolic link. What cannot be looked at is left to whoever acts on it."""
+    try:
+        return stat.S_ISLNK(os.lstat(path).st_mode)
+    except OSError:
+        return False
