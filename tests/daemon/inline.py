@@ -148,7 +148,7 @@ class Life:
         """As if all files had been there for a while when they were read."""
         for file in self.engine.files:
             file.read_ns += 10**9
-            self.engine.files.changed(file)
+            self.engine.files.store.changed(file)
         return self.settle()
 
     def sweep(self) -> Life:

@@ -356,12 +356,12 @@ class Newcomers(RuleBasedStateMachine):
         files = self.life.engine.files
         assert set(files.by_path) == {os.fsencode(self.path(name)) for name in self.now}
         assert set(files.hidden) == {os.fsencode(self.path(aside)) for aside in self.hidden}
-        assert sum(files.counts.values()) == len(self.now)
-        assert files.counts == Counter(file.status for file in files.by_path.values())
+        assert sum(files.tally.counts.values()) == len(self.now)
+        assert files.tally.counts == Counter(file.status for file in files.by_path.values())
         inodes = {version.file: self.path(name).stat().st_size for name, version in self.now.items()}
-        assert files.bytes_total == sum(inodes.values())
-        assert not any(files.untold.values())
-        assert not files.unread
+        assert files.tally.bytes_total == sum(inodes.values())
+        assert not any(files.tally.untold.values())
+        assert not files.twins.unread
         active = {path: active for path, _, active, _ in self.life.catalog.names.rows()}
         assert active == {**dict.fromkeys(files.by_path, 1), **dict.fromkeys(files.hidden, 2)}
         for aside, version in self.hidden.items():

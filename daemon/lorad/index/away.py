@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import os
 
-from lorad.index.records import File, Files
+from lorad.index.files import Files
+from lorad.index.records import File
 from lorad.index.view import View
 from lorad.watch import calls
 from lorad.watch.exclude import Exclude

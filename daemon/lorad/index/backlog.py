@@ -12,7 +12,8 @@ import time
 from itertools import islice
 
 from lorad.blocks.extents import FileSystems, look
-from lorad.index.records import File, Files
+from lorad.index.files import Files
+from lorad.index.records import File
 from lorad.library import Status
 from lorad.watch import calls
 
@@ -49,7 +50,7 @@ class Backlog:
 
     def add_under(self, folder: bytes) -> None:
         """All duplicates in a folder, at any depth."""
-        for path in self._files.names_under(folder):
+        for path in self._files.folders.names_under(folder):
             self.add_name(path)
 
     def add_written(self, now: float) -> None:
@@ -84,6 +85,6 @@ class Backlog:
             return
         if found != file.extents:
             file.extents = found
-            self._files.changed(file)
+            self._files.store.changed(file)
         if found is not None and 0 <= time.time() - identity.ctime_ns / 1e9 < WRITTEN:
             self._later.setdefault(file.id, now + WRITTEN)

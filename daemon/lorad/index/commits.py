@@ -19,7 +19,7 @@ import msgspec
 
 from lorad.catalog import Catalog
 from lorad.catalog.views import TERMS, Terms
-from lorad.index.records import Files
+from lorad.index.files import Files
 from lorad.index.statistics import Statistics
 from lorad.library.keepers import Rules
 from lorad.pipeline.pipeline import Pipeline
@@ -119,7 +119,7 @@ class Commits:
     @property
     def up_to_date(self) -> bool:
         """Whether the catalogue and the JSON files say all that is known."""
-        return not self._files.unsaved and self._published == self._catalog.generation
+        return not self._files.store.unsaved and self._published == self._catalog.generation
 
     @property
     def published(self) -> int:
@@ -129,7 +129,7 @@ class Commits:
     def record(self, *, settled: bool) -> None:
         """Commit and publish what is due; `settled` when nothing more is to be learnt for now."""
         now = time.monotonic()
-        if not self._files.unsaved and not self._has_new_terms(now):
+        if not self._files.store.unsaved and not self._has_new_terms(now):
             # The first news after a rest wait for what follows from them: one rendering serves both.
             self._next_commit = now + _COMMIT
         elif settled or now >= self._next_commit:
@@ -165,7 +165,7 @@ class Commits:
 
     def _commit(self, settled: bool) -> None:
         """A new generation, if anything is really new: records may have changed and changed back."""
-        touched = self._files.save()
+        touched = self._files.store.save()
         if self._touched is not None and touched is not None:
             self._touched |= touched
         self._terms.note(touched or ())

@@ -20,11 +20,12 @@ from lorad.index.backlog import Backlog
 from lorad.index.commits import Commits, PresentTerms
 from lorad.index.configs import Configs
 from lorad.index.executor import Duplicate, Executor
+from lorad.index.files import Files
 from lorad.index.hiding import Hiding
 from lorad.index.holders import Holders
 from lorad.index.names import DEATHS, Names
 from lorad.index.reads import Reading, Wanted
-from lorad.index.records import File, Files
+from lorad.index.records import File
 from lorad.index.statistics import Statistics
 from lorad.library import Library, Status
 from lorad.library.keepers import Rules
@@ -215,13 +216,13 @@ class Engine:
         return self._reading.waits(LONG_LANE) or self._pipeline.works(LONG_LANE)
 
     def progress(self) -> Progress:
-        counts = self.files.counts
+        counts = self.files.tally.counts
         return Progress(
             files_total=counts.total(),
             files_processed=counts.total() - counts[Status.PENDING] - counts[Status.GROUPED],
             failed=counts[Status.FAILED],
             duplicates=counts[Status.DUPLICATE],
-            bytes_total=bounded(self.files.bytes_total),
+            bytes_total=bounded(self.files.tally.bytes_total),
             bytes_read=self.statistics.bytes_read,
             walking=self._names.sweeping,
         )
@@ -324,7 +325,7 @@ class Engine:
             return
         file.seconds += outcome.seconds
         file.read_ns = file.read_ns or outcome.read_ns
-        self.files.changed(file)
+        self.files.store.changed(file)
         if outcome.trouble is None and wanted is not None:
             # Whatever its loaders died of before, it was not this file for sure.
             file.deaths = 0
@@ -417,7 +418,7 @@ class Engine:
         if file is None:
             return
         file.deaths += 1
-        self.files.changed(file)
+        self.files.store.changed(file)
         if file.deaths >= DEATHS:
             self._fail(file, f"reading it killed {file.deaths} loader processes; check the file")
         else:

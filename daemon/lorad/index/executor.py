@@ -17,8 +17,9 @@ from blake3 import blake3
 from loracore.control import DuplicateFound, Event
 from lorad.catalog import Answer, Catalog
 from lorad.index.backlog import Backlog
+from lorad.index.files import Files
 from lorad.index.reads import Reading, layer_digests, weight_signature
-from lorad.index.records import File, Files
+from lorad.index.records import File
 from lorad.library import (
     Ask,
     Changed,
@@ -90,7 +91,7 @@ class Executor:
         for file in self._files:
             # While others were still to be loaded, that was not certain.
             if file.status is Status.UNIQUE and (file.was is not None or file.fresh == 1):
-                self._files.told_apart(file)
+                self._files.twins.told_apart(file)
         # Where all were at hand while they were all asked for, from now on it is some.
         self.forget_layouts()
 
@@ -124,7 +125,7 @@ class Executor:
                         continue
                     with nullcontext() if self._loading else self._about(changed.path):
                         self._change(changed, status, key)
-        if self._files.companions:
+        if self._files.twins.companions:
             self.show_companions()
 
     def show_companions(self, *, news: bool = True) -> None:
@@ -132,7 +133,7 @@ class Executor:
 
         Without `news`, nothing is told of those that are duplicates since.
         """
-        companions, self._files.companions = self._files.companions, []
+        companions, self._files.twins.companions = self._files.twins.companions, []
         for file in companions:
             if file.id in self._files.by_id and file.status in (Status.UNIQUE, Status.DUPLICATE):
                 self._show(file, self._shown(file), file.signature, news=news)
@@ -168,22 +169,22 @@ class Executor:
         if status is Status.DUPLICATE:
             assert file.layout is not None
             signature = file.weights or self._weight_signature(file.layout, key, file.id)
-            self._files.told_apart(file, signature)
+            self._files.twins.told_apart(file, signature)
             status = self._shown(file)
             if file.residue is None:
                 self._reading.want_residue(file.id)
         elif file.layout is not None and status in (Status.GROUPED, Status.UNIQUE):
             signature = blake3(self._signature_of_layout(file.layout) + key).digest()
             if status is Status.UNIQUE and not self._loading:
-                self._files.told_apart(file)
+                self._files.twins.told_apart(file)
         elif status is Status.FAILED:
-            self._files.lost_hold(file)
+            self._files.twins.lost_hold(file)
         self._show(file, status, signature, news=True)
 
     def _shown(self, file: File) -> Status:
         """How a file is shown that agrees with others on every layer, which may all be hidden."""
-        twins = self._files.twins.get(file.twin_key, {}) if file.twin_key is not None else {}
-        return Status.DUPLICATE if len(twins) > 1 or not file.names else Status.UNIQUE
+        alone = len(self._files.twins.of(file)) <= 1
+        return Status.UNIQUE if alone and file.names else Status.DUPLICATE
 
     def _show(self, file: File, status: Status, signature: bytes | None, *, news: bool) -> None:
         if (file.status, file.signature) == (status, signature):
@@ -200,8 +201,7 @@ class Executor:
 
     def _found(self, file: File) -> None:
         """A file has become a duplicate of others in view."""
-        assert file.twin_key is not None
-        twins = list(islice(self._files.twins[file.twin_key].values(), _TOLD))
+        twins = list(islice(self._files.twins.of(file).values(), _TOLD))
         named = [twin.names[0] for twin in twins if twin is not file]
         # The first of a set is what the others are duplicates of.
         if twins[0] is not file:

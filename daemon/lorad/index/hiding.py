@@ -11,8 +11,8 @@ from collections.abc import Collection, KeysView
 
 from loracore.tensorfile import has_reader
 from lorad.index.executor import Executor
+from lorad.index.files import Files
 from lorad.index.names import Names
-from lorad.index.records import Files
 from lorad.library import Status
 from lorad.pipeline.protocol import Identity
 from lorad.watch import calls

@@ -6,9 +6,10 @@ from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 from lorad.catalog import Catalog
+from lorad.index.files import Files
 from lorad.index.held import Weights
 from lorad.index.names import Names
-from lorad.index.records import File, Files
+from lorad.index.records import File
 from lorad.library import Status
 from lorad.pipeline.protocol import Identity
 
@@ -52,7 +53,7 @@ class Holders:
     def keepers(self, layout: bytes, weights: bytes) -> list[Keeper]:
         """Names in view that lead to these weights, as far as it is known; hidden files are none."""
         number = self._catalog.layouts.number(layout)
-        twins = self._files.twins.get((number, weights), {}) if number is not None else {}
+        twins = self._files.twins.by_weights.get((number, weights), {}) if number is not None else {}
         return [
             Keeper(name, file.identity, file.function, self._files.configs.get(name))
             for file in twins.values()
@@ -62,9 +63,9 @@ class Holders:
     def weights_hidden_at(self, hidden_path: bytes, *, unit: bool) -> set[Weights]:
         """The weights of a hidden file, or of all in a hidden folder; none as long as one is not told apart."""
         files = self._hidden_at(hidden_path, unit)
-        if any(file.status in _UNTOLD and self._files.weights_of(file) is None for file in files):
+        if any(file.status in _UNTOLD and self._files.twins.weights_of(file) is None for file in files):
             return set()
-        return {weights for file in files if (weights := self._files.weights_of(file)) is not None}
+        return {weights for file in files if (weights := self._files.twins.weights_of(file)) is not None}
 
     def is_hidden_alone(self, hidden_path: bytes, *, unit: bool) -> bool:
         """Whether a hidden file, or one in a hidden folder, is like no other: its weights are not known."""
@@ -85,7 +86,7 @@ class Holders:
         wait for a quiet moment to be looked at, the caller knows.
         """
         number = self._catalog.layouts.number(layout)
-        numbers = self._files.unread.get(Weights(layout, weights), ())
+        numbers = self._files.twins.unread.get(Weights(layout, weights), ())
         unread = [file for each in numbers if (file := self._files.by_id[each]).names]
         if any(file.status is Status.FAILED and not file.read_ns for file in unread):
             return "away"
@@ -95,7 +96,7 @@ class Holders:
             return "away"
         if any(file.status in _UNTOLD and file.layout in (None, number) for file in unread):
             return "reading"
-        if self._names.sweeping or self._files.untold[None] or self._files.untold[number]:
+        if self._names.sweeping or self._files.tally.untold[None] or self._files.tally.untold[number]:
             return "settling"
         return ""
 
@@ -108,4 +109,4 @@ class Holders:
 
     def note_dirty(self) -> None:
         """Keep what `dirty_weights` will say, before numbers of layouts get another meaning."""
-        self._dirty |= self._files.take_moved(self._signature_of_layout)
+        self._dirty |= self._files.twins.take_moved(self._signature_of_layout)

@@ -23,7 +23,8 @@ from loracore.paths import shown
 from loracore.tensorfile import has_reader
 from lorad.index.away import Away
 from lorad.index.configs import Configs
-from lorad.index.records import File, Files
+from lorad.index.files import Files
+from lorad.index.records import File
 from lorad.index.view import View
 from lorad.library import Instruction, Library, Status
 from lorad.pipeline.health import PipelineBrokenError
@@ -125,7 +126,10 @@ class Names:
         self._acts = acts
         if not acts:
             self._met = dict.fromkeys(self._met, False)
-            self._files.grow_old()
+            for file in self._files:
+                if file.fresh:
+                    file.fresh = 0
+                    self._files.store.changed(file)
 
     @property
     def sweeping(self) -> bool:
@@ -165,7 +169,7 @@ class Names:
             fresh = seen.path in sweep.unseen
             if seen.failed and seen.status is None:
                 # What is in a folder that cannot be listed now is not gone.
-                sweep.unseen.difference_update(self._files.names_under(seen.path))
+                sweep.unseen.difference_update(self._files.folders.names_under(seen.path))
             if self.put_off(seen.path):
                 sweep.unseen.discard(seen.path)
                 continue
@@ -200,7 +204,7 @@ class Names:
             hidden.error = OUR_MISTAKE
             self._do(self._library.failed(hidden.id))
             return
-        was = self._files.weights_of(known) if known is not None else None
+        was = self._files.twins.weights_of(known) if known is not None else None
         if known is not None and not known.passed_over:
             for name in list(known.names):
                 self.drop(name)
@@ -209,7 +213,7 @@ class Names:
         failed = self._files.pass_over(identity, Status.FAILED, OUR_MISTAKE)
         self._files.name(failed, path)
         # It is as it was, for all that is known.
-        self._files.may_be(failed, was)
+        self._files.twins.may_be(failed, was)
         self._tell(FileFailedEvent(path, OUR_MISTAKE))
 
     def touched(self, path: bytes) -> None:
@@ -227,8 +231,8 @@ class Names:
         if seen is not None:
             self._see(seen, fresh=False, swept=False)
         gone = [path] if seen is None and path in self._files.by_path else []
-        if self._files.has_folder(path) and not calls.is_folder(path):
-            gone += self._files.names_under(path)
+        if path in self._files.folders and not calls.is_folder(path):
+            gone += self._files.folders.names_under(path)
         self._gone(gone)
         self._met.pop(path, None)
         self._configs.touched(path)
@@ -323,7 +327,7 @@ class Names:
             exclude=self._exclude,
             hidden=self.strays.add,
         )
-        known = set(self._files.names_under(folder))
+        known = set(self._files.folders.names_under(folder))
         if folder in self._files.by_path:
             # It could not be listed the last time.
             known.add(folder)
@@ -441,7 +445,7 @@ class Names:
 
     def read_again(self, file: File) -> None:
         """An unchanged file is read anew, with all its names: something may have been missed."""
-        names, aside, was = list(file.names), list(file.aside), self._files.weights_of(file)
+        names, aside, was = list(file.names), list(file.aside), self._files.twins.weights_of(file)
         self._forgot(file.id)
         self._do(self._library.forget(file.id))
         self._files.forget(file, ours=True)
@@ -451,7 +455,7 @@ class Names:
             self._files.name(again, name)
         for name in aside:
             self._files.put_aside(again, name)
-        self._files.may_be(again, was)
+        self._files.twins.may_be(again, was)
         self._do(self._library.found(again.id))
 
     def _arrive(self, path: bytes, identity: Identity, *, news: bool) -> None:
@@ -461,12 +465,12 @@ class Names:
         if there is not None and there.identity == identity:
             self._files.name(there, path)
             self._configs.look(path)
-            self._files.changed(there)
+            self._files.store.changed(there)
             return
         names, aside, strangers = [path], list[bytes](), list[bytes]()
         born, was = born_ns(path, identity.ino), None
         if there is not None and (born == there.born or None in (born, there.born)):
-            was = self._files.weights_of(there)
+            was = self._files.twins.weights_of(there)
         if there is not None:
             for name in there.names:
                 (names if self._leads_to(name, identity) else strangers).append(name)
@@ -478,7 +482,7 @@ class Names:
             self._files.name(file, name)
         for name in aside:
             self._files.put_aside(file, name)
-        self._files.may_be(file, was or self._files.held.last(path, identity, born))
+        self._files.twins.may_be(file, was or self._files.held.last(path, identity, born))
         self._do(self._library.found(file.id))
         for name in strangers:
             self.touched(name)
@@ -511,7 +515,7 @@ class Names:
     def _leave_out(self, path: bytes) -> None:
         """A name or folder is left out from now on: what was known of it is out of view, which is not gone."""
         known = [path] if path in self._files.by_path else []
-        for name in [*known, *self._files.names_under(path)]:
+        for name in [*known, *self._files.folders.names_under(path)]:
             self.drop(name)
         self._look_at_links()
 
@@ -554,7 +558,7 @@ class Names:
                 self._look_at_hidden(path)
             elif not self.put_off(path) and (seen := look(path, follow=self._follow)) is not None:
                 self._see(seen, fresh=False, swept=False)
-        if self._files.companions:
+        if self._files.twins.companions:
             # Another file may be a duplicate of none any more, or of one that has a name again.
             self._do([])
 

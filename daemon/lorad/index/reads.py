@@ -17,7 +17,8 @@ from blake3 import blake3
 
 from loracore.tensorfile import Arrangement
 from lorad.catalog import Catalog
-from lorad.index.records import File, Files
+from lorad.index.files import Files
+from lorad.index.records import File
 from lorad.library import LayoutShape, Piece, Question, Status
 from lorad.pipeline.dispatch import HeaderJob, Job, PiecesJob, Plan, ResidueJob
 from lorad.pipeline.protocol import LANES, LENGTHS, SHORT, Run, Target, lane_of

@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 import msgspec
 
 from loracore.tensorfile import SUFFIXES, has_reader
-from lorad.index.records import Files
+from lorad.index.files import Files
 from lorad.watch import calls
 from lorad.watch.exclude import Exclude
 from lorad.watch.mounts import Mount, MountTable, find, inside, is_below, is_remote
@@ -70,7 +70,7 @@ class View:
         self._elsewhere: dict[bytes, tuple[bytes, Place]] = {}
         for looked in self._looked.values():
             for point, place in looked.away:
-                self._elsewhere.update((path, (point, place)) for path in files.names_under(point))
+                self._elsewhere.update((path, (point, place)) for path in files.folders.names_under(point))
 
     def root(self, path: bytes) -> bytes | None:
         """The innermost root that a path lies in."""
@@ -171,7 +171,7 @@ class View:
         looked = msgspec.structs.replace(looked, away=tuple(away))
         if looked != self._looked.get(root):
             self._looked[root], self._excluded[root] = looked, self._exclude
-            self._files.keep(_KEY, msgspec.msgpack.encode(self._looked))
+            self._files.store.keep(_KEY, msgspec.msgpack.encode(self._looked))
         self._moved.discard(root)
 
     def _refresh(self, root: bytes | None = None) -> None:
@@ -198,7 +198,7 @@ def _table() -> MountTable:
 
 def _read(files: Files) -> dict[bytes, Looked]:
     try:
-        return _DECODER.decode(files.kept(_KEY))
+        return _DECODER.decode(files.store.kept(_KEY))
     except msgspec.MsgspecError:
         # Never looked, or by a lorad that wrote it otherwise: then what is found is old.
         return {}

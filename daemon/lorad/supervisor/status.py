@@ -48,7 +48,7 @@ class Reporter:
         hashing: Hashing,
     ) -> Status:
         pipeline = self._pipeline
-        counts = {status.value: count for status, count in engine.files.counts.items()} if engine else {}
+        counts = {status.value: count for status, count in engine.files.tally.counts.items()} if engine else {}
         progress = engine.progress() if engine else None
         queues = {"settling": settling, **(engine.queues if engine else {}), "acting": acting}
         files_rate, bytes_rate = (

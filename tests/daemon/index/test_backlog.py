@@ -16,7 +16,8 @@ from lorad.blocks.usage import NOWHERE, Room, unpacked
 from lorad.catalog import Catalog
 from lorad.index import backlog as backlogs
 from lorad.index.backlog import Backlog
-from lorad.index.records import File, Files
+from lorad.index.files import Files
+from lorad.index.records import File
 from lorad.library import Status
 from lorad.pipeline.protocol import Identity
 from lorad.watch.inotify import Instance

@@ -11,7 +11,7 @@ import pytest
 
 from lorad.catalog import Catalog
 from lorad.index.configs import Configs
-from lorad.index.records import Files
+from lorad.index.files import Files
 from lorad.pipeline.protocol import Identity
 
 CONFIG = {"r": 4, "lora_alpha": 8}
@@ -63,15 +63,15 @@ def test_only_a_configuration_is_one(library: Library) -> None:
 
 def test_what_changes_is_written_into_the_catalogue(library: Library) -> None:
     """Once: what says the same again is no news."""
-    library.files.save()
+    library.files.store.save()
     config = library.write("a")
     library.configs.touched(config)
-    assert library.files.save() == {
+    assert library.files.store.save() == {
         os.fsencode(library.folder / "a" / name) for name in ("x.safetensors", "y.safetensors")
     }
     library.write("a", revision="main")
     library.configs.touched(config)
-    assert library.files.save() is None
+    assert library.files.store.save() is None
     stored = {path: said for path, _, _, said in library.files._catalog.names.rows()}
     assert stored == dict.fromkeys(stored) | library.files.configs
 

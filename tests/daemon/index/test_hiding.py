@@ -77,7 +77,7 @@ def check(life: Life, root: Path) -> None:
     visible = {str(path) for path in root.rglob("*.safetensors") if ".aside-" not in str(path)}
     assert set(files["files"]) == visible
     statuses = Counter(row["status"] for row in files["files"].values())
-    assert statuses == Counter({status.value: n for status, n in life.engine.files.counts.items() if n})
+    assert statuses == Counter({status.value: n for status, n in life.engine.files.tally.counts.items() if n})
     progress = life.engine.progress()
     assert files["progress"]["files_total"] == progress.files_total == len(visible)
     assert files["progress"]["bytes_total"] == progress.bytes_total

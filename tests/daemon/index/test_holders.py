@@ -195,7 +195,7 @@ def test_a_keeper_is_known_when_what_is_hidden_for_it_was_read(
     life.engine.hide(os.fsencode(root / "one.safetensors"), os.fsencode(hidden))
     assert (names(life, key), why(life, key, kept)) == (set(), "settling")
     life.pipeline.holds = False
-    while life.engine.files.untold[None]:
+    while life.engine.files.tally.untold[None]:
         life.engine.step(0)
     assert (names(life, key), why(life, key, kept)) == (set(), "settling")
     life.settle()
@@ -222,10 +222,10 @@ def test_other_layouts_that_are_read_do_not_matter(
     life.touch(*(root / f"{name}.safetensors" for name in "ab"))
     assert why(life, key) == "settling"
     life.pipeline.holds = False
-    while life.engine.files.counts[Status.PENDING]:
+    while life.engine.files.tally.counts[Status.PENDING]:
         life.engine.step(0)
     life.pipeline.holds = True
-    assert life.engine.files.counts[Status.GROUPED] == 2
+    assert life.engine.files.tally.counts[Status.GROUPED] == 2
     assert why(life, key) == ""
 
 

@@ -13,8 +13,8 @@ from loracore.control import Event, FileGone
 from lorad.catalog import Catalog
 from lorad.index import view
 from lorad.index.configs import Configs
+from lorad.index.files import Files
 from lorad.index.names import Names
-from lorad.index.records import Files
 from lorad.library import Library
 from lorad.watch.exclude import Exclude
 from tests.daemon.watch.conftest import as_other_user, begin, mount, mounted
@@ -83,7 +83,7 @@ class Run:
         return self.index.is_away(os.fsencode(self.root / name))
 
     def end(self) -> None:
-        self.files.save()
+        self.files.store.save()
         self.catalog.close()
 
 
