@@ -7,6 +7,7 @@ from typing import Protocol
 
 from loracore.control import (
     PAGE_BYTES,
+    ActionRequest,
     Applied,
     ApplyDedupe,
     Freeable,
@@ -23,7 +24,6 @@ from loracore.control import (
 from lorad.control.queries import Queries
 from lorad.dedupe.plan import Plan
 
-Acts = ApplyDedupe | UndoActions | FreeHidden | ListHistory | GetSavings
 #: Entries of the history that are asked for at once, and bytes that one takes beside its paths.
 _ENTRIES, _ENTRY = 4096, 120
 #: Most actions that may be named in one request.
@@ -66,7 +66,7 @@ class Acting:
         self._queries = queries
         self._deduper = deduper
 
-    def handle(self, request: Acts, reply: Reply) -> None:
+    def handle(self, request: ActionRequest, reply: Reply) -> None:
         """Have it done; `reply` is called once."""
         match request:
             case ApplyDedupe():

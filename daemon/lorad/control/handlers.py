@@ -19,32 +19,25 @@ import msgspec
 
 from loracore.config import Config, Watch
 from loracore.control import (
+    ActionRequest,
     Answer,
-    ApplyDedupe,
     Audit,
-    CancelJob,
     Doctor,
     Examined,
-    FreeHidden,
-    GetResult,
-    GetSavings,
     GetStatus,
-    ListHistory,
-    ListJobs,
+    JobRequest,
     Refusal,
     Reply,
     Request,
     StartJob,
     Status,
-    UndoActions,
     Wait,
-    WaitJob,
 )
 from loracore.settings import grace_seconds
-from lorad.control.dedupe_handlers import Acting, Acts, Deduper
+from lorad.control.dedupe_handlers import Acting, Deduper
 from lorad.control.queries import Queries, Query
 from lorad.dedupe.plan import Plan
-from lorad.jobs.board import JobRequest, Owner
+from lorad.jobs.board import Owner
 from lorad.watch.exclude import Exclude
 from lorad.workers.thread import Worker
 
@@ -184,9 +177,9 @@ class Handlers:
                 return self._command(request, "audit", later)
             case Doctor():
                 done = self._examiner.submit(lambda: later(_done(request, self._examine)))
-            case ApplyDedupe() | UndoActions() | FreeHidden() | ListHistory() | GetSavings():
+            case _ if isinstance(request, ActionRequest):
                 return self._act(request, later)
-            case StartJob() | ListJobs() | WaitJob() | CancelJob() | GetResult():
+            case _ if isinstance(request, JobRequest):
                 return self._about_jobs(request, later, owner)
             case _:
                 query: Query = request
@@ -214,7 +207,7 @@ class Handlers:
             owner = None
         return self._hand_on(request, later, lambda reply: jobs.handle(request, reply, owner))
 
-    def _act(self, request: Acts, later: Give) -> Answer | None:
+    def _act(self, request: ActionRequest, later: Give) -> Answer | None:
         acting = self._acting
         if acting is None:
             return Refusal("read-only", "this daemon does not act on files; it only plans")

@@ -27,6 +27,7 @@ from loracore.control import (
     Found,
     Group,
     Groups,
+    LibraryRequest,
     ListDuplicates,
     ListFailed,
     ListGroups,
@@ -61,7 +62,7 @@ from lorad.library.keepers import Copy, Rules
 from lorad.publish.duplicates import judge, own_bytes
 from lorad.watch import calls
 
-Query = ListGroups | ListDuplicates | ListFailed | Show | Find | PlanDedupe
+Query = LibraryRequest | PlanDedupe
 #: SPEC section 1; `weights` is not told apart yet, and is an empty list.
 LEVELS = ("inode", "file", "tensors", "weights")
 #: Characters of a hash are at most those of 32 bytes.

@@ -9,14 +9,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Protocol
 
-from loracore.control import (
-    CancelJob,
-    GetResult,
-    JobState,
-    ListJobs,
-    StartJob,
-    WaitJob,
-)
+from loracore.control import JobState
 from loracore.jobs.job import SHORT, Place
 
 #: Jobs that may wait, and ended ones that are remembered.
@@ -173,9 +166,6 @@ def _drop_result(entry: Entry) -> None:
 
 def _rfc3339(seconds: float) -> str:
     return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-
-
-JobRequest = StartJob | ListJobs | WaitJob | CancelJob | GetResult
 
 
 class Owner(Protocol):

@@ -20,6 +20,7 @@ from loracore.control import (
     GetResult,
     JobEnded,
     JobProgress,
+    JobRequest,
     JobResult,
     Jobs,
     JobStarted,
@@ -31,7 +32,7 @@ from loracore.control import (
 )
 from loracore.errors import LoraError, StateError
 from loracore.jobs import job as finding
-from lorad.jobs.board import KEPT, Board, Entry, JobRequest, Owner
+from lorad.jobs.board import KEPT, Board, Entry, Owner
 from lorad.jobs.results import KeptResult
 from lorad.workers.job import JobProcess
 from lorad.workers.thread import Worker

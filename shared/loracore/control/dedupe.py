@@ -198,3 +198,9 @@ class Savings(Struct, frozen=True, tag="savings"):
     hidden_bytes: int
     by_action: dict[str, int]
     actions: int = 0
+
+
+#: What acts on files, or asks what was done.
+ActionRequest = ApplyDedupe | UndoActions | FreeHidden | ListHistory | GetSavings
+DedupeRequest = PlanDedupe | ActionRequest
+DedupeAnswer = Planned | Applied | Undone | Freed | Freeable | History | Savings

@@ -4,54 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from loracore.control.dedupe import (
-    Applied,
-    ApplyDedupe,
-    Freeable,
-    Freed,
-    FreeHidden,
-    GetSavings,
-    History,
-    ListHistory,
-    PlanDedupe,
-    Planned,
-    Savings,
-    UndoActions,
-    Undone,
-)
+from loracore.control.dedupe import DedupeAnswer, DedupeRequest
 from loracore.control.events import Event
 from loracore.control.frame import VERSION, Struct
-from loracore.control.health import Audit, Audited, Doctor, Examined
-from loracore.control.jobs import (
-    CancelJob,
-    GetResult,
-    JobResult,
-    Jobs,
-    JobStarted,
-    JobState,
-    ListJobs,
-    StartJob,
-    WaitJob,
-)
-from loracore.control.library import (
-    Duplicates,
-    Failed,
-    Find,
-    Found,
-    Groups,
-    ListDuplicates,
-    ListFailed,
-    ListGroups,
-    Show,
-    Shown,
-)
-from loracore.control.status import GetStatus, Status, Wait, Waited
+from loracore.control.health import HealthAnswer, HealthRequest
+from loracore.control.jobs import JobAnswer, JobRequest
+from loracore.control.library import LibraryAnswer, LibraryRequest
+from loracore.control.status import StatusAnswer, StatusRequest
 
-Request = (
-    GetStatus | Wait | ListGroups | ListDuplicates | ListFailed | Show | Find | Audit | Doctor
-    | PlanDedupe | ApplyDedupe | UndoActions | FreeHidden | ListHistory | GetSavings
-    | StartJob | ListJobs | WaitJob | CancelJob | GetResult
-)  # fmt: skip
+Request = StatusRequest | LibraryRequest | HealthRequest | DedupeRequest | JobRequest
 
 
 class Asked(Struct, frozen=True):
@@ -73,10 +34,7 @@ class Refusal(Struct, frozen=True, tag="refused"):
     text: str
 
 
-Answer = (
-    Status | Waited | Groups | Duplicates | Failed | Shown | Found | Audited | Examined | Refusal
-    | Planned | Applied | Undone | Freed | Freeable | History | Savings | JobStarted | JobState | Jobs | JobResult
-)  # fmt: skip
+Answer = StatusAnswer | LibraryAnswer | HealthAnswer | DedupeAnswer | JobAnswer | Refusal
 
 
 #: Takes the answer to a request.

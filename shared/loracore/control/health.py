@@ -46,3 +46,7 @@ class Finding(Struct, frozen=True):
 
 class Examined(Struct, frozen=True, tag="examined"):
     findings: list[Finding]
+
+
+HealthRequest = Audit | Doctor
+HealthAnswer = Audited | Examined

@@ -86,3 +86,7 @@ class JobResult(Struct, frozen=True, tag="job-result"):
     offset: int
     total: int
     part: bytes
+
+
+JobRequest = StartJob | ListJobs | WaitJob | CancelJob | GetResult
+JobAnswer = JobStarted | JobState | Jobs | JobResult

@@ -120,3 +120,7 @@ class Found(Struct, frozen=True, tag="found"):
     matches: list[Match]
     cursor: str = ""
     note: str = ""
+
+
+LibraryRequest = ListGroups | ListDuplicates | ListFailed | Show | Find
+LibraryAnswer = Groups | Duplicates | Failed | Shown | Found

@@ -114,3 +114,7 @@ class Status(Struct, frozen=True, tag="status"):
 
 class Waited(Struct, frozen=True, tag="waited"):
     generation: int
+
+
+StatusRequest = GetStatus | Wait
+StatusAnswer = Status | Waited

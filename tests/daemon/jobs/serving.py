@@ -17,13 +17,13 @@ from loracore.control import (
     Event,
     GetResult,
     JobProgress,
+    JobRequest,
     JobResult,
     JobStarted,
     JobState,
     StartJob,
     WaitJob,
 )
-from lorad.jobs.board import JobRequest
 from lorad.jobs.service import JobService
 from tests.daemon.jobs.samples import Report, Task
 
