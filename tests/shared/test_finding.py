@@ -2,27 +2,62 @@
 
 from __future__ import annotations
 
+import pkgutil
 import subprocess
 import sys
 import tomllib
 from pathlib import Path
 
+import msgspec
 import pytest
+from click import Context
 
+import loracore.jobs
 from loracore.errors import MissingPackage, UsageError
 from loracore.jobs import job
+from loractl.cli import cli
 
 _PROJECT = Path(__file__).parents[2] / "pyproject.toml"
+with _PROJECT.open("rb") as file:
+    REGISTERED: dict[str, str] = tomllib.load(file)["project"]["entry-points"][job.GROUP]
 
 
 @pytest.mark.parametrize("name", ["metadata", "hashes"])
 def test_quick_jobs_are_where_their_entry_points_say(name: str) -> None:
     """They are found without looking through what is installed."""
-    with _PROJECT.open("rb") as file:
-        registered = tomllib.load(file)["project"]["entry-points"]["lorad.jobs"]
     place = job.find(name)
-    assert (place.value, place.distribution) == (registered[name], "lorad")
+    assert (place.value, place.distribution) == (REGISTERED[name], "lorad")
     assert job.load(place).name == name
+
+
+@pytest.mark.parametrize("name", REGISTERED)
+def test_a_job_is_what_its_spec_says(name: str) -> None:
+    """Its implementation and its command take all else from it."""
+    spec = job.spec_of(name)
+    assert spec
+    implementation = job.load(job.Place(name, REGISTERED[name], "lorad"))
+    assert implementation == spec.implemented(implementation.run)
+    command = cli.get_command(Context(cli), name)
+    assert command
+    assert command.short_help == spec.help
+
+
+def test_all_jobs_are_registered() -> None:
+    names = {module.name for module in pkgutil.iter_modules(loracore.jobs.__path__)}
+    assert {name for name in names if job.spec_of(name)} == set(REGISTERED)
+    assert job.spec_of("../job") is None
+
+
+class Cake(msgspec.Struct, frozen=True):
+    layers: int = 2
+
+
+def test_a_job_of_another_package_carries_its_spec() -> None:
+    """With what it takes and gives; written as SPEC or, as ever, as a Job."""
+    spec = job.Spec("cake", Cake, Cake, help="Bake a cake.", short=True)
+    made = spec.implemented(lambda parameters, _: parameters)
+    assert (made.help, made.short, made.decoded(b"\x81\xa6layers\x03")) == ("Bake a cake.", True, Cake(3))
+    assert isinstance(job.Job("cake", Cake, Cake, lambda parameters, _: parameters), job.Spec)
 
 
 def test_metadata_is_found_without_looking_through_all_packages() -> None:

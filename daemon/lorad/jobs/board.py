@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from typing import Protocol
 
 from loracore.control import JobState
-from loracore.jobs.job import SHORT, Place
+from loracore.jobs.job import Place
 
 #: Jobs that may wait, and ended ones that are remembered.
 WAITING, _ENDED = 64, 100
@@ -54,7 +54,7 @@ class Entry:
     @property
     def short(self) -> bool:
         """Whether it only looks at a file. Of these and of the others one runs at a time."""
-        return self.place.name in SHORT
+        return self.place.short
 
     @property
     def is_over(self) -> bool:

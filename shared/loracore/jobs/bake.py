@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import msgspec
 
-from loracore.jobs.change import Writing
+from loracore.jobs.change import Changed, Writing
+from loracore.jobs.job import Spec
 
 
 class BakeParameters(msgspec.Struct, frozen=True):
@@ -20,3 +21,6 @@ class BakeParameters(msgspec.Struct, frozen=True):
     writing: Writing
     weights: tuple[float, ...] = ()
     leave_out: bool = False
+
+
+SPEC = Spec("bake", BakeParameters, Changed, help="Merge LoRAs into a base model.")

@@ -7,6 +7,7 @@ from typing import Literal
 import msgspec
 
 from loracore.jobs.change import Writing
+from loracore.jobs.job import Spec
 from loracore.jobs.results import Fault
 
 #: What computes the differences; `both` times the two and checks that they agree.
@@ -93,3 +94,6 @@ class CompareResult(msgspec.Struct, frozen=True):
     files: tuple[bytes, ...] = ()
     faults: tuple[Fault, ...] = ()
     warnings: tuple[str, ...] = ()
+
+
+SPEC = Spec("compare", CompareParameters, CompareResult, help="What two models differ by, layer by layer.")

@@ -6,7 +6,8 @@ from typing import Literal, get_args
 
 import msgspec
 
-from loracore.jobs.change import Writing
+from loracore.jobs.change import Changed, Writing
+from loracore.jobs.job import Spec
 
 Convention = Literal["kohya", "peft", "diffusers"]
 #: Those of `loracore.names.conventions` that can be written.
@@ -25,3 +26,8 @@ class ConvertParameters(msgspec.Struct, frozen=True):
     to: Convention | None = None
     fold: bool = False
     leave_out: bool = False
+
+
+SPEC = Spec(
+    "convert", ConvertParameters, Changed, help="kohya, PEFT or diffusers naming, another dtype or container."
+)

@@ -6,6 +6,7 @@ import msgspec
 
 from loracore.jobs.change import Writing
 from loracore.jobs.compare import Extraction, Model, Quality
+from loracore.jobs.job import Spec
 from loracore.jobs.results import Fault
 
 
@@ -35,3 +36,6 @@ class ExtractResult(msgspec.Struct, frozen=True):
     files: tuple[bytes, ...] = ()
     faults: tuple[Fault, ...] = ()
     warnings: tuple[str, ...] = ()
+
+
+SPEC = Spec("extract", ExtractParameters, ExtractResult, help="What two models differ by, as a LoRA.")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from loracore.identity import Identity
+from loracore.jobs.job import Spec
 
 
 class HashesParameters(msgspec.Struct, frozen=True):
@@ -36,3 +37,13 @@ class HashesResult(msgspec.Struct, frozen=True):
     blake3: str
     crc32: str
     warnings: tuple[str, ...] = ()
+
+
+SPEC = Spec(
+    "hashes",
+    HashesParameters,
+    HashesResult,
+    help="The hashes by which people look a file up.",
+    short=True,
+    place="lorakit.jobs.hashes.job:JOB",
+)

@@ -6,6 +6,7 @@ from typing import Literal
 
 import msgspec
 
+from loracore.jobs.job import Spec
 from loracore.jobs.results import Fault, Table
 
 #: What a block's importance is the sum of: ‖ΔW‖²_F, or the softmax of the spectral norms.
@@ -62,3 +63,12 @@ class ImportanceResult(msgspec.Struct, frozen=True):
     covered: float
     faults: tuple[Fault, ...] = ()
     warnings: tuple[str, ...] = ()
+
+
+SPEC = Spec(
+    "importance",
+    ImportanceParameters,
+    ImportanceResult,
+    help="Which modules and blocks carry the weight.",
+    short=True,
+)

@@ -1,15 +1,17 @@
 """What a job is, which jobs are installed, and what to do about one that is not.
 
 A job has typed parameters and a typed result, says how far it is, and ends when it is asked to.
+`SPEC` in `loracore.jobs.<name>` registers a job of lorad; an entry point of the group leads to its implementation.
+The entry point of another package leads to a `Job` that is its own SPEC.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, MutableMapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import import_module
-from typing import Any, Generic, NamedTuple, Protocol, TypeVar
+from typing import Any, Generic, NamedTuple, ParamSpec, Protocol, TypeVar, cast
 
 import msgspec
 
@@ -19,6 +21,7 @@ from loracore.framing import unpacked
 #: Implementations are entry points of this group; their names are those of the commands.
 GROUP = "lorad.jobs"
 
+A = ParamSpec("A")
 P = TypeVar("P", bound=msgspec.Struct)
 R = TypeVar("R", bound=msgspec.Struct)
 
@@ -38,16 +41,41 @@ class Context(Protocol):
 
 
 @dataclass(frozen=True)
-class Job(Generic[P, R]):
+class Spec(Generic[A, P, R]):
+    """A job's name, and the structs that it takes and gives; functions and methods that run it follow from this.
+
+    `extra` of lorad brings what it needs. `help` is its line in `loractl --help`. `short`: it takes seconds, since
+    it only looks at a file; one of these may run beside one of the others. `place` is where its entry point leads,
+    for a job that is done sooner than all installed packages are looked through.
+    """
+
+    name: str
+    #: The struct. As a function it has the parameters that methods of clients take.
+    parameters: Callable[A, P]
+    result: type[R]
+    extra: str = field(default="toolkit", kw_only=True)
+    help: str = field(default="", kw_only=True)
+    short: bool = field(default=False, kw_only=True)
+    place: str = field(default="", kw_only=True)
+
+    def implemented(self, run: Callable[[P, Context], R]) -> Job[P, R]:
+        """The object that the entry point leads to."""
+        traits = {name: getattr(self, name) for name in ("extra", "help", "short", "place")}
+        return Job(self.name, self.parameters, self.result, run, **traits)
+
+    def decoded(self, parameters: bytes) -> P:
+        """Raises msgspec.MsgspecError."""
+        return unpacked(parameters, cast("type[P]", self.parameters))
+
+
+@dataclass(frozen=True)
+class Job(Spec[..., P, R], Generic[P, R]):
     """An implementation: the object that an entry point leads to.
 
     `run` raises LoraError for bad input, in one line that names the file and the remedy; nothing is half written
     then. It imports what is heavy itself, so that this object costs nothing to load.
     """
 
-    name: str
-    parameters: type[P]
-    result: type[R]
     run: Callable[[P, Context], R]
 
 
@@ -63,26 +91,34 @@ class Alone:
             self._told(done, total, what)
 
 
-#: Jobs of seconds, which only look at a file. One of them may run beside one of the others.
-SHORT = frozenset({"hashes", "metadata", "importance", "spectrum", "pca", "plot", "report"})
-#: The jobs of lorad itself, by the extra that brings what they need.
-_EXTRAS = {
-    **dict.fromkeys((*SHORT, "resize", "merge", "convert", "compare", "extract", "bake"), "toolkit"),
-    **dict.fromkeys(("train", "generate"), "train"),
-}
 _OURS = "lorad"
-#: Jobs that are done sooner than all installed packages are looked through, as their entry points have them.
-_QUICK = {"metadata": "lorakit.jobs.metadata.job:JOB", "hashes": "lorakit.jobs.hashes.job:JOB"}
+#: Jobs that have no SPEC yet, by the extra that is to bring them.
+_EXTRAS = {"train": "train", "generate": "train"}
 #: What the libraries below numpy, and torch, read when they are loaded.
 _POOLS = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "BLIS_NUM_THREADS")
 
 
 class Place(NamedTuple):
-    """Where a job is: `module:name`, and the distribution that brings it."""
+    """Where a job is: `module:name`, and the distribution that brings it. `short`: see `Spec`."""
 
     name: str
     value: str
     distribution: str
+    short: bool = False
+
+
+def spec_of(name: str) -> Spec[..., Any, Any] | None:
+    """The SPEC of a job of lorad itself; None where it has none of this name."""
+    if not name.isidentifier():
+        return None
+    try:
+        module = import_module(f"loracore.jobs.{name}")
+    except ModuleNotFoundError as error:
+        if error.name != f"loracore.jobs.{name}":
+            raise
+        return None
+    spec: Spec[..., Any, Any] | None = getattr(module, "SPEC", None)
+    return spec
 
 
 def find(name: str) -> Place:
@@ -90,13 +126,15 @@ def find(name: str) -> Place:
 
     Raises MissingPackage and UsageError.
     """
-    if name in _QUICK:
-        return Place(name, _QUICK[name], _OURS)
+    spec = spec_of(name)
+    short = spec is not None and spec.short
+    if spec is not None and spec.place:
+        return Place(name, spec.place, _OURS, short)
     from importlib.metadata import entry_points  # noqa: PLC0415 - slow to import, and not always needed
 
     for point in entry_points(group=GROUP, name=name):
-        return Place(name, point.value, point.dist.name if point.dist else "")
-    if name in _EXTRAS:
+        return Place(name, point.value, point.dist.name if point.dist else "", short)
+    if spec is not None or name in _EXTRAS:
         raise MissingPackage(f"{name} is not installed here: {_install(name, _OURS)}", name)
     raise UsageError(f"there is no job {name[:80]!r}; is the package that brings it installed?")
 
@@ -122,7 +160,7 @@ def work(place: Place, parameters: bytes, context: Context) -> bytes:
     with needed(place):
         job = load(place)
         try:
-            wanted = unpacked(parameters, job.parameters)
+            wanted = job.decoded(parameters)
         except msgspec.MsgspecError as error:
             raise UsageError(
                 f"{place.name}: wrong parameters: {error}; is the client of another version?"
@@ -155,6 +193,7 @@ def use_one_thread_each(environment: MutableMapping[str, str]) -> None:
 
 
 def _install(name: str, distribution: str) -> str:
-    if distribution.lower() == _OURS:
-        return f"pip install 'lorad[{_EXTRAS.get(name, 'toolkit')}]'"
-    return f"pip install --upgrade {distribution or 'the package that brings it'}"
+    if distribution.lower() != _OURS:
+        return f"pip install --upgrade {distribution or 'the package that brings it'}"
+    spec = spec_of(name)
+    return f"pip install 'lorad[{spec.extra if spec is not None else _EXTRAS.get(name, 'toolkit')}]'"

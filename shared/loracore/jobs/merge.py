@@ -6,7 +6,8 @@ from typing import Literal
 
 import msgspec
 
-from loracore.jobs.change import Writing
+from loracore.jobs.change import Changed, Writing
+from loracore.jobs.job import Spec
 
 #: How ΔW of several becomes one. `linear`, `svd`: their weighted sum. `pca`: that sum within the principal
 #: components of all. `ties`, `dare_ties`, `dare_linear`: entry by entry. `knots`: TIES where they are aligned.
@@ -33,3 +34,6 @@ class MergeParameters(msgspec.Struct, frozen=True):
     normalize: bool = False
     density: float = 0.5
     seed: int = 0
+
+
+SPEC = Spec("merge", MergeParameters, Changed, help="Several LoRAs as one, with a weight each.")

@@ -9,6 +9,8 @@ from typing import Any
 
 import msgspec
 
+from loracore.jobs.job import Spec
+
 #: As a trainer states it: a number where it is one, else its text.
 Stated = int | float | str | None
 
@@ -145,3 +147,13 @@ class MetadataResult(msgspec.Struct, frozen=True):
     architecture_info: ArchitectureInfo
     validation_info: ValidationInfo
     extraction_time: str
+
+
+SPEC = Spec(
+    "metadata",
+    MetadataParameters,
+    MetadataResult,
+    help="What a file says about itself.",
+    short=True,
+    place="lorakit.jobs.metadata.job:JOB",
+)

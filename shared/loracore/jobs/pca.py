@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
+from loracore.jobs.job import Spec
 from loracore.jobs.results import Array, Fault
 
 
@@ -44,3 +45,6 @@ class PcaResult(msgspec.Struct, frozen=True):
     total_layers: int
     faults: tuple[Fault, ...] = ()
     warnings: tuple[str, ...] = ()
+
+
+SPEC = Spec("pca", PcaParameters, PcaResult, help="Principal components of each layer.", short=True)

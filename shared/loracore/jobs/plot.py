@@ -8,6 +8,7 @@ from typing import Literal, get_args
 import msgspec
 
 from loracore.errors import UsageError
+from loracore.jobs.job import Spec
 from loracore.jobs.results import Fault
 from loracore.paths import shown
 
@@ -32,6 +33,9 @@ class PlotResult(msgspec.Struct, frozen=True):
     format: Format
     faults: tuple[Fault, ...] = ()
     warnings: tuple[str, ...] = ()
+
+
+SPEC = Spec("plot", PlotParameters, PlotResult, help="A picture of what is in the weights.", short=True)
 
 
 def format_of(output: str) -> Format:

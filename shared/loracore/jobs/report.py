@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
+from loracore.jobs.job import Spec
 from loracore.jobs.plot import Format
 from loracore.jobs.results import Table
 
@@ -41,3 +42,8 @@ class ReportResult(msgspec.Struct, frozen=True):
     factors: Table
     pictures: tuple[Picture, ...] = ()
     warnings: tuple[str, ...] = ()
+
+
+SPEC = Spec(
+    "report", ReportParameters, ReportResult, help="A finished comparison, in short and as pictures.", short=True
+)

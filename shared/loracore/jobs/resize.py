@@ -11,7 +11,8 @@ import msgspec
 
 from loracore.causes import explained
 from loracore.errors import FileError, UsageError
-from loracore.jobs.change import Writing
+from loracore.jobs.change import Changed, Writing
+from loracore.jobs.job import Spec
 from loracore.paths import shown
 from loracore.whole import regular
 
@@ -45,6 +46,9 @@ class ResizeParameters(msgspec.Struct, frozen=True):
     sv_fro: float | None = None
     sv_cumulative: float | None = None
     sv_knee: bool = False
+
+
+SPEC = Spec("resize", ResizeParameters, Changed, help="A LoRA of other ranks, or of another size.")
 
 
 def read_block_ranks(path: str | bytes | os.PathLike[str]) -> dict[str, int]:

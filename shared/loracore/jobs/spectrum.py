@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
+from loracore.jobs.job import Spec
 from loracore.jobs.results import Fault
 
 
@@ -45,3 +46,6 @@ class SpectrumResult(msgspec.Struct, frozen=True):
     modules: tuple[ModuleSpectrum, ...]
     faults: tuple[Fault, ...] = ()
     warnings: tuple[str, ...] = ()
+
+
+SPEC = Spec("spectrum", SpectrumParameters, SpectrumResult, help="Singular values of each module.", short=True)

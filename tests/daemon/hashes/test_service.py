@@ -7,13 +7,14 @@ import os
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
 import pytest
 
 import tests
-from loracore.jobs import job
+from loracore.jobs import hashes
 from lorad.catalog import Identified
 from lorad.hashes import service
 from lorad.pipeline.protocol import Identity
@@ -29,7 +30,7 @@ QUICK = service.Waits(again=0.05, backoff=Backoff.doubling(0.05, 3600.0, at_once
 @pytest.fixture(autouse=True)
 def sample_job(monkeypatch: pytest.MonkeyPatch) -> None:
     """Have the workers do the job of the samples."""
-    monkeypatch.setitem(job._QUICK, "hashes", f"{samples.__name__}:JOB")
+    monkeypatch.setattr(hashes, "SPEC", replace(hashes.SPEC, place=f"{samples.__name__}:JOB"))
     before = os.environ.get("PYTHONPATH")
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([_ROOT, *([before] if before else [])]))
 

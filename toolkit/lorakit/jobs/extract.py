@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from loracore.errors import UsageError
 from loracore.jobs.compare import Extraction
-from loracore.jobs.extract import ExtractParameters, ExtractResult
-from loracore.jobs.job import Context, Job
+from loracore.jobs.extract import SPEC, ExtractParameters, ExtractResult
+from loracore.jobs.job import Context
 from loracore.paths import shown
 from lorakit.difference import documents, session
 from lorakit.difference.session import Session, Walked
@@ -44,7 +44,7 @@ def run(parameters: ExtractParameters, context: Context) -> ExtractResult:
             return _result(parameters, opened, found, context)
 
 
-JOB = Job("extract", ExtractParameters, ExtractResult, run)
+JOB = SPEC.implemented(run)
 
 
 def _result(

@@ -9,8 +9,8 @@ import numpy as np
 
 from loracore.adapter import Module
 from loracore.errors import UsageError
-from loracore.jobs.importance import BlockImportance, ImportanceParameters, ImportanceResult
-from loracore.jobs.job import Context, Job
+from loracore.jobs.importance import SPEC, BlockImportance, ImportanceParameters, ImportanceResult
+from loracore.jobs.job import Context
 from loracore.jobs.results import Cell, Table, from_rows
 from lorakit.modules.matrices import matrices, opened, weight
 from lorakit.modules.survey import survey
@@ -62,7 +62,7 @@ def run(parameters: ImportanceParameters, context: Context) -> ImportanceResult:
         )
 
 
-JOB = Job("importance", ImportanceParameters, ImportanceResult, run)
+JOB = SPEC.implemented(run)
 
 
 def _check(parameters: ImportanceParameters) -> None:

@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from loracore.adapter.reading import TensorReader
 from loracore.errors import MalformedFile, UsageError
-from loracore.jobs.job import Context, Job
-from loracore.jobs.pca import LayerPca, PcaParameters, PcaResult
+from loracore.jobs.job import Context
+from loracore.jobs.pca import SPEC, LayerPca, PcaParameters, PcaResult
 from loracore.jobs.results import Array
 from loracore.tensorfile import Layer
 from loracore.tensorfile.peft import weight_file
@@ -41,7 +41,7 @@ def run(parameters: PcaParameters, context: Context) -> PcaResult:
     )
 
 
-JOB = Job("pca", PcaParameters, PcaResult, run)
+JOB = SPEC.implemented(run)
 
 
 def analyse(path: bytes, count: int, context: Context, told: Callable[[Components], R]) -> Survey[R]:

@@ -6,8 +6,8 @@ import os
 
 from loracore.adapter import Module
 from loracore.errors import MalformedFile, UsageError
-from loracore.jobs.job import Context, Job
-from loracore.jobs.spectrum import ModuleSpectrum, SpectrumParameters, SpectrumResult
+from loracore.jobs.job import Context
+from loracore.jobs.spectrum import SPEC, ModuleSpectrum, SpectrumParameters, SpectrumResult
 from lorakit.lowrank import svd
 from lorakit.modules.matrices import matrices, opened, weight
 from lorakit.modules.survey import Unfit, survey
@@ -35,7 +35,7 @@ def run(parameters: SpectrumParameters, context: Context) -> SpectrumResult:
         )
 
 
-JOB = Job("spectrum", SpectrumParameters, SpectrumResult, run)
+JOB = SPEC.implemented(run)
 
 
 def spectra_of(path: bytes, context: Context) -> SpectrumResult:

@@ -7,8 +7,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 from loracore.errors import MissingPackage, UsageError
-from loracore.jobs.job import Context, Job
-from loracore.jobs.plot import KINDS, PlotParameters, PlotResult
+from loracore.jobs.job import Context
+from loracore.jobs.plot import KINDS, SPEC, PlotParameters, PlotResult
 from loracore.paths import shown
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ def run(parameters: PlotParameters, context: Context) -> PlotResult:
     return PlotResult(image, parameters.format, drawn.faults, drawn.warnings)
 
 
-JOB = Job("plot", PlotParameters, PlotResult, run)
+JOB = SPEC.implemented(run)
 
 
 def _check(parameters: PlotParameters) -> None:

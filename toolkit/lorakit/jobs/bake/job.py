@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 
 from loracore.adapter import Adapter
 from loracore.errors import FileError, MalformedFile, UsageError
-from loracore.jobs.bake import BakeParameters
+from loracore.jobs.bake import SPEC, BakeParameters
 from loracore.jobs.change import Changed, Input
 from loracore.jobs.change import Output as Told
-from loracore.jobs.job import Context, Job
+from loracore.jobs.job import Context
 from loracore.jobs.results import Fault
 from loracore.paths import shown
 from lorakit.jobs.bake.base import Base, files_beside, opened_base
@@ -41,7 +41,7 @@ def run(parameters: BakeParameters, context: Context) -> Changed:
     return checked("bake", parameters.writing, lambda: _bake(parameters, context))
 
 
-JOB = Job("bake", BakeParameters, Changed, run)
+JOB = SPEC.implemented(run)
 
 
 def _bake(parameters: BakeParameters, context: Context) -> Changed:

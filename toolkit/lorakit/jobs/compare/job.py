@@ -10,9 +10,9 @@ from typing import get_args
 import msgspec
 
 from loracore.errors import UsageError
-from loracore.jobs.compare import CompareParameters, CompareResult, Extraction, LayerDifference
+from loracore.jobs.compare import SPEC, CompareParameters, CompareResult, Extraction, LayerDifference
 from loracore.jobs.compare import Engine as EngineName
-from loracore.jobs.job import Context, Job
+from loracore.jobs.job import Context
 from loracore.jobs.results import Fault
 from loracore.paths import shown
 from lorakit.difference import configs, documents, session
@@ -46,7 +46,7 @@ def run(parameters: CompareParameters, context: Context) -> CompareResult:
             return _written(parameters, opened, found, context)
 
 
-JOB = Job("compare", CompareParameters, CompareResult, run)
+JOB = SPEC.implemented(run)
 
 
 def _engines(parameters: CompareParameters) -> dict[str, Engine | None]:

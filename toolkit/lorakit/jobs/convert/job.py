@@ -9,8 +9,8 @@ from loracore.adapter import Adapter
 from loracore.adapter.peft import DIFFUSERS_METADATA
 from loracore.errors import UsageError
 from loracore.jobs.change import Changed, Input, Output, Writing
-from loracore.jobs.convert import CONVENTIONS, Convention, ConvertParameters
-from loracore.jobs.job import Context, Job
+from loracore.jobs.convert import CONVENTIONS, SPEC, Convention, ConvertParameters
+from loracore.jobs.job import Context
 from loracore.jobs.results import Fault
 from lorakit.jobs.convert.contents import Contents, kept, recasted
 from lorakit.modules.inputs import check_unchanged, checked, counted, described
@@ -34,7 +34,7 @@ def run(parameters: ConvertParameters, context: Context) -> Changed:
     return checked("convert", parameters.writing, lambda: _convert(parameters, context))
 
 
-JOB = Job("convert", ConvertParameters, Changed, run)
+JOB = SPEC.implemented(run)
 
 
 def _check(parameters: ConvertParameters) -> None:

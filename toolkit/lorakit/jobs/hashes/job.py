@@ -15,8 +15,8 @@ from blake3 import blake3
 
 from loracore.errors import ChangedFile, UnknownFormat, UnsafePickle
 from loracore.identity import Identity
-from loracore.jobs.hashes import HashesParameters, HashesResult
-from loracore.jobs.job import Context, Job
+from loracore.jobs.hashes import SPEC, HashesParameters, HashesResult
+from loracore.jobs.job import Context
 from loracore.tensorfile import Container, Source, open_regular, read_container
 from loracore.tensorfile.peft import weight_file
 from lorakit.jobs.hashes.lanes import Excerpt, Lane, Piece, read_once
@@ -44,7 +44,7 @@ def run(parameters: HashesParameters, context: Context) -> HashesResult:
     return result
 
 
-JOB = Job("hashes", HashesParameters, HashesResult, run)
+JOB = SPEC.implemented(run)
 
 
 def _hash(source: Source, path: bytes, context: Context) -> HashesResult:

@@ -13,8 +13,8 @@ from msgspec.structs import replace
 
 from loracore.errors import UsageError
 from loracore.jobs.change import Changed, Input, Output
-from loracore.jobs.job import Context, Job
-from loracore.jobs.merge import MergeParameters
+from loracore.jobs.job import Context
+from loracore.jobs.merge import SPEC, MergeParameters
 from loracore.jobs.results import Fault
 from lorakit.jobs.merge import combine, ties
 from lorakit.jobs.merge.alignment import Group, aligned, name_of
@@ -43,7 +43,7 @@ def run(parameters: MergeParameters, context: Context) -> Changed:
     return checked("merge", parameters.writing, lambda: _merge(parameters, context))
 
 
-JOB = Job("merge", MergeParameters, Changed, run)
+JOB = SPEC.implemented(run)
 
 
 def _merge(parameters: MergeParameters, context: Context) -> Changed:

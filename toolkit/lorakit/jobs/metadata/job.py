@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from loracore.adapter import read_adapter
 from loracore.errors import FileError
-from loracore.jobs.job import Context, Job
+from loracore.jobs.job import Context
 from loracore.jobs.metadata import (
+    SPEC,
     ArchitectureInfo,
     FileInfo,
     MetadataParameters,
@@ -65,7 +66,7 @@ def run(parameters: MetadataParameters, context: Context) -> MetadataResult:
     return result
 
 
-JOB = Job("metadata", MetadataParameters, MetadataResult, run)
+JOB = SPEC.implemented(run)
 
 
 def _statements(adapter: Adapter) -> Statements:

@@ -9,9 +9,9 @@ from importlib import import_module
 from typing import Any
 
 from loracore.errors import MissingPackage
-from loracore.jobs.job import Context, Job
+from loracore.jobs.job import Context
 from loracore.jobs.plot import Format
-from loracore.jobs.report import Picture, ReportParameters, ReportResult
+from loracore.jobs.report import SPEC, Picture, ReportParameters, ReportResult
 from loracore.jobs.results import Cell, Table, from_rows
 from lorakit.difference.pairs import kind_of
 from lorakit.jobs.report import reading
@@ -39,7 +39,7 @@ def run(parameters: ReportParameters, context: Context) -> ReportResult:
     )
 
 
-JOB = Job("report", ReportParameters, ReportResult, run)
+JOB = SPEC.implemented(run)
 
 
 def _drawn(folder: Folder, path: bytes, form: Format, overview: bool, context: Context) -> tuple[Picture, ...]:

@@ -10,8 +10,8 @@ from typing import Any
 from loracore.adapter import Module
 from loracore.errors import UsageError
 from loracore.jobs.change import Changed, Output
-from loracore.jobs.job import Context, Job
-from loracore.jobs.resize import ResizeParameters
+from loracore.jobs.job import Context
+from loracore.jobs.resize import SPEC, ResizeParameters
 from lorakit.jobs.resize.layout import Relayout
 from lorakit.jobs.resize.plan import Plan, plan
 from lorakit.lowrank.device import array_module, on_host
@@ -31,7 +31,7 @@ def run(parameters: ResizeParameters, context: Context) -> Changed:
     return checked("resize", parameters.writing, lambda: _resize(parameters, context))
 
 
-JOB = Job("resize", ResizeParameters, Changed, run)
+JOB = SPEC.implemented(run)
 
 
 def _resize(parameters: ResizeParameters, context: Context) -> Changed:
