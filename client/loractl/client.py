@@ -11,95 +11,44 @@ What it gives are the structs of `loracore.control`; paths are bytes. One client
 from __future__ import annotations
 
 import os
-import secrets
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
+from typing import Any, Generic, TypeVar
 
-import msgspec
 import zmq
+from zmq.utils.monitor import parse_monitor_message
 
-from loracore.control import (
-    Answer,
-    Applied,
-    ApplyDedupe,
-    Audit,
-    Audited,
-    CancelJob,
-    DedupeProgress,
-    Doctor,
-    Duplicates,
-    DuplicateSet,
-    Event,
-    Examined,
-    Failed,
-    FailedFile,
-    Find,
-    Found,
-    Freeable,
-    Freed,
-    FreeHidden,
-    GetResult,
-    GetSavings,
-    GetStatus,
-    Group,
-    Groups,
-    HiddenFile,
-    History,
-    HistoryEntry,
-    JobProgress,
-    JobResult,
-    Jobs,
-    JobStarted,
-    JobState,
-    ListDuplicates,
-    ListFailed,
-    ListGroups,
-    ListHistory,
-    ListJobs,
-    Match,
-    PlanDedupe,
-    Planned,
-    Request,
-    Savings,
-    Show,
-    Shown,
-    StartJob,
-    Status,
-    Told,
-    UndoActions,
-    Undone,
-    Wait,
-    Waited,
-    WaitJob,
-)
-from loracore.errors import RefusedError
-from loractl.address import find_daemon
-from loractl.link import Keys, Link, receive_first
-from loractl.session import (
-    A,
-    Whole,
-    decode_answer,
-    decode_event,
-    encode,
-    expect,
-    join_groups,
-    join_plans,
-    join_sets,
-    names_of,
-)
+from loracore.control import Answer, JobProgress, Request, Told
+from loracore.errors import LoraError, NoDaemonError, RefusedError, TimedOutError
+from loracore.jobs.job import P, R, Spec
+from loracore.paths import default_config_dir, shown
+from loractl.address import KEY_FILE, SERVER_KEY, Address, find_daemon
+from loractl.frames import MAX_ANSWER, A, Subscription, decode_answer, encode
+from loractl.job_requests import run
+from loractl.session import Requests
+from loractl.steps import Ask, Listing, Steps, T, Whole, advance, ask, next_page
 
-#: A list, asked for by page.
-Listing = ListGroups | ListDuplicates | ListFailed | Find | PlanDedupe | ListHistory | FreeHidden
+S = TypeVar("S", bound="zmq.Socket[Any]")
+
+#: Messages that wait to be read by us.
+_WAITING = 10_000
+#: Seconds after which signals are looked for: one that comes just before a wait begins does not end it.
+_HEARD = 0.5
+_LOST = zmq.EVENT_DISCONNECTED | zmq.EVENT_CLOSED | zmq.EVENT_CONNECT_RETRIED
+_UNAUTHORIZED = zmq.EVENT_HANDSHAKE_FAILED_AUTH
+_NO_HANDSHAKE = zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL
+_MONITORED = _LOST | _UNAUTHORIZED | _NO_HANDSHAKE | zmq.EVENT_HANDSHAKE_SUCCEEDED
 
 
-class Client:
+class Client(Requests):
     """A connection to the daemon.
 
     `socket` is the path of its control socket or `tcp://host:port`; by default the running daemon is looked
     for (LORAD_SOCKET, then the runtime folders). `timeout` is in seconds, for each answer; None for no limit.
     By TCP, `server_key` is the daemon's public key or a file with it, and `key_file` our secret key's file.
 
-    Everything raises NoDaemonError when nobody is there, TimedOutError, and RefusedError with its `code`.
+    Everything raises NoDaemonError where there is no daemon (any more), TimedOutError, and RefusedError with its
+    `code`. What can be asked is in `loractl.session` and `loractl.job_requests`.
     """
 
     def __init__(
@@ -139,168 +88,28 @@ class Client:
             self._context.destroy(linger=0)
             self._address.close()
 
-    def status(self) -> Status:
-        """How the daemon is, now."""
-        return self._ask(GetStatus(), Status, self._timeout)
-
-    def wait(self, timeout: float | None = None) -> Waited:
-        """Return when everything that was on disk before is reflected in the JSON files."""
-        return self._ask(Wait(), Waited, timeout)
-
-    def groups(self) -> Iterator[Group]:
-        """Files by layout."""
-        whole = Whole(join_groups)
-        for page in self.pages(ListGroups(), Groups):
-            yield from whole.add(page.groups)
-        yield from whole.end()
-
-    def duplicates(self, level: str | None = None) -> Iterator[DuplicateSet]:
-        """Sets of files that hold the same weights; of one level, if given."""
-        whole = Whole(join_sets)
-        for page in self.pages(ListDuplicates(level or ""), Duplicates):
-            yield from whole.add(page.sets)
-        yield from whole.end()
-
-    def failed(self) -> Iterator[FailedFile]:
-        """Files that could not be read."""
-        for page in self.pages(ListFailed(), Failed):
-            yield from page.files
-
-    def find(self, hash: str) -> Iterator[Match]:
-        """Files with a hash that begins with these hex digits."""
-        for page in self.pages(Find(hash), Found):
-            yield from page.matches
-
-    def show(self, path: str | bytes | os.PathLike[str]) -> Shown:
-        """All that is known of one file."""
-        *others, last = names_of(path)
-        for name in others:
-            try:
-                return self._ask(Show(name), Shown, self._timeout)
-            except RefusedError as error:
-                if error.code != "not-found":
-                    raise
-        return self._ask(Show(last), Shown, self._timeout)
-
-    def audit(self, timeout: float | None = None) -> Audited:
-        """Compare the disk with the catalogue and the JSON files."""
-        return self._ask(Audit(), Audited, timeout)
-
-    def doctor(self) -> Examined:
-        """What is wrong with the daemon's machine."""
-        return self._ask(Doctor(), Examined, self._timeout)
-
-    def plan_dedupe(self, action: str = "", keep: Sequence[str] = (), levels: Sequence[str] = ()) -> Planned:
-        """What de-duplicating would do, and what not; nothing is changed.
-
-        What is given stands in place of the configuration: an action, keep rules, levels.
-        """
-        return join_plans(list(self.pages(PlanDedupe(action, rules(keep), list(levels)), Planned)))
-
-    def apply_dedupe(
-        self,
-        action: str = "",
-        keep: Sequence[str] = (),
-        levels: Sequence[str] = (),
-        *,
-        now: bool = False,
-        progress: Callable[[DedupeProgress], None] | None = None,
-        timeout: float | None = None,
-    ) -> Applied:
-        """Do what `plan_dedupe` shows, and return when it is done. `progress` is called with how far it is.
-
-        `now`: what is put aside is removed at once, without its grace.
-        """
-        return self._act(ApplyDedupe(action, rules(keep), list(levels), now), Applied, progress, timeout)
-
-    def free(
-        self,
-        ids: Sequence[int] = (),
-        *,
-        progress: Callable[[DedupeProgress], None] | None = None,
-        timeout: float | None = None,
-    ) -> Freed:
-        """Remove what these actions, or all but quarantines, have put aside, and return when it is done."""
-        return self._act(FreeHidden(list(ids), not ids), Freed, progress, timeout)
-
-    def hidden(self, ids: Sequence[int] = ()) -> Iterator[HiddenFile]:
-        """What these actions, or all, have put aside, the one that is due first in front."""
-        for page in self.pages(FreeHidden(list(ids), not ids, dry_run=True), Freeable):
-            yield from page.files
-
-    def undo(
-        self,
-        ids: Sequence[int] = (),
-        *,
-        all: bool = False,
-        progress: Callable[[DedupeProgress], None] | None = None,
-        timeout: float | None = None,
-    ) -> Undone:
-        """Take back these actions, or all that stand."""
-        return self._act(UndoActions(list(ids), all), Undone, progress, timeout)
-
-    def history(self) -> Iterator[HistoryEntry]:
-        """Actions, oldest first."""
-        for page in self.pages(ListHistory(), History):
-            yield from page.actions
-
-    def savings(self) -> Savings:
-        """What was saved, and what could be."""
-        return self._ask(GetSavings(), Savings, self._timeout)
-
-    def start_job(self, name: str, parameters: bytes, summary: str = "", *, detach: bool = False) -> JobStarted:
-        """Have the daemon run a job. `parameters` is the MessagePack of its struct, with absolute paths.
-
-        It ends when this client is closed or its process ends, unless it is told to `detach`.
-        `loractl.jobs.run_job` does all of it, by structs.
-        """
-        return self._ask(StartJob(name, parameters, summary, detach), JobStarted, self._timeout)
-
-    def jobs(self) -> list[JobState]:
-        """All that wait or run, and those that ended lately."""
-        return self._ask(ListJobs(), Jobs, self._timeout).jobs
-
-    def wait_job(
-        self, id: int, *, progress: Callable[[JobProgress], None] | None = None, timeout: float | None = None
-    ) -> JobState:
-        """Return when a job has ended, however it did. `progress` hears how far it is."""
-        if progress is None:
-            return self._ask(WaitJob(id), JobState, timeout)
-        hear = progress
-
-        def heard(event: Event) -> None:
-            if isinstance(event, JobProgress) and event.id == id:
-                hear(event)
-
-        with self.events(["job-progress"]) as events:
-            # What it told before we listened.
-            for job in self.jobs():
-                if job.id == id and job.state == "running":
-                    heard(JobProgress(id, job.done, job.total, job.what))
-            return self._ask_hearing(WaitJob(id), JobState, events, heard, timeout)
-
-    def job_result(self, id: int) -> bytes:
-        """The result of a job that is done: the MessagePack of its struct."""
-        result = bytearray()
-        while True:
-            part = self._ask(GetResult(id, len(result)), JobResult, self._timeout)
-            result += part.part
-            if len(result) >= part.total or not part.part:
-                return bytes(result)
-
-    def cancel_job(self, id: int, *, timeout: float | None = None) -> JobState:
-        """End a job, and return when it has ended."""
-        return self._ask(CancelJob(id), JobState, timeout)
-
-    def pages(self, request: Listing, kind: type[A]) -> Iterator[A]:
+    def pages(self, request: Request, kind: type[A]) -> Iterator[A]:
         """A list's answers as they come, page by page."""
-        while True:
-            page = self._ask(request, kind, self._timeout)
+        following: Request | None = request
+        while following is not None:
+            page = self._perform(ask(following, kind, self._timeout))
             yield page
-            cursor: str = getattr(page, "cursor", "")
-            if not cursor:
-                return
-            request = msgspec.structs.replace(request, cursor=cursor)
+            following = next_page(following, page)
+
+    def run(
+        self,
+        spec: Spec[..., P, R],
+        parameters: P,
+        *,
+        summary: str = "",
+        progress: Callable[[JobProgress], None] | None = None,
+    ) -> R:
+        """Have the daemon do a job, and return its result. Paths in `parameters` are absolute. Raises JobFailed.
+
+        `summary` says in a few words what it is about. It ends when this client is closed or its process ends.
+        `loractl.jobs.run_job` does it here where the daemon cannot, and cancels it when it is interrupted.
+        """
+        return self._perform(run(spec, parameters, summary, progress, self._timeout))
 
     def events(self, kinds: Collection[str] | None = None) -> Events:
         """Events from now on: all, or those of these kinds (their tags in `loracore.control`)."""
@@ -313,84 +122,60 @@ class Client:
         self._events.append(events)
         return events
 
-    def _act(
-        self,
-        request: Request,
-        kind: type[A],
-        progress: Callable[[DedupeProgress], None] | None,
-        timeout: float | None,
-    ) -> A:
-        """Ask for what takes a while."""
-        if progress is None:
-            return self._ask(request, kind, timeout)
-        hear = progress
+    def _items(self, listing: Listing[T]) -> Iterator[T]:
+        whole = Whole(listing.join)
+        for page in self.pages(listing.request, listing.kind):
+            yield from whole.add(listing.items(page))
+        yield from whole.end()
 
-        def heard(event: Event) -> None:
-            if isinstance(event, DedupeProgress):
-                hear(event)
+    def _perform(self, steps: Steps[R]) -> R:
+        events: Events | None = None
+        try:
+            step = advance(steps)
+            while isinstance(step, Ask):
+                if step.hear is not None and events is None:
+                    events = self.events(step.hear.topics)
+                step = advance(steps, self._exchange(step, events))
+            return step.value
+        finally:
+            if events is not None:
+                events.close()
 
-        with self.events(["progress"]) as events:
-            return self._ask_hearing(request, kind, events, heard, timeout)
-
-    def _ask_hearing(
-        self,
-        request: Request,
-        kind: type[A],
-        events: Events,
-        heard: Callable[[Event], None],
-        timeout: float | None,
-    ) -> A:
-        """Ask, and hear events until the answer comes."""
-        deadline = None if timeout is None else time.monotonic() + timeout
+    def _exchange(self, asked: Ask, events: Events | None) -> Answer:
+        """Send a request, and take events until its answer is there."""
+        deadline = _deadline(asked.timeout)
         self._number += 1
-        self._link.socket.send(encode(self._number, request))
+        self._link.socket.send(encode(self._number, asked.request))
+        links = [self._link] if events is None else [self._link, events.link]
         while True:
-            told = events.early()
-            if told is not None:
-                heard(told.event)
-                continue
-            link, message = receive_first([self._link, events.link], deadline)
-            if link is self._link:
-                answered = decode_answer(message[-1])
-                if answered.id in (self._number, 0):
-                    return expect(answered.answer, kind)
-            elif not message[0].startswith(b"!"):
-                heard(decode_event(message[-1]).event)
-
-    def _ask(self, request: Request, kind: type[A], timeout: float | None) -> A:
-        self._number += 1
-        self._link.socket.send(encode(self._number, request))
-        return expect(self._receive(self._number, timeout), kind)
-
-    def _receive(self, number: int, timeout: float | None) -> Answer:
-        deadline = None if timeout is None else time.monotonic() + timeout
-        while True:
-            answered = decode_answer(self._link.receive(deadline)[-1])
-            # Others are late answers to what was given up.
-            if answered.id in (number, 0):
-                return answered.answer
-
-
-def rules(keep: Sequence[str]) -> list[bytes]:
-    """Keep rules as they are sent."""
-    return [os.fsencode(rule) for rule in keep]
+            told = events.early() if events is not None else None
+            if told is None:
+                link, message = receive_first(links, deadline)
+                if link is self._link:
+                    answered = decode_answer(message[-1])
+                    # Others are late answers to what was given up.
+                    if answered.id in (self._number, 0):
+                        return answered.answer
+                elif events is not None:
+                    told = events.read(message)
+            if told is not None and asked.hear is not None:
+                asked.hear(told.event)
 
 
 class Events:
     """Events as they come; iterate. It ends with NoDaemonError when the daemon does."""
 
-    def __init__(self, link: Link, endpoint: str, kinds: Collection[str] | None, timeout: float | None) -> None:
+    def __init__(
+        self, link: Link[zmq.SyncSocket], endpoint: str, kinds: Collection[str] | None, timeout: float | None
+    ) -> None:
         """Returns when the daemon is known to send: what happens from then on is not missed."""
         self.link = link
-        ready = b"!" + secrets.token_hex(8).encode()
-        for topic in [*(kind.encode() for kind in (kinds if kinds is not None else [""])), ready]:
-            link.socket.subscribe(topic)
-        link.socket.connect(endpoint)
-        deadline = None if timeout is None else time.monotonic() + timeout
-        self._early: list[list[bytes]] = []
-        while (message := link.receive(deadline))[0] != ready:
-            self._early.append(message)
-        link.socket.unsubscribe(ready)
+        self._subscription = Subscription(kinds)
+        self.read = self._subscription.read
+        link.subscribe(endpoint, self._subscription.topics)
+        deadline = _deadline(timeout)
+        while not self._subscription.in_force:
+            self._subscription.read_early(receive_first([link], deadline)[1])
 
     def __iter__(self) -> Iterator[Told]:
         return self
@@ -400,19 +185,15 @@ class Events:
 
     def next(self, timeout: float | None = None) -> Told:
         """The next event. Raises TimedOutError."""
-        deadline = None if timeout is None else time.monotonic() + timeout
-        while True:
-            message = self._early.pop(0) if self._early else self.link.receive(deadline)
-            if not message[0].startswith(b"!"):
-                return decode_event(message[-1])
+        deadline = _deadline(timeout)
+        told = self.early()
+        while told is None:
+            told = self.read(receive_first([self.link], deadline)[1])
+        return told
 
     def early(self) -> Told | None:
         """An event that came before it was known that the daemon sends."""
-        while self._early:
-            message = self._early.pop(0)
-            if not message[0].startswith(b"!"):
-                return decode_event(message[-1])
-        return None
+        return self._subscription.early.pop(0) if self._subscription.early else None
 
     def __enter__(self) -> Events:
         return self
@@ -422,3 +203,105 @@ class Events:
 
     def close(self) -> None:
         self.link.close()
+
+
+class Keys:
+    """What a connection by TCP needs: the daemon's public key, and a pair of our own."""
+
+    def __init__(self, server_key: str | None, key_file: str | None) -> None:
+        """Keys or names of key files; else from the environment, else from the user's configuration."""
+        self._server_key = server_key or os.environ.get(SERVER_KEY) or ""
+        self._key_file = key_file or os.environ.get(KEY_FILE) or ""
+
+    def set_on(self, socket: zmq.Socket[Any]) -> None:
+        """Raises LoraError."""
+        from loractl.keys import load_pair, public_key  # noqa: PLC0415 - for TCP alone
+
+        if not self._server_key:
+            raise LoraError(
+                f"a daemon by TCP needs --server-key or {SERVER_KEY}; `loractl keys show` there tells it"
+            )
+        public, secret = load_pair(self._key_file or os.path.join(default_config_dir(), "client.key_secret"))
+        socket.set(zmq.CURVE_SERVERKEY, public_key(self._server_key))
+        socket.set(zmq.CURVE_PUBLICKEY, public)
+        socket.set(zmq.CURVE_SECRETKEY, secret)
+
+
+class Link(Generic[S]):
+    """A socket of either kind of client, and the monitor that says when there is no daemon (any more)."""
+
+    def __init__(self, context: zmq.Context[S], kind: int, address: Address, keys: Keys) -> None:
+        self._address = address
+        self._connected = False
+        #: What a person knows the daemon by.
+        self.name = shown(address.name)
+        self.socket = context.socket(kind)
+        try:
+            self.socket.set(zmq.LINGER, 0)
+            self.socket.set(zmq.MAXMSGSIZE, MAX_ANSWER)
+            self.socket.set(zmq.RCVHWM, _WAITING)
+            if address.remote:
+                self.socket.set(zmq.IPV6, 1)
+                keys.set_on(self.socket)
+            self.monitor: S = self.socket.get_monitor_socket(_MONITORED)
+        except BaseException:
+            self.socket.close()
+            raise
+
+    def subscribe(self, endpoint: str, topics: Sequence[bytes]) -> None:
+        for topic in topics:
+            self.socket.subscribe(topic)
+        self.socket.connect(endpoint)
+
+    def register(self, poller: zmq.Poller) -> None:
+        if self.socket.closed:
+            raise NoDaemonError(f"{self.name}: this connection was closed")
+        poller.register(self.socket, zmq.POLLIN)
+        poller.register(self.monitor, zmq.POLLIN)
+
+    def check(self, frames: list[bytes]) -> None:
+        """Read a message of the monitor. Raises what ended the connection."""
+        event = int(parse_monitor_message(frames)["event"])
+        if event & _UNAUTHORIZED:
+            text = f"{self.name}: our key is not allowed; there, run `loractl keys allow KEY`"
+            raise RefusedError(text, "unauthorized")
+        if event & (_LOST | _NO_HANDSHAKE):
+            if self._connected:
+                raise NoDaemonError(f"{self.name}: the daemon ended the connection; is it still running?")
+            wrong = "is --server-key right?" if self._address.remote else "start it: systemctl start lorad"
+            raise NoDaemonError(f"{self.name}: no connection; {wrong}")
+        self._connected = True
+
+    def close(self) -> None:
+        if not self.socket.closed:
+            self.socket.disable_monitor()
+            self.monitor.close()
+            self.socket.close()
+
+
+def receive_first(
+    links: Sequence[Link[zmq.SyncSocket]], deadline: float | None
+) -> tuple[Link[zmq.SyncSocket], list[bytes]]:
+    """The next message of any of these links, the first ones before the others.
+
+    Raises TimedOutError, NoDaemonError and RefusedError.
+    """
+    poller = zmq.Poller()
+    for link in links:
+        link.register(poller)
+    while True:
+        left = _HEARD if deadline is None else min(_HEARD, max(0, deadline - time.monotonic()))
+        ready = dict(poller.poll(int(1000 * left) + 1))
+        # What came before a connection ended is read before its end.
+        for link in links:
+            if link.socket in ready:
+                return link, link.socket.recv_multipart()
+        for link in links:
+            if link.monitor in ready:
+                link.check(link.monitor.recv_multipart())
+        if not ready and deadline is not None and time.monotonic() >= deadline:
+            raise TimedOutError(f"{links[0].name}: the daemon did not answer in time")
+
+
+def _deadline(timeout: float | None) -> float | None:
+    return None if timeout is None else time.monotonic() + timeout

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Protocol, TypeVar
 
 import msgspec
 
-from loracore.control import JobProgress, StartJob
+from loracore.control import JobProgress, JobState, StartJob
 from loracore.errors import JobFailed, NoDaemonError, RefusedError, UsageError
 from loracore.framing import unpacked
 from loracore.jobs import job
@@ -34,6 +34,7 @@ Told = Callable[[float, float, str], None]
 _CANNOT = ("unknown-job", "unknown-request", "missing", "unreadable")
 
 R = TypeVar("R", bound=msgspec.Struct)
+AnyPath = str | bytes | os.PathLike[str]
 
 
 class Connect(Protocol):
@@ -42,7 +43,7 @@ class Connect(Protocol):
     def __call__(self) -> Client: ...
 
 
-def absolute(path: str | bytes | os.PathLike[str]) -> bytes:
+def absolute(path: AnyPath) -> bytes:
     """A path as it travels in parameters: the daemon has another current folder."""
     return os.path.abspath(os.fsencode(path))
 
@@ -73,7 +74,7 @@ def run_job(
         return run_here(name, parameters, result, told)
     with daemon:
         try:
-            answer = _asked(daemon, StartJob(name, _encoded(parameters), summary), told)
+            answer = _asked(daemon, StartJob(name, encoded(parameters), summary), told)
         except (RefusedError, JobFailed) as error:
             if error.code not in _CANNOT:
                 raise
@@ -84,18 +85,18 @@ def run_job(
 def detach(name: str, parameters: msgspec.Struct, *, connect: Connect, summary: str = "") -> int:
     """Have the daemon begin a job that does not end with this process; its number. Raises LoraError."""
     with connect() as daemon:
-        return daemon.start_job(name, _encoded(parameters), summary, detach=True).id
+        return daemon.start_job(name, encoded(parameters), summary, detach=True).id
 
 
 def run_here(name: str, parameters: msgspec.Struct, result: type[R], told: Told | None = None) -> R:
     """Do a job in this process. Raises LoraError, as the job does, and MissingPackage."""
     place = job.find(name)
     job.use_one_thread_each(os.environ)
-    answer = job.work(place, _encoded(parameters), Alone(threads(), told))
+    answer = job.work(place, encoded(parameters), Alone(threads(), told))
     return unpacked(answer, result)
 
 
-def _encoded(parameters: msgspec.Struct) -> bytes:
+def encoded(parameters: msgspec.Struct) -> bytes:
     """Raises UsageError for a number that no message can hold."""
     try:
         return msgspec.msgpack.encode(parameters)
@@ -134,11 +135,16 @@ def _asked(daemon: Client, request: StartJob, told: Told | None) -> bytes:
         if number:
             daemon.cancel_job(number)
         raise
+    check_ended(state)
+    return daemon.job_result(number)
+
+
+def check_ended(state: JobState) -> None:
+    """Raises JobFailed for a job that has no result."""
     if state.state == "cancelled":
-        raise JobFailed(f"job {number}, {state.name}, was cancelled", "cancelled")
+        raise JobFailed(f"job {state.id}, {state.name}, was cancelled", "cancelled")
     if state.state != "done":
         raise JobFailed(state.error, state.code)
-    return daemon.job_result(number)
 
 
 class _Deferred:

@@ -1,124 +1,179 @@
-"""From requests to frames, and from frames to answers or typed errors. No I/O: both clients use it."""
+"""What clients ask a daemon: a row for each method of `Client` and `AsyncClient`. No I/O.
+
+A row names the request, the type of the answer, and what the method returns; `loractl.steps` says how it is gone
+through. What has to do with jobs is in `loractl.job_requests`.
+"""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Generic, TypeVar
+from collections.abc import Callable, Sequence
 
 import msgspec
 
-from loracore.control import (
-    MAX_REQUEST,
-    VERSION,
-    Answer,
-    Answered,
-    Asked,
-    DuplicateSet,
-    Group,
-    Planned,
-    Refusal,
-    Request,
-    Told,
-)
-from loracore.errors import LoraError, RefusedError
-
-#: A longer answer is not accepted.
-MAX_ANSWER = 64 << 20
-_ANSWERED = msgspec.msgpack.Decoder(Answered)
-_TOLD = msgspec.msgpack.Decoder(Told)
-
-A = TypeVar("A", bound=Answer)
-T = TypeVar("T")
+from loracore import control
+from loracore.errors import RefusedError
+from loractl.job_requests import JobRequests
+from loractl.jobs import AnyPath
+from loractl.steps import Listing, Steps, all_pages, answered, ask, hears, listed
 
 
-class _Envelope(msgspec.Struct):
-    version: int
+class Requests(JobRequests):
+    """The rows."""
+
+    @answered
+    def status(self) -> Steps[control.Status]:
+        """How the daemon is, now."""
+        return ask(control.GetStatus(), control.Status, self._timeout)
+
+    @answered
+    def wait(self, timeout: float | None = None) -> Steps[control.Waited]:
+        """Return when everything that was on disk before is reflected in the JSON files."""
+        return ask(control.Wait(), control.Waited, timeout)
+
+    @listed
+    def groups(self) -> Listing[control.Group]:
+        """Files by layout."""
+        return Listing(control.ListGroups(), control.Groups, lambda page: page.groups, join_groups)
+
+    @listed
+    def duplicates(self, level: str | None = None) -> Listing[control.DuplicateSet]:
+        """Sets of files that hold the same weights; of one level, if given."""
+        return Listing(control.ListDuplicates(level or ""), control.Duplicates, lambda page: page.sets, join_sets)
+
+    @listed
+    def failed(self) -> Listing[control.FailedFile]:
+        """Files that could not be read."""
+        return Listing(control.ListFailed(), control.Failed, lambda page: page.files)
+
+    @listed
+    def find(self, hash: str) -> Listing[control.Match]:
+        """Files with a hash that begins with these hex digits."""
+        return Listing(control.Find(hash), control.Found, lambda page: page.matches)
+
+    @answered
+    def show(self, path: AnyPath) -> Steps[control.Shown]:
+        """All that is known of one file."""
+        *others, last = names_of(path)
+        for name in others:
+            try:
+                return (yield from ask(control.Show(name), control.Shown, self._timeout))
+            except RefusedError as error:
+                if error.code != "not-found":
+                    raise
+        return (yield from ask(control.Show(last), control.Shown, self._timeout))
+
+    @answered
+    def audit(self, timeout: float | None = None) -> Steps[control.Audited]:
+        """Compare the disk with the catalogue and the JSON files."""
+        return ask(control.Audit(), control.Audited, timeout)
+
+    @answered
+    def doctor(self) -> Steps[control.Examined]:
+        """What is wrong with the daemon's machine."""
+        return ask(control.Doctor(), control.Examined, self._timeout)
+
+    @answered
+    def plan_dedupe(
+        self, action: str = "", keep: Sequence[str] = (), levels: Sequence[str] = ()
+    ) -> Steps[control.Planned]:
+        """What de-duplicating would do, and what not; nothing is changed.
+
+        What is given stands in place of the configuration: an action, keep rules, levels.
+        """
+        request = control.PlanDedupe(action, rules(keep), list(levels))
+        return join_plans((yield from all_pages(request, control.Planned, self._timeout)))
+
+    @answered
+    def apply_dedupe(
+        self,
+        action: str = "",
+        keep: Sequence[str] = (),
+        levels: Sequence[str] = (),
+        *,
+        now: bool = False,
+        progress: Callable[[control.DedupeProgress], None] | None = None,
+        timeout: float | None = None,
+    ) -> Steps[control.Applied]:
+        """Do what `plan_dedupe` shows, and return when it is done. `progress` is called with how far it is.
+
+        `now`: what is put aside is removed at once, without its grace.
+        """
+        request = control.ApplyDedupe(action, rules(keep), list(levels), now)
+        return ask(request, control.Applied, timeout, hears(control.DedupeProgress, progress))
+
+    @answered
+    def free(
+        self,
+        ids: Sequence[int] = (),
+        *,
+        progress: Callable[[control.DedupeProgress], None] | None = None,
+        timeout: float | None = None,
+    ) -> Steps[control.Freed]:
+        """Remove what these actions, or all but quarantines, have put aside, and return when it is done."""
+        return ask(
+            control.FreeHidden(list(ids), not ids), control.Freed, timeout, hears(control.DedupeProgress, progress)
+        )
+
+    @listed
+    def hidden(self, ids: Sequence[int] = ()) -> Listing[control.HiddenFile]:
+        """What these actions, or all, have put aside, the one that is due first in front."""
+        return Listing(
+            control.FreeHidden(list(ids), not ids, dry_run=True), control.Freeable, lambda page: page.files
+        )
+
+    @answered
+    def undo(
+        self,
+        ids: Sequence[int] = (),
+        *,
+        all: bool = False,
+        progress: Callable[[control.DedupeProgress], None] | None = None,
+        timeout: float | None = None,
+    ) -> Steps[control.Undone]:
+        """Take back these actions, or all that stand."""
+        return ask(
+            control.UndoActions(list(ids), all), control.Undone, timeout, hears(control.DedupeProgress, progress)
+        )
+
+    @listed
+    def history(self) -> Listing[control.HistoryEntry]:
+        """Actions, oldest first."""
+        return Listing(control.ListHistory(), control.History, lambda page: page.actions)
+
+    @answered
+    def savings(self) -> Steps[control.Savings]:
+        """What was saved, and what could be."""
+        return ask(control.GetSavings(), control.Savings, self._timeout)
 
 
-_ENVELOPE = msgspec.msgpack.Decoder(_Envelope)
-
-
-def encode(number: int, request: Request) -> bytes:
-    """A request's frame. Raises RefusedError for one that no daemon reads."""
-    frame = msgspec.msgpack.encode(Asked(number, request))
-    if len(frame) > MAX_REQUEST:
-        raise RefusedError(f"the request has {len(frame)} bytes, {MAX_REQUEST} are allowed", "too-large")
-    return frame
-
-
-def decode_answer(frame: bytes) -> Answered:
-    """Raises RefusedError for an answer of another version, LoraError for what is none."""
-    return _decode(_ANSWERED, frame)
-
-
-def decode_event(frame: bytes) -> Told:
-    """The same for an event."""
-    return _decode(_TOLD, frame)
-
-
-def _decode(decoder: msgspec.msgpack.Decoder[T], frame: bytes) -> T:
-    try:
-        version = _ENVELOPE.decode(frame).version
-        if version != VERSION:
-            text = f"the daemon speaks version {version} of the protocol, this client {VERSION}"
-            raise RefusedError(f"{text}; install the same version of both", "version")
-        return decoder.decode(frame)
-    except (msgspec.MsgspecError, RecursionError, ValueError) as error:
-        raise LoraError(f"the daemon sent what is no answer: {error}; is it a lorad?") from error
-
-
-def expect(answer: Answer, kind: type[A]) -> A:
-    """An answer of the right kind. Raises RefusedError."""
-    if isinstance(answer, Refusal):
-        raise RefusedError(answer.text, answer.code)
-    if not isinstance(answer, kind):
-        raise LoraError(f"the daemon answered with {type(answer).__name__}, not {kind.__name__}; is it a lorad?")
-    return answer
-
-
-def names_of(path: str | bytes | os.PathLike[str]) -> list[bytes]:
+def names_of(path: AnyPath) -> list[bytes]:
     """What the daemon may know a file as: its absolute path, and that without symbolic links in its folder."""
     absolute = os.path.abspath(os.fsencode(path))
     folder, name = os.path.split(absolute)
     return list(dict.fromkeys([absolute, os.path.join(os.path.realpath(folder), name)]))
 
 
-class Whole(Generic[T]):
-    """Joins what one page ends with to what the next page begins with, where that is one group or set."""
-
-    def __init__(self, join: Callable[[T, T], T | None]) -> None:
-        self._join = join
-        self._last: T | None = None
-
-    def add(self, items: Iterable[T]) -> Iterator[T]:
-        """The items that are known to be whole."""
-        for item in items:
-            joined = None if self._last is None else self._join(self._last, item)
-            if joined is None and self._last is not None:
-                yield self._last
-            self._last = item if joined is None else joined
-
-    def end(self) -> Iterator[T]:
-        if self._last is not None:
-            yield self._last
+def rules(keep: Sequence[str]) -> list[bytes]:
+    """Keep rules as they are sent."""
+    return [os.fsencode(rule) for rule in keep]
 
 
-def join_groups(one: Group, other: Group) -> Group | None:
+def join_groups(one: control.Group, other: control.Group) -> control.Group | None:
     """One group out of two parts; None where they are two groups."""
     if one.signature != other.signature:
         return None
-    return Group(one.signature, one.paths + other.paths)
+    return control.Group(one.signature, one.paths + other.paths)
 
 
-def join_sets(one: DuplicateSet, other: DuplicateSet) -> DuplicateSet | None:
+def join_sets(one: control.DuplicateSet, other: control.DuplicateSet) -> control.DuplicateSet | None:
     if one.kept != other.kept:
         return None
     wasted = one.wasted_bytes + other.wasted_bytes
-    return DuplicateSet(one.kept, one.others + other.others, wasted, one.differing + other.differing)
+    return control.DuplicateSet(one.kept, one.others + other.others, wasted, one.differing + other.differing)
 
 
-def join_plans(pages: Sequence[Planned]) -> Planned:
+def join_plans(pages: Sequence[control.Planned]) -> control.Planned:
     """One plan out of its pages."""
     return msgspec.structs.replace(
         pages[-1],

@@ -28,7 +28,7 @@ from loracore.control import (
 )
 from loracore.errors import UsageError
 from loracore.paths import shown
-from loractl import session
+from loractl import session, steps
 from loractl.commands.options import Connect, Name, asks_daemon
 from loractl.view import forms, tables
 from loractl.view.tables import count, size
@@ -42,7 +42,7 @@ _DIFFERS = " (other function)"
 @asks_daemon
 def groups(connect: Connect, as_json: bool) -> None:
     """Files by layout: the same names, dtypes and shapes of all layers."""
-    whole, generation = session.Whole(session.join_groups), 0
+    whole, generation = steps.Whole(session.join_groups), 0
     found: list[Group] = []
     with connect() as daemon:
         for page in daemon.pages(ListGroups(), Groups):
@@ -72,7 +72,7 @@ def duplicates(connect: Connect, as_json: bool, level: str | None) -> None:
     metadata, order or container may differ. "Other function": the header, or adapter_config.json beside the file,
     says something else of the same tensors, another alpha say; it is not counted. --json is as in duplicates.json.
     """
-    whole, generation, complete = session.Whole(session.join_sets), 0, False
+    whole, generation, complete = steps.Whole(session.join_sets), 0, False
     found: list[DuplicateSet] = []
     with connect() as daemon:
         for page in daemon.pages(ListDuplicates(level or ""), Duplicates):
