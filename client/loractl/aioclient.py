@@ -149,6 +149,7 @@ class AsyncClient(Requests):
         finally:
             if events is not None:
                 await events.close()
+                self._events.remove(events)
 
     async def _exchange(self, asked: Ask) -> Answer:
         """Send a request and wait for its answer."""

@@ -140,6 +140,7 @@ class Client(Requests):
         finally:
             if events is not None:
                 events.close()
+                self._events.remove(events)
 
     def _exchange(self, asked: Ask, events: Events | None) -> Answer:
         """Send a request, and take events until its answer is there."""

@@ -71,3 +71,30 @@ def test_progress_is_heard_until_the_answer_comes(acting: Served, acts: Acts) ->
         assert client.apply_dedupe("delete", progress=progress, timeout=SECONDS).done == 3
         worker.join()
     assert heard == steps
+
+
+def test_an_async_client_hears_progress_too(acting: Served, acts: Acts) -> None:
+    """What goes wrong where it is heard ends the request."""
+    held = acts.held = queue.Queue()
+    steps = [DedupeProgress(done, 3, done * 100, 300) for done in range(1, 4)]
+
+    async def body() -> None:
+        heard: asyncio.Queue[DedupeProgress] = asyncio.Queue()
+        async with loractl.AsyncClient(acting.socket, timeout=SECONDS) as client:
+            applying = asyncio.create_task(
+                client.apply_dedupe("delete", progress=heard.put_nowait, timeout=SECONDS)
+            )
+            plan, reply = await asyncio.to_thread(held.get, timeout=SECONDS)
+            for step in steps:
+                acting.server.tell(step)
+            assert [await heard.get() for _ in steps] == steps
+            reply(acts.applied(plan))
+            assert (await applying).done == 3
+            failing = asyncio.create_task(client.apply_dedupe("delete", progress=lambda _: 1 // 0))
+            await asyncio.to_thread(held.get, timeout=SECONDS)
+            acting.server.tell(steps[0])
+            with pytest.raises(ZeroDivisionError):
+                await failing
+            assert (await client.savings()).possible_bytes > 0
+
+    asyncio.run(body())

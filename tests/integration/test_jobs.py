@@ -27,11 +27,12 @@ from safetensors.numpy import load_file, save_file
 
 from loracore.control import JobEnded, JobProgress
 from loracore.errors import FileError, JobFailed, LoraError, MissingPackage, NoDaemonError, UsageError
+from loracore.jobs.change import Writing
 from loractl import AsyncClient, Client
 from loractl.commands.options import RunJob, runs_job
 from loractl.jobs import Told, absolute, run_here, run_job
 from tests.daemon.jobs.registering import register
-from tests.daemon.jobs.samples import Report, Task
+from tests.daemon.jobs.samples import COMPLAIN, COUNT, Report, Task
 from tests.daemon.jobs.serving import SECONDS, release
 from tests.integration.running import Running
 from tests.toolkit.change.files import NAMES, kohya
@@ -100,6 +101,36 @@ def test_a_job_gives_the_same_there_and_here(daemon: Running) -> None:
     assert outputs[0] == outputs[1] != ""
     with daemon.client() as client:
         assert [job.summary for job in client.jobs()] == ["", "sample of 500"], "and two were the daemon's"
+
+
+def test_a_job_is_a_method_of_either_client(
+    daemon: Running, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It takes the fields of its parameters, with paths of any kind; one of another package is run by its SPEC."""
+    kohya(tmp_path / "style.safetensors")
+    monkeypatch.chdir(tmp_path)
+    heard: list[JobProgress] = []
+    with daemon.client() as client:
+        found = client.metadata("style.safetensors", values=True)
+        assert found.file_info.path == absolute("style.safetensors")
+        assert found.validation_info.is_valid
+        assert client.resize("style.safetensors", Path("small.safetensors"), rank=1).written
+        merged = client.merge(("style.safetensors", b"small.safetensors"), Writing(b"both.safetensors"), rank=1)
+        assert [given.path for given in merged.inputs] == [
+            absolute(f"{name}.safetensors") for name in ("style", "small")
+        ]
+        assert (tmp_path / "both.safetensors").exists()
+        assert client.run(COUNT, Task(5), summary="five", progress=heard.append).number == 10
+        with pytest.raises(JobFailed, match="/a/file: its header is cut off"):
+            client.run(COMPLAIN, Task(path=b"/a/file"))
+
+    async def body() -> None:
+        async with AsyncClient(str(daemon.runtime / "control.sock")) as client:
+            assert (await client.metadata("small.safetensors")).architecture_info.rank == 1
+            assert (await client.run(COUNT, Task(5), progress=heard.append)).number == 10
+
+    asyncio.run(body())
+    assert all(event.id in (4, 7) for event in heard)
 
 
 def test_a_job_runs_in_a_process_of_the_daemon(daemon: Running) -> None:

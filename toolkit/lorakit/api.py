@@ -16,20 +16,16 @@ from typing import TYPE_CHECKING, Any, TypedDict
 import msgspec
 
 from loracore.errors import UsageError
-from loracore.framing import unpacked
-from loracore.jobs.bake import BakeParameters
 from loracore.jobs.change import Writing
-from loracore.jobs.compare import CompareParameters
-from loracore.jobs.convert import Convention, ConvertParameters
-from loracore.jobs.extract import ExtractParameters
+from loracore.jobs.convert import Convention
 from loracore.jobs.hashes import HashesParameters
 from loracore.jobs.importance import ImportanceParameters
 from loracore.jobs.job import Alone, Job, find, load, needed, ours
-from loracore.jobs.merge import METHODS, MergeParameters
+from loracore.jobs.merge import METHODS
 from loracore.jobs.metadata import MetadataParameters
 from loracore.jobs.plot import KINDS, Kind, PlotParameters, format_of
 from loracore.jobs.report import ReportParameters
-from loracore.jobs.resize import ResizeParameters, parse_size, read_block_ranks
+from loracore.jobs.resize import parse_size, read_block_ranks
 from loracore.jobs.results import plain
 from loracore.jobs.spectrum import SpectrumParameters
 from loracore.whole import write_whole
@@ -150,7 +146,7 @@ def resize(
         options["block_ranks"] = dict(rank_per_block)
     if budget is not None:
         options["budget"] = parse_size(budget) if isinstance(budget, str) else budget
-    return _written("resize", ResizeParameters, output, options, path=_absolute(path))
+    return _written("resize", output, options, path=_absolute(path))
 
 
 def merge(paths: Path | Sequence[Path], output: Path, **options: Any) -> dict[str, Any]:
@@ -162,7 +158,7 @@ def merge(paths: Path | Sequence[Path], output: Path, **options: Any) -> dict[st
     if options.get("method", METHODS[0]) not in METHODS:
         raise UsageError(f"there is no method {options['method']!r}; there are {', '.join(METHODS)}")
     lists = {name: tuple(options.pop(name)) for name in ("weights", "include", "exclude") if name in options}
-    return _written("merge", MergeParameters, output, options, paths=_listed(paths), **lists)
+    return _written("merge", output, options, paths=_listed(paths), **lists)
 
 
 def convert(path: Path, output: Path, *, to: Convention | None = None, **options: Any) -> dict[str, Any]:
@@ -171,7 +167,7 @@ def convert(path: Path, output: Path, *, to: Convention | None = None, **options
     `options` are those of `ConvertParameters` (`fold`, `leave_out`) and `Writing`. Raises FileError, UsageError
     and MissingPackage; for a check, the last two are in `errors`.
     """
-    return _written("convert", ConvertParameters, output, options, path=_absolute(path), to=to)
+    return _written("convert", output, options, path=_absolute(path), to=to)
 
 
 def bake(paths: Path | Sequence[Path], base: Path, output: Path, **options: Any) -> dict[str, Any]:
@@ -181,7 +177,7 @@ def bake(paths: Path | Sequence[Path], base: Path, output: Path, **options: Any)
     FileError, UsageError and MissingPackage.
     """
     options["weights"] = tuple(options.get("weights") or ())
-    return _written("bake", BakeParameters, output, options, paths=_listed(paths), base=_absolute(base))
+    return _written("bake", output, options, paths=_listed(paths), base=_absolute(base))
 
 
 def compare(base: Path, finetuned: Path, output: Path, **options: Any) -> dict[str, Any]:
@@ -190,7 +186,7 @@ def compare(base: Path, finetuned: Path, output: Path, **options: Any) -> dict[s
     `options` are those of `CompareParameters` and `Writing`. Raises FileError, UsageError and MissingPackage.
     """
     models = {"base": _absolute(base), "finetuned": _absolute(finetuned)}
-    return _written("compare", CompareParameters, output, options, **models)
+    return _written("compare", output, options, **models)
 
 
 def extract(base: Path, finetuned: Path, output: Path, *, rank: int, **options: Any) -> dict[str, Any]:
@@ -199,7 +195,7 @@ def extract(base: Path, finetuned: Path, output: Path, *, rank: int, **options: 
     `options`: `quality`, and those of `Writing`. Raises FileError and UsageError.
     """
     models = {"base": _absolute(base), "finetuned": _absolute(finetuned)}
-    return _written("extract", ExtractParameters, output, options, rank=rank, **models)
+    return _written("extract", output, options, rank=rank, **models)
 
 
 def report(path: Path) -> dict[str, Any]:
@@ -208,19 +204,14 @@ def report(path: Path) -> dict[str, Any]:
     return {name: value for name, value in found.items() if name != "pictures"}
 
 
-def _written(
-    name: str,
-    parameters: type[msgspec.Struct],
-    output: Path,
-    options: dict[str, Any],
-    **inputs: Any,
-) -> dict[str, Any]:
+def _written(name: str, output: Path, options: dict[str, Any], **inputs: Any) -> dict[str, Any]:
     """Do a job that writes; `options` are those of its parameters and of `Writing`. Raises as the job does."""
     where = {name: options.pop(name) for name in ("force", "check", "dtype", "device") if name in options}
-    wanted = parameters(writing=Writing(_absolute(output), **where), **inputs, **options)
+    job = _job(name)
+    wanted = job.parameters(writing=Writing(_absolute(output), **where), **inputs, **options)
     try:
-        # As they would come from a client: who is mistaken in a value learns it before the work.
-        wanted = unpacked(msgspec.msgpack.encode(wanted), parameters)
+        # As they would come from a client: a wrong value is found before the work.
+        wanted = job.decoded(msgspec.msgpack.encode(wanted))
     except (msgspec.MsgspecError, TypeError, OverflowError) as error:
         raise UsageError(f"wrong parameters: {error}") from error
     return _found(name, wanted)
@@ -240,7 +231,8 @@ def _run(name: str, parameters: msgspec.Struct) -> Any:
 
 @cache
 def _job(name: str) -> Job[Any, Any]:
-    return load(find(name))
+    with needed(ours(name)):
+        return load(find(name))
 
 
 def _listed(paths: Path | Sequence[Path]) -> tuple[bytes, ...]:
