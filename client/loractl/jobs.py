@@ -18,11 +18,12 @@ from typing import TYPE_CHECKING, Protocol, TypeVar
 
 import msgspec
 
-from loracore.control import JobProgress, JobState, StartJob
-from loracore.errors import JobFailed, NoDaemonError, RefusedError, UsageError
+from loracore.control import JobProgress, StartJob
+from loracore.errors import JobFailed, NoDaemonError, RefusedError
 from loracore.framing import unpacked
 from loracore.jobs import job
 from loracore.jobs.job import Alone
+from loractl.job_requests import check_ended, encoded
 from loractl.view.tables import count
 
 if TYPE_CHECKING:
@@ -34,18 +35,12 @@ Told = Callable[[float, float, str], None]
 _CANNOT = ("unknown-job", "unknown-request", "missing", "unreadable")
 
 R = TypeVar("R", bound=msgspec.Struct)
-AnyPath = str | bytes | os.PathLike[str]
 
 
 class Connect(Protocol):
     """Opens a client. Raises NoDaemonError."""
 
     def __call__(self) -> Client: ...
-
-
-def absolute(path: AnyPath) -> bytes:
-    """A path as it travels in parameters: the daemon has another current folder."""
-    return os.path.abspath(os.fsencode(path))
 
 
 def threads() -> int:
@@ -96,14 +91,6 @@ def run_here(name: str, parameters: msgspec.Struct, result: type[R], told: Told 
     return unpacked(answer, result)
 
 
-def encoded(parameters: msgspec.Struct) -> bytes:
-    """Raises UsageError for a number that no message can hold."""
-    try:
-        return msgspec.msgpack.encode(parameters)
-    except OverflowError as error:
-        raise UsageError("a number is beyond 64 bits; give a smaller one") from error
-
-
 def _reached(connect: Connect | None) -> Client | None:
     if connect is None:
         return None
@@ -137,14 +124,6 @@ def _asked(daemon: Client, request: StartJob, told: Told | None) -> bytes:
         raise
     check_ended(state)
     return daemon.job_result(number)
-
-
-def check_ended(state: JobState) -> None:
-    """Raises JobFailed for a job that has no result."""
-    if state.state == "cancelled":
-        raise JobFailed(f"job {state.id}, {state.name}, was cancelled", "cancelled")
-    if state.state != "done":
-        raise JobFailed(state.error, state.code)
 
 
 class _Deferred:

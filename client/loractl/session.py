@@ -13,8 +13,7 @@ import msgspec
 
 from loracore import control
 from loracore.errors import RefusedError
-from loractl.job_requests import JobRequests
-from loractl.jobs import AnyPath
+from loractl.job_requests import AnyPath, JobRequests
 from loractl.steps import Listing, Steps, all_pages, answered, ask, hears, listed
 
 

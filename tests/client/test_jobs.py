@@ -13,7 +13,8 @@ from loracore.control import JobEnded, JobProgress, JobStarted, JobState
 from loracore.errors import MissingPackage
 from loractl.commands import jobs
 from loractl.commands.events import _text
-from loractl.jobs import absolute, run_job
+from loractl.job_requests import absolute
+from loractl.jobs import run_job
 
 STATE = JobState(3, "importance", "a.safetensors", "running", 1, 4, "unet", "2026-11-21T00:00:00.000Z", 65.0)
 
@@ -51,7 +52,7 @@ class Daemon:
 
 def test_a_list_tells_what_runs_and_why_others_failed() -> None:
     failed = msgspec.structs.replace(STATE, id=4, state="failed", error="no \x1bfile", summary="")
-    assert [list(row) for row in jobs._rows([STATE, failed])] == [
+    assert [list(row) for row in jobs.rows([STATE, failed])] == [
         ["3", "importance", "running", "25%", "1 min 5 s", "a.safetensors: unet"],
         ["4", "importance", "failed", "", "1 min 5 s", "no \\x1bfile"],
     ]

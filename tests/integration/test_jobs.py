@@ -30,7 +30,8 @@ from loracore.errors import FileError, JobFailed, LoraError, MissingPackage, NoD
 from loracore.jobs.change import Writing
 from loractl import AsyncClient, Client
 from loractl.commands.options import RunJob, runs_job
-from loractl.jobs import Told, absolute, run_here, run_job
+from loractl.job_requests import absolute
+from loractl.jobs import Told, run_here, run_job
 from tests.daemon.jobs.registering import register
 from tests.daemon.jobs.samples import COMPLAIN, COUNT, Report, Task
 from tests.daemon.jobs.serving import SECONDS, release

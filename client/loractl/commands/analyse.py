@@ -19,7 +19,7 @@ from loracore.paths import shown
 from loracore.whole import check_place, write_whole
 from loractl.commands.changing import tell_rest
 from loractl.commands.options import Name, RunJob, runs_job
-from loractl.jobs import absolute
+from loractl.job_requests import absolute
 from loractl.view import analyses, exports, tables
 from loractl.view.exports import brief
 

@@ -9,7 +9,7 @@ from loracore.jobs.change import Changed, Device, Stored, Writing
 from loracore.paths import shown
 from loractl.commands.changing import changes, tell, weights_option
 from loractl.commands.options import Name, RunJob
-from loractl.jobs import absolute
+from loractl.job_requests import absolute
 
 
 @click.command()

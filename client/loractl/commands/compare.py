@@ -13,7 +13,7 @@ from loracore.jobs.results import plain
 from loracore.paths import shown
 from loractl.commands.changing import changes, tell_rest
 from loractl.commands.options import Name, RunJob
-from loractl.jobs import absolute
+from loractl.job_requests import absolute
 from loractl.view import tables
 from loractl.view.exports import brief
 from loractl.view.tables import size

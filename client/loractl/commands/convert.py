@@ -11,7 +11,7 @@ from loracore.jobs.convert import CONVENTIONS, ConvertParameters
 from loracore.paths import shown
 from loractl.commands.changing import changes, tell
 from loractl.commands.options import Name, RunJob
-from loractl.jobs import absolute
+from loractl.job_requests import absolute
 
 
 @click.command()

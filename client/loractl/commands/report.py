@@ -13,7 +13,7 @@ from loracore.jobs.results import Table, plain
 from loracore.paths import shown
 from loracore.whole import write_whole
 from loractl.commands.options import Name, RunJob, runs_job
-from loractl.jobs import absolute
+from loractl.job_requests import absolute
 from loractl.view import tables
 from loractl.view.exports import brief
 

@@ -11,7 +11,7 @@ from loracore.jobs.resize import ResizeParameters, parse_size, read_block_ranks
 from loracore.paths import shown
 from loractl.commands.changing import changes, tell
 from loractl.commands.options import Name, RunJob
-from loractl.jobs import absolute
+from loractl.job_requests import absolute
 
 _SHARE = click.FloatRange(0, 1, min_open=True)
 
