@@ -17,6 +17,7 @@ import msgspec
 from loracore import toml
 from loracore.errors import ConfigError, UsageError
 from loracore.paths import default_config_dir, default_runtime_dir, default_state_dir, shown
+from loracore.policy import FOR_EQUAL_BYTES
 from loracore.settings import (
     NO_DEFAULT,
     ActedLevel,
@@ -47,8 +48,6 @@ _NEEDS_RESTART = (
     "state_dir", "runtime_dir", "control", "metrics",
     "pipeline.loaders", "pipeline.hasher", "pipeline.gpu_memory_mb",
 )  # fmt: skip
-#: Actions after which two names lead to the same bytes, and not to the same layers alone.
-_FOR_EQUAL_BYTES = ("reflink", "hardlink")
 
 
 class Watch(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -250,7 +249,7 @@ def dedupe_conflicts(dedupe: Dedupe) -> Iterator[str]:
     """Problems between settings of `[dedupe]`, each beginning with the key that is to be mended."""
     if not dedupe.levels:
         yield 'levels: name at least one, such as ["file"]'
-    elif dedupe.action in _FOR_EQUAL_BYTES and "file" not in dedupe.levels:
+    elif dedupe.action in FOR_EQUAL_BYTES and "file" not in dedupe.levels:
         yield (
             f'levels: {dedupe.action} is for files that are equal byte for byte: add "file", '
             'or set action to "symlink", "quarantine" or "delete"'

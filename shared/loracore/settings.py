@@ -11,19 +11,13 @@ from typing import Annotated
 from msgspec import Meta
 
 from loracore.paths import expanded
+from loracore.policy import ACTIONS, KEEP_RULES, LEVELS, PATH_PREFIX, SIDECARS
 from loracore.toml import Rule
 
 _YEAR = 366 * 86400.0
 _UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 #: Percent of a disk that may be asked to be free: more would empty it of all that is put aside.
 _MOST_FREE = 50.0
-#: SPEC section 5. What `[dedupe]` may do with a file, and the samenesses that it may do it for.
-ACTIONS = ("report", "reflink", "hardlink", "symlink", "quarantine", "delete")
-ACTED_LEVELS = ("file", "tensors")
-#: Rules that say which file of a set is kept. The prefix names a folder: `path-prefix:/srv/models/best`.
-KEEP_RULES = ("final-name", "most-metadata", "oldest", "newest", "shortest-path")
-PATH_PREFIX = "path-prefix:"
-SIDECARS = ("keep", "move")
 #: SPEC section 5. What a watch leaves out: bins, snapshots, versions, thumbnails and the like; and `blobs` of a
 #: Hugging Face cache, which is not a pattern. What de-duplication makes itself is always left out.
 EXCLUDE = (
@@ -173,7 +167,7 @@ Group = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_.-]*\Z", description="the name
 """A group of the system, or "" for the daemon's own."""
 Action = Annotated[str, _one_of(ACTIONS)]
 """What becomes of a duplicate."""
-ActedLevel = Annotated[str, _one_of(ACTED_LEVELS)]
+ActedLevel = Annotated[str, _one_of(LEVELS)]
 """A sameness for which a file may go."""
 KeepRule = Annotated[
     str, Rule(f'{_quoted(KEEP_RULES).replace(" or", ",")} or "{PATH_PREFIX}/a/folder"', keep_rule)

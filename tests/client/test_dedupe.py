@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from loracore import settings
+from loracore import policy
 from loracore.control import PlannedStep, SkippedFile
 from loractl.view import plan as plans
 from tests.daemon.control.acting import Acts, entry
@@ -245,7 +245,7 @@ def test_words_for_every_action() -> None:
     """A plan of each reads as a sentence."""
     from loracore.control import Planned
 
-    for action in settings.ACTIONS:
+    for action in policy.ACTIONS:
         step = PlannedStep(b"/b", b"/a", "file", action, 1000, "is older")
         words = " ".join(plans.plan_words(Planned(1, True, action, [step], [], 1000)))
         assert words.startswith("1 file in 1 set ")

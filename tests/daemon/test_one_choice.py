@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from loracore import config
 from loracore.control import Duplicates, ListDuplicates
-from loracore.settings import KEEP_RULES
+from loracore.policy import KEEP_RULES
 from lorad.catalog import Catalog, Row
 from lorad.catalog.views import TERMS, Terms
 from lorad.control.queries import Queries

@@ -10,9 +10,9 @@ from typing import Any, NoReturn, TypeVar
 import click
 from click.shell_completion import CompletionItem
 
-from loracore import settings
 from loracore.control import Applied, DedupeProgress, Freed, Planned, Undone
 from loracore.paths import expanded, shown
+from loracore.policy import ACTIONS, KEEP_RULES, LEVELS, PATH_PREFIX
 from loractl.commands.options import Connect, asks_daemon
 from loractl.view import forms, tables
 from loractl.view import plan as plans
@@ -28,43 +28,33 @@ class KeepRule(click.ParamType):  # type: ignore[type-arg]  # generic in new ver
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
         rule = str(value)
-        if rule.startswith(settings.PATH_PREFIX) and len(rule) > len(settings.PATH_PREFIX):
+        if rule.startswith(PATH_PREFIX) and len(rule) > len(PATH_PREFIX):
             try:
-                return settings.PATH_PREFIX + os.path.abspath(expanded(rule.removeprefix(settings.PATH_PREFIX)))
+                return PATH_PREFIX + os.path.abspath(expanded(rule.removeprefix(PATH_PREFIX)))
             except ValueError:
                 self.fail("this user has no home folder: give a folder without ~.", param, ctx)
-        if rule not in settings.KEEP_RULES:
-            self.fail(
-                f"{shown(rule)} is none of {', '.join(settings.KEEP_RULES)}, {settings.PATH_PREFIX}DIR.",
-                param,
-                ctx,
-            )
+        if rule not in KEEP_RULES:
+            self.fail(f"{shown(rule)} is none of {', '.join(KEEP_RULES)}, {PATH_PREFIX}DIR.", param, ctx)
         return rule
 
     def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
-        return [
-            CompletionItem(rule)
-            for rule in (*settings.KEEP_RULES, settings.PATH_PREFIX)
-            if rule.startswith(incomplete)
-        ]
+        return [CompletionItem(rule) for rule in (*KEEP_RULES, PATH_PREFIX) if rule.startswith(incomplete)]
 
 
 @click.command()
 @asks_daemon
 @click.option("--apply", is_flag=True, help="Do it. Without, it is only shown.")
-@click.option(
-    "--action", type=click.Choice(settings.ACTIONS), help="What becomes of them. [default: as configured]"
-)
+@click.option("--action", type=click.Choice(ACTIONS), help="What becomes of them. [default: as configured]")
 @click.option(
     "--keep", "keep", multiple=True, type=KeepRule(), metavar="RULE",
-    help=f"Which file of a set is kept: {', '.join(settings.KEEP_RULES)} or {settings.PATH_PREFIX}DIR. "
-    "May be repeated; the first one that tells two files apart decides.",
+    help=f"Which file of a set is kept: {', '.join(KEEP_RULES)} or {PATH_PREFIX}DIR. May be repeated; the "
+    "first one that tells two files apart decides.",
 )  # fmt: skip
 @click.option(
     "--level",
     "levels",
     multiple=True,
-    type=click.Choice(settings.ACTED_LEVELS),
+    type=click.Choice(LEVELS),
     help="Only those that are the same in this way.",
 )
 @click.option("--now", is_flag=True, help="With --apply: remove at once what would be put aside for its grace.")

@@ -15,7 +15,7 @@ from typing import NamedTuple
 from loracore.control import Finding
 from loracore.paths import shown
 from lorad.dedupe.abilities import Abilities
-from lorad.dedupe.action.order import ACTIONS
+from lorad.dedupe.action.registry import ACTIONS
 from lorad.dedupe.aliases import Alias, Aliases
 from lorad.dedupe.history import look
 from lorad.dedupe.rootlock import holder_of
@@ -48,7 +48,7 @@ def examine_places(roots: Sequence[bytes], action: str, grace: float) -> Iterato
     yield from other_lorads(roots)
     if ACTIONS[action].needs_exchange:
         yield from exchange(places)
-    if grace == 0 and ACTIONS[action].hides and action != "quarantine":
+    if grace == 0 and ACTIONS[action].hides and not ACTIONS[action].quarantines:
         yield no_grace()
 
 

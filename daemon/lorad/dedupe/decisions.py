@@ -34,6 +34,7 @@ from lorad.catalog.views import connect, holding, of_layout
 from lorad.dedupe.action.hidden import is_link, likeness_of
 from lorad.dedupe.action.journal import UNFINISHED, Entry
 from lorad.dedupe.action.order import HELD, Result, Side
+from lorad.dedupe.action.registry import ACTIONS
 from lorad.dedupe.aliases import Aliases
 from lorad.dedupe.newcomers import Automatic, PlanFor
 from lorad.dedupe.places import Places
@@ -220,7 +221,7 @@ class Decisions:
 
     def _look_at_link(self, result: Result) -> None:
         """Its owner may have moved it before he could be heard to."""
-        if result.action == "symlink" and not is_link(result.path):
+        if ACTIONS[result.action].symbolic and not is_link(result.path):
             self.returns.gone(result.path)
 
     def _look_at_names(self) -> None:
@@ -282,7 +283,7 @@ class Decisions:
                 before = next((one.aside for one in self.returns.held if one.id == result.id), result.path)
                 if before != result.aside:
                     _hide(engine, before, result)
-            case "undone" | "given_back" if result.action != "reflink":
+            case "undone" | "given_back" if ACTIONS[result.action].hides:
                 _show(engine, result.aside, result.shown)
             case "freed" | "linked" | "lost":
                 _show(engine, result.aside, b"")

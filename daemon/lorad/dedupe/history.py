@@ -19,12 +19,12 @@ from typing import NamedTuple
 
 from loracore.control import HistoryEntry, Savings
 from loracore.errors import StateError
+from loracore.identity import Identity
 from lorad.catalog.views import connect, holding, of_layout
 from lorad.dedupe.action.hidden import path_of
 from lorad.dedupe.action.journal import RECIPES, Entry, Journal
 from lorad.dedupe.action.order import HELD
 from lorad.library.keepers import is_inside
-from lorad.pipeline.protocol import Identity
 
 
 class ActionHistory:

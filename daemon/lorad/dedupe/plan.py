@@ -29,7 +29,8 @@ from typing import NamedTuple
 
 from loracore.paths import shown
 from lorad.blocks.usage import Room
-from lorad.dedupe.policy import AWAY, Policy
+from lorad.dedupe.action.registry import goes_away, works_in_place
+from lorad.dedupe.policy import Policy
 from lorad.dedupe.sets import UNREAD as UNREAD  # noqa: PLC0414 - reasons are read with plans
 from lorad.dedupe.sets import YOUNG as YOUNG  # noqa: PLC0414
 from lorad.dedupe.sets import Going, Judged, Skipped, is_young, judge
@@ -172,7 +173,7 @@ def _plan(
     if newcomers is not None:
         for each in judged:
             each.keep_back(lambda going: _why_asked(going, newcomers))
-    whole = go_whole(judged, folders) if policy.action in AWAY else []
+    whole = go_whole(judged, folders) if goes_away(policy.action) else []
     steps = list(
         _whole([step for each in judged for step in _steps(each.going, each.copies, policy)], whole, folders)
     )
@@ -201,7 +202,7 @@ def _steps(going: list[Going], copies: Sequence[Copy], policy: Policy) -> Iterat
             room.add(copy.size, copy.extents)
     for copy, choice, level, why in sorted(going, key=lambda each: each.copy.paths):
         own = room.add(copy.size, copy.extents)
-        names = copy.paths[:1] if policy.action == "reflink" else copy.paths
+        names = copy.paths[:1] if works_in_place(policy.action) else copy.paths
         for path in names:
             freed = own if path == names[-1] else 0
             yield Step(path, choice.path, level, policy.action, freed, why, copy, choice.kept)

@@ -24,8 +24,9 @@ from lorad.blocks.extents import FileSystems, Place, look
 from lorad.catalog.copies import Copies, sets_of
 from lorad.catalog.views import Name, names_in_sets, names_in_sets_with, names_under
 from lorad.dedupe.action.folders import same_folders
+from lorad.dedupe.action.registry import goes_away
 from lorad.dedupe.plan import Folders, Plan, make_plan, plan_for
-from lorad.dedupe.policy import AWAY, Policy
+from lorad.dedupe.policy import Policy
 from lorad.dedupe.refusals import Refusals
 from lorad.dedupe.rootlock import RootLocks
 from lorad.dedupe.sets import Skipped
@@ -173,7 +174,7 @@ class Planner:
     def plan_for(self, db: sqlite3.Connection, newcomers: Collection[bytes]) -> Plan:
         """What the running policy makes of newcomers, by any of their names."""
         policy = self.running
-        folders = adapter_folders(newcomers) if policy.action in AWAY else ()
+        folders = adapter_folders(newcomers) if goes_away(policy.action) else ()
         sets, mute = self._sets(names_in_sets_with(db, [*newcomers, *names_under(db, folders)]))
         plan = plan_for(newcomers, sets, policy, time.time_ns(), self._folders(sets, policy))
         mute = [row for row in mute if row.path in newcomers]
@@ -186,7 +187,7 @@ class Planner:
         return self._refusals.sifted(_with(plan, mute), self._roots)
 
     def _folders(self, sets: Sequence[Sequence[Copy]], policy: Policy) -> Folders:
-        return look_at_folders(sets, self._roots) if policy.action in AWAY else Folders()
+        return look_at_folders(sets, self._roots) if goes_away(policy.action) else Folders()
 
     def _sets(self, names: Sequence[Name]) -> tuple[list[list[Copy]], list[Skipped]]:
         """The sets among these names, as they lie on the disks now, and names on disks that do not answer."""

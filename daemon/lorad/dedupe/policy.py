@@ -7,13 +7,6 @@ from collections.abc import Callable
 from loracore.config import Dedupe
 from lorad.library.keepers import Rules, rules_of
 
-#: Actions that need equal bytes on one file system.
-LINKING = ("reflink", "hardlink")
-#: Actions after which a file is still there under its name, beside what lies there.
-IN_PLACE = (*LINKING, "symlink")
-#: Actions after which it is not.
-AWAY = ("quarantine", "delete")
-
 
 class Policy(Rules, frozen=True):
     """The keep rules, and what becomes of the files that are not kept."""

@@ -19,7 +19,7 @@ from loracore.causes import words
 from loracore.paths import shown
 from lorad.dedupe.abilities import Abilities
 from lorad.dedupe.action.journal import QUARANTINE as IN_STATE
-from lorad.dedupe.action.order import ACTIONS
+from lorad.dedupe.action.registry import ACTIONS
 from lorad.dedupe.aliases import Aliases
 from lorad.dedupe.plan import Plan, Step
 from lorad.dedupe.rootlock import RootLocks
@@ -32,13 +32,6 @@ from lorad.watch.statx import Status, access_error, owns_all, statx
 
 MOUNTED_INSIDE = "something is mounted in its folder; unmount that first"
 NOT_IN_ROOT = "it lies in no watched folder any more; see [watch] roots"
-#: What each action that gives the file another name does first in its folder, and then to its name.
-_CALLS = {
-    "delete": (causes.HIDE, causes.HIDE),
-    "quarantine": (causes.QUARANTINE, causes.QUARANTINE),
-    "symlink": (causes.SYMLINK, causes.EXCHANGE),
-    "hardlink": (causes.LINK, causes.EXCHANGE),
-}
 #: Extended attributes that decide who may read.
 _ACCESS = ("system.posix_acl_access", "security.")
 
@@ -166,23 +159,23 @@ class Refusals:
 
     def _of_action(self, step: Step, place: Place, status: Status, kept: Status) -> Iterator[str]:
         """In the order in which the action would meet them."""
-        whole, traits = step.folder, ACTIONS[step.action]
+        whole, action = step.folder, ACTIONS[step.action]
         path = whole or step.path
         yield words(causes.LEASE, self._abilities.lease(step.path, status))
-        if traits.needs_exchange and self._has_other_access(step, status, kept):
+        if action.needs_exchange and self._has_other_access(step, status, kept):
             yield causes.OTHER_ACCESS
-        if step.action == "reflink":
+        if not action.hides:
             yield words(causes.SHARE, errno.EXDEV if kept.dev != status.dev else self._share_error(place))
             yield words("", errno.EROFS if place.error == errno.EROFS else errno.EPERM * status.is_immutable)
             return
-        if step.action == "hardlink":
+        if action.needs_equal_bytes:
             yield words(causes.LINK, self._link_error(step, place, kept))
-        if step.action == "quarantine":
+        if action.quarantines:
             yield self._why_not_moved(path, place)
         if whole:
             yield MOUNTED_INSIDE if self._mounts.within(path) else ""
             status = statx(path)
-        first, then = _CALLS[step.action]
+        first, then = action.calls
         yield words(first, place.error)
         yield words(then, self._rename_error(step, path, place, status))
 
@@ -192,11 +185,12 @@ class Refusals:
             return errno.EBUSY
         if place.locked or is_locked(path, status) or _is_anothers(place.status, status):
             return errno.EPERM
-        if ACTIONS[step.action].needs_exchange:
+        action = ACTIONS[step.action]
+        if action.needs_exchange:
             return self._abilities.exchange(place.path, place.status, place.kind)
         if not step.folder:
             return self._abilities.rename_new(place.path, place.status, place.kind)
-        if step.action == "quarantine" and (number := access_error(path, os.W_OK)):
+        if action.quarantines and (number := access_error(path, os.W_OK)):
             return number
         if place.mount and place.kind == b"overlay" and b"redirect_dir=on" not in place.mount.options:
             return errno.EXDEV

@@ -15,10 +15,11 @@ from contextlib import suppress
 from itertools import chain
 from typing import NamedTuple, Protocol
 
-from lorad.dedupe.action.order import ACTIONS, HELD, Result
+from loracore.identity import Identity
+from lorad.dedupe.action.order import HELD, Result
+from lorad.dedupe.action.registry import ACTIONS
 from lorad.dedupe.places import Places
 from lorad.library.keepers import is_marked
-from lorad.pipeline.protocol import Identity
 from lorad.watch import calls
 
 #: Seconds after which a file is given back although something that may hold its weights is still being read.
@@ -156,11 +157,11 @@ class Returns:
             self._drop(before)
         self._asked.pop(result.id, None)
         self._refused.pop(result.id, None)
-        linked = result.action == "symlink" and result.state == "freed"
+        linked = ACTIONS[result.action].symbolic and result.state == "freed"
         if result.state in HELD or linked:
             standing = Standing.of(result, weights)
             self._actions[standing.id] = standing
-            if standing.action == "symlink":
+            if ACTIONS[standing.action].symbolic:
                 self._links[standing.path] = standing.id
             for each in standing.weights:
                 self._by_weights[each].add(standing.id)
@@ -216,7 +217,7 @@ class Returns:
 
     def due(self, standing: Standing, ran: float) -> float | None:
         """Seconds until it is freed by itself, once lorad has run for `ran` seconds; None for never."""
-        never = standing.action == "quarantine" or standing.id < 0
+        never = ACTIONS[standing.action].quarantines or standing.id < 0
         return None if never else max(0.0, standing.hidden_at + self.grace - ran)
 
     # Giving back and leading on
@@ -263,7 +264,7 @@ class Returns:
         self._kept[weights] = {keeper.path for keeper in left}
         missed = [one for one in standing if one.id not in self._asked and not any(map(one.fits, left))]
         for one in standing:
-            if one not in missed and one.action == "symlink":
+            if one not in missed and ACTIONS[one.action].symbolic:
                 self._lead_on(one, list(filter(one.fits, may_keep)))
         # What a link leads to need not be read for that.
         dangling = [one for one in missed if one.state not in HELD and not calls.may_be_there(one.kept)]

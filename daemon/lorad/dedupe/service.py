@@ -37,10 +37,12 @@ from loracore.control import (
     Undone,
 )
 from loracore.errors import LoraError, StateError
+from loracore.identity import Identity
 from lorad.catalog.views import connect, weights_at
 from lorad.dedupe.action import hidden as aside
 from lorad.dedupe.action.journal import Entry
-from lorad.dedupe.action.order import ACTIONS, HELD, FreeOrder, Order, Result, Side
+from lorad.dedupe.action.order import HELD, FreeOrder, Order, Result, Side
+from lorad.dedupe.action.registry import ACTIONS
 from lorad.dedupe.action.undo import bring_back
 from lorad.dedupe.groups import GROUP, GROUP_BYTES, Pace, counted, groups
 from lorad.dedupe.history import ActionHistory
@@ -52,7 +54,6 @@ from lorad.dedupe.process import ActingProcess, Apply, Clock, Follow, Free, Give
 from lorad.dedupe.returns import Standing
 from lorad.dedupe.rootlock import RootLocks, holder_of
 from lorad.library.keepers import is_inside
-from lorad.pipeline.protocol import Identity
 from lorad.watch import calls
 from lorad.watch.scanner import HIDDEN
 from lorad.workers.thread import Worker
@@ -182,7 +183,7 @@ class Service:
         return [
             msgspec.structs.replace(entry.result(), aside=self.aside_of(entry))
             for entry in self.past.in_state(*HELD, "freed")
-            if entry.state in HELD or entry.action == "symlink"
+            if entry.state in HELD or entry.kind.symbolic
         ]
 
     def aside_of(self, entry: Entry) -> bytes:
@@ -471,7 +472,7 @@ class Service:
         for one in wanted:
             entry = entries.get(one.id)
             reason = _why_silent(one.aside)
-            if entry is None and one.action == "quarantine":
+            if entry is None and ACTIONS[one.action].quarantines:
                 reason = reason or "the journal does not know it any more; put a backup of that in its place"
             if reason:
                 refused = Result(one.id, one.action, b"", one.path, 0, "refused", reason, aside=one.aside)

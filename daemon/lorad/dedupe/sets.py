@@ -8,7 +8,8 @@ from typing import NamedTuple
 
 from loracore.paths import shown
 from lorad.blocks.usage import Room
-from lorad.dedupe.policy import IN_PLACE, LINKING, Policy
+from lorad.dedupe.action.registry import keeps_name, needs_equal_bytes
+from lorad.dedupe.policy import Policy
 from lorad.library.keepers import Choice, Copy, choose, level_of, may_go
 
 #: What a reason ends with where the file, or the one that is kept for it, has to be looked at again later.
@@ -112,10 +113,10 @@ def _parts(copies: Sequence[Copy], policy: Policy) -> Iterable[list[Copy]]:
     parts: dict[object, list[Copy]] = defaultdict(list)
     for copy in copies:
         function: object = copy.function
-        if policy.action not in IN_PLACE:
+        if not keeps_name(policy.action):
             # What has several functions by its names is one of a kind.
             function = copy.functions if len(copy.functions) == 1 else copy.paths
-        if policy.action in LINKING:
+        if needs_equal_bytes(policy.action):
             parts[function, copy.residue, copy.size, copy.dev].append(copy)
         elif "tensors" not in policy.levels:
             parts[function, copy.residue, copy.size].append(copy)
@@ -175,13 +176,13 @@ def _apart(copy: Copy, main: Copy, level: str, policy: Policy) -> str:
     """Why a set keeps another file beside the first."""
     if copy.function != main.function:
         return OTHER_HEADER
-    if policy.action not in IN_PLACE and (copy.functions != main.functions or len(copy.functions) > 1):
+    if not keeps_name(policy.action) and (copy.functions != main.functions or len(copy.functions) > 1):
         return OTHER_CONFIG
     if level == "tensors":
         in_levels = "tensors" in policy.levels
         return (
             f"level tensors: {policy.action} is for level file only"
-            if policy.action in LINKING and in_levels
+            if needs_equal_bytes(policy.action) and in_levels
             else "level tensors is not in levels"
         )
     return ELSEWHERE

@@ -17,7 +17,7 @@ import msgspec
 from loracore.config import Dedupe
 from loracore.identity import Identity
 from loracore.paths import shown
-from loracore.settings import PATH_PREFIX
+from loracore.policy import PATH_PREFIX
 
 #: Metadata whose lengths differ by less than this say as much: a longer title or date does not make a file richer,
 #: and what a stripped header lacks is kilobytes.

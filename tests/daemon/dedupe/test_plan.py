@@ -10,10 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from loracore.config import Dedupe
-from loracore.settings import ACTIONS, KEEP_RULES
+from loracore.policy import ACTIONS, KEEP_RULES
 from lorad.blocks.usage import MOST, Extent, packed
+from lorad.dedupe.action.registry import goes_away, keeps_name
 from lorad.dedupe.plan import MARKED, NOT_NEW, Folders, Plan, Step, make_plan, plan_for
-from lorad.dedupe.policy import AWAY, IN_PLACE, Policy
+from lorad.dedupe.policy import Policy
 from lorad.dedupe.sets import Skipped
 from lorad.library.keepers import Copy, Rule, choose, is_inside, is_marked
 from tests.daemon.publish.plain import taken
@@ -174,7 +175,7 @@ def test_another_function_by_the_configuration_is_acted_on_in_place_alone(action
     """SPEC 5: a link or shared blocks leave each file beside its own `adapter_config.json`."""
     copies = [copy("/a"), copy("/x/b", configs=((b"/x/b", b"c"),)), copy("/y/b", configs=((b"/y/b", b"c"),))]
     made = plan(copies, policy(action))
-    if action in IN_PLACE:
+    if keeps_name(action):
         assert gone(made) == {"/x/b": "/a", "/y/b": "/a"}
     else:
         assert gone(made) == {"/y/b": "/x/b"}
@@ -207,7 +208,7 @@ def folders(*names: str, difference: str = "") -> Folders:
 def test_an_adapter_folder_goes_as_a_whole() -> None:
     """SPEC 5: in one step, for a folder in which all is the same; links in place are made file by file."""
     sets = adapters("f", "g", "h")
-    for action in AWAY:
+    for action in filter(goes_away, ACTIONS):
         made = make_plan(sets, policy(action), NOW, folders("f", "g", "h"))
         assert [(step.folder, step.path, step.kept, step.bytes) for step in made.steps] == [
             (b"/g", b"/g/s-1", b"/f/s-1", 200), (b"/h", b"/h/s-1", b"/f/s-1", 200),
@@ -465,7 +466,7 @@ def test_a_plan_keeps_one_of_everything(sets: list[list[Copy]], rules: Policy) -
         assert (file, kept) == (step.gone, step.keeper)
         assert not gone & set(kept.paths)
         assert file.function == kept.function
-        if rules.action not in IN_PLACE:
+        if not keeps_name(rules.action):
             assert file.functions == kept.functions
         if rules.action != "report":
             assert not file.read_only

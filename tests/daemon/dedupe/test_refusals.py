@@ -13,14 +13,15 @@ from pathlib import Path
 
 import pytest
 
+from loracore.identity import Identity
 from lorad.dedupe.action.actor import Actor
-from lorad.dedupe.action.order import ACTIONS, Order, Side
+from lorad.dedupe.action.order import Order, Side
+from lorad.dedupe.action.registry import ACTIONS
 from lorad.dedupe.plan import Plan, Step
 from lorad.dedupe.refusals import Refusals
 from lorad.dedupe.rootlock import RootLocks
 from lorad.dedupe.sets import Skipped
 from lorad.library.keepers import Copy
-from lorad.pipeline.protocol import Identity
 from lorad.watch.statx import owns_all
 from tests.builders.weights import random_weights
 from tests.builders.write import write_safetensors

@@ -10,10 +10,10 @@ from typing import NamedTuple
 
 import pytest
 
+from loracore.identity import Identity
 from lorad.dedupe.action.order import Result
 from lorad.dedupe.places import Places
 from lorad.dedupe.returns import Keeper, Returns, Standing, Weights
-from lorad.pipeline.protocol import Identity
 
 WEIGHTS: Weights = (b"layout", b"weights")
 HIDDEN = Result(

@@ -13,10 +13,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from loracore.identity import Identity
 from lorad.dedupe.action.actor import Actor
 from lorad.dedupe.action.journal import JOURNAL, Journal
 from lorad.dedupe.action.order import FreeOrder, Order, Refused, Result, Savings, Side
-from lorad.pipeline.protocol import Identity
 from tests.builders.architectures import sd15
 from tests.builders.weights import random_weights
 from tests.builders.write import write_safetensors

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from loracore.settings import KEEP_RULES
+from loracore.policy import KEEP_RULES
 from lorad.library.keepers import Copy, Rule, Rules, choose, has_final_name, is_marked, may_keep, name_of
 
 MARKED = (

@@ -11,7 +11,7 @@ import msgspec
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from loracore.settings import KEEP_RULES
+from loracore.policy import KEEP_RULES
 from lorad.blocks.usage import Extent, packed
 from lorad.catalog import Catalog, Row
 from lorad.catalog.views import TERMS, Terms

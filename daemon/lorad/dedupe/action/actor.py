@@ -16,16 +16,16 @@ from types import TracebackType
 
 import msgspec
 
-from loracore.causes import HIDE, doing, explained, told
+from loracore.causes import explained, told
 from loracore.errors import FileError, LoraError, StateError, StateLocked
-from lorad.dedupe.action import free, links, quarantine, recipe, reflink, sidecars, undo
+from loracore.identity import Identity
+from lorad.dedupe.action import free, links, quarantine, recipe, sidecars, symlink, undo
 from lorad.dedupe.action.compare import Layers, function_of
 from lorad.dedupe.action.folders import same_folders
 from lorad.dedupe.action.hidden import path_in, result_of
 from lorad.dedupe.action.hold import Held, hold, same
 from lorad.dedupe.action.journal import Context, Entry, Journal
 from lorad.dedupe.action.order import (
-    ACTIONS,
     HELD,
     FreeOrder,
     Order,
@@ -36,12 +36,12 @@ from lorad.dedupe.action.order import (
     silent,
     spoken,
 )
-from lorad.dedupe.action.place import Folder, reach, rename_new, sync_all
-from lorad.dedupe.action.proof import Nothing, Proof, Proven
+from lorad.dedupe.action.place import Folder, reach, sync_all
+from lorad.dedupe.action.proof import Nothing, Proof
 from lorad.dedupe.action.recovery import Pending, record_shown, repair, settle
+from lorad.dedupe.action.registry import Proven
 from lorad.dedupe.action.remake import remake
 from lorad.dedupe.action.undo import show as give_name_back
-from lorad.pipeline.protocol import Identity
 
 LOCK = "dedupe.lock"
 #: What can go wrong with a file, as opposed to a mistake of ours.
@@ -156,32 +156,22 @@ class Actor:
 
     def _perform(self, act: Proven, places: dict[int, int], progress: Progress, clock: float) -> Entry:
         """Change the names; the entry as it is to be written down. What fails is taken back."""
-        context, entry = self._context, act.entry
-        state = {"quarantine": "quarantined", "reflink": "shared"}.get(entry.action, "hidden")
+        context, entry, action = self._context, act.entry, act.entry.kind
         try:
             act.kept.look_in_place(renamed=True)
             act.gone.look_in_place(renamed=True)
             if not act.reached.in_place():
                 raise Refused.about(act.reached.path, "its folder was moved meanwhile; scan again")
-            for link in context.journal.links_to(entry.gone.path) if ACTIONS[entry.action].hides else ():
+            for link in context.journal.links_to(entry.gone.path) if action.hides else ():
                 with suppress(*_TROUBLE):
-                    links.retarget(context, link, entry.kept, lambda: None)
-            match entry.action:
-                case "reflink":
-                    reflink.share(context, act.kept, act.gone, act.ranges, progress)
-                case "quarantine":
-                    quarantine.move(context, entry, act.reached, places)
-                case "delete":
-                    with doing(HIDE):
-                        rename_new(act.reached.folder, act.reached.name, act.reached.folder, entry.aside)
-                case _:
-                    links.replace(context, entry, act.kept, act.gone)
+                    symlink.retarget(context, link, entry.kept, lambda: None)
+            action.perform(context, act, places, progress)
             context.at("put aside")
             sidecars.put_aside(context, entry, act.reached, places.get(entry.id))
         except _TROUBLE as error:
             return self._taken_back(act, _reason(error))
-        made = act.reached.status() if entry.action == "symlink" else None
-        return msgspec.structs.replace(entry, state=state, hidden_at=clock, link=made.st_ino if made else 0)
+        made = act.reached.status() if action.symbolic else None
+        return msgspec.structs.replace(entry, state=action.state, hidden_at=clock, link=made.st_ino if made else 0)
 
     def _look_again(self, act: Proven) -> Entry:
         """After it was put aside: no writer came to it meanwhile, and all is where it should be.
@@ -189,7 +179,7 @@ class Actor:
         A writer of the kept file may have come by the new link: it is left to him, and what was put aside is kept.
         """
         entry = act.entry
-        if entry.state == "refused" or entry.action == "reflink":
+        if entry.state == "refused" or not entry.kind.hides:
             return entry
         try:
             act.kept.look_at_place()
@@ -269,7 +259,7 @@ class Actor:
         for entry in entries:
             if entry.state in ("undone", "given_back", "refused"):
                 results.append(result_of(context, entry, text=f"it is {entry.state} already", state="nothing"))
-            elif entry.action == "reflink":
+            elif not entry.kind.hides:
                 results.append(self._unshare(entry))
             else:
                 freed.append((entry, sources.get(entry.id, ())))
@@ -299,12 +289,12 @@ class Actor:
         """
         context = self._in_place()
         entry = context.journal.get(number)
-        if entry is None or entry.action != "symlink":
+        if entry is None or not entry.kind.symbolic:
             raise LoraError(f"action {number} has made no symbolic link")
         try:
             with reach(kept.root, kept.path) as reached, hold(reached, kept.identity) as held:
                 check = partial(_prove_same, context, entry, held) if prove else lambda: None
-                return links.retarget(context, entry, kept, check).result()
+                return symlink.retarget(context, entry, kept, check).result()
         except OSError as error:
             raise _refused(entry.gone.path, error) from error
         except sqlite3.Error as error:
@@ -314,10 +304,10 @@ class Actor:
         """Go with a symbolic link of ours that its owner has moved to this name. Raises Refused and StateError."""
         context = self._in_place()
         entry = context.journal.get(number)
-        if entry is None or entry.action != "symlink":
+        if entry is None or not entry.kind.symbolic:
             raise LoraError(f"action {number} has made no symbolic link")
         try:
-            return result_of(context, links.follow(context, entry, link))
+            return result_of(context, symlink.follow(context, entry, link))
         except OSError as error:
             raise _refused(link.path, error) from error
         except sqlite3.Error as error:

@@ -12,10 +12,10 @@ import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from loracore.identity import Identity
 from loracore.paths import shown
 from lorad.dedupe.action.compare import pieces
 from lorad.dedupe.action.order import Progress, silent
-from lorad.pipeline.protocol import Identity
 
 #: Entries of a folder at all depths, and depths. Adapter folders have some dozens.
 _MAX_ENTRIES = 10_000

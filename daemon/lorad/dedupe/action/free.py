@@ -17,6 +17,7 @@ import msgspec
 
 from loracore.causes import doing, told
 from loracore.errors import FileError
+from loracore.identity import Identity
 from lorad.blocks.extents import unshared_bytes
 from lorad.dedupe.action import recipe, units
 from lorad.dedupe.action.attributes import Attributes, make_file, rehearse
@@ -24,11 +25,9 @@ from lorad.dedupe.action.compare import Layers, function_of, pieces, write_all
 from lorad.dedupe.action.hidden import path_in, result_of
 from lorad.dedupe.action.hold import Held, hold, watchful
 from lorad.dedupe.action.journal import Context, Entry
-from lorad.dedupe.action.order import ACTIONS, HELD, FreeOrder, Progress, Refused, Result, Side, spoken
+from lorad.dedupe.action.order import HELD, FreeOrder, Progress, Refused, Result, Side, spoken
 from lorad.dedupe.action.place import Folder, Reached, reach, sync_all
 from lorad.dedupe.action.quarantine import clear, place, where
-from lorad.dedupe.action.recovery import final_state
-from lorad.pipeline.protocol import Identity
 
 #: Bytes of recipes that are held in memory at once, but for the last one.
 _RECIPES = 16 << 20
@@ -88,7 +87,7 @@ def free(context: Context, orders: Sequence[FreeOrder], progress: Progress) -> l
     context.journal.update_all([entry for entry in waiting if entry != context.journal.get(entry.id)])
     finished += waiting
     for entry in finished:
-        if entry.action == "quarantine" and entry.state == "freed":
+        if entry.kind.quarantines and entry.state == "freed":
             clear(context, entry)
     results = [result_of(context, entry) for entry in finished]
     return results + (free(context, rest, progress) if rest else [])
@@ -99,7 +98,7 @@ def _prepare(
 ) -> _Freeing:
     """Hold what goes, and the first of the keepers that it can be made from. Raises Refused, Unfit and OSError."""
     home = stack.enter_context(reach(entry.gone.root, entry.gone.path))
-    at = stack.enter_context(place(context, entry)) if entry.action == "quarantine" else None
+    at = stack.enter_context(place(context, entry)) if entry.kind.quarantines else None
     here = Reached(entry.gone.root, entry.gone.path, *where(entry, home.folder, at))
     status = here.status()
     if status is not None and status.st_ino != entry.gone.identity.ino:
@@ -127,7 +126,7 @@ def _prove_file(context: Context, one: _Aside, keeper: Side, stack: ExitStack, p
     held = stack.enter_context(hold(one.here, None))
     kept = stack.enter_context(hold(stack.enter_context(reach(keeper.root, keeper.path)), None))
     ours, theirs = function_of(held, name, one.home.folder), function_of(kept)
-    if ours[0] != theirs[0] or (ours[1] != theirs[1] and not ACTIONS[entry.action].links):
+    if ours[0] != theirs[0] or (ours[1] != theirs[1] and not entry.kind.links):
         raise Refused.about(kept.path, "it has another function by now than the file that was put aside for it")
     body = recipe.make(Layers(kept), Layers(held, name), watchful(held, kept, progress))
     _rehearse(context, one, [entry.attributes])
@@ -170,12 +169,12 @@ def _remove(context: Context, entry: Entry, each: _Freeing) -> Entry:
             return _waits(entry, error)
         except OSError as trouble:
             text = f"the kept file went while it was removed, and it could not be written anew: {told(trouble)}"
-            return msgspec.structs.replace(entry, state=final_state(entry), before="", rebuild=True, text=text)
+            return msgspec.structs.replace(entry, state=entry.kind.final, before="", rebuild=True, text=text)
     if entry.unit:
         units.clear(each.recipe, each.aside.folder, each.aside.name)
         context.at("folder removed")
     size = min(entry.bytes, freed)
-    return msgspec.structs.replace(entry, state=final_state(entry), before="", rebuild=True, bytes=size, text="")
+    return msgspec.structs.replace(entry, state=entry.kind.final, before="", rebuild=True, bytes=size, text="")
 
 
 def _written_anew(context: Context, entry: Entry, held: Held) -> Entry:
@@ -202,7 +201,8 @@ def _written_anew(context: Context, entry: Entry, held: Held) -> Entry:
 
 def _waits(entry: Entry, error: Exception) -> Entry:
     """Not removed, and why."""
-    state = "quarantined" if entry.action == "quarantine" else "waiting"
+    action = entry.kind
+    state = action.state if action.quarantines else "waiting"
     if isinstance(error, FileError) or not isinstance(error, OSError):
         return msgspec.structs.replace(entry, state=state, before="", text=spoken(str(error)))
     return msgspec.structs.replace(entry, state=state, before="", text=spoken(told(error)))

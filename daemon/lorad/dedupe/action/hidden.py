@@ -24,7 +24,7 @@ _NAMES = 8
 
 def path_of(state_dir: str, token: str, entry: Entry) -> bytes:
     """Where the file is that an action has put aside. `token`: that of the journal in the state folder."""
-    if entry.place and entry.action == "quarantine":
+    if entry.place and entry.kind.quarantines:
         return quarantine.path_of(state_dir, token, entry)
     return os.path.join(os.path.dirname(entry.gone.path), entry.aside)
 

@@ -26,9 +26,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from loracore.causes import LEASE, words
+from loracore.identity import Identity
 from lorad.dedupe.action.order import Progress, Refused
 from lorad.dedupe.action.place import Reached, open_file
-from lorad.pipeline.protocol import Identity
 
 
 @dataclass(frozen=True)

@@ -25,8 +25,9 @@ from loracore.causes import explained
 from loracore.errors import StateError
 from loracore.whole import regular
 from lorad.dedupe.action.attributes import Attributes
-from lorad.dedupe.action.order import ACTIONS, HELD, STANDING, Raw, Result, Savings, Side, spoken
+from lorad.dedupe.action.order import HELD, STANDING, Raw, Result, Savings, Side, spoken
 from lorad.dedupe.action.place import NAME_BYTES, Folder, cut, sync
+from lorad.dedupe.action.registry import ACTIONS, Action
 from lorad.state_folder import connect
 
 JOURNAL = "journal.sqlite"
@@ -112,6 +113,10 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True):
     config: Raw | None = None
     hidden_at: float = 0.0
     before: str = ""
+
+    @property
+    def kind(self) -> Action:
+        return ACTIONS[self.action]
 
     def result(self, text: str | None = None) -> Result:
         return Result(
@@ -280,10 +285,11 @@ class Journal:
         """Entries of earlier versions, which removed at once: SPEC section 5, "States of an action"."""
         for (body,) in self._db.execute("SELECT body FROM actions").fetchall():
             entry = _decode(body)
-            done = "quarantined" if entry.action == "quarantine" else ACTIONS[entry.action].final
+            action = entry.kind
+            done = action.state if action.quarantines else action.final
             states = {"done": done, "failed": "refused", "emptied": "lost", "removing": "freeing"}
             aside = hidden_name(os.path.basename(entry.gone.path), self.token, entry.id)
-            if entry.action == "quarantine" or entry.state in ("planned", "removing"):
+            if action.quarantines or entry.state in ("planned", "removing"):
                 aside = old_temp(self.token, entry.id)
             self._write(
                 msgspec.structs.replace(

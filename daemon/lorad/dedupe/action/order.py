@@ -4,35 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from typing import NamedTuple
 
 import msgspec
 
 from loracore.errors import FileError
-from lorad.pipeline.protocol import Identity
+from loracore.identity import Identity
+from lorad.dedupe.action.registry import ACTIONS
 
-
-class Traits(NamedTuple):
-    """What sets an action apart: its levels of sameness, and what it does to the file that goes.
-
-    `hides`: it is put aside under another name, and removed later. `links`: its name leads to the kept file.
-    `needs_exchange`: two names change places. `final`: the state of an action once what it hid was removed.
-    """
-
-    levels: tuple[str, ...]
-    hides: bool = True
-    links: bool = False
-    needs_exchange: bool = False
-    final: str = "freed"
-
-
-ACTIONS = {
-    "reflink": Traits(("file",), hides=False, links=True, final="shared"),
-    "hardlink": Traits(("file",), links=True, needs_exchange=True, final="linked"),
-    "symlink": Traits(("file", "tensors"), links=True, needs_exchange=True),
-    "quarantine": Traits(("file", "tensors")),
-    "delete": Traits(("file", "tensors")),
-}
 #: What may be ordered for the files beside the one that goes: see `sidecars`.
 SIDECARS = ("keep", "move")
 #: States of an action that holds a file back, which can still be shown again by a rename.

@@ -4,40 +4,26 @@ from __future__ import annotations
 
 import os
 from contextlib import ExitStack
-from typing import NamedTuple
 
 import msgspec
 
 from loracore.adapter.folder import weight_parts
+from loracore.identity import Identity
 from lorad.blocks.extents import unshared_bytes
-from lorad.dedupe.action import links, quarantine, reflink, sidecars, units
+from lorad.dedupe.action import quarantine, reflink, sidecars, units
 from lorad.dedupe.action.attributes import Attributes
 from lorad.dedupe.action.compare import Layers, function_of, same_bytes, same_layers
 from lorad.dedupe.action.folders import same_folders
 from lorad.dedupe.action.hold import Held, hold, watchful
 from lorad.dedupe.action.journal import Context, Entry
-from lorad.dedupe.action.order import ACTIONS, Order, Progress, Refused, Side, check
+from lorad.dedupe.action.order import Order, Progress, Refused, Side, check
 from lorad.dedupe.action.place import Folder, Reached, reach
+from lorad.dedupe.action.registry import ACTIONS, Proven
 from lorad.dedupe.places import why_lost
-from lorad.pipeline.protocol import Identity
 
 
 class Nothing(Exception):
     """There is nothing to do."""
-
-
-class Proven(NamedTuple):
-    """An order that was found possible: its files are open, held, and the same.
-
-    `reached`: what goes, a file or an adapter folder; `gone` is the weight file in it.
-    """
-
-    order: Order
-    kept: Held
-    gone: Held
-    reached: Reached
-    entry: Entry
-    ranges: list[tuple[int, int]]
 
 
 class Proof:
@@ -74,10 +60,10 @@ class Proof:
         """What is to be done, once the files proved to be the same. Raises Refused where it may not be."""
         attributes = Attributes.of(gone.fd, gone.before)
         function, config = self._refuse_other_function(order, kept, gone)
-        if order.action in ("hardlink", "symlink"):
-            links.refuse_other_access(kept, gone, attributes)
+        action = ACTIONS[order.action]
+        action.refuse(kept, gone, attributes)
         ranges: list[tuple[int, int]] = []
-        if order.action == "reflink":
+        if not action.hides:
             ranges = reflink.ranges_to_share(kept, gone)
             if not ranges:
                 raise Nothing("all its blocks are shared already")
@@ -85,20 +71,19 @@ class Proof:
             same_bytes(kept, gone, progress)
         else:
             one, other = Layers(kept), Layers(gone)
-            if order.action == "symlink" and one.container.format != other.container.format:
+            if action.symbolic and one.container.format != other.container.format:
                 raise Refused.about(
                     gone.path, f"a link in its place would lead to a {one.container.format} file; order quarantine"
                 )
             same_layers(one, other, progress)
-        aside = order.sidecars == "move" and not ACTIONS[order.action].links
+        aside = order.sidecars == "move" and not action.links
         entry = Entry(
             action=order.action,
             level=order.level,
             kept=order.kept,
             gone=order.gone,
-            bytes=unshared_bytes(gone.fd) if order.action == "reflink" else order.bytes,
+            bytes=order.bytes if action.hides else unshared_bytes(gone.fd),
             attributes=attributes,
-            place=quarantine.choose(self._context, gone.reached) if order.action == "quarantine" else "",
             sidecars=sidecars.beside(gone.reached) if aside else (),
             folder=Folder.of(gone.folder),
             function=function,
@@ -106,8 +91,7 @@ class Proof:
             layout=order.layout,
             weights=order.weights,
         )
-        if order.action == "symlink":
-            entry = links.pointing(entry, order.kept)
+        entry = action.planned(self._context, entry, gone.reached)
         return Proven(order, kept, gone, gone.reached, entry, ranges)
 
     def _refuse_other_function(self, order: Order, kept: Held, gone: Held) -> tuple[bytes | None, bytes | None]:

@@ -12,18 +12,44 @@ import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
+import msgspec
+
 from loracore import causes
 from loracore.causes import doing, no_quarantine, words
 from lorad.dedupe.action.journal import QUARANTINE as IN_STATE
 from lorad.dedupe.action.journal import Context, Entry
-from lorad.dedupe.action.order import Refused, Side
+from lorad.dedupe.action.order import Progress, Refused, Side
 from lorad.dedupe.action.place import Reached, names_below, rename_new
+from lorad.dedupe.action.registry import Action, Proven, register
 from lorad.watch.scanner import QUARANTINE as IN_ROOT
 
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
-def choose(context: Context, gone: Reached) -> str:
+@register
+class Quarantine(Action):
+    name = "quarantine"
+    quarantines = True
+    state = "quarantined"
+    calls = (causes.QUARANTINE, causes.QUARANTINE)
+
+    def planned(self, context: Context, entry: Entry, gone: Reached) -> Entry:
+        return msgspec.structs.replace(entry, place=_choose(context, gone))
+
+    def perform(self, context: Context, act: Proven, places: dict[int, int], progress: Progress) -> None:
+        entry = act.entry
+        with _open(context, entry.place, entry.gone.root, make=True) as base:
+            assert base is not None
+            name = context.place(entry)
+            with suppress(FileExistsError):
+                os.mkdir(name, 0o700, dir_fd=base)
+            places[entry.id] = fd = os.open(name, _FOLDER, dir_fd=base)
+            places[-entry.id] = os.dup(base)
+        with doing(causes.QUARANTINE):
+            rename_new(act.reached.folder, act.reached.name, fd, name_in(entry))
+
+
+def _choose(context: Context, gone: Reached) -> str:
     """`state` where the state folder's quarantine can take the file by a rename, else `root`.
 
     The folder is made. Raises Refused where neither can.
@@ -41,19 +67,6 @@ def refuse_inside(context: Context, side: Side) -> None:
     path = os.path.realpath(side.path)
     if IN_ROOT in names_below(side.root, side.path) or path.startswith(os.fsencode(inside) + b"/"):
         raise Refused.about(side.path, "it lies in quarantine; undo what put it there first")
-
-
-def move(context: Context, entry: Entry, gone: Reached, places: dict[int, int]) -> None:
-    """Move the file into its place. `places` collects descriptors that are to be synced and closed."""
-    with _open(context, entry.place, entry.gone.root, make=True) as base:
-        assert base is not None
-        name = context.place(entry)
-        with suppress(FileExistsError):
-            os.mkdir(name, 0o700, dir_fd=base)
-        places[entry.id] = fd = os.open(name, _FOLDER, dir_fd=base)
-        places[-entry.id] = os.dup(base)
-    with doing(causes.QUARANTINE):
-        rename_new(gone.folder, gone.name, fd, name_in(entry))
 
 
 @contextmanager
@@ -89,7 +102,7 @@ def name_in(entry: Entry) -> bytes:
 
 def where(entry: Entry, folder: int, place: int | None) -> tuple[int, bytes]:
     """The open folder and the name in it of what an action has put aside. `folder`: that of its own name."""
-    if entry.action == "quarantine" and place is not None:
+    if entry.kind.quarantines and place is not None:
         return place, name_in(entry)
     return folder, entry.aside
 

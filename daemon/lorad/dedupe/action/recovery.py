@@ -17,12 +17,12 @@ from contextlib import suppress
 import msgspec
 
 from loracore.errors import FileError
+from loracore.identity import Identity
 from lorad.dedupe.action import links, quarantine, reflink, sidecars, units
 from lorad.dedupe.action.hidden import path_in, result_of, shown_at
 from lorad.dedupe.action.journal import RECIPES, UNFINISHED, Context, Entry, old_temp
 from lorad.dedupe.action.order import HELD, Refused, Result, spoken
 from lorad.dedupe.action.place import Folder, Reached, exchange, reach, rename_new, to_free_name
-from lorad.pipeline.protocol import Identity
 from lorad.watch import calls
 
 _LOG = logging.getLogger(__name__)
@@ -91,7 +91,7 @@ def settle(context: Context, entry: Entry, reached: Reached, text: str) -> Entry
             return _settle_undo(context, entry, reached, text)
         case "freeing":
             return _settle_freeing(context, entry, reached, text)
-    if entry.action == "reflink":
+    if not entry.kind.hides:
         return context.journal.update(entry, state="refused", bytes=0, text=text)
     return _take_back(context, entry, reached, text)
 
@@ -132,7 +132,7 @@ def _take_back(context: Context, entry: Entry, reached: Reached, text: str) -> E
             exchange(reached.folder, name, reached.name)
             os.unlink(name, dir_fd=reached.folder)
         else:
-            state = "quarantined" if entry.action == "quarantine" else "hidden"
+            state = entry.kind.state
             return context.journal.update(entry, state=state, text="another file has its name now; it stays aside")
         os.fsync(reached.folder)
         context.at("taken back")
@@ -190,19 +190,14 @@ def _settle_freeing(context: Context, entry: Entry, reached: Reached, text: str)
         body = context.journal.recipe(entry.id)
         if aside is not None and not (entry.unit and units.is_removed(body, folder, name)):
             return context.journal.update(entry, state=entry.before or "hidden", text=text)
-        if place is None or entry.action != "quarantine":
+        if place is None or not entry.kind.quarantines:
             _refuse_unsure(entry, reached, None)
     # There is a digest where an earlier version removed it.
-    return context.journal.update(entry, state=final_state(entry), before="", rebuild=not entry.digest, text="")
-
-
-def final_state(entry: Entry) -> str:
-    """The state of an action once what it had put aside is removed."""
-    return "linked" if entry.action == "hardlink" else "freed"
+    return context.journal.update(entry, state=entry.kind.final, before="", rebuild=not entry.digest, text="")
 
 
 def _settle_undo(context: Context, entry: Entry, reached: Reached, text: str) -> Entry:
-    if entry.action == "reflink":
+    if not entry.kind.hides:
         reflink.restore_times(entry, reached)
         return context.journal.update(entry, state="shared", text=text)
     temp = context.temp(entry)
@@ -224,7 +219,7 @@ def _settle_undo(context: Context, entry: Entry, reached: Reached, text: str) ->
         # The copy, which is no only one: what it was made from is still there.
         units.remove(reached.folder, temp)
         os.fsync(reached.folder)
-    return context.journal.update(entry, state=entry.before or final_state(entry), restored=0, text=text)
+    return context.journal.update(entry, state=entry.before or entry.kind.final, restored=0, text=text)
 
 
 def is_same(one: os.stat_result | None, other: os.stat_result | None) -> bool:

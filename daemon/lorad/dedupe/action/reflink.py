@@ -22,6 +22,7 @@ from lorad.dedupe.action.hold import Held
 from lorad.dedupe.action.journal import Context, Entry
 from lorad.dedupe.action.order import Progress, Refused
 from lorad.dedupe.action.place import Reached, open_file, reach
+from lorad.dedupe.action.registry import Action, Proven, register
 
 #: The most that Btrfs and XFS take at once.
 _AT_ONCE = 16 << 20
@@ -38,6 +39,18 @@ _DIFFERS = 1
 _CANNOT = words(SHARE, errno.EOPNOTSUPP)
 
 
+@register
+class Reflink(Action):
+    name = "reflink"
+    levels = ("file",)
+    links = True
+    hides = False
+    state = final = "shared"
+
+    def perform(self, context: Context, act: Proven, places: dict[int, int], progress: Progress) -> None:
+        _share(context, act.kept, act.gone, act.ranges, progress)
+
+
 def ranges_to_share(kept: Held, gone: Held) -> list[tuple[int, int]]:
     """The ranges that take space of their own. Raises Refused where the file system does not tell."""
     if kept.before.st_dev != gone.before.st_dev:
@@ -52,7 +65,7 @@ def ranges_to_share(kept: Held, gone: Held) -> list[tuple[int, int]]:
         raise
 
 
-def share(context: Context, kept: Held, gone: Held, ranges: list[tuple[int, int]], progress: Progress) -> None:
+def _share(context: Context, kept: Held, gone: Held, ranges: list[tuple[int, int]], progress: Progress) -> None:
     """Let the ranges of `gone` share the blocks of `kept`. Raises Refused where they differ, and OSError."""
     total = sum(length for _, length in ranges)
     done = 0

@@ -110,7 +110,7 @@ def _copied(context: Context, each: _Making, progress: Progress) -> int:
     if entry.unit:
         parts = units.parts(context.journal.recipe(entry.id))
         return units.make(reached, temp, parts, kept, _filling(context, entry, progress))
-    if entry.action == "hardlink" and links.is_ours(entry, reached, reached.name, reached.status()):
+    if not entry.kind.symbolic and links.is_ours(entry, reached, reached.name, reached.status()):
         kept.insert(0, entry.gone)
     fd = make_file(reached.folder, temp)
     try:

@@ -31,7 +31,7 @@ def show(context: Context, entry: Entry, *, undo: bool) -> tuple[Entry, bytes, l
     and folders that are to be synced and closed. Raises Refused and OSError.
     """
     with ExitStack() as stack:
-        if entry.action == "quarantine":
+        if entry.kind.quarantines:
             make_way(entry.gone.root, entry.gone.path)
         reached = stack.enter_context(reach(entry.gone.root, entry.gone.path))
         place = stack.enter_context(quarantine.place(context, entry))
@@ -63,7 +63,7 @@ def rename_back(entry: Entry, reached: Reached, folder: int, name: bytes, *, und
         elif folder == reached.folder and links.is_ours(entry, reached, reached.name, there):
             gives_way = _gives_way(entry, reached, undo=undo)
             only = None
-            if entry.action == "hardlink" and undo and there.st_nlink == 1:
+            if not entry.kind.symbolic and undo and there.st_nlink == 1:
                 only = _hold_same(reached, name, stack)
                 gives_way = only is not None
             if gives_way:
@@ -79,7 +79,7 @@ def rename_back(entry: Entry, reached: Reached, folder: int, name: bytes, *, und
 
 def _gives_way(entry: Entry, reached: Reached, *, undo: bool) -> bool:
     """Whether a link of ours, which is not the only name of what it leads to, is not needed any more."""
-    if entry.action == "hardlink":
+    if not entry.kind.symbolic:
         return undo
     try:
         os.stat(reached.name, dir_fd=reached.folder)

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from lorad.dedupe.action import free
-from lorad.dedupe.action.order import ACTIONS, FreeOrder, Order, Result
+from lorad.dedupe.action.order import FreeOrder, Order, Result
+from lorad.dedupe.action.registry import ACTIONS
 from tests.builders.weights import random_weights
 from tests.builders.write import write_safetensors
 from tests.daemon.dedupe.world import (
