@@ -42,7 +42,7 @@ def numbers(status: Status) -> Iterator[tuple[str, str]]:
     waiting = [f"{name} {count:,}" for name, count in status.queues.items() if count]
     yield "waiting", ", ".join(waiting) or "nothing"
     yield "hasher", f"{status.hasher} ({status.hasher_note})" if status.hasher_note else status.hasher
-    if status.hidden.files:
+    if status.hidden.files or status.hidden.unknown:
         yield "put aside", _hidden(status.hidden)
     for disk in status.hidden.full:
         yield "nearly full", disk
@@ -62,6 +62,8 @@ def _hidden(hidden: Hidden) -> str:
         text += f", the next is removed {hidden.next_due[:16].replace('T', ' ')}"
     if hidden.waiting:
         text += f"; {hidden.waiting:,} wait: {shown(hidden.reason)}"
+    if hidden.unknown:
+        text += f"; {hidden.unknown:,} more are in no journal here: see `loractl free --dry-run`"
     return text
 
 

@@ -16,7 +16,7 @@ from lorad.dedupe.process import ActingProcess
 _AGAIN = (60.0, 600.0, 3600.0)
 
 
-class Repair:
+class Interrupted:
     """For the service's thread. A process that acts repairs when it starts, which is all that this has done.
 
     `submit` has something done in that thread, `tell` is called with what happened.
@@ -25,12 +25,12 @@ class Repair:
     def __init__(
         self,
         process: ActingProcess,
-        past: ActionHistory,
+        history: ActionHistory,
         submit: Callable[[Callable[[], object]], bool],
         tell: Callable[[Event], None],
     ) -> None:
         self._process = process
-        self._past = past
+        self._history = history
         self._submit = submit
         self._tell = tell
         self._timer: threading.Timer | None = None
@@ -42,7 +42,7 @@ class Repair:
 
     def begin(self) -> None:
         """Have what was interrupted brought to an end, where there is anything that needs it."""
-        if not self._past.is_unfinished() and not self._has_held():
+        if not self._history.is_unfinished() and not self._has_held():
             self.is_done = True
             return
         try:
@@ -57,7 +57,7 @@ class Repair:
 
     def _has_held(self) -> bool:
         try:
-            return bool(self._past.in_state(*HELD))
+            return bool(self._history.in_state(*HELD))
         except StateError:
             return True
 
@@ -76,7 +76,7 @@ class Repair:
         if self._timer is not None:
             self._timer.cancel()
 
-    def came(self, results: Sequence[Result]) -> None:
+    def settled(self, results: Sequence[Result]) -> None:
         """What became of actions that were interrupted: it is told once."""
         waiting = {result.id: result.text for result in results if result.state in UNFINISHED}
         if waiting:

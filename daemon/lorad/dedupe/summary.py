@@ -7,15 +7,30 @@ no clock of its own.
 from __future__ import annotations
 
 import os
+import threading
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 
-from loracore.control import ActionRefused, ActionTaken, ActionUndone, DaySummary, Hidden, HiddenFile
+import structlog
+from structlog.typing import FilteringBoundLogger
+
+from loracore.control import (
+    ActionRefused,
+    ActionTaken,
+    ActionUndone,
+    DaySummary,
+    Event,
+    FileFreed,
+    FileGivenBack,
+    Hidden,
+    HiddenFile,
+)
 from loracore.paths import shown
 from lorad.dedupe.history import rfc3339
-from lorad.dedupe.returns import Returns, Standing
+from lorad.dedupe.returns import Returns
+from lorad.dedupe.standing import Standing
 from lorad.watch import calls
 
 
@@ -52,16 +67,53 @@ class Day:
         self._bytes = self._refused = self._undone = 0
 
 
+class Reports:
+    """Says what happened, in the log and by `tell`, and once a day what became of it all. From any thread."""
+
+    def __init__(self, tell: Callable[[Event], None]) -> None:
+        self._tell = tell
+        self._log: FilteringBoundLogger = structlog.get_logger()
+        self._lock = threading.Lock()
+        self._day = Day(time.time())
+
+    def tell(self, event: Event) -> None:
+        match event:
+            case ActionTaken(number, action, kept, path):
+                self._log.info("acted", id=number, action=action, kept=kept, path=path, bytes=event.bytes)
+            case ActionRefused(action, kept, path, reason):
+                self._log.warning("not acted", action=action, kept=kept, path=path, reason=reason)
+            case ActionUndone(number, path):
+                self._log.info("undone", id=number, path=path)
+            case FileFreed(number, path, size):
+                self._log.info("freed", id=number, path=path, bytes=size)
+            case FileGivenBack(number, path, name):
+                self._log.info("given back", id=number, path=path, shown=name)
+        if isinstance(event, ActionTaken | ActionRefused | ActionUndone):
+            with self._lock:
+                self._day.add(event)
+        self._tell(event)
+
+    def end_day(self) -> None:
+        """Sum up the day, if it is over."""
+        with self._lock:
+            summary = self._day.ended(time.time())
+        if summary is not None:
+            counts = {"done": summary.done, "refused": summary.refused, "undone": summary.undone}
+            self._log.info("the day", bytes=summary.bytes, **counts)
+            self._tell(summary)
+
+
+#: What is said of a hidden file that no action of the journal has hidden.
+UNKNOWN = "it is in no journal here: it is given back when it is missed, and never removed"
 #: Part of a disk that is free, below which status says that it is nearly full.
 _FULL = 0.05
 
 
 def sum_up(returns: Returns, ran: float, roots: Sequence[str]) -> Hidden:
     """All of it. `ran`: seconds that lorad has run."""
-    held = [one for one in returns.held if one.id > 0]
-    if not held:
-        return Hidden()
-    due = [left for one in held if (left := returns.due(one, ran)) is not None]
+    everything = list(returns.held)
+    held = [one for one in everything if one.id > 0]
+    due = [left for one in held if (left := returns.freeing.after(one, ran)) is not None]
     waiting = [one for one in held if one.state == "waiting"]
     return Hidden(
         len(held),
@@ -69,22 +121,28 @@ def sum_up(returns: Returns, ran: float, roots: Sequence[str]) -> Hidden:
         rfc3339(time.time() + min(due)) if due else "",
         len(waiting),
         waiting[0].text if waiting else "",
-        _full_disks(held, roots),
+        _full_disks(held, roots) if held else [],
+        len(everything) - len(held),
     )
 
 
 def list_files(returns: Returns, ran: float, ids: Sequence[int] | None) -> list[HiddenFile]:
-    """What these actions, or all, have put aside, the one that is due first in front."""
+    """What these actions, or all, have hidden, the one that is due first in front.
+
+    Among all are those that no action of the journal has hidden, of number 0: nothing is done to them by itself
+    or on request, but that they are given back when they are missed.
+    """
     found = []
     for one in list(returns.held):
-        if one.id < 0 or (ids is not None and one.id not in ids):
+        if ids is not None and one.id not in ids:
             continue
-        left = returns.due(one, ran)
+        left = returns.freeing.after(one, ran)
         date = "" if left is None else rfc3339(time.time() + left)
         order = float("inf") if left is None else left
-        file = HiddenFile(one.id, one.action, one.kept, one.path, one.bytes, one.state, date, one.text)
+        text = one.text if one.id > 0 else UNKNOWN
+        file = HiddenFile(max(one.id, 0), one.action, one.kept, one.path, one.bytes, one.state, date, text)
         found.append((order, one.id, file))
-    return [file for *_, file in sorted(found)]
+    return [file for *_, file in sorted(found, key=lambda each: each[:2])]
 
 
 def _full_disks(held: Sequence[Standing], roots: Sequence[str]) -> list[str]:

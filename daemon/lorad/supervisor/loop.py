@@ -127,7 +127,7 @@ class Daemon:
             config.control,
             self._post,
             answered=self._metrics.observe if self._metrics else None,
-            deduper=self._decisions.service,
+            deduper=self._decisions.service.requests,
             jobs=self._jobs,
         )
         self._control.use(self._here)
@@ -292,7 +292,7 @@ class Daemon:
     def _take_hashes(self) -> None:
         """Keep what was hashed meanwhile, and let files be hashed when there is nothing else to do."""
         engine = self._session.engine
-        busy = engine is None or engine.hurries or bool(self._decisions.service.left)
+        busy = engine is None or engine.hurries or bool(self._decisions.service.dispatch.left)
         hashed = self._hashing.look(self._session.generation, busy=busy)
         if engine is not None and (present := self._hashing.present) is not None and not engine.has(*present):
             self._hashing.let_go()
@@ -325,7 +325,7 @@ class Daemon:
             self._session.engine,
             roots=[Root(root.path, root.health, root.reason, root.folders) for root in health],
             settling=len(self._settling),
-            acting=self._decisions.service.left,
+            acting=self._decisions.service.dispatch.left,
             hidden=self._decisions.hidden(),
             generation=self._session.generation,
             hashing=self._hashing.state,

@@ -62,7 +62,7 @@ class Hidden(Struct, frozen=True):
     """What de-duplication has put aside, quarantines included, and when the next of it is freed (RFC 3339).
 
     `waiting`: how many cannot be freed now, and why, for one of them. `full`: disks that are nearly full because
-    of it.
+    of it. `unknown`: how many hidden files beside these no action of the journal has hidden.
     """
 
     files: int = 0
@@ -71,6 +71,7 @@ class Hidden(Struct, frozen=True):
     waiting: int = 0
     reason: str = ""
     full: list[str] = []
+    unknown: int = 0
 
 
 class Status(Struct, frozen=True, tag="status"):

@@ -163,9 +163,14 @@ class Lorad:
             ),
         )  # fmt: skip
         self.life.found_new = self.dedupe.duplicate  # type: ignore[method-assign]
-        self.dedupe.returns._clock = lambda: time.monotonic() + self.later
+        self._move_clock()
         self.dedupe.start(self._plan_for, self.planner.lock_by)
         self.dedupe.go_on(self.life.engine)
+
+    def _move_clock(self) -> None:
+        returns = self.dedupe.returns
+        for each in (returns, returns._asked, returns.freeing, returns.freeing.asked):
+            each._clock = lambda: time.monotonic() + self.later  # type: ignore[attr-defined]
 
     def _complain(self, text: str) -> None:
         raise AssertionError(text)
@@ -183,10 +188,9 @@ class Lorad:
             self._worker.run()
             self.life.stop()
         service = self.dedupe.service
-        service._process.kill()
-        service._repair.stop()
-        if service._locks is not None:
-            service._locks.close()
+        service.dispatch.process.kill()
+        service.dispatch.interrupted.stop()
+        service.roots.close()
 
     def close(self) -> None:
         self.end(killed=True)
@@ -204,14 +208,16 @@ class Lorad:
                 self.end(killed=True)
                 self.start()
                 did = True
-            quiet = 0 if did or self.dedupe.service._results or not self.life.engine.settled else quiet + 1
+            quiet = (
+                0 if did or self.dedupe.service.dispatch._results or not self.life.engine.settled else quiet + 1
+            )
             if quiet == 2:
                 self._known = True
                 return
         raise AssertionError("it never comes to rest")
 
     def time_passes(self, seconds: float) -> None:
-        self.dedupe.service.clock += seconds
+        self.dedupe.service.dispatch.clock += seconds
         self.later += seconds
 
     # What a client asks for
@@ -221,24 +227,24 @@ class Lorad:
         policy = self.planner.policy(action, (), ())
         with closing(connect(str(self.state))) as db:
             plan = self.planner.plan(db, policy)
-        self.dedupe.service.apply(plan, answers.append, now=now)
+        self.dedupe.service.requests.apply(plan, answers.append, now=now)
         self.rest()
         return answers
 
     def free(self) -> list[object]:
         answers: list[object] = []
-        self.dedupe.service.free(None, answers.append)
+        self.dedupe.service.requests.free(None, answers.append)
         self.rest()
         return answers
 
     def undo(self, ids: Sequence[int] | None) -> list[object]:
         answers: list[object] = []
-        self.dedupe.service.undo(ids, answers.append)
+        self.dedupe.service.requests.undo(ids, answers.append)
         self.rest()
         return answers
 
     def entries(self, *states: str) -> list[Entry]:
-        return self.dedupe.service.past.in_state(*states)
+        return self.dedupe.service.dispatch.history.in_state(*states)
 
 
 class Copy(NamedTuple):
@@ -483,5 +489,5 @@ class Disk:
 
 def held(lorad: Lorad) -> list[Path]:
     """Where files that are put aside lie."""
-    service = lorad.dedupe.service
-    return [Path(os.fsdecode(service.aside_of(entry))) for entry in service.past.in_state(*HELD)]
+    dispatch = lorad.dedupe.service.dispatch
+    return [Path(os.fsdecode(dispatch.aside_of(entry))) for entry in dispatch.history.in_state(*HELD)]

@@ -33,7 +33,7 @@ def keepers(world: World, *, by_itself: bool) -> Sequence[bytes]:
     made = Decisions(world.state, settings, lambda event: None, print, lambda: None)
     made.service.use(settings)
     try:
-        return [os.path.relpath(each.path, world.root) for each in made._keepers(entry, by_itself)]
+        return [os.path.relpath(each.path, world.root) for each in made.candidates(entry, by_itself)]
     finally:
         made.stop()
 

@@ -13,7 +13,8 @@ import pytest
 from loracore.identity import Identity
 from lorad.dedupe.action.order import Result
 from lorad.dedupe.places import Places
-from lorad.dedupe.returns import Keeper, Returns, Standing, Weights
+from lorad.dedupe.returns import Returns
+from lorad.dedupe.standing import Keeper, Standing, Weights
 
 WEIGHTS: Weights = (b"layout", b"weights")
 HIDDEN = Result(

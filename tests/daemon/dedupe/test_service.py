@@ -17,8 +17,8 @@ from loracore.control import ActionRefused, Event, Freed
 from lorad.dedupe import interrupted
 from lorad.dedupe.action.journal import JOURNAL, Journal
 from lorad.dedupe.places import Places
-from lorad.dedupe.returns import Standing
 from lorad.dedupe.service import Service
+from lorad.dedupe.standing import Standing
 from tests.daemon.dedupe.world import World, dies_at, make_world
 from tests.disks import Hanging
 
@@ -31,7 +31,7 @@ def serving(world: World, wake: Callable[[], None] = lambda: None) -> Iterator[t
         world.state, events.put, wake, lambda entry, by_itself: [entry.kept], Places(), lambda locks: None,
         lambda ids: [],
     )  # fmt: skip
-    service.start()
+    service.dispatch.start()
     try:
         yield service, events
     finally:
@@ -117,14 +117,14 @@ def test_a_wish_that_fails_over_the_journal_is_seen_to_by_itself(
         with open(filler, "wb") as file:
             room = os.statvfs(state)
             os.posix_fallocate(file.fileno(), 0, room.f_bavail * room.f_bsize)
-        service.free([1], answers.put)
+        service.requests.free([1], answers.put)
         assert "make room" in refused(events)
         answer = answers.get(timeout=30)
         assert isinstance(answer, Freed)
         assert (answer.done, answer.refused) == (0, 1)
         assert "make room" in answer.results[0].text
         os.unlink(filler)
-        service.free([1], answers.put)
+        service.requests.free([1], answers.put)
         answer = answers.get(timeout=30)
         assert isinstance(answer, Freed)
         assert (answer.done, answer.refused) == (1, 0)
@@ -143,14 +143,14 @@ def test_a_file_system_that_hangs_keeps_no_other_back(tmp_path: Path, hanging: H
         service.give_back([one, other], by_names=False)
         while len(states) < 2:
             awake.get(timeout=30)
-            states |= {result.id: result.state for result in service.take() if result.id}
+            states |= {result.id: result.state for result in service.dispatch.take() if result.id}
         assert states == {one.id: "given_back", other.id: "refused"}
         assert os.path.exists(here.gone)
         hanging.go_on()
         while states[other.id] != "given_back":
             service.give_back([other], by_names=False)
             awake.get(timeout=30)
-            states |= {result.id: result.state for result in service.take() if result.id}
+            states |= {result.id: result.state for result in service.dispatch.take() if result.id}
     assert os.path.exists(there.gone)
 
 
@@ -164,10 +164,10 @@ def test_names_that_a_moved_file_had_are_looked_after_again(tmp_path: Path) -> N
     with serving(world, lambda: awake.put(None)) as (service, _):
         service.use(Config(watch=Watch(roots=(os.fsdecode(world.root),))))
         service.give_back([hidden], by_names=False)
-        while service.is_under_way(hidden.path) or service.is_under_way(hidden.aside):
+        while service.dispatch.is_under_way(hidden.path) or service.dispatch.is_under_way(hidden.aside):
             awake.get(timeout=30)
-            for result in service.take():
-                service.settled(result)
+            for result in service.dispatch.take():
+                service.dispatch.settled(result)
     assert os.path.exists(os.path.join(folder + b" moved", os.path.basename(world.gone)))
 
 
@@ -185,9 +185,9 @@ def test_a_process_that_cannot_be_started_is_a_refusal(tmp_path: Path, monkeypat
                 service.give_back([hidden], by_names=False)
                 while wanted not in states:
                     awake.get(timeout=30)
-                    for result in service.take():
-                        service.settled(result)
+                    for result in service.dispatch.take():
+                        service.dispatch.settled(result)
                         states.append(result.state)
-                assert not service.is_under_way(hidden.path)
+                assert not service.dispatch.is_under_way(hidden.path)
                 patch.undo()
     assert os.path.exists(world.gone)

@@ -65,7 +65,7 @@ def free(context: Context, orders: Sequence[FreeOrder], progress: Progress) -> l
             if entry is None or entry.state not in HELD:
                 continue
             try:
-                ready.append(_prepare(context, entry, order.keepers, stack, progress))
+                ready.append(_prepare(context, entry, order, stack, progress))
             except (FileError, OSError, EOFError, recipe.Unfit) as error:
                 waiting.append(_waits(entry, error))
             if sum(len(each.recipe) for each in ready) > _RECIPES:
@@ -93,9 +93,7 @@ def free(context: Context, orders: Sequence[FreeOrder], progress: Progress) -> l
     return results + (free(context, rest, progress) if rest else [])
 
 
-def _prepare(
-    context: Context, entry: Entry, keepers: Sequence[Side], stack: ExitStack, progress: Progress
-) -> _Freeing:
+def _prepare(context: Context, entry: Entry, order: FreeOrder, stack: ExitStack, progress: Progress) -> _Freeing:
     """Hold what goes, and the first of the keepers that it can be made from. Raises Refused, Unfit and OSError."""
     home = stack.enter_context(reach(entry.gone.root, entry.gone.path))
     at = stack.enter_context(place(context, entry)) if entry.kind.quarantines else None
@@ -105,8 +103,8 @@ def _prepare(
         raise Refused.about(path_in(context, entry), "it is another file than the one that was put aside")
     entry = msgspec.structs.replace(entry, folder=Folder.of(home.folder))
     prove = _prove_folder if entry.unit else _prove_file
-    trouble: Exception = Refused.about(entry.gone.path, _NO_KEEPER)
-    for side in keepers:
+    trouble: Exception = Refused.about(entry.gone.path, order.why or _NO_KEEPER)
+    for side in order.keepers:
         with ExitStack() as mine:
             try:
                 ready = prove(context, _Aside(entry, here, home), side, mine, progress)

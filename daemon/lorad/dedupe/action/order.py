@@ -75,10 +75,14 @@ class Order(msgspec.Struct, frozen=True):
 
 
 class FreeOrder(msgspec.Struct, frozen=True):
-    """Remove what action `number` put aside, for the sake of one of these files, tried in their order."""
+    """Remove what action `number` put aside, for the sake of one of these files, tried in their order.
+
+    `why`: there are none, as it is not known which there are.
+    """
 
     number: int
     keepers: tuple[Side, ...]
+    why: str = ""
 
 
 class Result(msgspec.Struct, frozen=True):

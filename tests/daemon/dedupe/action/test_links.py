@@ -14,7 +14,7 @@ from loracore.config import Config, Watch
 from loracore.identity import Identity
 from lorad.dedupe.action.actor import Actor
 from lorad.dedupe.action.order import Order, Refused, Side
-from lorad.dedupe.returns import Standing
+from lorad.dedupe.standing import Standing
 from tests.daemon.dedupe.test_service import serving
 from tests.daemon.dedupe.world import GONE, World, act, another, dies_at, look, make_world, read, side, steps_of
 
@@ -263,7 +263,7 @@ def test_killed_while_it_goes_with_a_link(tmp_path: Path) -> None:
             shown = b""
             while not shown:
                 awake.get(timeout=30)
-                shown = b"".join(result.shown for result in service.take())
+                shown = b"".join(result.shown for result in service.dispatch.take())
         assert look(shown) == before, step
         assert os.path.dirname(shown) == os.path.dirname(path), step
         assert not [name for name in world.leftovers() if b".aside-" in name], step

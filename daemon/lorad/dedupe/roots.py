@@ -1,0 +1,78 @@
+"""The watched folders that lorad acts in: which one a file lies in, and that no other lorad acts there."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+
+from loracore.config import Config
+from loracore.control import ActionRefused
+from loracore.errors import LoraError, StateError
+from loracore.identity import Identity
+from lorad.dedupe.action.order import Side
+from lorad.dedupe.dispatch import Dispatch
+from lorad.dedupe.planner import resolved
+from lorad.dedupe.rootlock import RootLocks, holder_of
+from lorad.library.keepers import is_inside
+
+
+class Roots:
+    """For the thread of `dispatch`. `lock_by` is called with the locks once there are any."""
+
+    def __init__(self, dispatch: Dispatch, lock_by: Callable[[RootLocks], None]) -> None:
+        self._dispatch = dispatch
+        self._lock_by = lock_by
+        self.locks: RootLocks | None = None
+        self.paths: tuple[bytes, ...] = ()
+        self._acts = False
+
+    def use(self, config: Config) -> None:
+        """Go by this configuration from now on. From any thread."""
+        self.paths = tuple(map(resolved, config.watch.roots))
+        self._acts = config.dedupe.action != "report"
+        self._dispatch.submit(self.hold)
+
+    def hold(self, *, on_request: bool = False) -> None:
+        """Let no other lorad act in the roots while this one does. `on_request`: it does, whatever the policy."""
+        acts, process = self._acts or on_request, self._dispatch.process
+        try:
+            if acts and self.locks is None:
+                if not process.token:
+                    process.start()
+                self.locks = RootLocks(process.token)
+                self._lock_by(self.locks)
+        except StateError as error:
+            self._dispatch.tell(ActionRefused("", b"", b"", str(error)))
+        if self.locks is not None:
+            for root, why in self.locks.use(self.paths if acts else ()).items():
+                self._dispatch.tell(ActionRefused("", b"", root, f"{why}; until then this one only reports"))
+
+    def let_go(self) -> None:
+        """A request is over: hold the roots no more where the policy is to report."""
+        if not self._acts:
+            self.hold()
+
+    def close(self) -> None:
+        if self.locks is not None:
+            self.locks.close()
+
+    def refusal(self, path: bytes) -> str:
+        """Why nothing may be done to a file: another lorad acts in its folder. Empty where none does."""
+        return self.locks.refusal(os.path.dirname(path)) if self.locks else ""
+
+    def side(self, path: bytes, identity: Identity) -> Side:
+        """A file of the library for an order. Raises LoraError for one that no root holds any more."""
+        return Side(path, identity, self._root_of(path))
+
+    def to_act_in(self, path: bytes) -> bytes:
+        """The root that a name lies in. Raises LoraError where there is none, or another lorad acts in it."""
+        root, holder = self._root_of(path), holder_of(os.path.dirname(path))
+        if holder is not None and not holder.ours:
+            raise LoraError(str(holder))
+        return root
+
+    def _root_of(self, path: bytes) -> bytes:
+        inside = [root for root in self.paths if is_inside(path, root)]
+        if not inside:
+            raise LoraError(f"{os.fsdecode(path)}: it lies in no watched folder any more; see [watch] roots")
+        return max(inside, key=len)
