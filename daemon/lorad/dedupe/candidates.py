@@ -11,8 +11,8 @@ from loracore.causes import explained
 from loracore.errors import LoraError
 from loracore.identity import Identity
 from lorad.catalog.views import connect, holding, of_layout
+from lorad.dedupe.action.entry import Entry
 from lorad.dedupe.action.hidden import path_of
-from lorad.dedupe.action.journal import Entry
 from lorad.dedupe.action.order import HELD, Side
 from lorad.dedupe.aliases import Aliases
 from lorad.dedupe.history import ActionHistory

@@ -14,8 +14,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from loracore import causes
 from loracore.control import ActionRefused, Answer, Event, Refusal, Reply
 from loracore.errors import LoraError, StateError
+from lorad.dedupe.action.entry import UNFINISHED, Entry
 from lorad.dedupe.action.hidden import path_of
-from lorad.dedupe.action.journal import UNFINISHED, Entry
 from lorad.dedupe.action.order import Result
 from lorad.dedupe.groups import Pace
 from lorad.dedupe.history import ActionHistory

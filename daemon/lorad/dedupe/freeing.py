@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from loracore.control import ActionRefused, FileFreed, Freed, Outcome, Refusal
 from loracore.errors import StateError
-from lorad.dedupe.action.journal import Entry
+from lorad.dedupe.action.entry import Entry
 from lorad.dedupe.action.order import HELD, FreeOrder, Result
 from lorad.dedupe.action.registry import ACTIONS
 from lorad.dedupe.candidates import Keepers, kept_for

@@ -7,7 +7,7 @@ from contextlib import suppress
 
 from loracore.control import ActionRefused, ActionUndone, FileGivenBack, Outcome, Refusal, Undone
 from loracore.errors import LoraError, StateError
-from lorad.dedupe.action.journal import Entry
+from lorad.dedupe.action.entry import Entry
 from lorad.dedupe.action.order import HELD, Result
 from lorad.dedupe.action.registry import ACTIONS
 from lorad.dedupe.action.undo import bring_back

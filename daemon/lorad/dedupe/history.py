@@ -21,8 +21,10 @@ from loracore.control import HistoryEntry, Savings
 from loracore.errors import StateError
 from loracore.identity import Identity
 from lorad.catalog.views import connect, holding, of_layout
+from lorad.dedupe.action.entry import Entry
 from lorad.dedupe.action.hidden import path_of
-from lorad.dedupe.action.journal import RECIPES, Entry, Journal
+from lorad.dedupe.action.journal import Journal
+from lorad.dedupe.action.journal_file import RECIPES
 from lorad.dedupe.action.order import HELD
 from lorad.library.keepers import is_inside
 
@@ -55,8 +57,8 @@ class ActionHistory:
         with self._journal() as journal:
             if journal is None:
                 return Savings(0, possible_bytes, 0, {}, 0)
-            sums, by_action = journal.savings(), journal.saved_by_action()
-        return Savings(sums.saved, possible_bytes, sums.held, by_action, sums.actions)
+            sums = journal.savings()
+        return Savings(sums.saved, possible_bytes, sums.held, sums.by_action, sums.actions)
 
     def entries(self, ids: Sequence[int] | None) -> dict[int, Entry | None]:
         """These actions, or all that can be undone (None), the newest first; None for an id that there is not."""

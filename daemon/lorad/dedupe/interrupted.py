@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 
 from loracore.control import ActionRefused, ActionUndone, Event, FileFreed, FileGivenBack
 from loracore.errors import StateError
-from lorad.dedupe.action.journal import UNFINISHED
+from lorad.dedupe.action.entry import UNFINISHED
 from lorad.dedupe.action.order import HELD, Result
 from lorad.dedupe.history import ActionHistory
 from lorad.dedupe.process import ActingProcess

@@ -9,8 +9,8 @@ from contextlib import suppress
 from loracore.control import ActionRefused
 from loracore.errors import LoraError
 from loracore.identity import Identity
+from lorad.dedupe.action.entry import Entry
 from lorad.dedupe.action.hidden import find, is_lost, shown_at
-from lorad.dedupe.action.journal import Entry
 from lorad.dedupe.action.order import Result
 from lorad.dedupe.dispatch import Dispatch
 from lorad.dedupe.process import GiveBack, Note

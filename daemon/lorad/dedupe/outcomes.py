@@ -13,8 +13,8 @@ from contextlib import suppress
 
 from loracore.errors import StateError
 from loracore.tensorfile import has_reader
+from lorad.dedupe.action.entry import UNFINISHED
 from lorad.dedupe.action.hidden import is_link, likeness_of
-from lorad.dedupe.action.journal import UNFINISHED
 from lorad.dedupe.action.order import HELD, Result
 from lorad.dedupe.action.registry import ACTIONS
 from lorad.dedupe.returns import Returns

@@ -240,8 +240,7 @@ def _carry(actor: Actor, wish: Wish, progress: Progress = silent) -> list[Result
             noted = actor.note(number, state, text, gone, aside)
             return [noted] if noted is not None else []
         case Clock(seconds):
-            actor.set_clock(seconds)
-            return actor.record_shown()
+            return actor.set_clock(seconds)
 
 
 def _freed(actor: Actor, orders: Sequence[Order], results: list[Result], progress: Progress) -> list[Result]:

@@ -18,7 +18,7 @@ from loracore import causes
 from loracore.causes import words
 from loracore.paths import shown
 from lorad.dedupe.abilities import Abilities
-from lorad.dedupe.action.journal import QUARANTINE as IN_STATE
+from lorad.dedupe.action.journal_file import QUARANTINE as IN_STATE
 from lorad.dedupe.action.registry import ACTIONS
 from lorad.dedupe.aliases import Aliases
 from lorad.dedupe.plan import Plan, Step

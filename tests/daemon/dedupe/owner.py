@@ -21,7 +21,7 @@ from loracore.control import Event, Refusal
 from loracore.errors import LoraError, StateError
 from lorad.catalog.views import connect
 from lorad.dedupe.action.actor import Actor
-from lorad.dedupe.action.journal import Entry
+from lorad.dedupe.action.entry import Entry
 from lorad.dedupe.action.order import HELD, Progress, Result, silent, spoken
 from lorad.dedupe.decisions import Decisions
 from lorad.dedupe.plan import Plan

@@ -15,7 +15,7 @@ import psutil
 import pytest
 
 from loracore.errors import StateError
-from lorad.dedupe.action.journal import JOURNAL
+from lorad.dedupe.action.journal_file import JOURNAL
 from lorad.dedupe.action.order import FreeOrder, Result
 from lorad.dedupe.history import ActionHistory
 from lorad.dedupe.process import ActingProcess, Apply, Clock, Free, GiveBack, Note, Retarget, Undo

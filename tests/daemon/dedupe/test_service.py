@@ -15,7 +15,8 @@ import pytest
 from loracore.config import Config, Watch
 from loracore.control import ActionRefused, Event, Freed
 from lorad.dedupe import interrupted
-from lorad.dedupe.action.journal import JOURNAL, Journal
+from lorad.dedupe.action.journal import Journal
+from lorad.dedupe.action.journal_file import JOURNAL
 from lorad.dedupe.places import Places
 from lorad.dedupe.service import Service
 from lorad.dedupe.standing import Standing

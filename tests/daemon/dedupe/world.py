@@ -15,7 +15,8 @@ from typing import NamedTuple
 
 from loracore.identity import Identity
 from lorad.dedupe.action.actor import Actor
-from lorad.dedupe.action.journal import JOURNAL, Journal
+from lorad.dedupe.action.journal import Journal
+from lorad.dedupe.action.journal_file import JOURNAL
 from lorad.dedupe.action.order import FreeOrder, Order, Refused, Result, Savings, Side
 from tests.builders.architectures import sd15
 from tests.builders.weights import random_weights

@@ -22,9 +22,10 @@ from lorad.blocks.extents import unshared_bytes
 from lorad.dedupe.action import recipe, units
 from lorad.dedupe.action.attributes import Attributes, make_file, rehearse
 from lorad.dedupe.action.compare import Layers, function_of, pieces, write_all
+from lorad.dedupe.action.entry import Entry
 from lorad.dedupe.action.hidden import path_in, result_of
 from lorad.dedupe.action.hold import Held, hold, watchful
-from lorad.dedupe.action.journal import Context, Entry
+from lorad.dedupe.action.journal import Context
 from lorad.dedupe.action.order import HELD, FreeOrder, Progress, Refused, Result, Side, spoken
 from lorad.dedupe.action.place import Folder, Reached, reach, sync_all
 from lorad.dedupe.action.quarantine import clear, place, where

@@ -7,8 +7,8 @@ import stat
 
 from loracore import causes
 from loracore.causes import doing
+from lorad.dedupe.action.entry import Entry
 from lorad.dedupe.action.hold import Held
-from lorad.dedupe.action.journal import Entry
 from lorad.dedupe.action.links import Linking
 from lorad.dedupe.action.place import Reached
 from lorad.dedupe.action.registry import register

@@ -11,7 +11,8 @@ from itertools import islice
 import msgspec
 
 from lorad.dedupe.action import quarantine
-from lorad.dedupe.action.journal import Context, Entry
+from lorad.dedupe.action.entry import Entry
+from lorad.dedupe.action.journal import Context
 from lorad.dedupe.action.order import Result
 from lorad.dedupe.action.place import free_names
 from lorad.library.keepers import is_inside

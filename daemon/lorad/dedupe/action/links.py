@@ -11,8 +11,9 @@ import os
 from loracore import causes
 from loracore.causes import doing
 from lorad.dedupe.action.attributes import Attributes
+from lorad.dedupe.action.entry import Entry
 from lorad.dedupe.action.hold import Held
-from lorad.dedupe.action.journal import Context, Entry
+from lorad.dedupe.action.journal import Context
 from lorad.dedupe.action.order import Progress, Refused
 from lorad.dedupe.action.place import Reached, exchange
 from lorad.dedupe.action.registry import Action, Proven

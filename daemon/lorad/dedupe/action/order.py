@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 import msgspec
 
+from loracore.causes import told
 from loracore.errors import FileError
 from loracore.identity import Identity
 from lorad.dedupe.action.registry import ACTIONS
@@ -45,6 +46,13 @@ class Refused(FileError):
 
     def __str__(self) -> str:
         return spoken(super().__str__())
+
+
+def reason_of(error: Exception) -> str:
+    """The reason alone, without the name of the file, for results that have it."""
+    if isinstance(error, FileError):
+        return spoken(error.reason)
+    return spoken(told(error) if isinstance(error, OSError) else str(error))
 
 
 class Side(msgspec.Struct, frozen=True):
@@ -116,11 +124,12 @@ class Result(msgspec.Struct, frozen=True):
 
 
 class Savings(msgspec.Struct, frozen=True):
-    """What all actions in force have saved, and what is still put aside, in bytes."""
+    """What all actions in force have saved, and what is still hidden, in bytes; and the saved by action."""
 
     actions: int
     saved: int
     held: int
+    by_action: dict[str, int]
 
 
 def check(order: Order) -> None:

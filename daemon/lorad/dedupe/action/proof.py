@@ -13,9 +13,10 @@ from lorad.blocks.extents import unshared_bytes
 from lorad.dedupe.action import quarantine, reflink, sidecars, units
 from lorad.dedupe.action.attributes import Attributes
 from lorad.dedupe.action.compare import Layers, function_of, same_bytes, same_layers
+from lorad.dedupe.action.entry import Entry
 from lorad.dedupe.action.folders import same_folders
 from lorad.dedupe.action.hold import Held, hold, watchful
-from lorad.dedupe.action.journal import Context, Entry
+from lorad.dedupe.action.journal import Context
 from lorad.dedupe.action.order import Order, Progress, Refused, Side, check
 from lorad.dedupe.action.place import Folder, Reached, reach
 from lorad.dedupe.action.registry import ACTIONS, Proven

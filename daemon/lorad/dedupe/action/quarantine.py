@@ -16,8 +16,9 @@ import msgspec
 
 from loracore import causes
 from loracore.causes import doing, no_quarantine, words
-from lorad.dedupe.action.journal import QUARANTINE as IN_STATE
-from lorad.dedupe.action.journal import Context, Entry
+from lorad.dedupe.action.entry import Entry
+from lorad.dedupe.action.journal import Context
+from lorad.dedupe.action.journal_file import QUARANTINE as IN_STATE
 from lorad.dedupe.action.order import Progress, Refused, Side
 from lorad.dedupe.action.place import Reached, names_below, rename_new
 from lorad.dedupe.action.registry import Action, Proven, register

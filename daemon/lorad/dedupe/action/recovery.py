@@ -19,8 +19,10 @@ import msgspec
 from loracore.errors import FileError
 from loracore.identity import Identity
 from lorad.dedupe.action import links, quarantine, reflink, sidecars, units
+from lorad.dedupe.action.entry import UNFINISHED, Entry, old_temp
 from lorad.dedupe.action.hidden import path_in, result_of, shown_at
-from lorad.dedupe.action.journal import RECIPES, UNFINISHED, Context, Entry, old_temp
+from lorad.dedupe.action.journal import Context
+from lorad.dedupe.action.journal_file import RECIPES
 from lorad.dedupe.action.order import HELD, Refused, Result, spoken
 from lorad.dedupe.action.place import Folder, Reached, exchange, reach, rename_new, to_free_name
 from lorad.watch import calls
@@ -31,6 +33,10 @@ _INTERRUPTED = "it was interrupted; nothing was changed"
 
 class Pending(Exception):
     """It cannot be settled now; the message says what it waits for."""
+
+
+#: What can go wrong with a file, as opposed to a mistake of ours.
+TROUBLE = (FileError, OSError, EOFError, Pending)
 
 
 def repair(context: Context) -> list[Result]:

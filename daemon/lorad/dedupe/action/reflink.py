@@ -18,8 +18,9 @@ from loracore.causes import SHARE, words
 from loracore.identity import Identity
 from lorad.blocks.extents import own_ranges
 from lorad.dedupe.action.compare import pieces
+from lorad.dedupe.action.entry import Entry
 from lorad.dedupe.action.hold import Held
-from lorad.dedupe.action.journal import Context, Entry
+from lorad.dedupe.action.journal import Context
 from lorad.dedupe.action.order import Progress, Refused
 from lorad.dedupe.action.place import Reached, open_file, reach
 from lorad.dedupe.action.registry import Action, Proven, register

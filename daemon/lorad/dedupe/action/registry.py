@@ -12,8 +12,9 @@ from loracore import causes
 
 if TYPE_CHECKING:
     from lorad.dedupe.action.attributes import Attributes
+    from lorad.dedupe.action.entry import Entry
     from lorad.dedupe.action.hold import Held
-    from lorad.dedupe.action.journal import Context, Entry
+    from lorad.dedupe.action.journal import Context
     from lorad.dedupe.action.order import Order, Progress
     from lorad.dedupe.action.place import Reached
 

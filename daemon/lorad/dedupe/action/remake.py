@@ -19,8 +19,10 @@ from loracore.errors import FileError
 from lorad.dedupe.action import links, quarantine, recipe, sidecars, units
 from lorad.dedupe.action.attributes import make_file
 from lorad.dedupe.action.compare import Layers, pieces, write_all
+from lorad.dedupe.action.entry import Entry
 from lorad.dedupe.action.hold import Held, hold
-from lorad.dedupe.action.journal import RECIPES, Context, Entry
+from lorad.dedupe.action.journal import Context
+from lorad.dedupe.action.journal_file import RECIPES
 from lorad.dedupe.action.order import Progress, Refused, Side
 from lorad.dedupe.action.place import Folder, Reached, make_way, reach, sync_all
 from lorad.dedupe.action.recovery import Pending, settle, with_taken

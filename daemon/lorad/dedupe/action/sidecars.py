@@ -7,7 +7,8 @@ import stat
 from contextlib import suppress
 
 from loracore.tensorfile import has_reader
-from lorad.dedupe.action.journal import Context, Entry, Sidecar, hidden_name
+from lorad.dedupe.action.entry import Entry, Sidecar, hidden_name
+from lorad.dedupe.action.journal import Context
 from lorad.dedupe.action.place import Reached, rename_new
 
 #: What follows the stem, as A1111, Forge, ComfyUI's managers, Civitai Helper, InvokeAI and downloaders write it.

@@ -13,8 +13,11 @@ import msgspec
 
 from loracore import causes
 from loracore.causes import doing
+from lorad.dedupe.action import recipe
+from lorad.dedupe.action.compare import Layers, function_of
+from lorad.dedupe.action.entry import Entry, hidden_name
 from lorad.dedupe.action.hold import Held
-from lorad.dedupe.action.journal import Context, Entry, hidden_name
+from lorad.dedupe.action.journal import Context
 from lorad.dedupe.action.links import Linking, is_ours
 from lorad.dedupe.action.order import HELD, Refused, Side
 from lorad.dedupe.action.place import Folder, Reached, exchange, reach, rename_new, sync_all, to_free_name
@@ -112,3 +115,15 @@ def _clear(entry: Entry, reached: Reached, temp: bytes) -> None:
     elif there is not None:
         # It came to the name of the link just when the two changed places.
         to_free_name(reached, reached.folder, temp)
+
+
+def prove_same(context: Context, entry: Entry, held: Held) -> None:
+    """Raises Refused where a file does not hold the layers of the one that was freed, or has another function."""
+    body = context.journal.recipe(entry.id)
+    if body is None or (entry.function != b"" and function_of(held)[0] != entry.function):
+        raise Refused.about(held.path, "it does not do what the file did that was freed")
+    try:
+        for _ in recipe.rebuild(body, Layers(held)):
+            pass
+    except (ValueError, EOFError) as error:
+        raise Refused.about(held.path, str(error)) from error

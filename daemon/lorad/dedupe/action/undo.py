@@ -15,9 +15,10 @@ from loracore.causes import doing
 from loracore.errors import FileError
 from lorad.dedupe.action import links, quarantine, reflink, sidecars
 from lorad.dedupe.action.compare import same_bytes
+from lorad.dedupe.action.entry import Entry
 from lorad.dedupe.action.hidden import path_in
 from lorad.dedupe.action.hold import Held, hold
-from lorad.dedupe.action.journal import Context, Entry
+from lorad.dedupe.action.journal import Context
 from lorad.dedupe.action.order import HELD, Refused, silent
 from lorad.dedupe.action.place import Folder, Reached, exchange, make_way, reach, rename_new, to_free_name
 from lorad.dedupe.action.recovery import finish_shown, is_same, status_in, with_taken

@@ -13,7 +13,8 @@ import pytest
 
 from loracore.errors import StateError, StateLocked
 from lorad.dedupe.action.actor import Actor
-from lorad.dedupe.action.journal import JOURNAL, MARKER, Journal
+from lorad.dedupe.action.journal import Journal
+from lorad.dedupe.action.journal_file import JOURNAL, MARKER
 from lorad.dedupe.action.order import Refused
 from lorad.dedupe.history import ActionHistory
 from tests.daemon.dedupe.world import World, act, make_world

@@ -20,7 +20,7 @@ from blake3 import blake3
 from lorad.dedupe.action.attributes import Attributes
 from lorad.dedupe.action.compare import Layers
 from lorad.dedupe.action.hold import hold
-from lorad.dedupe.action.journal import JOURNAL, MARKER
+from lorad.dedupe.action.journal_file import JOURNAL, MARKER
 from lorad.dedupe.action.order import Refused
 from lorad.dedupe.action.place import Folder, reach
 from lorad.dedupe.history import ActionHistory

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from lorad.dedupe.action.journal import hidden_name
+from lorad.dedupe.action.entry import hidden_name
 from lorad.dedupe.action.order import Order, Refused, Side
 from lorad.dedupe.action.place import free_names, make_way
 from tests.daemon.dedupe.world import World, act, make_world, side

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from lorad.dedupe.action.journal import JOURNAL
+from lorad.dedupe.action.journal_file import JOURNAL
 from lorad.dedupe.action.order import FreeOrder, Order, Refused, Result
 from tests.builders.architectures import LayerSpec
 from tests.builders.weights import random_weights

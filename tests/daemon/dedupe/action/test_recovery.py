@@ -15,8 +15,10 @@ import pytest
 
 from lorad.dedupe.action import recovery
 from lorad.dedupe.action.actor import Actor
+from lorad.dedupe.action.entry import Entry
 from lorad.dedupe.action.hidden import find
-from lorad.dedupe.action.journal import JOURNAL, Context, Entry, Journal
+from lorad.dedupe.action.journal import Context, Journal
+from lorad.dedupe.action.journal_file import JOURNAL
 from lorad.dedupe.action.order import FreeOrder, Order, Refused
 from lorad.dedupe.action.place import Folder, Reached
 from lorad.dedupe.action.recovery import settle

@@ -195,9 +195,9 @@ def test_what_came_back_without_the_journal_is_recorded(disk: Callable[[str], st
         assert world.look() == before
         assert [each.state for each in world.history()] == ["hidden"]
         os.unlink(filler)
-        (recorded,) = actor.record_shown()
+        (recorded,) = actor.set_clock(0.0)
         assert (recorded.state, recorded.shown) == ("given_back", world.gone)
-        assert actor.record_shown() == []
+        assert actor.set_clock(0.0) == []
     assert [each.state for each in world.history()] == ["given_back"]
 
 
@@ -233,7 +233,7 @@ def test_a_file_of_another_disk_with_its_inodes_number_is_not_taken_for_it(tmp_p
     shutil.copy2(result.aside, result.aside + b".new")
     os.rename(result.aside + b".new", result.aside)
     with world.actor() as actor:
-        assert actor.record_shown() == []
+        assert actor.set_clock(0.0) == []
         (back,) = actor.undo([result.id])
     assert back.shown == os.path.join(world.root, BESIDE)
     assert read(back.shown) == before.content
