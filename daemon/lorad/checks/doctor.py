@@ -37,8 +37,6 @@ _BLOCK = 4096
 #: Where the action `reflink` works; nothing looks at files of OCFS2, which other machines change.
 _REFLINK = SHARING | {b"ocfs2"}
 _TO_REPORT = Policy()
-#: Actions that put a file aside, or do where nothing else is safe.
-_ASIDE = ("symlink", "quarantine", "delete")
 _INOTIFY = "/proc/sys/fs/inotify"
 #: Watches that a machine's other programs are left.
 _WATCHES_SPARE = 1024
@@ -193,12 +191,12 @@ def _policy(
             yield Finding(name, "problem", "no inodes are left there", "remove some files, however small")
             continue
         mount = _mount(folder)
-        if policy.action == "reflink" and not (mount and mount.kind in _REFLINK):
+        if not policy.kind.hides and not (mount and mount.kind in _REFLINK):
             remedy = 'set [dedupe] action to "hardlink" or "symlink"'
             yield Finding(name, "problem", f"is on {_name(mount)}, which cannot share blocks", remedy)
             continue
         yield Finding(name, "ok", "can be written")
-    if policy.action in _ASIDE:
+    if policy.action != "report" and not policy.kind.needs_equal_bytes:
         for root in roots:
             # A file is put aside by renaming it, so on its own file system.
             probe = probes[root]

@@ -21,10 +21,10 @@ import stat
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 
 from lorad.blocks.extents import SHARING
-from lorad.dedupe.action.place import exchange, rename_new
+from lorad.dedupe.action.place import closing_fd, exchange, rename_new
 from lorad.dedupe.action.reflink import share_range
 from lorad.watch.statx import Status, may_change
 
@@ -42,14 +42,9 @@ def new_name() -> bytes:
     return b".lorad-probe-" + secrets.token_hex(16).encode()
 
 
-@contextmanager
-def opened(folder: bytes) -> Iterator[int]:
+def opened(folder: bytes) -> AbstractContextManager[int]:
     """A descriptor of the folder. Raises OSError."""
-    fd = os.open(folder, _FOLDER)
-    try:
-        yield fd
-    finally:
-        os.close(fd)
+    return closing_fd(os.open(folder, _FOLDER))
 
 
 @contextmanager
@@ -189,11 +184,8 @@ def _rename_folder(folder: bytes) -> int:
 
 
 def _content(folder: int, name: bytes) -> bytes:
-    fd = os.open(name, _LOOK, dir_fd=folder)
-    try:
+    with closing_fd(os.open(name, _LOOK, dir_fd=folder)) as fd:
         return os.read(fd, 2)
-    finally:
-        os.close(fd)
 
 
 def _share(folder: bytes) -> int:

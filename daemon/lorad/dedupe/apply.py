@@ -80,7 +80,7 @@ class Applying:
                 orders.append((step, self._order(step, held.get(step.path, (b"", b"")))))
             except LoraError as error:
                 refused.append((step, str(error)))
-        results = self._dispatch.ask(Apply([order for _, order in orders], now, self._dispatch.clock), pace)
+        results = self._dispatch.ask(Apply([order for _, order in orders], now, self._dispatch.clock), pace.report)
         if not results:
             # The process died over this group, and what was begun was repaired.
             refused += [(step, DIED) for step, _ in orders]

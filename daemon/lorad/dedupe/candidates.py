@@ -33,8 +33,10 @@ def kept_for(keepers: Keepers, entry: Entry, *, by_itself: bool) -> tuple[list[S
         return list(keepers(entry, by_itself)), ""
     except LoraError as error:
         return [], str(error)
-    except (OSError, sqlite3.Error) as error:
+    except sqlite3.Error as error:
         return [], f"the catalogue cannot be read, which says what may keep it: {explained(error)}"
+    except OSError as error:
+        return [], f"what may keep it cannot be looked at: {explained(error)}"
 
 
 class Candidates:

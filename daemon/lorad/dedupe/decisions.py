@@ -58,14 +58,12 @@ class Decisions:
         self._places = Places()
         self.candidates = Candidates(state_dir, self._places, self._side)
         self.service = make_service(
-            state_dir, self._reports.tell, wake, self.candidates, self._places, self._lock_planner,
-            self.hidden_files,
-        )  # fmt: skip
+            state_dir, self._reports.tell, wake, self.candidates, self._places, self.hidden_files
+        )
         self._dispatch = self.service.dispatch
         self.returns = Returns(self.service)
         self._outcomes = Outcomes(self.service, self.returns, complain)
         self._automatic: Automatic | None = None
-        self._lock_by: Callable[[RootLocks], None] | None = None
         #: Duplicates that were found, and after which generation the catalogue has them.
         self._found: dict[bytes, int] = {}
         #: Whether all roots were looked through since the engine began: what it says may be long past.
@@ -77,7 +75,7 @@ class Decisions:
 
     def start(self, plan_for: PlanFor, lock_by: Callable[[RootLocks], None]) -> None:
         """Begin, with what makes plans for newcomers, and is to refuse where another lorad acts."""
-        self._lock_by = lock_by
+        self.service.roots.lock_by = lock_by
         self._automatic = Automatic(self.service, plan_for, self._complain, self._wake)
         self.use(self._config)
         try:
@@ -85,10 +83,6 @@ class Decisions:
         except StateError as error:
             self._complain(str(error))
         self._dispatch.start()
-
-    def _lock_planner(self, locks: RootLocks) -> None:
-        assert self._lock_by is not None
-        self._lock_by(locks)
 
     def _side(self, path: bytes, identity: Identity) -> Side:
         return self.service.roots.side(path, identity)

@@ -16,8 +16,7 @@ from loracore.control import ActionRefused, Answer, Event, Refusal, Reply
 from loracore.errors import LoraError, StateError
 from lorad.dedupe.action.entry import UNFINISHED, Entry
 from lorad.dedupe.action.hidden import path_of
-from lorad.dedupe.action.order import Result
-from lorad.dedupe.groups import Pace
+from lorad.dedupe.action.order import Progress, Result, silent
 from lorad.dedupe.history import ActionHistory
 from lorad.dedupe.interrupted import Interrupted
 from lorad.dedupe.process import ActingProcess, Apply, Clock, GiveBack, Retarget, Wish
@@ -116,14 +115,14 @@ class Dispatch:
 
     # In the thread
 
-    def ask(self, wish: Wish, pace: Pace | None = None) -> list[Result]:
+    def ask(self, wish: Wish, progress: Progress = silent) -> list[Result]:
         """Have the process do it, and keep what came of it for the core. Raises StateError."""
         if self._stopping.is_set() and not isinstance(wish, Clock):
             raise StateError("lorad is being stopped; ask again when it is back")
         if isinstance(wish, Apply):
             self.under_way.update(order.folder or order.gone.path for order in wish.orders)
         try:
-            results = self.process.ask(wish, pace.report) if pace else self.process.ask(wish)
+            results = self.process.ask(wish, progress)
         except StateError:
             # What was begun is brought to an end as soon as the journal can be written.
             self.interrupted.later(first=True)

@@ -60,7 +60,10 @@ class Due:
         if due:
             batch = [one.id for one in sorted(due, key=_age)[:_AT_ONCE]]
             self.asked.add(batch, _AGAIN)
-            self._under_way = self._service.free_due(batch, self._freed)
+            # It may be over before the service has said that it was taken.
+            self._under_way = True
+            if not self._service.free_due(batch, self._freed):
+                self._under_way = False
 
     def _candidates(self) -> Iterator[Standing]:
         return (one for one in self._in_force.held if not self.asked.waits(one.id))

@@ -13,13 +13,13 @@ import sqlite3
 import stat
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import closing, contextmanager
-from datetime import UTC, datetime
 from functools import cache
 from typing import NamedTuple
 
 from loracore.control import HistoryEntry, Savings
 from loracore.errors import StateError
 from loracore.identity import Identity
+from loracore.time import rfc3339
 from lorad.catalog.views import connect, holding, of_layout
 from lorad.dedupe.action.entry import Entry
 from lorad.dedupe.action.hidden import path_of
@@ -108,15 +108,6 @@ class ActionHistory:
             raise StateError(f"{journal.path}: {error}; try again") from error
         finally:
             journal.close()
-
-
-def rfc3339(seconds: float) -> str:
-    """A time of day in seconds since the epoch, in UTC; empty where it cannot be written so."""
-    try:
-        text = datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds")
-    except (OverflowError, ValueError, OSError):
-        return ""
-    return text.replace("+00:00", "Z")
 
 
 _SILENT = "its folder does not answer"

@@ -164,14 +164,11 @@ class Automatic:
             self._later(due)
             return
         # With another action, `report` above all, the rest of this one is not wanted.
-        wanted = partial(self._is_still, plan.action)
         unread = {row.kept for row in plan.skipped if row.reason.endswith(UNREAD)}
         steps = [step for step in plan.steps if step.kept not in unread]
-        if not self._service.act(steps, wanted, lambda outcomes: self._acted(due, plan, steps, outcomes)):
+        done = partial(self._acted, due, plan, steps)
+        if not self._service.act(steps, lambda: self._action == plan.action, done):
             self._later(due)
-
-    def _is_still(self, action: str) -> bool:
-        return self._action == action
 
     def _acted(self, due: set[bytes], plan: Plan, steps: Sequence[Step], outcomes: Sequence[Outcome]) -> None:
         if len(outcomes) < len(steps):

@@ -29,7 +29,6 @@ from typing import NamedTuple
 
 from loracore.paths import shown
 from lorad.blocks.usage import Room
-from lorad.dedupe.action.registry import goes_away, works_in_place
 from lorad.dedupe.policy import Policy
 from lorad.dedupe.sets import UNREAD as UNREAD  # noqa: PLC0414 - reasons are read with plans
 from lorad.dedupe.sets import YOUNG as YOUNG  # noqa: PLC0414
@@ -142,38 +141,24 @@ class Plan(NamedTuple):
 _NO_FOLDERS = Folders()
 
 
-def make_plan(sets: Iterable[Sequence[Copy]], policy: Policy, now_ns: int, folders: Folders = _NO_FOLDERS) -> Plan:
-    """What the policy makes of all these sets. Their order, and that of the files in them, makes no difference."""
-    return _plan(sets, policy, now_ns, folders, None)
-
-
-def plan_for(
-    newcomers: Collection[bytes],
+def make_plan(
     sets: Iterable[Sequence[Copy]],
     policy: Policy,
     now_ns: int,
     folders: Folders = _NO_FOLDERS,
+    newcomers: Collection[bytes] | None = None,
 ) -> Plan:
-    """The same, but only the steps in which a newcomer, by any of its names, goes.
+    """What the policy makes of all these sets. Their order, and that of the files in them, makes no difference.
 
-    Where the rules keep the newcomer, what was there before waits for a whole plan; so does a newcomer of a final
-    name, where the kept one has none.
+    `newcomers`: only the steps in which one of these goes, by any of its names. Where the rules keep the newcomer,
+    what was there before waits for a whole plan; so does a newcomer of a final name, where the kept one has none.
     """
-    return _plan(sets, policy, now_ns, folders, frozenset(newcomers))
-
-
-def _plan(
-    sets: Iterable[Sequence[Copy]],
-    policy: Policy,
-    now_ns: int,
-    folders: Folders,
-    newcomers: frozenset[bytes] | None,
-) -> Plan:
     judged = [judge(copies, policy, now_ns) for copies in sets]
     if newcomers is not None:
+        known = frozenset(newcomers)
         for each in judged:
-            each.keep_back(lambda going: _why_asked(going, newcomers))
-    whole = go_whole(judged, folders) if goes_away(policy.action) else []
+            each.keep_back(lambda going: _why_asked(going, known))
+    whole = go_whole(judged, folders) if policy.kind.goes_away else []
     steps = list(
         _whole([step for each in judged for step in _steps(each.going, each.copies, policy)], whole, folders)
     )
@@ -202,7 +187,7 @@ def _steps(going: list[Going], copies: Sequence[Copy], policy: Policy) -> Iterat
             room.add(copy.size, copy.extents)
     for copy, choice, level, why in sorted(going, key=lambda each: each.copy.paths):
         own = room.add(copy.size, copy.extents)
-        names = copy.paths[:1] if works_in_place(policy.action) else copy.paths
+        names = copy.paths if policy.kind.hides else copy.paths[:1]
         for path in names:
             freed = own if path == names[-1] else 0
             yield Step(path, choice.path, level, policy.action, freed, why, copy, choice.kept)

@@ -12,20 +12,21 @@ import sqlite3
 import time
 from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
-from contextlib import ExitStack, suppress
+from contextlib import suppress
 
 import msgspec
 
 from loracore import causes, toml
 from loracore.adapter.folder import is_one_of_several, may_be_part, weight_parts
+from loracore.causes import reason
 from loracore.config import Config, Dedupe, dedupe_conflicts
 from loracore.paths import shown
 from lorad.blocks.extents import FileSystems, Place, look
 from lorad.catalog.copies import Copies, sets_of
 from lorad.catalog.views import Name, names_in_sets, names_in_sets_with, names_under
+from lorad.dedupe.abilities import opened
 from lorad.dedupe.action.folders import same_folders
-from lorad.dedupe.action.registry import goes_away
-from lorad.dedupe.plan import Folders, Plan, make_plan, plan_for
+from lorad.dedupe.plan import Folders, Plan, make_plan
 from lorad.dedupe.policy import Policy
 from lorad.dedupe.refusals import Refusals
 from lorad.dedupe.rootlock import RootLocks
@@ -35,7 +36,6 @@ from lorad.watch import calls, storage
 
 #: Larger files are compared when the folder goes, not for a plan. The weights are known to be equal.
 _MOST = 1 << 20
-_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 
 
 def look_at_folders(sets: Iterable[Sequence[Copy]], roots: Collection[bytes]) -> Folders:
@@ -65,15 +65,11 @@ def _parts(folder: bytes) -> frozenset[bytes]:
 
 
 def _difference(folder: bytes, kept: bytes) -> str:
-    with ExitStack() as stack:
-        opened = []
-        for each in (kept, folder):
-            try:
-                opened.append(os.open(each, _FOLDER))
-            except OSError as error:
-                return f"{shown(each)} cannot be read: {(error.strerror or str(error)).lower()}"
-            stack.callback(os.close, opened[-1])
-        return same_folders(*opened, most=_MOST)
+    try:
+        with opened(kept) as one, opened(folder) as other:
+            return same_folders(one, other, most=_MOST)
+    except OSError as error:
+        return f"{shown(error.filename)} cannot be read: {reason(error)}"
 
 
 def with_extents(sets: Sequence[Sequence[Copy]]) -> list[list[Copy]]:
@@ -88,23 +84,19 @@ def with_extents(sets: Sequence[Sequence[Copy]]) -> list[list[Copy]]:
 def _looked_up(copies: Sequence[Copy], file_systems: FileSystems) -> list[Copy]:
     places = [_place(copy, file_systems) for copy in copies]
     on_file_system = Counter(place.file_system for place in places if place is not None)
-    return [
-        copy._replace(
-            extents=_look(place) if place is not None and on_file_system[place.file_system] > 1 else None
-        )
-        for copy, place in zip(copies, places, strict=True)
-    ]
+    found: list[Copy] = []
+    for copy, place in zip(copies, places, strict=True):
+        extents = None
+        if place is not None and on_file_system[place.file_system] > 1:
+            with suppress(OSError):
+                extents = look(place)
+        found.append(copy._replace(extents=extents))
+    return found
 
 
 def _place(copy: Copy, file_systems: FileSystems) -> Place | None:
     with suppress(OSError):
         return file_systems.place(copy.paths, copy.dev, copy.ino, copy.size)
-    return None
-
-
-def _look(place: Place) -> bytes | None:
-    with suppress(OSError):
-        return look(place)
     return None
 
 
@@ -135,7 +127,7 @@ class Planner:
         """Refuse what lies where another lorad acts. From any thread."""
         self._locks = locks
         if self._made is not None:
-            self._made.locks = locks
+            self._made.seen.locks = locks
 
     def close(self) -> None:
         if self._made is not None:
@@ -174,9 +166,9 @@ class Planner:
     def plan_for(self, db: sqlite3.Connection, newcomers: Collection[bytes]) -> Plan:
         """What the running policy makes of newcomers, by any of their names."""
         policy = self.running
-        folders = adapter_folders(newcomers) if goes_away(policy.action) else ()
+        folders = adapter_folders(newcomers) if policy.kind.goes_away else ()
         sets, mute = self._sets(names_in_sets_with(db, [*newcomers, *names_under(db, folders)]))
-        plan = plan_for(newcomers, sets, policy, time.time_ns(), self._folders(sets, policy))
+        plan = make_plan(sets, policy, time.time_ns(), self._folders(sets, policy), newcomers)
         mute = [row for row in mute if row.path in newcomers]
         return self._refusals.sifted(_with(plan, mute), self._roots, by_itself=True)
 
@@ -187,7 +179,7 @@ class Planner:
         return self._refusals.sifted(_with(plan, mute), self._roots)
 
     def _folders(self, sets: Sequence[Sequence[Copy]], policy: Policy) -> Folders:
-        return look_at_folders(sets, self._roots) if goes_away(policy.action) else Folders()
+        return look_at_folders(sets, self._roots) if policy.kind.goes_away else Folders()
 
     def _sets(self, names: Sequence[Name]) -> tuple[list[list[Copy]], list[Skipped]]:
         """The sets among these names, as they lie on the disks now, and names on disks that do not answer."""

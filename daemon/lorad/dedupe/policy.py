@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from loracore.config import Dedupe
+from lorad.dedupe.action.registry import Action, of_policy
 from lorad.library.keepers import Rules, rules_of
 
 
@@ -26,6 +27,10 @@ class Policy(Rules, frozen=True):
             scope=rules.scope,
             min_age_ns=int(settings.min_age * 1e9),
         )
+
+    @property
+    def kind(self) -> Action:
+        return of_policy(self.action)
 
     @property
     def rules(self) -> Rules:

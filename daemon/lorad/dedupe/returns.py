@@ -12,6 +12,8 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from itertools import chain
 
+import msgspec
+
 from lorad.dedupe.action.order import Result
 from lorad.dedupe.freeing import Due
 from lorad.dedupe.places import Places
@@ -77,7 +79,7 @@ class Returns:
 
     def _add(self, standing: Standing) -> None:
         self._in_force.add(standing)
-        self._look_at(standing.weights)
+        self._look_at(standing.holds)
 
     def _look_at(self, weights: Iterable[Weights]) -> None:
         for each in weights:
@@ -101,7 +103,7 @@ class Returns:
         self._learn_weights(library, quiet=quiet)
         actions = self._in_force.actions
         for number in self._asked.due():
-            self._look_at(actions[number].weights if number in actions else ())
+            self._look_at(actions[number].holds if number in actions else ())
         self._look_at(set(library.dirty_weights()) & self._in_force.by_weights.keys())
         for weights, since in list(self._pending.items()):
             if self._is_settled(library, places, weights, quiet=quiet, since=since):
@@ -110,11 +112,11 @@ class Returns:
 
     def _learn_weights(self, library: Library, *, quiet: bool) -> None:
         """Actions whose weights are not known: of an earlier version, or the catalogue was thrown away."""
-        for one in [one for one in self.held if not one.weights and one.id not in self._asked]:
+        for one in [one for one in self.held if not one.holds and one.id not in self._asked]:
             if quiet and library.is_hidden_alone(one.aside, unit=one.unit) and not calls.may_be_there(one.kept):
                 self._missed.append(one)
             elif weights := frozenset(library.weights_hidden_at(one.aside, unit=one.unit)):
-                self._add(one._replace(weights=weights))
+                self._add(msgspec.structs.replace(one, holds=weights))
 
     def _is_settled(
         self, library: Library, places: Places, weights: Weights, *, quiet: bool, since: float | None
@@ -181,7 +183,7 @@ class Returns:
             if self._service.give_back(group, by_names=by_names):
                 self._asked.add((one.id for one in group), _SOON)
             else:
-                self._pending |= dict.fromkeys(chain.from_iterable(one.weights for one in group))
+                self._pending |= dict.fromkeys(chain.from_iterable(one.holds for one in group))
 
 
 def _is_link(path: bytes) -> bool:

@@ -17,7 +17,7 @@ import os
 import stat
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from typing import NamedTuple
 
@@ -149,8 +149,8 @@ class RootLocks:
     def _take_for(self, folder: bytes) -> Holder | None:
         """Take the root that a folder lies in, or what can be taken on the way down; None where nothing can."""
         root = max((root for root in self._roots if is_inside(folder, root)), key=len, default=None)
-        holders = (_take(each, self._token) for each in _down(root, folder)) if root is not None else iter(())
-        holder = next((holder for holder in holders if holder is not None), None)
+        ways = _down(root, folder) if root is not None else ()
+        holder = next(filter(None, (_answered(_take, each, self._token) for each in ways)), None)
         if holder is not None:
             self._seen.clear()
         if holder is not None and holder.ours:
@@ -185,8 +185,12 @@ def holder_at(folder: bytes, ours: str = "") -> Holder | None:
     `ours`: our token. With it, a process that cannot be seen was our own before a restart. A file system that does
     not answer is not waited for.
     """
+    return _answered(_holder_at, folder, ours)
+
+
+def _answered(ask: Callable[[bytes, str], Holder | None], folder: bytes, token: str) -> Holder | None:
     try:
-        return calls.do(folder, _holder_at, folder, ours)
+        return calls.do(folder, ask, folder, token)
     except calls.NoAnswer:
         return Holder(folder, trouble=_SILENT)
 
@@ -227,13 +231,6 @@ def _this(pid: int) -> Process | None:
 
 def _take(folder: bytes, token: str) -> Holder | None:
     """The holder of a folder from now on; None where no lock can be made in it."""
-    try:
-        return calls.do(folder, _take_now, folder, token)
-    except calls.NoAnswer:
-        return Holder(folder, trouble=_SILENT)
-
-
-def _take_now(folder: bytes, token: str) -> Holder | None:
     path = os.path.join(folder, LOCK)
     for _ in range(_TRIES):
         holder = _holder_at(folder, token)

@@ -17,11 +17,12 @@ from lorad.library.keepers import is_inside
 
 
 class Roots:
-    """For the thread of `dispatch`. `lock_by` is called with the locks once there are any."""
+    """For the thread of `dispatch`."""
 
-    def __init__(self, dispatch: Dispatch, lock_by: Callable[[RootLocks], None]) -> None:
+    def __init__(self, dispatch: Dispatch) -> None:
         self._dispatch = dispatch
-        self._lock_by = lock_by
+        #: Called with the locks once there are any.
+        self.lock_by: Callable[[RootLocks], None] = lambda locks: None
         self.locks: RootLocks | None = None
         self.paths: tuple[bytes, ...] = ()
         self._acts = False
@@ -40,7 +41,7 @@ class Roots:
                 if not process.token:
                     process.start()
                 self.locks = RootLocks(process.token)
-                self._lock_by(self.locks)
+                self.lock_by(self.locks)
         except StateError as error:
             self._dispatch.tell(ActionRefused("", b"", b"", str(error)))
         if self.locks is not None:

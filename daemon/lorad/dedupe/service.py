@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
+from typing import TypeVar
 
 import msgspec
 
@@ -21,11 +22,12 @@ from lorad.dedupe.moved import Moved
 from lorad.dedupe.places import Places
 from lorad.dedupe.plan import Plan, Step
 from lorad.dedupe.process import ActingProcess, Clock
-from lorad.dedupe.rootlock import RootLocks
 from lorad.dedupe.roots import Roots
 from lorad.dedupe.standing import Standing
 from lorad.dedupe.symlinks import Leading
 from lorad.workers.thread import Worker
+
+_T = TypeVar("_T")
 
 
 class Requests:
@@ -59,20 +61,17 @@ class Requests:
         self._dispatch.answer(lambda: self._freeing.on_request(ids), reply)
 
     def history(self, after: int, most: int, reply: Callable[[Sequence[HistoryEntry] | Refusal], None]) -> None:
-        try:
-            entries = self._dispatch.history.history(after, most)
-        except LoraError as error:
-            reply(Refusal("failed", str(error)))
-        else:
-            reply(entries)
+        reply(_or_refusal(lambda: self._dispatch.history.history(after, most)))
 
     def savings(self, possible_bytes: int, reply: Reply) -> None:
-        try:
-            savings = self._dispatch.history.savings(possible_bytes)
-        except LoraError as error:
-            reply(Refusal("failed", str(error)))
-        else:
-            reply(savings)
+        reply(_or_refusal(lambda: self._dispatch.history.savings(possible_bytes)))
+
+
+def _or_refusal(ask: Callable[[], _T]) -> _T | Refusal:
+    try:
+        return ask()
+    except LoraError as error:
+        return Refusal("failed", str(error))
 
 
 class Service:
@@ -88,14 +87,13 @@ class Service:
         wake: Callable[[], None],
         keepers: Keepers,
         places: Places,
-        lock_by: Callable[[RootLocks], None],
         hidden: Callable[[Sequence[int] | None], Sequence[HiddenFile]],
         *,
         acting: Callable[[str, Callable[[list[Result]], None]], ActingProcess] = ActingProcess,
         worker: Callable[..., Worker] = Worker,
     ) -> None:
         self.dispatch = Dispatch(state_dir, tell, wake, acting, worker)
-        self.roots = Roots(self.dispatch, lock_by)
+        self.roots = Roots(self.dispatch)
         self._moved = Moved(self.dispatch, self.roots)
         self._applying = Applying(self.dispatch, self.roots, places)
         self._freeing = Freeing(self.dispatch, self._moved, keepers)

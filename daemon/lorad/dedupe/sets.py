@@ -8,7 +8,6 @@ from typing import NamedTuple
 
 from loracore.paths import shown
 from lorad.blocks.usage import Room
-from lorad.dedupe.action.registry import keeps_name, needs_equal_bytes
 from lorad.dedupe.policy import Policy
 from lorad.library.keepers import Choice, Copy, choose, level_of, may_go
 
@@ -113,10 +112,10 @@ def _parts(copies: Sequence[Copy], policy: Policy) -> Iterable[list[Copy]]:
     parts: dict[object, list[Copy]] = defaultdict(list)
     for copy in copies:
         function: object = copy.function
-        if not keeps_name(policy.action):
+        if not policy.kind.links:
             # What has several functions by its names is one of a kind.
             function = copy.functions if len(copy.functions) == 1 else copy.paths
-        if needs_equal_bytes(policy.action):
+        if policy.kind.needs_equal_bytes:
             parts[function, copy.residue, copy.size, copy.dev].append(copy)
         elif "tensors" not in policy.levels:
             parts[function, copy.residue, copy.size].append(copy)
@@ -176,13 +175,13 @@ def _apart(copy: Copy, main: Copy, level: str, policy: Policy) -> str:
     """Why a set keeps another file beside the first."""
     if copy.function != main.function:
         return OTHER_HEADER
-    if not keeps_name(policy.action) and (copy.functions != main.functions or len(copy.functions) > 1):
+    if not policy.kind.links and (copy.functions != main.functions or len(copy.functions) > 1):
         return OTHER_CONFIG
     if level == "tensors":
         in_levels = "tensors" in policy.levels
         return (
             f"level tensors: {policy.action} is for level file only"
-            if needs_equal_bytes(policy.action) and in_levels
+            if policy.kind.needs_equal_bytes and in_levels
             else "level tensors is not in levels"
         )
     return ELSEWHERE

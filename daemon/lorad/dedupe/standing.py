@@ -5,7 +5,9 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from typing import NamedTuple, Protocol
+from typing import Protocol
+
+import msgspec
 
 from loracore.identity import Identity
 from lorad.dedupe.action.order import HELD, Result
@@ -38,33 +40,17 @@ class Library(Protocol):
     def dirty_weights(self) -> Collection[Weights]: ...
 
 
-class Standing(NamedTuple):
-    """An action whose file is hidden, or (`freed`) a symbolic link of ours.
+class Standing(Result, frozen=True):
+    """What came of an action whose file is hidden, or (`freed`) that has left a symbolic link of ours.
 
-    `id` is negative for what an action has hidden that the journal does not know.
+    `id` is negative for what an action has hidden that the journal does not know. `holds`: the weights of that.
     """
 
-    id: int
-    action: str
-    state: str
-    path: bytes
-    aside: bytes
-    kept: bytes
-    weights: frozenset[Weights]
-    function: bytes | None
-    config: bytes | None
-    bytes: int
-    hidden_at: float
-    text: str
-    unit: bool
+    holds: frozenset[Weights] = frozenset()
 
     @classmethod
     def of(cls, result: Result, weights: Iterable[Weights]) -> Standing:
-        return cls(
-            result.id, result.action, result.state, result.path, result.aside, result.kept,
-            frozenset(weights), result.function, result.config, result.bytes, result.hidden_at, result.text,
-            result.unit,
-        )  # fmt: skip
+        return cls(**msgspec.structs.asdict(result), holds=frozenset(weights))
 
     @property
     def is_held(self) -> bool:
@@ -114,7 +100,7 @@ class InForce:
         self.actions[standing.id] = standing
         if standing.is_link:
             self.links[standing.path] = standing.id
-        for each in standing.weights:
+        for each in standing.holds:
             self.by_weights[each].add(standing.id)
 
     def drop(self, number: int) -> list[Weights]:
@@ -123,7 +109,7 @@ class InForce:
         left = []
         if standing is not None:
             self.links.pop(standing.path, None)
-            for weights in standing.weights:
+            for weights in standing.holds:
                 self.by_weights[weights].discard(number)
                 if not self.by_weights[weights]:
                     del self.by_weights[weights]

@@ -11,7 +11,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from datetime import UTC, datetime
+from datetime import datetime
 
 import structlog
 from structlog.typing import FilteringBoundLogger
@@ -28,7 +28,7 @@ from loracore.control import (
     HiddenFile,
 )
 from loracore.paths import shown
-from lorad.dedupe.history import rfc3339
+from loracore.time import rfc3339
 from lorad.dedupe.returns import Returns
 from lorad.dedupe.standing import Standing
 from lorad.watch import calls
@@ -56,7 +56,7 @@ class Day:
         # Also when the clock was put back: then the day is over as well.
         if datetime.fromtimestamp(now).date() == datetime.fromtimestamp(self._since).date():
             return None
-        since = datetime.fromtimestamp(self._since, UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+        since = rfc3339(self._since, "seconds")
         summary = DaySummary(since, dict(sorted(self._done.items())), self._bytes, self._refused, self._undone)
         self._since = now
         self._begin()

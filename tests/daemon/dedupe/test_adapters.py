@@ -13,7 +13,7 @@ from loracore import config
 from loracore.control import Planned
 from lorad.control.pages import planned_pages
 from lorad.control.queries import Queries
-from lorad.dedupe.action.registry import ACTIONS, goes_away
+from lorad.dedupe.action.registry import ACTIONS
 from lorad.dedupe.plan import Plan
 from lorad.dedupe.planner import adapter_folders, look_at_folders
 from tests.builders.models import llama, saved
@@ -54,7 +54,7 @@ def reasons(made: Plan) -> dict[str, str]:
     return {os.path.basename(os.path.dirname(os.fsdecode(row.path))): row.reason for row in made.skipped}
 
 
-@pytest.mark.parametrize("action", [name for name in ACTIONS if goes_away(name)])
+@pytest.mark.parametrize("action", [name for name, each in ACTIONS.items() if each.goes_away])
 def test_two_equal_folders_become_one(root: Path, action: str) -> None:
     """The step is of the folder, named by its weight file; by itself just where all of it is new."""
     made = planned(root, action)

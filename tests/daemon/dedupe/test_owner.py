@@ -340,6 +340,27 @@ def test_what_a_removed_link_was_put_aside_for_comes_back() -> None:
         owner.teardown()
 
 
+def test_what_no_journal_knows_is_counted_and_listed() -> None:
+    """A copy of what is hidden is no action's: nothing but giving it back is ever done to it."""
+    owner = Owner()
+    owner.begin(copies=[])
+    try:
+        owner.download(f"one/b/style{SUFFIX}", (1, ""))
+        owner.move_folder(number=1, to="two/moved", how="cp")
+        lorad = owner.lorad
+        (copy,) = [name for name in owner.disk.hidden() if name.startswith("two/")]
+        assert (lorad.dedupe.hidden().files, lorad.dedupe.hidden().unknown) == (1, 1)
+        mine, stray = lorad.dedupe.hidden_files(None)
+        assert mine.id > 0
+        assert (stray.id, stray.path) == (0, os.fsencode(owner.disk.path(f"two/moved/style{SUFFIX}")))
+        assert stray.bytes == owner.disk.path(copy).stat().st_size
+        lorad.time_passes(WEEK)
+        owner.rest()
+        assert copy in owner.disk.hidden()
+    finally:
+        owner.teardown()
+
+
 def _tries(action: str, grace: str) -> type:
     machine = type(f"Owner_{action}_{grace}", (Owner,), {"action": action, "grace": grace})
     case: type = machine.TestCase

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from loracore.config import Dedupe
 from loracore.policy import ACTIONS, KEEP_RULES
 from lorad.blocks.usage import MOST, Extent, packed
-from lorad.dedupe.action.registry import goes_away, keeps_name
-from lorad.dedupe.plan import MARKED, NOT_NEW, Folders, Plan, Step, make_plan, plan_for
+from lorad.dedupe.action.registry import of_policy
+from lorad.dedupe.plan import MARKED, NOT_NEW, Folders, Plan, Step, make_plan
 from lorad.dedupe.policy import Policy
 from lorad.dedupe.sets import Skipped
 from lorad.library.keepers import Copy, Rule, choose, is_inside, is_marked
@@ -175,7 +175,7 @@ def test_another_function_by_the_configuration_is_acted_on_in_place_alone(action
     """SPEC 5: a link or shared blocks leave each file beside its own `adapter_config.json`."""
     copies = [copy("/a"), copy("/x/b", configs=((b"/x/b", b"c"),)), copy("/y/b", configs=((b"/y/b", b"c"),))]
     made = plan(copies, policy(action))
-    if keeps_name(action):
+    if of_policy(action).links:
         assert gone(made) == {"/x/b": "/a", "/y/b": "/a"}
     else:
         assert gone(made) == {"/y/b": "/x/b"}
@@ -208,7 +208,7 @@ def folders(*names: str, difference: str = "") -> Folders:
 def test_an_adapter_folder_goes_as_a_whole() -> None:
     """SPEC 5: in one step, for a folder in which all is the same; links in place are made file by file."""
     sets = adapters("f", "g", "h")
-    for action in filter(goes_away, ACTIONS):
+    for action in [action for action in ACTIONS if of_policy(action).goes_away]:
         made = make_plan(sets, policy(action), NOW, folders("f", "g", "h"))
         assert [(step.folder, step.path, step.kept, step.bytes) for step in made.steps] == [
             (b"/g", b"/g/s-1", b"/f/s-1", 200), (b"/h", b"/h/s-1", b"/f/s-1", 200),
@@ -331,13 +331,13 @@ def test_symbolic_links_are_no_names_of_a_file() -> None:
 def test_by_itself_only_a_newcomer_goes() -> None:
     """SPEC 5: where the rules would keep the newcomer, the older file waits for `dedupe --apply`."""
     copies = [copy("/a", mtime_ns=2), copy("/b", mtime_ns=3), copy("/new", mtime_ns=4)]
-    made = plan_for([b"/new"], [copies], policy(keep="oldest"), NOW)
+    made = make_plan([copies], policy(keep="oldest"), NOW, newcomers=[b"/new"])
     assert (gone(made), made.bytes) == ({"/new": "/a"}, 100)
     assert reasons(made) == {"/b": NOT_NEW}
-    made = plan_for([b"/new"], [copies], policy(keep="newest"), NOW)
+    made = make_plan([copies], policy(keep="newest"), NOW, newcomers=[b"/new"])
     assert gone(made) == {}
     assert reasons(made) == {"/a": NOT_NEW, "/b": NOT_NEW}
-    assert plan_for([b"/elsewhere"], [copies], policy(), NOW).steps == []
+    assert make_plan([copies], policy(), NOW, newcomers=[b"/elsewhere"]).steps == []
 
 
 def test_for_a_marked_name_no_final_one_goes_by_itself() -> None:
@@ -348,7 +348,7 @@ def test_for_a_marked_name_no_final_one_goes_by_itself() -> None:
         copy("/style (1).pt", mtime_ns=3),
     ]
     rules = policy(keep="oldest")
-    made = plan_for([b"/style.pt", b"/style (1).pt"], [copies], rules, NOW)
+    made = make_plan([copies], rules, NOW, newcomers=[b"/style.pt", b"/style (1).pt"])
     assert gone(made) == {"/style (1).pt": "/style-000010.pt"}
     assert reasons(made) == {"/style.pt": MARKED}
     assert gone(plan(copies, rules)).keys() == {"/style.pt", "/style (1).pt"}
@@ -466,7 +466,7 @@ def test_a_plan_keeps_one_of_everything(sets: list[list[Copy]], rules: Policy) -
         assert (file, kept) == (step.gone, step.keeper)
         assert not gone & set(kept.paths)
         assert file.function == kept.function
-        if not keeps_name(rules.action):
+        if not rules.kind.links:
             assert file.functions == kept.functions
         if rules.action != "report":
             assert not file.read_only
@@ -514,7 +514,7 @@ def test_a_newcomers_plan_is_a_part_of_the_whole(sets: list[list[Copy]], rules: 
     """Nothing is done for a newcomer that `dedupe --apply` would not do."""
     names = [path for copies in sets for copy in copies for path in copy.paths]
     newcomer = names[which % len(names)]
-    whole, part = make_plan(sets, rules, NOW), plan_for([newcomer], sets, rules, NOW)
+    whole, part = make_plan(sets, rules, NOW), make_plan(sets, rules, NOW, newcomers=[newcomer])
     expected = [
         step
         for step in whole.steps

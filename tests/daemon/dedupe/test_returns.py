@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
+import msgspec
 import pytest
 
 from loracore.identity import Identity
@@ -172,6 +173,26 @@ def test_a_link_that_leads_somewhere_is_left_alone(asked: Asked, clock: Moment, 
     kept.unlink()
     returns.look(Library(dirty={WEIGHTS}), PLACES, quiet=True)
     assert asked.sought == [1]
+
+
+class AtOnce(Asked):
+    """Has freed, or tried to, before it says that it was asked."""
+
+    def free_due(self, entries: Sequence[int], done: Callable[[list[Result]], None]) -> bool:
+        super().free_due(entries, done)
+        done([msgspec.structs.replace(HIDDEN, state="waiting")])
+        return True
+
+
+def test_what_could_not_be_freed_is_tried_again(clock: Moment) -> None:
+    """After 5 seconds, and a minute, also where the service was done at once."""
+    asked = AtOnce()
+    returns = Returns(asked, clock)
+    returns.put(HIDDEN, [WEIGHTS])
+    for moment, times in [(0, 1), (4, 1), (5, 2), (64, 2), (65, 3)]:
+        clock.now = float(moment)
+        returns.freeing.free(1.0, ())
+        assert asked.freed == [1] * times, moment
 
 
 @pytest.mark.parametrize("reason", ["", "reading", "settling", "away"])

@@ -13,25 +13,44 @@ from pathlib import Path
 import pytest
 
 from loracore.config import Config, Watch
-from loracore.control import ActionRefused, Event, Freed
-from lorad.dedupe import interrupted
+from loracore.control import (
+    ActionRefused,
+    ActionTaken,
+    Applied,
+    DedupeProgress,
+    Event,
+    FileGivenBack,
+    Freed,
+    Undone,
+)
+from loracore.identity import Identity
+from lorad.dedupe import groups, interrupted
+from lorad.dedupe.action.entry import Entry
 from lorad.dedupe.action.journal import Journal
 from lorad.dedupe.action.journal_file import JOURNAL
+from lorad.dedupe.action.order import Progress, Result, Side, silent
+from lorad.dedupe.candidates import Keepers
 from lorad.dedupe.places import Places
+from lorad.dedupe.plan import Plan, Step
+from lorad.dedupe.process import ActingProcess, Wish
 from lorad.dedupe.service import Service
 from lorad.dedupe.standing import Standing
-from tests.daemon.dedupe.world import World, dies_at, make_world
+from lorad.library.keepers import Copy
+from tests.daemon.dedupe.world import World, another, dies_at, make_world
 from tests.disks import Hanging
 
 
 @contextmanager
-def serving(world: World, wake: Callable[[], None] = lambda: None) -> Iterator[tuple[Service, queue.Queue[Event]]]:
+def serving(
+    world: World,
+    wake: Callable[[], None] = lambda: None,
+    *,
+    keepers: Keepers = lambda entry, by_itself: [entry.kept],
+    acting: Callable[[str, Callable[[list[Result]], None]], ActingProcess] = ActingProcess,
+) -> Iterator[tuple[Service, queue.Queue[Event]]]:
     """A service on a library, and what it tells."""
     events: queue.Queue[Event] = queue.Queue()
-    service = Service(
-        world.state, events.put, wake, lambda entry, by_itself: [entry.kept], Places(), lambda locks: None,
-        lambda ids: [],
-    )  # fmt: skip
+    service = Service(world.state, events.put, wake, keepers, Places(), lambda ids: [], acting=acting)
     service.dispatch.start()
     try:
         yield service, events
@@ -43,6 +62,11 @@ def refused(events: queue.Queue[Event]) -> str:
     told = events.get(timeout=30)
     assert isinstance(told, ActionRefused)
     return told.reason
+
+
+def copy_of(path: bytes) -> Copy:
+    now = Identity.of(os.lstat(path))
+    return Copy((path,), now.dev, now.ino, now.size, now.mtime_ns, now.ctime_ns, b"")
 
 
 def test_what_died_in_a_commit_is_repaired_at_its_start(tmp_path: Path) -> None:
@@ -191,4 +215,107 @@ def test_a_process_that_cannot_be_started_is_a_refusal(tmp_path: Path, monkeypat
                         states.append(result.state)
                 assert not service.dispatch.is_under_way(hidden.path)
                 patch.undo()
+    assert os.path.exists(world.gone)
+
+
+class Breaks(ActingProcess):
+    """Carries one group out, and meets a mistake of ours at the next."""
+
+    def ask(self, wish: Wish, progress: Progress = silent) -> list[Result]:
+        results = super().ask(wish, progress)
+        self.ask = self._fail  # type: ignore[method-assign]
+        return results
+
+    def _fail(self, wish: Wish, progress: Progress = silent) -> list[Result]:
+        raise ZeroDivisionError("a mistake")
+
+
+def test_what_was_done_is_answered_whatever_comes_after(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A mistake in a later group makes a refusal of that group alone."""
+    monkeypatch.setattr(groups, "GROUP", 1)
+    world = make_world(str(tmp_path), sidecars=False)
+    names = [world.gone, another(world, b"second.safetensors"), another(world, b"third.safetensors")]
+    kept = copy_of(world.kept)
+    steps = [Step(path, world.kept, "file", "delete", 7, "", copy_of(path), kept) for path in names]
+    answers: queue.Queue[object] = queue.Queue()
+    with serving(world, acting=Breaks) as (service, events):
+        service.use(Config(watch=Watch(roots=(os.fsdecode(world.root),))))
+        service.requests.apply(Plan("delete", steps, [], 21, None), answers.put, now=False)
+        answer = answers.get(timeout=30)
+        assert isinstance(answer, Applied)
+        assert (answer.done, answer.refused) == (1, 2)
+        by_path = {outcome.path: (outcome.state, outcome.text) for outcome in answer.results}
+        assert by_path == {names[0]: ("done", ""), **dict.fromkeys(names[1:], ("refused", "a mistake"))}
+        assert not any(service.dispatch.is_under_way(path) for path in names[1:])
+        told = [type(events.get_nowait()) for _ in range(events.qsize())]
+        told = [kind for kind in told if kind is not DedupeProgress]
+        assert told == [ActionTaken, ActionRefused, ActionRefused]
+    assert [os.path.exists(path) for path in names] == [False, True, True]
+
+
+def test_a_folder_that_was_refused_is_not_under_way(tmp_path: Path) -> None:
+    """Its files are read again, as any others."""
+    world = make_world(str(tmp_path))
+    folder = os.path.dirname(world.gone)
+    whole = Step(world.gone, world.kept, "file", "delete", 7, "", copy_of(world.gone), copy_of(world.kept), folder)
+    answers: queue.Queue[object] = queue.Queue()
+    with serving(world) as (service, _):
+        service.use(Config(watch=Watch(roots=(os.fsdecode(world.root),))))
+        service.requests.apply(Plan("delete", [whole], [], 7, None), answers.put, now=False)
+        answer = answers.get(timeout=30)
+        assert isinstance(answer, Applied)
+        assert "the whole folder is not the same" in answer.results[0].text
+        assert not service.dispatch.is_under_way(world.gone)
+        assert not service.dispatch.is_under_way(folder)
+
+
+def test_that_the_catalogue_cannot_be_read_is_said(tmp_path: Path) -> None:
+    """No file is known that may keep what is hidden: that is not to say that there is none."""
+    world = make_world(str(tmp_path))
+    number = world.apply("delete").id
+    answers: queue.Queue[Freed | Undone] = queue.Queue()
+
+    def keepers(entry: Entry, by_itself: bool) -> list[Side]:
+        raise sqlite3.OperationalError("disk I/O error")
+
+    with serving(world, keepers=keepers) as (service, _):
+        service.requests.free([number], answers.put)
+        answer = answers.get(timeout=30)
+        assert (answer.done, answer.refused) == (0, 1)
+        assert "the catalogue cannot be read" in answer.results[0].text
+        assert "no other file" not in answer.results[0].text
+    world.free(number)
+    os.unlink(world.kept)
+    with serving(world, keepers=keepers) as (service, _):
+        service.requests.undo([number], answers.put)
+        answer = answers.get(timeout=30)
+        assert (answer.done, answer.refused) == (0, 1)
+        assert "the catalogue cannot be read" in answer.results[0].text
+
+
+def test_a_refusal_to_give_back_is_told_once(tmp_path: Path) -> None:
+    """It is tried again and again, until there is nothing in the way."""
+    world = make_world(str(tmp_path))
+    hidden = Standing.of(world.apply("delete"), [])
+    folder = os.path.dirname(world.gone)
+    awake: queue.Queue[None] = queue.Queue()
+
+    def give_back(service: Service) -> str:
+        service.give_back([hidden], by_names=False)
+        states: list[str] = []
+        while not states:
+            awake.get(timeout=30)
+            states = [result.state for result in service.dispatch.take() if result.id]
+        return states[0]
+
+    with serving(world, lambda: awake.put(None)) as (service, events):
+        os.rename(folder, folder + b" moved")
+        os.symlink(folder + b" moved", folder)
+        assert [give_back(service) for _ in range(3)] == ["refused"] * 3
+        assert "symbolic link" in refused(events)
+        os.unlink(folder)
+        os.rename(folder + b" moved", folder)
+        assert give_back(service) == "given_back"
+        assert isinstance(events.get(timeout=30), FileGivenBack)
+        assert events.empty()
     assert os.path.exists(world.gone)

@@ -146,27 +146,22 @@ class Actor:
 
         `prove`: its weights were not read yet, so what was freed is to be found in it, in full.
         """
-        with (
-            self._linked(number) as (context, entry),
-            _refused_at(entry.gone.path),
-            reach(kept.root, kept.path) as reached,
-            hold(reached, kept.identity) as held,
-        ):
-            check = partial(symlink.prove_same, context, entry, held) if prove else lambda: None
-            return symlink.retarget(context, entry, kept, check).result()
+        with self._writing() as context:
+            entry = _link_of(context, number)
+            with (
+                _refused_at(entry.gone.path),
+                reach(kept.root, kept.path) as reached,
+                hold(reached, kept.identity) as held,
+            ):
+                check = partial(symlink.prove_same, context, entry, held) if prove else lambda: None
+                return symlink.retarget(context, entry, kept, check).result()
 
     def follow(self, number: int, link: Side) -> Result:
         """Go with a symbolic link of ours that its owner has moved to this name. Raises Refused and StateError."""
-        with self._linked(number) as (context, entry), _refused_at(link.path):
-            return result_of(context, symlink.follow(context, entry, link))
-
-    @contextmanager
-    def _linked(self, number: int) -> Iterator[tuple[Context, Entry]]:
         with self._writing() as context:
-            entry = context.journal.get(number)
-            if entry is None or not entry.kind.symbolic:
-                raise LoraError(f"action {number} has made no symbolic link")
-            yield context, entry
+            entry = _link_of(context, number)
+            with _refused_at(link.path):
+                return result_of(context, symlink.follow(context, entry, link))
 
     def note(
         self, number: int, state: str, text: str, gone: Side | None = None, aside: bytes = b""
@@ -181,6 +176,14 @@ class Actor:
                     folder = Folder.of(reached.folder)
                     entry = msgspec.structs.replace(entry, gone=gone, folder=folder, aside=aside or entry.aside)
             return result_of(context, context.journal.update(entry, state=state, text=text))
+
+
+def _link_of(context: Context, number: int) -> Entry:
+    """The action of this number. Raises LoraError where it has made no symbolic link."""
+    entry = context.journal.get(number)
+    if entry is None or not entry.kind.symbolic:
+        raise LoraError(f"action {number} has made no symbolic link")
+    return entry
 
 
 @contextmanager

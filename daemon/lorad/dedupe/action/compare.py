@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 
 from loracore.adapter.function import function_at
 from loracore.errors import FileError
@@ -68,17 +68,20 @@ class Layers:
         try:
             self.container: Container = read_container(self.source, name or held.name)
         except FileError as error:
-            raise Refused(error.reason, os.fsdecode(held.path)) from error
+            raise Refused.about(held.path, error.reason) from error
 
     def is_strided(self, index: int) -> bool:
         return index in self.container.arrangement.strided
 
     def place(self, index: int) -> int:
-        """The offset in the file of the layer's first element; `index` is that of the layout."""
+        """The offset in the file of the layer's first element; `index` is that of the layout. Raises Refused."""
         arrangement = self.container.arrangement
         base = self.container.base
         if arrangement.records:
-            base = record_start(self.source, arrangement.records[index])
+            try:
+                base = record_start(self.source, arrangement.records[index])
+            except FileError as error:
+                raise Refused.about(self.held.path, error.reason) from error
         return base + arrangement.offsets[index]
 
     def part(self, index: int, start: int, length: int) -> Iterator[bytes]:
@@ -125,9 +128,7 @@ def same_layers(kept: Layers, gone: Layers, progress: Progress) -> None:
         raise _differ(kept.held, gone.held)
     total, done = layout.nbytes, 0
     # In the order of the file that goes: it is read from begin to end.
-    order = sorted(
-        range(len(layout.layers)), key=_reading(lambda index: gone.place(index) if layout.sizes[index] else 0)
-    )
+    order = sorted(range(len(layout.layers)), key=lambda index: gone.place(index) if layout.sizes[index] else 0)
     for index in order:
         try:
             for one, other in zip(kept.pieces(index), gone.pieces(index), strict=True):
@@ -137,18 +138,6 @@ def same_layers(kept: Layers, gone: Layers, progress: Progress) -> None:
                 progress(done, total)
         except FileError as error:
             raise Refused(error.reason, error.path or os.fsdecode(gone.held.path)) from error
-
-
-def _reading(place: Callable[[int], int]) -> Callable[[int], int]:
-    """`place`, with what is wrong in a file told as a refusal."""
-
-    def read(index: int) -> int:
-        try:
-            return place(index)
-        except FileError as error:
-            raise Refused(error.reason) from error
-
-    return read
 
 
 def _differ(kept: Held, gone: Held) -> Refused:

@@ -16,6 +16,7 @@ from loracore.identity import Identity
 from loracore.paths import shown
 from lorad.dedupe.action.compare import pieces
 from lorad.dedupe.action.order import Progress, silent
+from lorad.dedupe.action.place import closing_fd
 
 #: Entries of a folder at all depths, and depths. Adapter folders have some dozens.
 _MAX_ENTRIES = 10_000
@@ -115,16 +116,13 @@ def _is_folder(path: bytes, kept: int, gone: int) -> bool:
 @contextmanager
 def _opened(path: bytes, folder: int, flags: int) -> Iterator[int]:
     """What has the last name of `path` in the open folder that it lies in."""
-    fd = os.open(os.path.basename(path), flags, dir_fd=folder)
-    try:
+    with closing_fd(os.open(os.path.basename(path), flags, dir_fd=folder)) as fd:
         status = os.fstat(fd)
         if flags == _FILE and not stat.S_ISREG(status.st_mode):
             raise _Differ(f"{shown(path)} is not a regular file in both")
         if status.st_dev != os.fstat(folder).st_dev:
             raise _Differ(f"{shown(path)} is on another disk")
         yield fd
-    finally:
-        os.close(fd)
 
 
 def _identities(kept: int, gone: int) -> tuple[Identity, Identity]:

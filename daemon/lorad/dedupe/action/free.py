@@ -27,7 +27,7 @@ from lorad.dedupe.action.hidden import path_in, result_of
 from lorad.dedupe.action.hold import Held, hold, watchful
 from lorad.dedupe.action.journal import Context
 from lorad.dedupe.action.order import HELD, FreeOrder, Progress, Refused, Result, Side, spoken
-from lorad.dedupe.action.place import Folder, Reached, reach, sync_all
+from lorad.dedupe.action.place import Folder, Reached, closing_fd, reach, sync_all
 from lorad.dedupe.action.quarantine import clear, place, where
 
 #: Bytes of recipes that are held in memory at once, but for the last one.
@@ -35,7 +35,7 @@ _RECIPES = 16 << 20
 _NO_KEEPER = "no other file that may keep these weights is there; it stays as it is"
 
 
-class _Aside(NamedTuple):
+class _Hidden(NamedTuple):
     """What an action has put aside: where it lies now, and (`home`) the name that it had."""
 
     entry: Entry
@@ -47,7 +47,7 @@ class _Freeing(NamedTuple):
     """An action whose file, or folder, is about to be removed: `files`, each with the one that it goes for."""
 
     entry: Entry
-    aside: Reached
+    hidden: Reached
     files: list[tuple[Held, Held]]
     recipe: bytes
 
@@ -80,7 +80,7 @@ def free(context: Context, orders: Sequence[FreeOrder], progress: Progress) -> l
         context.at("freeing")
         sync_all([fd for each in ready for _, kept in each.files for fd in (kept.fd, kept.folder)])
         done = [_remove(context, entry, each) for entry, each in zip(entries, ready, strict=True)]
-        sync_all([each.aside.folder for each in ready])
+        sync_all([each.hidden.folder for each in ready])
         context.at("removal synced")
         finished = context.journal.update_all(done)
         context.at("freed")
@@ -108,7 +108,7 @@ def _prepare(context: Context, entry: Entry, order: FreeOrder, stack: ExitStack,
     for side in order.keepers:
         with ExitStack() as mine:
             try:
-                ready = prove(context, _Aside(entry, here, home), side, mine, progress)
+                ready = prove(context, _Hidden(entry, here, home), side, mine, progress)
                 for held, kept in ready.files:
                     held.look()
                     kept.look_in_place()
@@ -120,7 +120,7 @@ def _prepare(context: Context, entry: Entry, order: FreeOrder, stack: ExitStack,
     raise trouble
 
 
-def _prove_file(context: Context, one: _Aside, keeper: Side, stack: ExitStack, progress: Progress) -> _Freeing:
+def _prove_file(context: Context, one: _Hidden, keeper: Side, stack: ExitStack, progress: Progress) -> _Freeing:
     entry, name = one.entry, one.home.name
     held = stack.enter_context(hold(one.here, None))
     kept = stack.enter_context(hold(stack.enter_context(reach(keeper.root, keeper.path)), None))
@@ -132,13 +132,13 @@ def _prove_file(context: Context, one: _Aside, keeper: Side, stack: ExitStack, p
     return _Freeing(entry, one.here, [(held, kept)], body)
 
 
-def _prove_folder(context: Context, one: _Aside, keeper: Side, stack: ExitStack, progress: Progress) -> _Freeing:
+def _prove_folder(context: Context, one: _Hidden, keeper: Side, stack: ExitStack, progress: Progress) -> _Freeing:
     files, parts = units.prove(one.here, keeper, stack, progress)
     _rehearse(context, one, [part.attributes for part in parts if part.recipe])
     return _Freeing(one.entry, one.here, files, units.encode(parts))
 
 
-def _rehearse(context: Context, one: _Aside, each: Iterable[Attributes]) -> None:
+def _rehearse(context: Context, one: _Hidden, each: Iterable[Attributes]) -> None:
     with doing("make a file in its folder, as giving it back would need"):
         for attributes in each:
             rehearse(attributes, one.home.folder, context.temp(one.entry))
@@ -170,7 +170,7 @@ def _remove(context: Context, entry: Entry, each: _Freeing) -> Entry:
             text = f"the kept file went while it was removed, and it could not be written anew: {told(trouble)}"
             return msgspec.structs.replace(entry, state=entry.kind.final, before="", rebuild=True, text=text)
     if entry.unit:
-        units.clear(each.recipe, each.aside.folder, each.aside.name)
+        units.clear(each.recipe, each.hidden.folder, each.hidden.name)
         context.at("folder removed")
     size = min(entry.bytes, freed)
     return msgspec.structs.replace(entry, state=entry.kind.final, before="", rebuild=True, bytes=size, text="")
@@ -179,29 +179,23 @@ def _remove(context: Context, entry: Entry, each: _Freeing) -> Entry:
 def _written_anew(context: Context, entry: Entry, held: Held) -> Entry:
     """The kept file went in the last instant: this one is written anew under its hidden name."""
     temp = context.temp(entry)
-    fd = make_file(held.folder, temp)
-    try:
+    with closing_fd(make_file(held.folder, temp)) as fd:
         write_all(fd, pieces(held.fd, 0, held.before.st_size))
         context.at("written anew")
         Attributes.of(held.fd, held.before).give(fd)
         os.fsync(fd)
         identity = Identity.of(os.fstat(fd))
-    finally:
-        os.close(fd)
     os.rename(temp, held.name, src_dir_fd=held.folder, dst_dir_fd=held.folder)
     context.at("renamed anew")
     os.fsync(held.folder)
-    return (
-        entry
-        if entry.unit
-        else msgspec.structs.replace(entry, gone=msgspec.structs.replace(entry.gone, identity=identity))
-    )
+    if entry.unit:
+        return entry
+    return msgspec.structs.replace(entry, gone=msgspec.structs.replace(entry.gone, identity=identity))
 
 
 def _waits(entry: Entry, error: Exception) -> Entry:
     """Not removed, and why."""
     action = entry.kind
     state = action.state if action.quarantines else "waiting"
-    if isinstance(error, FileError) or not isinstance(error, OSError):
-        return msgspec.structs.replace(entry, state=state, before="", text=spoken(str(error)))
-    return msgspec.structs.replace(entry, state=state, before="", text=spoken(told(error)))
+    text = told(error) if isinstance(error, OSError) else str(error)
+    return msgspec.structs.replace(entry, state=state, before="", text=spoken(text))

@@ -28,7 +28,7 @@ from dataclasses import dataclass
 from loracore.causes import LEASE, words
 from loracore.identity import Identity
 from lorad.dedupe.action.order import Progress, Refused
-from lorad.dedupe.action.place import Reached, open_file
+from lorad.dedupe.action.place import Reached, closing_fd, open_file
 
 
 @dataclass(frozen=True)
@@ -102,8 +102,7 @@ def hold(reached: Reached, identity: Identity | None) -> Iterator[Held]:
     Raises Refused: it is not there, not a regular file, empty, another one or changed; it is open for writing;
     it belongs to another user; or the file system has no leases.
     """
-    fd = open_file(reached)
-    try:
+    with closing_fd(open_file(reached)) as fd:
         before = os.fstat(fd)
         if not stat.S_ISREG(before.st_mode):
             raise Refused.about(reached.path, "it is no regular file")
@@ -116,8 +115,6 @@ def hold(reached: Reached, identity: Identity | None) -> Iterator[Held]:
         held = Held(reached, fd, before)
         held.look()
         yield held
-    finally:
-        os.close(fd)
 
 
 def _lease(fd: int, path: bytes) -> None:

@@ -81,13 +81,19 @@ class Reached:
     def in_place(self) -> bool:
         """Whether the path from the root still leads to this folder, through folders alone."""
         try:
-            fd = _walk(self.root, _below(self.root, self.path)[:-1])
+            with closing_fd(_walk(self.root, names_below(self.root, self.path)[:-1])) as fd:
+                return os.path.samestat(os.fstat(fd), os.fstat(self.folder))
         except (OSError, Refused):
             return False
-        try:
-            return os.path.samestat(os.fstat(fd), os.fstat(self.folder))
-        finally:
-            os.close(fd)
+
+
+@contextmanager
+def closing_fd(fd: int) -> Iterator[int]:
+    """Close a descriptor at the end."""
+    try:
+        yield fd
+    finally:
+        os.close(fd)
 
 
 @contextmanager
@@ -97,7 +103,7 @@ def reach(root: bytes, path: bytes) -> Iterator[Reached]:
     Raises Refused when the path does not lie beneath the root, when a part of it is missing, is no folder or is a
     symbolic link, or when it may not be looked into.
     """
-    parts = _below(root, path)
+    parts = names_below(root, path)
     try:
         fd = _walk(root, parts[:-1])
     except OSError as error:
@@ -105,10 +111,8 @@ def reach(root: bytes, path: bytes) -> Iterator[Reached]:
             raise Refused.about(path, "its folder is gone, or is a symbolic link now; bring it back") from error
         reason = os.strerror(error.errno or 0).lower()
         raise Refused.about(path, f"its folder cannot be opened: {reason}; give lorad's user the right") from error
-    try:
+    with closing_fd(fd):
         yield Reached(root, path, fd, parts[-1])
-    finally:
-        os.close(fd)
 
 
 def make_way(root: bytes, path: bytes) -> None:
@@ -120,7 +124,7 @@ def make_way(root: bytes, path: bytes) -> None:
         fd = _walk(root, ())
     except OSError:
         return
-    for part in _below(root, path)[:-1]:
+    for part in names_below(root, path)[:-1]:
         try:
             below = os.open(part, _FOLDER, dir_fd=fd)
         except FileNotFoundError:
@@ -162,24 +166,8 @@ def open_file(reached: Reached) -> int:
         raise Refused.about(reached.path, f"cannot be opened: {reason}; give lorad's user the right") from error
 
 
-def folders(root: bytes, path: bytes) -> Iterator[tuple[int, int]]:
-    """Device and inode of the root and of each folder on the way down to `path`, as they are now."""
-    parts = _below(root, path)[:-1]
-    for depth in range(len(parts) + 1):
-        fd = _walk(root, parts[:depth])
-        try:
-            status = os.fstat(fd)
-        finally:
-            os.close(fd)
-        yield status.st_dev, status.st_ino
-
-
-def names_below(root: bytes, path: bytes) -> Sequence[bytes]:
-    """The names from the root down to the file."""
-    return _below(root, path)
-
-
-def _below(root: bytes, path: bytes) -> list[bytes]:
+def names_below(root: bytes, path: bytes) -> list[bytes]:
+    """The names from the root down to the file. Raises Refused where it does not lie beneath the root."""
     prefix = root.rstrip(b"/") + b"/"
     parts = path[len(prefix) :].split(b"/")
     if not path.startswith(prefix) or not root.startswith(b"/") or not {b"", b".", b".."}.isdisjoint(parts):
@@ -257,14 +245,10 @@ def _renameat2(folder: int, name: bytes, to_folder: int, to_name: bytes, flags: 
         raise OSError(number, os.strerror(number), name)
 
 
-def sync(folder: int | str) -> None:
+def sync(folder: str) -> None:
     """Make the names in a folder durable. Raises OSError."""
-    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC) if isinstance(folder, str) else folder
-    try:
+    with closing_fd(os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)) as fd:
         os.fsync(fd)
-    finally:
-        if fd != folder:
-            os.close(fd)
 
 
 def sync_all(files: Iterable[int]) -> None:

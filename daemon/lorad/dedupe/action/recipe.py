@@ -16,9 +16,8 @@ from collections.abc import Iterator, Sequence
 import msgspec
 from blake3 import blake3
 
-from loracore.errors import FileError
 from lorad.dedupe.action.compare import PIECE, Layers, pieces
-from lorad.dedupe.action.order import Progress, Raw, Refused
+from lorad.dedupe.action.order import Progress, Raw
 
 #: Literal bytes that are kept: metadata, a pickle, and padding are never that long.
 _LITERAL_PART, _LITERAL_BYTES = 4, 64 << 20
@@ -198,14 +197,9 @@ class _unpacked:  # noqa: N801 - a function with a place that it has come to
 def _segments(gone: Layers) -> tuple[list[tuple[int, int, int]], list[int]]:
     """The whole file as parts of its layers and literal bytes; and the layers that are not whole in it."""
     sizes = gone.container.layout.sizes
-    try:
-        ranges = sorted(
-            (gone.place(index), size, index)
-            for index, size in enumerate(sizes)
-            if size and not gone.is_strided(index)
-        )
-    except FileError as error:
-        raise Refused(error.reason, os.fsdecode(gone.held.path)) from error
+    ranges = sorted(
+        (gone.place(index), size, index) for index, size in enumerate(sizes) if size and not gone.is_strided(index)
+    )
     segments: list[tuple[int, int, int]] = []
     position = 0
     for start, length, index in [*ranges, (gone.held.before.st_size, 0, 0)]:

@@ -24,7 +24,7 @@ from lorad.dedupe.action.hidden import path_in, result_of, shown_at
 from lorad.dedupe.action.journal import Context
 from lorad.dedupe.action.journal_file import RECIPES
 from lorad.dedupe.action.order import HELD, Refused, Result, spoken
-from lorad.dedupe.action.place import Folder, Reached, exchange, reach, rename_new, to_free_name
+from lorad.dedupe.action.place import Folder, Reached, closing_fd, exchange, reach, rename_new, to_free_name
 from lorad.watch import calls
 
 _LOG = logging.getLogger(__name__)
@@ -183,11 +183,9 @@ def _settle_freeing(context: Context, entry: Entry, reached: Reached, text: str)
         anew = status_in(folder, temp)
         if aside is None and anew is not None and anew.st_size == entry.gone.identity.size:
             # The kept file went in the last instant, and all of this one was written anew.
-            fd = os.open(temp, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=folder)
-            try:
+            flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC
+            with closing_fd(os.open(temp, flags, dir_fd=folder)) as fd:
                 entry.attributes.give(fd)
-            finally:
-                os.close(fd)
             rename_new(folder, temp, folder, name)
             gone = msgspec.structs.replace(entry.gone, identity=Identity.of(anew))
             aside, entry = anew, msgspec.structs.replace(entry, gone=gone)

@@ -22,11 +22,12 @@ from lorad.dedupe.action.entry import Entry
 from lorad.dedupe.action.hold import Held
 from lorad.dedupe.action.journal import Context
 from lorad.dedupe.action.order import Progress, Refused
-from lorad.dedupe.action.place import Reached, open_file, reach
+from lorad.dedupe.action.place import Reached, closing_fd, open_file, reach
 from lorad.dedupe.action.registry import Action, Proven, register
 
 #: The most that Btrfs and XFS take at once.
 _AT_ONCE = 16 << 20
+_OPEN = os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _UNSUPPORTED = (errno.EOPNOTSUPP, errno.EINVAL, errno.EXDEV, errno.ENOTTY, errno.ENOSYS)
 #: Seconds that a file may still be open, and between two looks.
 _A_MOMENT = 0.5
@@ -99,8 +100,7 @@ def undo(context: Context, entry: Entry, reached: Reached) -> str:
     status = reached.status()
     if status is None or not _is_unchanged(entry, status):
         return "it was changed or moved since; there is nothing to bring back"
-    fd = os.open(reached.name, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=reached.folder)
-    try:
+    with closing_fd(os.open(reached.name, _OPEN, dir_fd=reached.folder)) as fd:
         _hold_alone(fd, reached.path)
         status = os.fstat(fd)
         if not _is_unchanged(entry, status):
@@ -115,8 +115,6 @@ def undo(context: Context, entry: Entry, reached: Reached) -> str:
         finally:
             os.utime(fd, ns=(status.st_atime_ns, entry.attributes.mtime_ns))
         os.fsync(fd)
-    finally:
-        os.close(fd)
     return "its blocks are its own again"
 
 
@@ -125,22 +123,15 @@ def restore_times(entry: Entry, reached: Reached) -> None:
     status = reached.status()
     if status is None or status.st_ino != entry.gone.identity.ino or _is_unchanged(entry, status):
         return
-    fd = os.open(reached.name, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=reached.folder)
-    try:
+    with closing_fd(os.open(reached.name, _OPEN, dir_fd=reached.folder)) as fd:
         _hold_alone(fd, reached.path)
         status = os.fstat(fd)
-        with reach(entry.kept.root, entry.kept.path) as kept_at:
-            kept = open_file(kept_at)
-        try:
+        with reach(entry.kept.root, entry.kept.path) as kept_at, closing_fd(open_file(kept_at)) as kept:
             size = os.fstat(kept).st_size
             if status.st_size == size == entry.gone.identity.size and all(
                 one == other for one, other in zip(pieces(kept, 0, size), pieces(fd, 0, size), strict=True)
             ):
                 os.utime(fd, ns=(status.st_atime_ns, entry.attributes.mtime_ns))
-        finally:
-            os.close(kept)
-    finally:
-        os.close(fd)
 
 
 def _is_unchanged(entry: Entry, status: os.stat_result) -> bool:

@@ -54,6 +54,11 @@ class Action:
     calls: ClassVar[tuple[str, str]] = (causes.HIDE, causes.HIDE)
 
     @property
+    def goes_away(self) -> bool:
+        """Whether the file has its name no more afterwards."""
+        return self.name in ACTIONS and not self.links
+
+    @property
     def needs_exchange(self) -> bool:
         """Whether two names change places."""
         return self.links and self.hides
@@ -91,24 +96,15 @@ def register(action: type[Action]) -> type[Action]:
     return action
 
 
-# Of an action of a policy, which may also be to report: then all of these are False.
+class _Report(Action):
+    """What a policy may say in the place of an action: no trait of one is true of it."""
+
+    name = "report"
 
 
-def goes_away(action: str) -> bool:
-    """Whether the file has its name no more afterwards."""
-    return action in ACTIONS and not ACTIONS[action].links
+_REPORT = _Report()
 
 
-def keeps_name(action: str) -> bool:
-    """Whether the name stays, and leads to what the kept file holds."""
-    return action in ACTIONS and ACTIONS[action].links
-
-
-def works_in_place(action: str) -> bool:
-    """Whether the file stays what it is, with all its names."""
-    return action in ACTIONS and not ACTIONS[action].hides
-
-
-def needs_equal_bytes(action: str) -> bool:
-    """Whether it is for files of equal bytes on one file system alone."""
-    return action in ACTIONS and ACTIONS[action].needs_equal_bytes
+def of_policy(name: str) -> Action:
+    """The action that a policy names, or `report`."""
+    return ACTIONS.get(name, _REPORT)

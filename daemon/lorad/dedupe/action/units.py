@@ -21,7 +21,7 @@ from lorad.dedupe.action.compare import Layers
 from lorad.dedupe.action.folders import same_folders
 from lorad.dedupe.action.hold import Held, hold, watchful
 from lorad.dedupe.action.order import Progress, Raw, Refused, Side
-from lorad.dedupe.action.place import Reached, open_file, reach
+from lorad.dedupe.action.place import Reached, closing_fd, open_file, reach
 
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
@@ -112,12 +112,9 @@ def _by_layer(
 
 
 def _as_it_is(path: bytes, reached: Reached) -> Part:
-    fd = open_file(reached)
-    try:
+    with closing_fd(open_file(reached)) as fd:
         status = os.fstat(fd)
         return Part(path, Attributes.of(fd, status), recipe.of_bytes(fd, status.st_size))
-    finally:
-        os.close(fd)
 
 
 def _beside(keeper: Side, path: bytes) -> bytes:
@@ -172,20 +169,14 @@ def make(reached: Reached, temp: bytes, found: Sequence[Part], sources: Sequence
             os.mkdir(_inside(temp, part), 0o700, dir_fd=reached.folder)
             continue
         beside = [msgspec.structs.replace(side, path=_beside(side, part.path)) for side in sources]
-        fd = make_file(reached.folder, _inside(temp, part))
-        try:
+        with closing_fd(make_file(reached.folder, _inside(temp, part))) as fd:
             fill(fd, part.recipe, beside if part.weights else ())
             part.attributes.give(fd)
             os.fsync(fd)
-        finally:
-            os.close(fd)
     # Last, from the deepest on, as what comes to lie in a folder changes its times.
     for part in reversed(found):
         if part.recipe is None:
-            fd = os.open(_inside(temp, part), _FOLDER, dir_fd=reached.folder)
-            try:
+            with closing_fd(os.open(_inside(temp, part), _FOLDER, dir_fd=reached.folder)) as fd:
                 part.attributes.give(fd)
                 os.fsync(fd)
-            finally:
-                os.close(fd)
     return os.open(temp, _FOLDER, dir_fd=reached.folder)
