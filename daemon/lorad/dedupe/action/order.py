@@ -10,10 +10,9 @@ import msgspec
 from loracore.causes import told
 from loracore.errors import FileError
 from loracore.identity import Identity
+from loracore.policy import SIDECARS
 from lorad.dedupe.action.registry import ACTIONS
 
-#: What may be ordered for the files beside the one that goes: see `sidecars`.
-SIDECARS = ("keep", "move")
 #: States of an action that holds a file back, which can still be shown again by a rename.
 HELD = ("hidden", "waiting", "quarantined")
 #: States that `undo` can take back.

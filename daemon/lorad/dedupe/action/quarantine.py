@@ -10,7 +10,7 @@ import errno
 import os
 import stat
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 
 import msgspec
 
@@ -20,7 +20,7 @@ from lorad.dedupe.action.entry import Entry
 from lorad.dedupe.action.journal import Context
 from lorad.dedupe.action.journal_file import QUARANTINE as IN_STATE
 from lorad.dedupe.action.order import Progress, Refused, Side
-from lorad.dedupe.action.place import Reached, names_below, rename_new
+from lorad.dedupe.action.place import Reached, closing_fd, names_below, rename_new
 from lorad.dedupe.action.registry import Action, Proven, register
 from lorad.watch.scanner import QUARANTINE as IN_ROOT
 
@@ -73,16 +73,12 @@ def refuse_inside(context: Context, side: Side) -> None:
 @contextmanager
 def place(context: Context, entry: Entry) -> Iterator[int | None]:
     """A descriptor of the folder that this action has put files aside in; None when there is none."""
-    with _open(context, entry.place, entry.gone.root, make=False) as base:
+    with _open(context, entry.place, entry.gone.root, make=False) as base, ExitStack() as stack:
         fd = None
         if base is not None:
             with suppress(FileNotFoundError):
-                fd = os.open(context.place(entry), _FOLDER, dir_fd=base)
-        try:
-            yield fd
-        finally:
-            if fd is not None:
-                os.close(fd)
+                fd = stack.enter_context(closing_fd(os.open(context.place(entry), _FOLDER, dir_fd=base)))
+        yield fd
 
 
 def path_of(state_dir: str, token: str, entry: Entry) -> bytes:
@@ -127,27 +123,23 @@ def _open(context: Context, where: str, root: bytes, *, make: bool) -> Iterator[
         return
     top = os.fsencode(context.state_dir) if where == "state" else root
     name = os.fsencode(IN_STATE) if where == "state" else IN_ROOT
-    around = fd = None
-    try:
+    with ExitStack() as stack:
+        fd = None
         try:
-            around = os.open(os.path.realpath(top), _FOLDER)
+            around = stack.enter_context(closing_fd(os.open(os.path.realpath(top), _FOLDER)))
             if make:
                 with suppress(FileExistsError):
                     os.mkdir(name, 0o700, dir_fd=around)
                     os.fsync(around)
-            fd = os.open(name, _FOLDER, dir_fd=around)
+            fd = stack.enter_context(closing_fd(os.open(name, _FOLDER, dir_fd=around)))
             _refuse_strangers(fd, os.path.join(top, name))
         except FileNotFoundError:
-            fd = None
+            pass
         except OSError as error:
             if make or error.errno in (errno.ELOOP, errno.ENOTDIR):
                 raise Refused.about(os.path.join(top, name), no_quarantine(error.errno or 0)) from error
             raise
         yield fd
-    finally:
-        for each in (fd, around):
-            if each is not None:
-                os.close(each)
 
 
 def _refuse_strangers(fd: int, path: bytes) -> None:
