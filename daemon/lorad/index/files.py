@@ -99,6 +99,7 @@ class Files:
         records = {row.id: File.from_row(row) for row in self._catalog.files.rows()}
         self._next = max(records, default=0) + 1
         self.held.load()
+        place, count, count_untold = self.folders.place, self.tally.count, self.tally.count_untold
         wake: list[bytes] = []
         sleep: list[bytes] = []
         for path, number, active, config in self._catalog.names.rows():
@@ -112,7 +113,7 @@ class Files:
                 (file.aside if hidden else file.names).append(path)
                 (self.hidden if hidden else self.by_path)[path] = file
                 if not hidden:
-                    self.folders.place(path, 1)
+                    place(path, 1)
                 if config is not None:
                     self.configs[path] = config
             elif file is not None and active:
@@ -121,9 +122,10 @@ class Files:
                 (wake if wanted else sleep).append(path)
         self.store.restored(self.by_id)
         for file in self:
-            self.tally.count(file, 1)
-            self.tally.count_untold(file, 1)
-            self.twins.load(file)
+            count(file, 1)
+            count_untold(file, 1)
+            if file.weights is not None or file.was is not None:
+                self.twins.load(file)
         self._catalog.names.set_active(1, wake)
         self._catalog.names.set_active(0, sleep)
         self.held.save()
