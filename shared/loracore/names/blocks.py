@@ -45,4 +45,4 @@ def order_key(component: str, name: str) -> OrderKey:
         (0, int(piece), "") if piece.isdecimal() and len(piece) <= _MAX_DIGITS else (1, 0, piece)
         for piece in _PIECES.findall(name)
     )
-    return (_COMPONENTS.get(component, len(_COMPONENTS)), positions(component).get(head, 0), pieces)
+    return (_COMPONENTS.get(component, len(_COMPONENTS)), positions().get(head, 0), pieces)

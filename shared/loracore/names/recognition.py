@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from functools import cache
+from itertools import compress, count, islice
 from typing import Any, NamedTuple
 
 from loracore.names.families import families
@@ -22,9 +23,19 @@ class Named(NamedTuple):
 class _Sign(NamedTuple):
     """Marks that have one regular expression, and their families."""
 
-    seen: Seen
     search: Callable[[str], re.Match[str] | None]
     marks: tuple[tuple[Mark, str], ...]
+
+    def family(self, shape: tuple[int, ...], components: Set[str]) -> str:
+        """That of the first mark that fits a ΔW of this shape, in a file of these components."""
+        return next(
+            (
+                family
+                for mark, family in self.marks
+                if mark.fits(shape) and (not mark.beside or mark.beside in components)
+            ),
+            "",
+        )
 
 
 _TEXT = frozenset({"te1", "te2", "te3"})
@@ -36,47 +47,43 @@ def family_of(modules: Iterable[Named], config: Mapping[str, Any], metadata: Map
     modules = list(modules)
     components = {module.component for module in modules}
     if "unet" in components or (components and components <= _TEXT):
-        found = _first(_UNET, modules)
+        found = _first({of: [module for module in modules if module.component == of] for of in _UNET & components})
     elif "transformer" in components:
-        found = _first(frozenset({"transformer"}), modules)
+        found = _first({"transformer": [module for module in modules if module.component == "transformer"]})
     elif "llm" in components:
         # Of any component: a text encoder may be a language model.
-        named = [module._replace(component="llm") for module in modules]
-        return _named_by_base(_first(frozenset({"llm"}), named), config)
+        return _named_by_base(_first({"llm": modules}), config)
     else:
         found = ""
     return found or _stated(config, metadata) or "unknown"
 
 
 @cache
-def _signs(seen: frozenset[Seen]) -> Sequence[Sequence[_Sign]]:
-    """The marks of what is seen: in their order, those of one number together."""
-    orders: dict[int, dict[tuple[Seen, str], list[tuple[Mark, str]]]] = {}
+def _signs() -> Sequence[tuple[Seen, Sequence[_Sign]]]:
+    """All marks in their order, those of one number together, and what they look at."""
+    orders: dict[tuple[int, Seen], dict[str, list[tuple[Mark, str]]]] = {}
     for family in families().values():
         for mark in family.marks:
-            if mark.seen in seen:
-                signs = orders.setdefault(mark.order, {})
-                signs.setdefault((mark.seen, mark.name), []).append((mark, family.name))
+            signs = orders.setdefault((mark.order, mark.seen), {})
+            signs.setdefault(mark.name, []).append((mark, family.name))
     return [
-        [_Sign(of, re.compile(name).search, tuple(marks)) for (of, name), marks in signs.items()]
-        for _, signs in sorted(orders.items())
+        (seen, [_Sign(re.compile(name).search, tuple(marks)) for name, marks in signs.items()])
+        for (_, seen), signs in sorted(orders.items())
     ]
 
 
-def _first(seen: frozenset[Any], modules: Sequence[Named]) -> str:
-    components = {module.component for module in modules}
-    parts = {of: [module for module in modules if module.component == of] for of in components}
-    for signs in _signs(seen):
-        if len(signs) == 1:
-            listed = parts.get(signs[0].seen, [])
-        else:
-            listed = [module for module in modules if any(module.component == sign.seen for sign in signs)]
-        for component, name, shape in listed:
-            for sign in signs:
-                if sign.seen == component and sign.search(name):
-                    for mark, family in sign.marks:
-                        if mark.fits(shape) and (not mark.beside or mark.beside in components):
-                            return family
+def _first(modules: Mapping[Any, Sequence[Named]]) -> str:
+    """The family of the first mark that modules have, by what they are seen as; "" where they have none."""
+    names = {seen: [module.name for module in listed] for seen, listed in modules.items()}
+    for seen, signs in _signs():
+        best, family = len(names.get(seen, ())), ""
+        for sign in signs if best else ():
+            for place in compress(count(), map(sign.search, islice(names[seen], best))):
+                if found := sign.family(modules[seen][place].shape, modules.keys()):
+                    best, family = place, found
+                    break
+        if family:
+            return family
     return ""
 
 
@@ -85,7 +92,7 @@ def _named_by_base(found: str, config: Mapping[str, Any]) -> str:
     if found and not families()[found].shares_names:
         return found
     base = str(config.get("base_model_name_or_path") or "").lower()
-    return _first(frozenset({"base"}), [Named("base", base, ())]) or found or "unknown"
+    return _first({"base": [Named("base", base, ())]}) or found or "unknown"
 
 
 def _stated(config: Mapping[str, Any], metadata: Mapping[str, str]) -> str:
@@ -98,4 +105,4 @@ def _stated(config: Mapping[str, Any], metadata: Mapping[str, str]) -> str:
             str(config.get("base_model_name_or_path") or ""),
         )
     ).lower()
-    return _first(frozenset({"words"}), [Named("words", words, ())])
+    return _first({"words": [Named("words", words, ())]})

@@ -41,12 +41,13 @@ ORIGINAL = (
     *templates("input_blocks.#.#", "skip_connection|op"), *templates("output_blocks.#.#", "skip_connection|conv"),
     "input_blocks.#.#", "time_embed.#", "out.#",
 )  # fmt: skip
-#: First parts of names, in the order in which data passes them.
+#: First parts of names, in the order in which data passes them; `conv_in` stands before.
 ORDER = (
-    "conv_in", "time_embedding", "add_embedding", "class_embedding", "down_blocks", "mid_block", "up_blocks",
+    "time_embedding", "add_embedding", "class_embedding", "down_blocks", "mid_block", "up_blocks",
     "encoder_hid_proj", "input_blocks", "label_emb", "middle_block", "out", "output_blocks", "time_embed",
     "time_proj", "conv_norm_out", "conv_out",
 )  # fmt: skip
+HEADS = frozenset({"conv_in", *ORDER})
 #: Ends of the names of convolutions, by their kernel's size.
 KERNELS = {3: "conv1|conv2|conv|conv_in|conv_out", 1: "conv_shortcut"}
 PREFIXES = ("model.diffusion_model.", "diffusion_model.")

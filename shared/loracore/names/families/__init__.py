@@ -42,10 +42,10 @@ def heads(component: str) -> frozenset[str]:
 
 
 @cache
-def positions(component: str) -> Mapping[str, int]:
+def positions() -> Mapping[str, int]:
     """First parts of names, numbered as data passes them. Raises CycleError where families contradict."""
     sorter: TopologicalSorter[str] = TopologicalSorter()
-    for order in dict.fromkeys(family.order for family in _of(component)):
+    for order in dict.fromkeys(family.order for family in families().values()):
         for before, after in pairwise(order):
             sorter.add(after, before)
     return {head: number for number, head in enumerate(sorter.static_order(), 1)}

@@ -20,7 +20,7 @@ FAMILIES = (
         ),
         original=unet.ORIGINAL,
         diffusers=unet.DIFFUSERS,
-        heads=frozenset(unet.ORDER),
+        heads=unet.HEADS,
         order=unet.ORDER,
         encoders=("te1",),
         prefixes={"unet": unet.PREFIXES, "te1": ("cond_stage_model.transformer.",)},

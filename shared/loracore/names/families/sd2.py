@@ -17,7 +17,7 @@ FAMILIES = (
         original=(*unet.ORIGINAL, "label_emb.#.#"),
         # That of unCLIP.
         diffusers=(*unet.DIFFUSERS, "class_embedding.linear_#"),
-        heads=frozenset(unet.ORDER),
+        heads=unet.HEADS,
         order=unet.ORDER,
         encoders=("te1",),
         prefixes={"unet": unet.PREFIXES, "te1": ("cond_stage_model.model.",)},

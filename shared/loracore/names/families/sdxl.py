@@ -18,7 +18,7 @@ FAMILIES = (
         ),
         original=(*unet.ORIGINAL, "label_emb.#.#"),
         diffusers=(*unet.DIFFUSERS, "add_embedding.linear_#"),
-        heads=frozenset(unet.ORDER),
+        heads=unet.HEADS,
         order=unet.ORDER,
         encoders=("te1", "te2"),
         trained_as="original",
