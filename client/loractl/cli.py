@@ -140,6 +140,7 @@ def main() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         sys.exit(2)
     except Exception as error:
+        # A mistake is one line, not a traceback.
         if os.environ.get(_TRACEBACK):
             traceback.print_exc()
         text = shown(f"{type(error).__name__}: {error}"[:500])

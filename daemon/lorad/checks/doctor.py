@@ -22,7 +22,7 @@ from loracore.errors import StateError
 from loracore.paths import CATALOGUE, shown
 from lorad.blocks.extents import SHARING
 from lorad.checks.places import examine_places, undo
-from lorad.checks.probing import Probe, probe_all
+from lorad.checks.probe import Probe, probe_all
 from lorad.dedupe.action.journal import Journal
 from lorad.dedupe.action.journal_file import JOURNAL
 from lorad.dedupe.policy import Policy

@@ -59,7 +59,7 @@ class Deduper(Protocol):
         """`Savings`, with this as what could be saved."""
 
 
-class Acting:
+class DedupeHandlers:
     """For use in the thread of `Queries`."""
 
     def __init__(self, queries: Queries, deduper: Deduper) -> None:

@@ -34,7 +34,7 @@ from loracore.control import (
     Wait,
 )
 from loracore.settings import grace_seconds
-from lorad.control.dedupe_handlers import Acting, Deduper
+from lorad.control.dedupe_handlers import DedupeHandlers, Deduper
 from lorad.control.queries import Queries, Query
 from lorad.dedupe.plan import Plan
 from lorad.jobs.board import Owner
@@ -102,7 +102,7 @@ class Handlers:
         self._exclude = Exclude()
         self._grace = math.inf
         self._query_worker = Worker("lorad-queries", _QUERIES, idle=self._queries.rest, last=self._queries.close)
-        self._acting = Acting(self._queries, deduper) if deduper else None
+        self._acting = DedupeHandlers(self._queries, deduper) if deduper else None
         self._jobs = jobs
         self._examiner = Worker("lorad-examinations", _EXAMINATIONS)
         self._handed_on = 0
@@ -159,6 +159,7 @@ class Handlers:
         try:
             return self._answer(request, later, owner)
         except Exception as error:
+            # A mistake costs one request its answer, not the thread.
             _LOG.exception("a request failed: %s", described(request))
             return failed(error)
 
@@ -271,6 +272,7 @@ def _done(request: Request | None, job: Callable[[], _T]) -> _T | Refusal:
     try:
         return job()
     except Exception as error:
+        # A mistake costs one request its answer, not the thread.
         _LOG.exception("a request failed: %s", described(request))
         return failed(error)
 
@@ -280,5 +282,6 @@ def _taken(request: Request, take: Callable[[], None], reply: Reply) -> None:
     try:
         take()
     except Exception as error:
+        # A mistake costs one request its answer, not the thread.
         _LOG.exception("a request was not taken: %s", described(request))
         reply(failed(error))

@@ -156,6 +156,7 @@ class ControlServer:
                     self._clients.tick()
                 self._turn(next_tick - now)
             except Exception:
+                # The daemon is to be reached whatever one turn met.
                 _LOG.exception("the control thread goes on after an error")
                 time.sleep(0.1)
         self._send_answers()
@@ -223,6 +224,7 @@ class ControlServer:
             self._answer(_Asker(peer, refused.id, since), refused.refusal)
             return
         except Exception as error:
+            # One message is not to end the connections of all.
             _LOG.exception("a message of %s was not taken", peer)
             self._answer(_Asker(peer, 0, since), failed(error))
             return

@@ -19,7 +19,7 @@ from lorad.dedupe.action.hidden import path_of
 from lorad.dedupe.action.order import Progress, Result, silent
 from lorad.dedupe.history import ActionHistory
 from lorad.dedupe.interrupted import Interrupted
-from lorad.dedupe.process import ActingProcess, Apply, Clock, GiveBack, Retarget, Wish
+from lorad.dedupe.process import ActionProcess, Apply, Clock, GiveBack, Retarget, Wish
 from lorad.watch import calls
 from lorad.workers.thread import Worker
 
@@ -36,7 +36,7 @@ class Dispatch:
         state_dir: str,
         tell: Callable[[Event], None],
         wake: Callable[[], None],
-        acting: Callable[[str, Callable[[list[Result]], None]], ActingProcess],
+        acting: Callable[[str, Callable[[list[Result]], None]], ActionProcess],
         worker: Callable[..., Worker],
     ) -> None:
         self.state_dir = state_dir
@@ -106,6 +106,7 @@ class Dispatch:
             try:
                 reply(answer())
             except Exception as error:
+                # Each request gets an answer; a mistake goes on to the log.
                 reply(Refusal("failed", str(error) or type(error).__name__))
                 if not isinstance(error, LoraError):
                     raise

@@ -10,7 +10,7 @@ from loracore.errors import StateError
 from lorad.dedupe.action.entry import UNFINISHED
 from lorad.dedupe.action.order import HELD, Result
 from lorad.dedupe.history import ActionHistory
-from lorad.dedupe.process import ActingProcess
+from lorad.dedupe.process import ActionProcess
 
 #: Seconds until it is tried again; the last one ever after.
 _AGAIN = (60.0, 600.0, 3600.0)
@@ -24,7 +24,7 @@ class Interrupted:
 
     def __init__(
         self,
-        process: ActingProcess,
+        process: ActionProcess,
         history: ActionHistory,
         submit: Callable[[Callable[[], object]], bool],
         tell: Callable[[Event], None],

@@ -124,7 +124,7 @@ _WISHES: msgspec.msgpack.Decoder[Wish] = msgspec.msgpack.Decoder(Wish)
 _WORDS: msgspec.msgpack.Decoder[Word] = msgspec.msgpack.Decoder(Word)
 
 
-class ActingProcess:
+class ActionProcess:
     """For use in one thread, save `kill`. `repaired` is called with what became of interrupted actions."""
 
     def __init__(self, state_dir: str, repaired: Callable[[list[Result]], None]) -> None:

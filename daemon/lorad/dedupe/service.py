@@ -21,7 +21,7 @@ from lorad.dedupe.groups import counted
 from lorad.dedupe.moved import Moved
 from lorad.dedupe.places import Places
 from lorad.dedupe.plan import Plan, Step
-from lorad.dedupe.process import ActingProcess, Clock
+from lorad.dedupe.process import ActionProcess, Clock
 from lorad.dedupe.roots import Roots
 from lorad.dedupe.standing import Standing
 from lorad.dedupe.symlinks import Leading
@@ -89,7 +89,7 @@ class Service:
         places: Places,
         hidden: Callable[[Sequence[int] | None], Sequence[HiddenFile]],
         *,
-        acting: Callable[[str, Callable[[list[Result]], None]], ActingProcess] = ActingProcess,
+        acting: Callable[[str, Callable[[list[Result]], None]], ActionProcess] = ActionProcess,
         worker: Callable[..., Worker] = Worker,
     ) -> None:
         self.dispatch = Dispatch(state_dir, tell, wake, acting, worker)

@@ -199,6 +199,7 @@ class HashingService:
         except MissingPackage as error:
             self._give_up(str(error))
         except Exception:
+            # One file is not to end the thread that hashes all.
             _LOG.exception("a mistake in lorad: hashing %s", os.fsdecode(self._path))
             self._give_up("a mistake in lorad, see its log")
         return self._waits.again if self._left else None

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 
-from lorad.index.files import Files
+from lorad.index.known_files import Files
 from lorad.index.records import File
 from lorad.index.view import View
 from lorad.watch import calls

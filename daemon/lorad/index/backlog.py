@@ -12,7 +12,7 @@ import time
 from itertools import islice
 
 from lorad.blocks.extents import FileSystems, look
-from lorad.index.files import Files
+from lorad.index.known_files import Files
 from lorad.index.records import File
 from lorad.library import Status
 from lorad.watch import calls

@@ -19,7 +19,7 @@ import msgspec
 
 from lorad.catalog import Catalog
 from lorad.catalog.views import TERMS, Terms
-from lorad.index.files import Files
+from lorad.index.known_files import Files
 from lorad.index.statistics import Statistics
 from lorad.library.keepers import Rules
 from lorad.pipeline.pipeline import Pipeline

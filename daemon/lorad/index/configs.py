@@ -12,7 +12,7 @@ from contextlib import suppress
 
 from loracore.adapter.function import config_function, config_text
 from loracore.tensorfile.peft import CONFIG
-from lorad.index.files import Files
+from lorad.index.known_files import Files
 from lorad.watch import calls
 
 

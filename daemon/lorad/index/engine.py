@@ -20,9 +20,9 @@ from lorad.index.backlog import Backlog
 from lorad.index.commits import Commits, PresentTerms
 from lorad.index.configs import Configs
 from lorad.index.executor import Duplicate, Executor
-from lorad.index.files import Files
 from lorad.index.hiding import Hiding
 from lorad.index.holders import Holders
+from lorad.index.known_files import Files
 from lorad.index.names import DEATHS, Names
 from lorad.index.reads import Reading, Wanted
 from lorad.index.records import File

@@ -17,7 +17,7 @@ from blake3 import blake3
 from loracore.control import DuplicateFound, Event
 from lorad.catalog import Answer, Catalog
 from lorad.index.backlog import Backlog
-from lorad.index.files import Files
+from lorad.index.known_files import Files
 from lorad.index.reads import Reading, layer_digests, weight_signature
 from lorad.index.records import File
 from lorad.library import (

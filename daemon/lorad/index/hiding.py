@@ -11,7 +11,7 @@ from collections.abc import Collection, KeysView
 
 from loracore.tensorfile import has_reader
 from lorad.index.executor import Executor
-from lorad.index.files import Files
+from lorad.index.known_files import Files
 from lorad.index.names import Names
 from lorad.library import Status
 from lorad.pipeline.protocol import Identity

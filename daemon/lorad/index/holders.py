@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 from lorad.catalog import Catalog
-from lorad.index.files import Files
 from lorad.index.held import Weights
+from lorad.index.known_files import Files
 from lorad.index.names import Names
 from lorad.index.records import File
 from lorad.library import Status

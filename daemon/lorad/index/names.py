@@ -23,7 +23,7 @@ from loracore.paths import shown
 from loracore.tensorfile import has_reader
 from lorad.index.away import Away
 from lorad.index.configs import Configs
-from lorad.index.files import Files
+from lorad.index.known_files import Files
 from lorad.index.records import File
 from lorad.index.view import View
 from lorad.library import Instruction, Library, Status
@@ -190,6 +190,7 @@ class Names:
             # Of the catalogue and the pipeline, not of this file.
             raise
         except Exception as error:
+            # A mistake that one file brings up is that file's.
             error.add_note(f"while it handled {shown(path)}")
             self.set_aside(path, traceback.format_exc())
 

@@ -17,7 +17,7 @@ from blake3 import blake3
 
 from loracore.tensorfile import Arrangement
 from lorad.catalog import Catalog
-from lorad.index.files import Files
+from lorad.index.known_files import Files
 from lorad.index.records import File
 from lorad.library import LayoutShape, Piece, Question, Status
 from lorad.pipeline.dispatch import HeaderJob, Job, PiecesJob, Plan, ResidueJob

@@ -1,4 +1,4 @@
-"""One record an inode in one state, and its way to the catalogue. All of them in memory: `lorad.index.files`.
+"""One record an inode in one state, and its way to the catalogue. All in memory: `lorad.index.known_files`.
 
 A record is trusted as long as the inode's identity (device, inode, size, mtime, ctime) stays the same. One
 whose ctime is as young as the moment it was first read may have been written to within one tick of the

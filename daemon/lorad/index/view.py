@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 import msgspec
 
 from loracore.tensorfile import SUFFIXES, has_reader
-from lorad.index.files import Files
+from lorad.index.known_files import Files
 from lorad.watch import calls
 from lorad.watch.exclude import Exclude
 from lorad.watch.mounts import Mount, MountTable, find, inside, is_below, is_remote

@@ -216,6 +216,7 @@ class JobService:
             try:
                 self._carry_out(entry, parameters, process)
             except Exception as error:
+                # One job is not to end the thread that runs all.
                 _LOG.exception("job %d, %s, failed: %s", entry.id, entry.place.name, entry.summary)
                 self._end(entry, Failed("crashed", f"{type(error).__name__}: {error}"), None)
             with self._changed:

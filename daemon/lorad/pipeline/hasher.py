@@ -59,6 +59,7 @@ class Hasher:
         try:
             gpu.adopt()
         except Exception as error:
+            # Whatever a driver raises, the CPU goes on.
             self._fail(gpu, error)
         else:
             self._gpu = gpu

@@ -180,6 +180,7 @@ class Loader:
         except CoreGoneError:
             raise
         except Exception:
+            # A mistake that one file brings up is that file's.
             trouble = _trouble("failed", OUR_MISTAKE, traceback.format_exc())
         while writer.ended < expected:
             # Every piece gets a digest, so that those of the task's other files keep their places.

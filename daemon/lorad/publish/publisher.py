@@ -45,6 +45,7 @@ class _Writing(threading.Thread):
             finally:
                 os.close(descriptor)
         except BaseException as trouble:
+            # It is raised again in the thread that waits for this one.
             self.trouble = trouble
 
 

@@ -190,6 +190,7 @@ class _FromLogging(logging.Handler):
             level = min(logging.CRITICAL, max(logging.DEBUG, record.levelno // 10 * 10))
             get_logger().log(level, record.getMessage(), source=record.name, exc_info=record.exc_info)
         except Exception:
+            # As handlers of `logging` do: a log that fails ends nothing.
             self.handleError(record)
 
 

@@ -193,6 +193,7 @@ class Daemon:
         except sqlite3.Error as error:
             self._session.fail(error)
         except Exception as error:
+            # The other parts go on.
             if self._mistakes.get(self._part) != repr(error):
                 self._mistakes[self._part] = repr(error)
                 self._log.error("a mistake in lorad", part=self._part, exc_info=error)

@@ -53,6 +53,7 @@ class Call(Generic[_T]):
         try:
             self._result = self._function()
         except BaseException as error:
+            # It is raised again where the result is asked for.
             self._error = error
         self._ended.set()
         return self

@@ -17,8 +17,8 @@ from lorad.watch.canary import Canary
 from lorad.watch.exclude import Exclude
 from lorad.watch.news import Inbox, News, RootHealth
 from lorad.watch.place import Memory
-from lorad.watch.plan import Plan
-from lorad.watch.root import RootObserver
+from lorad.watch.root_news import RootObserver
+from lorad.watch.root_settings import Plan
 
 _LOG = logging.getLogger(__name__)
 
@@ -224,6 +224,7 @@ class Watcher:
                 try:
                     due = self._turn(time.monotonic())
                 except Exception:
+                    # The watch goes on, and says what it met.
                     _LOG.exception("a mistake in lorad: keeping the watch")
                 self._turned_at = time.monotonic()
                 self._changed.wait(max(0.0, min(due - self._turned_at, _TURN)))

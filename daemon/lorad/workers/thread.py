@@ -68,6 +68,7 @@ class Worker:
             try:
                 (job or self._last)()
             except Exception:
+                # One job is not to end the thread of all.
                 _LOG.exception("a job of %s failed", self._thread.name)
             if job is None:
                 return

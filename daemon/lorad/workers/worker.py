@@ -165,6 +165,7 @@ def _done(order: Order, context: _Working) -> Word:
         )
         return _failed("memory", f"{name} needs more than {limit}; raise it, or give --local")
     except Exception as error:
+        # The daemon is told what a job of anybody raised.
         traceback.print_exc()
         what = f"{type(error).__name__}: {error}"
         return _failed("crashed", f"{name} has a mistake: {what}; the daemon's log says where")

@@ -60,7 +60,7 @@ class Death:
 
 
 class Inside:
-    """Stands for `ActingProcess`, without a process."""
+    """Stands for `ActionProcess`, without a process."""
 
     def __init__(self, state_dir: str, repaired: Callable[[list[Result]], None], *, death: Death) -> None:
         self._state_dir = state_dir

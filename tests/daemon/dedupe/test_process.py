@@ -18,7 +18,7 @@ from loracore.errors import StateError
 from lorad.dedupe.action.journal_file import JOURNAL
 from lorad.dedupe.action.order import FreeOrder, Result
 from lorad.dedupe.history import ActionHistory
-from lorad.dedupe.process import ActingProcess, Apply, Clock, Free, GiveBack, Note, Retarget, Undo
+from lorad.dedupe.process import ActionProcess, Apply, Clock, Free, GiveBack, Note, Retarget, Undo
 from tests.builders.write import write_safetensors
 from tests.daemon.dedupe.world import World, dies_at, look, make_world, side
 
@@ -35,8 +35,8 @@ def told() -> list[Result]:
 
 
 @pytest.fixture
-def process(world: World, told: list[Result]) -> Iterator[ActingProcess]:
-    made = ActingProcess(world.state, told.extend)
+def process(world: World, told: list[Result]) -> Iterator[ActionProcess]:
+    made = ActionProcess(world.state, told.extend)
     yield made
     made.dismiss()
 
@@ -48,7 +48,7 @@ def _large(world: World) -> None:
         write_safetensors(os.fsdecode(path), layers)
 
 
-def _killing(process: ActingProcess, times: int) -> Callable[[int, int], None]:
+def _killing(process: ActionProcess, times: int) -> Callable[[int, int], None]:
     left = iter(range(times))
 
     def progress(done: int, total: int) -> None:
@@ -58,7 +58,7 @@ def _killing(process: ActingProcess, times: int) -> Callable[[int, int], None]:
     return progress
 
 
-def test_every_wish_is_carried_out(world: World, process: ActingProcess) -> None:
+def test_every_wish_is_carried_out(world: World, process: ActionProcess) -> None:
     """From hiding to giving back, with the journal's token once it has started."""
     before = world.look()
     (hidden,) = process.ask(Apply([world.order("symlink")], clock=5.0))
@@ -89,7 +89,7 @@ def test_every_wish_is_carried_out(world: World, process: ActingProcess) -> None
 
 
 def test_orders_that_it_is_killed_over_are_not_repeated(
-    world: World, process: ActingProcess, told: list[Result]
+    world: World, process: ActionProcess, told: list[Result]
 ) -> None:
     """Some may be done: it says nothing of them but what repair found, and goes on with the next."""
     _large(world)
@@ -101,7 +101,7 @@ def test_orders_that_it_is_killed_over_are_not_repeated(
     assert result.state == "hidden"
 
 
-def test_what_else_it_is_killed_over_is_asked_again(world: World, process: ActingProcess) -> None:
+def test_what_else_it_is_killed_over_is_asked_again(world: World, process: ActionProcess) -> None:
     """Freeing, giving back and undoing can be."""
     _large(world)
     before = look(world.gone)
@@ -114,7 +114,7 @@ def test_what_else_it_is_killed_over_is_asked_again(world: World, process: Actin
     assert look(world.gone) == before
 
 
-def test_one_that_keeps_dying_is_given_up(world: World, process: ActingProcess) -> None:
+def test_one_that_keeps_dying_is_given_up(world: World, process: ActionProcess) -> None:
     """With a word; the next wish is tried as ever."""
     _large(world)
     (hidden,) = process.ask(Apply([world.order("delete")]))
@@ -124,7 +124,7 @@ def test_one_that_keeps_dying_is_given_up(world: World, process: ActingProcess) 
     assert process.ask(Free([order]))[0].state == "freed"
 
 
-def test_one_that_died_while_nothing_was_under_way_is_started_anew(world: World, process: ActingProcess) -> None:
+def test_one_that_died_while_nothing_was_under_way_is_started_anew(world: World, process: ActionProcess) -> None:
     """Nobody notices."""
     process.start()
     (child,) = psutil.Process().children()
@@ -134,7 +134,7 @@ def test_one_that_died_while_nothing_was_under_way_is_started_anew(world: World,
 
 
 def test_what_was_interrupted_is_repaired_and_told_at_its_start(
-    world: World, process: ActingProcess, told: list[Result]
+    world: World, process: ActionProcess, told: list[Result]
 ) -> None:
     """Before anything else."""
     order = world.order("delete")
@@ -147,7 +147,7 @@ def test_what_was_interrupted_is_repaired_and_told_at_its_start(
 
 
 @pytest.mark.parametrize("damage", ["held", "damaged", "missing"])
-def test_why_it_cannot_start_is_said(world: World, process: ActingProcess, damage: str) -> None:
+def test_why_it_cannot_start_is_said(world: World, process: ActionProcess, damage: str) -> None:
     """In one line that names the journal, or who has it; it works once that is over."""
     assert process.ask(Apply([world.order("delete")]))[0].state == "hidden"
     process.dismiss()
@@ -172,7 +172,7 @@ def test_a_journal_that_cannot_be_written_ends_it_with_the_reason(
     state = disk("tmpfs")
     world = make_world(str(tmp_path), state=state)
     before = world.look()
-    process = ActingProcess(state, lambda results: None)
+    process = ActionProcess(state, lambda results: None)
     process.start()
     filler = os.path.join(state, "filler")
     with open(filler, "wb") as file:
@@ -188,7 +188,7 @@ def test_a_journal_that_cannot_be_written_ends_it_with_the_reason(
 
 @pytest.mark.parametrize("said", [r"\004\000\000\000abcd", r"\377\377\377\377", r"\001\000\000\000\300", ""])
 def test_one_that_talks_nonsense_is_given_up(
-    world: World, process: ActingProcess, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, said: str
+    world: World, process: ActionProcess, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, said: str
 ) -> None:
     """At its start, or in place of what came of a wish: it costs bounded memory, and says what to look at."""
     script = tmp_path / "nonsense"
@@ -201,7 +201,7 @@ def test_one_that_talks_nonsense_is_given_up(
     assert process.ask(Clock(1.0)) == []
 
 
-def test_a_wish_that_it_does_not_know_ends_it(world: World, process: ActingProcess) -> None:
+def test_a_wish_that_it_does_not_know_ends_it(world: World, process: ActionProcess) -> None:
     """And changes nothing; it is not asked for ever."""
 
     class Unknown(msgspec.Struct, frozen=True, tag="unknown"):

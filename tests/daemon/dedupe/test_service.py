@@ -32,7 +32,7 @@ from lorad.dedupe.action.order import Progress, Result, Side, silent
 from lorad.dedupe.candidates import Keepers
 from lorad.dedupe.places import Places
 from lorad.dedupe.plan import Plan, Step
-from lorad.dedupe.process import ActingProcess, Wish
+from lorad.dedupe.process import ActionProcess, Wish
 from lorad.dedupe.service import Service
 from lorad.dedupe.standing import Standing
 from lorad.library.keepers import Copy
@@ -46,7 +46,7 @@ def serving(
     wake: Callable[[], None] = lambda: None,
     *,
     keepers: Keepers = lambda entry, by_itself: [entry.kept],
-    acting: Callable[[str, Callable[[list[Result]], None]], ActingProcess] = ActingProcess,
+    acting: Callable[[str, Callable[[list[Result]], None]], ActionProcess] = ActionProcess,
 ) -> Iterator[tuple[Service, queue.Queue[Event]]]:
     """A service on a library, and what it tells."""
     events: queue.Queue[Event] = queue.Queue()
@@ -218,7 +218,7 @@ def test_a_process_that_cannot_be_started_is_a_refusal(tmp_path: Path, monkeypat
     assert os.path.exists(world.gone)
 
 
-class Breaks(ActingProcess):
+class Breaks(ActionProcess):
     """Carries one group out, and meets a mistake of ours at the next."""
 
     def ask(self, wish: Wish, progress: Progress = silent) -> list[Result]:

@@ -16,7 +16,7 @@ from lorad.blocks.usage import NOWHERE, Room, unpacked
 from lorad.catalog import Catalog
 from lorad.index import backlog as backlogs
 from lorad.index.backlog import Backlog
-from lorad.index.files import Files
+from lorad.index.known_files import Files
 from lorad.index.records import File
 from lorad.library import Status
 from lorad.pipeline.protocol import Identity

@@ -11,7 +11,7 @@ import pytest
 
 from lorad.catalog import Catalog
 from lorad.index.configs import Configs
-from lorad.index.files import Files
+from lorad.index.known_files import Files
 from lorad.pipeline.protocol import Identity
 
 CONFIG = {"r": 4, "lora_alpha": 8}

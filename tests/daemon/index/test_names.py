@@ -11,7 +11,7 @@ import pytest
 from loracore.control import Event, FileFailedEvent, FileGone
 from lorad.catalog import Catalog
 from lorad.index.configs import Configs
-from lorad.index.files import Files
+from lorad.index.known_files import Files
 from lorad.index.names import Names
 from lorad.library import Library
 from lorad.watch.exclude import Exclude

@@ -13,7 +13,7 @@ from loracore.control import Event, FileGone
 from lorad.catalog import Catalog
 from lorad.index import view
 from lorad.index.configs import Configs
-from lorad.index.files import Files
+from lorad.index.known_files import Files
 from lorad.index.names import Names
 from lorad.library import Library
 from lorad.watch.exclude import Exclude

@@ -14,7 +14,7 @@ from msgspec.structs import replace
 import lorad.index.commits
 from lorad.catalog import Catalog
 from lorad.index.commits import Commits, PresentTerms
-from lorad.index.files import Files
+from lorad.index.known_files import Files
 from lorad.index.records import File, is_under
 from lorad.index.statistics import Statistics
 from lorad.library import Status

@@ -184,6 +184,7 @@ def _states(runtime: Any, count: int) -> Iterator[tuple[int, _State]]:
         nvml: Any = import_module("pynvml")
         nvml.nvmlInit()
     except Exception:
+        # NVML has errors of its own, and without it there is only less to say.
         return
     for index in range(count):
         with suppress(Exception):

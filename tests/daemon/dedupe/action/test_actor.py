@@ -277,7 +277,7 @@ def _owned(folder: str) -> World:
 @needs_root
 @pytest.mark.parametrize("action", HIDING)
 def test_the_owner_needs_no_other_right(open_folder: str, action: str) -> None:
-    """Acting, freeing and undoing work as the owner of the files, without any capability."""
+    """DedupeHandlers, freeing and undoing work as the owner of the files, without any capability."""
     world = _owned(open_folder)
     before = world.look()
     with _as_user(1234, 2345):

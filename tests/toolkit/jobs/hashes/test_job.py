@@ -22,8 +22,8 @@ from loracore.jobs.hashes import HashesParameters, HashesResult
 from loracore.jobs.job import Alone, Cancelled
 from loracore.tensorfile import open_container
 from lorakit.jobs.hashes.job import JOB
-from lorakit.jobs.hashes.lanes import Excerpt, Piece
 from lorakit.jobs.hashes.legacy import ORDER
+from lorakit.jobs.hashes.shared_read import Excerpt, Piece
 from tests.builders import real
 from tests.builders.architectures import LayerSpec, sd15
 from tests.builders.weights import random_weights

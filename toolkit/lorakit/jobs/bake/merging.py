@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 
 from loracore.adapter import Module
 from lorakit.jobs.bake.base import Base, Place
-from lorakit.jobs.bake.places import Rows
 from lorakit.jobs.bake.plan import Change, Group
+from lorakit.jobs.bake.targets import Rows
 
 Values = NDArray[Any]
 #: Takes rows of a layer: component, name, the first row, values.

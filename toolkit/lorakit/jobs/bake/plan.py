@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from loracore.adapter import Module
 from loracore.jobs.results import Fault
 from lorakit.jobs.bake.base import Base, refuse_quantised
-from lorakit.jobs.bake.places import Rows, bias_of, places_of
+from lorakit.jobs.bake.targets import Rows, bias_of, places_of
 from lorakit.modules.parts import Located, Part, beside, family_of_all, located, opened_parts
 
 #: Layers that put out words, and that take them in; a language model may have one weight for both.

@@ -19,8 +19,8 @@ from loracore.jobs.hashes import SPEC, HashesParameters, HashesResult
 from loracore.jobs.job import Context
 from loracore.tensorfile import Container, Source, open_regular, read_container
 from loracore.tensorfile.peft import weight_file
-from lorakit.jobs.hashes.lanes import Excerpt, Lane, Piece, read_once
 from lorakit.jobs.hashes.legacy import LENGTH, START, LegacyHash
+from lorakit.jobs.hashes.shared_read import Excerpt, Lane, Piece, read_once
 
 
 def run(parameters: HashesParameters, context: Context) -> HashesResult:

@@ -12,7 +12,7 @@ from loracore.errors import UsageError
 from loracore.jobs.change import Changed, Output
 from loracore.jobs.job import Context
 from loracore.jobs.resize import SPEC, ResizeParameters
-from lorakit.jobs.resize.layout import Relayout
+from lorakit.jobs.resize.layout import NewLayout
 from lorakit.jobs.resize.plan import Plan, plan
 from lorakit.lowrank.device import array_module, on_host
 from lorakit.lowrank.svd import residual
@@ -54,7 +54,7 @@ class _Result:
         self._parameters = parameters
         self._plan = found
         self._destination = destination
-        self._layout = Relayout(file, found.ranks, parameters)
+        self._layout = NewLayout(file, found.ranks, parameters)
         self._input = described(parameters.path, file.adapter, hashed=not parameters.writing.check)
         self._metadata = stamp(
             "resize",

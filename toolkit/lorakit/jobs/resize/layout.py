@@ -21,7 +21,7 @@ _RECORD = 640
 _MARGIN, _MARGIN_OF_LAYER = 4096, 16
 
 
-class Relayout:
+class NewLayout:
     """The layers of a result. `ranks`: None for a module that is kept as it is, 0 for one that is left out."""
 
     def __init__(self, file: Opened, ranks: Mapping[Module, int | None], parameters: ResizeParameters) -> None:

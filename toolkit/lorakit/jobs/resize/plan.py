@@ -11,7 +11,7 @@ from loracore.adapter import Module
 from loracore.errors import UsageError
 from loracore.jobs.job import Context
 from loracore.jobs.resize import ResizeParameters
-from lorakit.jobs.resize.layout import Relayout
+from lorakit.jobs.resize.layout import NewLayout
 from lorakit.jobs.resize.ranks import Claim, Rule, by_block, by_budget, rule_of
 from lorakit.lowrank.svd import Doubles, residual
 from lorakit.modules.factors import decomposed, energy, greatest_rank, has_factors
@@ -143,7 +143,7 @@ def _budgeted(
     parameters: ResizeParameters,
 ) -> dict[Module, int | None]:
     """Ranks within the budget. Raises UsageError where it is too small for what is not resized."""
-    least = Relayout(file, {**ranks, **dict.fromkeys(spectra, 1)}, parameters)
+    least = NewLayout(file, {**ranks, **dict.fromkeys(spectra, 1)}, parameters)
     claims = []
     for module, values in spectra.items():
         where = least.places[module]

@@ -1,6 +1,6 @@
 """How a folder is, asked by a process that is killed where its file system does not answer.
 
-`python -m lorad.checks.probing FOLDER` writes what it found as JSON. It imports little, and is no
+`python -m lorad.checks.probe FOLDER` writes what it found as JSON. It imports little, and is no
 helper as `lorad.workers` runs: there is one for each folder at once, and none answers twice.
 """
 
@@ -63,7 +63,7 @@ def probe_all(folders: Collection[bytes]) -> dict[bytes, Probe]:
 
 def _start(folder: bytes) -> subprocess.Popen[bytes]:
     return subprocess.Popen(
-        [sys.executable, "-P", "-m", "lorad.checks.probing", folder],
+        [sys.executable, "-P", "-m", "lorad.checks.probe", folder],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
