@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import sys
 from typing import TYPE_CHECKING, Any
+from warnings import warn
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -130,7 +131,6 @@ class _Loader:
 
     def exec_module(self, module: ModuleType) -> None:
         from importlib import import_module  # noqa: PLC0415 - only where an old path is used
-        from warnings import warn  # noqa: PLC0415
 
         old = module.__name__
         sys.modules[old] = import_module(self._new)
