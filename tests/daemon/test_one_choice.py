@@ -6,6 +6,7 @@ import json
 import os
 import tempfile
 from pathlib import Path
+from types import SimpleNamespace
 
 import msgspec
 import pytest
@@ -87,7 +88,7 @@ def test_all_who_name_a_kept_file_name_the_same(
     """`duplicates.json`, `loractl duplicates` and the plans of all actions, over random libraries and rules."""
     dedupe = config.Dedupe(keep=tuple(keep), scope=("/m",) if scoped else ())
     policy = Policy.of(dedupe, os.fsencode)
-    monkeypatch.setattr(planner.storage, "look", lambda devices: storage)
+    monkeypatch.setattr(planner, "storage", SimpleNamespace(look=lambda devices: storage))
     with tempfile.TemporaryDirectory() as state:
         fill(state, files, Terms(policy.rules, storage))
         Publisher(state).publish(Publish(1, None))
