@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Literal
+
+import msgspec
 
 from loracore.errors import UsageError
 from loracore.names.families import pattern
@@ -19,7 +20,7 @@ class Nameless(UsageError):
     """A convention has no name for a module, or for one of its tensors; the text says for which, and why."""
 
 
-class Suffix(NamedTuple):
+class Suffix(msgspec.Struct, frozen=True):
     """What follows the stem and a dot, its role, and for which components it is written; all are read."""
 
     text: str
@@ -27,7 +28,7 @@ class Suffix(NamedTuple):
     written: Literal["always", "text", "denoiser", "never"] = "always"
 
 
-class Prefix(NamedTuple):
+class Prefix(msgspec.Struct, frozen=True):
     """What stands before a module's name, the component that it says, and those that it is written for."""
 
     text: str
@@ -35,8 +36,7 @@ class Prefix(NamedTuple):
     written: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, kw_only=True)
-class Convention:
+class Convention(msgspec.Struct, frozen=True, kw_only=True):
     """A naming convention. `name` is "" for what several share, which tells none of them."""
 
     name: str
@@ -75,7 +75,7 @@ class Convention:
     def lent(self, *roles: str, written: Literal["always", "denoiser"] = "always") -> tuple[Suffix, ...]:
         """The suffixes that it writes, for another convention; of these roles, or of all."""
         return tuple(
-            suffix._replace(written=written)
+            Suffix(suffix.text, suffix.role, written)
             for suffix in self.suffixes
             if suffix.written == "always" and (not roles or suffix.role in roles)
         )

@@ -8,16 +8,17 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import product
-from typing import Literal, NamedTuple
+from typing import Literal
+
+import msgspec
 
 #: What a mark looks at: modules of a component, what a file says of its base (`words`), or the base model's name.
 Seen = Literal["unet", "te1", "te2", "te3", "transformer", "llm", "words", "base"]
 
 
-class Mark(NamedTuple):
+class Mark(msgspec.Struct, frozen=True):
     """A sign of a family: a module whose name `name` is found in (a regular expression), and whose ΔW fits.
 
     Marks are looked for in the order of their numbers, over all families; those of one number together, where the
@@ -49,7 +50,7 @@ class Mark(NamedTuple):
         )
 
 
-class Piece(NamedTuple):
+class Piece(msgspec.Struct, frozen=True):
     """One of diffusers' modules that an original one consists of; `width`: its rows, in multiples of its inputs.
 
     The last of several has all rows that the others leave.
@@ -59,7 +60,7 @@ class Piece(NamedTuple):
     width: int = 1
 
 
-class Part(NamedTuple):
+class Part(msgspec.Struct, frozen=True):
     """Which part of an original module one of diffusers' is; `of` counts the parts."""
 
     original: str
@@ -71,8 +72,7 @@ class Part(NamedTuple):
 _BLOCK = re.compile(r"(?<=blocks\.)\d+|(?<=layers\.)\d+")
 
 
-@dataclass(frozen=True, kw_only=True)
-class Family:
+class Family(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     """A base family. What a family lacks is left out; one without marks is never told, but its names are known."""
 
     name: str
@@ -82,7 +82,7 @@ class Family:
     original: tuple[str, ...] = ()
     diffusers: tuple[str, ...] = ()
     #: Original templates to diffusers', where the two differ: a fused projection to its parts, in order of rows.
-    renamed: Mapping[str, tuple[Piece, ...]] = field(default_factory=dict)
+    renamed: Mapping[str, tuple[Piece, ...]] = {}
     #: Original templates of modulations whose halves diffusers has the other way round.
     swapped: frozenset[str] = frozenset()
     #: A regular expression for the beginning of names that the original model alone has.
@@ -104,9 +104,9 @@ class Family:
     #: Whose names kohya's trainers have, where that is not diffusers' for a UNet and the original's for others.
     trained_as: Literal["", "original", "diffusers"] = ""
     #: What stands before the names of a component in checkpoints of one file.
-    prefixes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    prefixes: Mapping[str, tuple[str, ...]] = {}
     #: Ends of canonical names of convolutions (regular expressions), by their kernel's size.
-    kernels: Mapping[int, str] = field(default_factory=dict)
+    kernels: Mapping[int, str] = {}
     #: Where the first upsampler of an original UNet stands in its output block.
     upsampler: int = 2
     #: ModelSpec's word for it (github.com/Stability-AI/ModelSpec).
@@ -118,7 +118,11 @@ class Family:
         """Diffusers' modules that the rows of an original one belong to, in order; None where it is none."""
         template, number = _template(original)
         found = self.renamed.get(template)
-        return None if found is None else tuple(Piece(name.replace("#", number), width) for name, width in found)
+        return (
+            None
+            if found is None
+            else tuple(Piece(piece.name.replace("#", number), piece.width) for piece in found)
+        )
 
     def widths(self, original: str) -> tuple[int, ...]:
         """Rows of diffusers' modules in an original one, in multiples of its inputs."""
@@ -128,7 +132,7 @@ class Family:
         """Which part of which original module one of diffusers' is; None where it is none."""
         template, number = _template(name)
         found = self._parts.get(template)
-        return None if found is None else found._replace(original=found.original.replace("#", number))
+        return None if found is None else Part(found.original.replace("#", number), found.place, found.of)
 
     def is_swapped(self, original: str, shape: tuple[int, ...]) -> bool:
         """Whether diffusers has the halves of a module with this ΔW, scale and shift, the other way round."""

@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from functools import cache
 from itertools import compress, count, islice
+from operator import attrgetter
 from typing import Any, NamedTuple
 
 from loracore.names.families import families
@@ -38,6 +39,7 @@ class _Sign(NamedTuple):
         )
 
 
+_NAME = attrgetter("name")
 _TEXT = frozenset({"te1", "te2", "te3"})
 _UNET = _TEXT | {"unet"}
 
@@ -47,15 +49,19 @@ def family_of(modules: Iterable[Named], config: Mapping[str, Any], metadata: Map
     modules = list(modules)
     components = {module.component for module in modules}
     if "unet" in components or (components and components <= _TEXT):
-        found = _first({of: [module for module in modules if module.component == of] for of in _UNET & components})
+        found = _first({of: _of(modules, of, components) for of in _UNET & components})
     elif "transformer" in components:
-        found = _first({"transformer": [module for module in modules if module.component == "transformer"]})
+        found = _first({"transformer": _of(modules, "transformer", components)})
     elif "llm" in components:
         # Of any component: a text encoder may be a language model.
         return _named_by_base(_first({"llm": modules}), config)
     else:
         found = ""
     return found or _stated(config, metadata) or "unknown"
+
+
+def _of(modules: Sequence[Named], component: str, components: Set[str]) -> Sequence[Named]:
+    return modules if len(components) == 1 else [module for module in modules if module.component == component]
 
 
 @cache
@@ -74,12 +80,13 @@ def _signs() -> Sequence[tuple[Seen, Sequence[_Sign]]]:
 
 def _first(modules: Mapping[Any, Sequence[Named]]) -> str:
     """The family of the first mark that modules have, by what they are seen as; "" where they have none."""
-    names = {seen: [module.name for module in listed] for seen, listed in modules.items()}
     for seen, signs in _signs():
-        best, family = len(names.get(seen, ())), ""
-        for sign in signs if best else ():
-            for place in compress(count(), map(sign.search, islice(names[seen], best))):
-                if found := sign.family(modules[seen][place].shape, modules.keys()):
+        listed = modules.get(seen, ())
+        best, family = len(listed), ""
+        for sign in signs:
+            hits = map(sign.search, map(_NAME, islice(listed, best)))
+            for place in compress(count(), hits):
+                if found := sign.family(listed[place].shape, modules.keys()):
                     best, family = place, found
                     break
         if family:
