@@ -12,9 +12,9 @@ import pytest
 from lorad.library import Status
 from tests.daemon.index.test_hiding import again, hidden_name, hide
 from tests.daemon.inline import Life, write
-from tests.daemon.watch.conftest import as_other_user, begin
+from tests.daemon.watch.conftest import as_other_user, begin, waits
 
-__all__ = ["as_other_user", "begin"]
+__all__ = ["as_other_user", "begin", "waits"]
 
 
 @pytest.fixture

@@ -17,9 +17,9 @@ from lorad.index.known_files import Files
 from lorad.index.names import Names
 from lorad.library import Library
 from lorad.watch.exclude import Exclude
-from tests.daemon.watch.conftest import as_other_user, begin, mount, mounted
+from tests.daemon.watch.conftest import as_other_user, begin, mount, mounted, waits
 
-__all__ = ["as_other_user", "begin"]
+__all__ = ["as_other_user", "begin", "waits"]
 
 
 class Run:
