@@ -27,21 +27,12 @@ from lorad.watch.storage import Storage
 TOLD = ("grouped", "unique", "duplicate")
 #: Of a name and its file: it is in view, and the layout is known.
 IS_TOLD = f"active = 1 AND status IN {TOLD}"
-_COLUMNS = (
+COLUMNS = (
     "path, file, dev, size, mtime_ns, layout, status, load_seconds, error, signature, residue, extents, metadata, "
     "function, config"
 )
-_IN_VIEW = "FROM names JOIN files ON files.id = names.file WHERE active = 1"
-_NAMES = f"SELECT {_COLUMNS}, 0, 0 {_IN_VIEW}"
-_IN_SETS = (
-    f"SELECT {_COLUMNS}, ino, ctime_ns {_IN_VIEW} AND (status = 'duplicate' OR (status IN {TOLD} AND file IN "
-    "(SELECT file FROM names WHERE active = 1 GROUP BY file HAVING count(*) > 1))) ORDER BY path"
-)
-_SET_OF = (
-    f"SELECT {_COLUMNS}, ino, ctime_ns {_IN_VIEW} AND (file = ?1 OR (status = 'duplicate' AND "
-    "(layout, signature) = (SELECT layout, signature FROM files WHERE id = ?1 AND status = 'duplicate'))) "
-    "ORDER BY path"
-)
+IN_VIEW = "FROM names JOIN files ON files.id = names.file WHERE active = 1"
+_NAMES = f"SELECT {COLUMNS}, 0, 0 {IN_VIEW}"
 _IDENTITY = "dev, ino, size, mtime_ns, ctime_ns"
 _IDENTIFIED = f"SELECT path, {_IDENTITY} FROM names JOIN files ON files.id = names.file WHERE active = ?"
 _SEQUENCE = msgspec.msgpack.Decoder(tuple[Question, ...])
@@ -216,20 +207,6 @@ def names_of(db: sqlite3.Connection, file: int) -> list[bytes]:
     return [path for (path,) in rows]
 
 
-def names_in_sets(db: sqlite3.Connection) -> list[Name]:
-    """All that can be in a set: duplicates, and files with several names."""
-    return list(map(Name._make, db.execute(_IN_SETS)))
-
-
-def names_in_sets_with(db: sqlite3.Connection, paths: Iterable[bytes]) -> list[Name]:
-    """The names of these paths' files, and all that are in a set with them."""
-    names: dict[bytes, Name] = {}
-    for path in paths:
-        if path not in names and (file := file_at(db, path)) is not None:
-            names.update((name.path, name) for name in map(Name._make, db.execute(_SET_OF, (file,))))
-    return list(names.values())
-
-
 def names_under(db: sqlite3.Connection, folders: Iterable[bytes]) -> list[bytes]:
     """All names in view in these folders, at any depth."""
     query = "SELECT path FROM names WHERE active = 1 AND path > ? AND path < ?"
@@ -248,13 +225,13 @@ def names_by_layout(db: sqlite3.Connection) -> Iterator[tuple[bytes, bytes]]:
 
 def names_failed(db: sqlite3.Connection) -> Iterator[tuple[bytes, str]]:
     """(path, why) of names in view that cannot be read, sorted."""
-    query = f"SELECT path, coalesce(error, '') {_IN_VIEW} AND status = 'failed' ORDER BY path"
+    query = f"SELECT path, coalesce(error, '') {IN_VIEW} AND status = 'failed' ORDER BY path"
     return db.execute(query)
 
 
 def names_known(db: sqlite3.Connection) -> dict[bytes, Known]:
     """All names in view."""
-    rows = db.execute(f"SELECT path, passed_over, error, {_IDENTITY} {_IN_VIEW}")
+    rows = db.execute(f"SELECT path, passed_over, error, {_IDENTITY} {IN_VIEW}")
     return {
         path: Known(Identity.of_stored(*stored), error if passed_over else None)
         for path, passed_over, error, *stored in rows

@@ -38,7 +38,7 @@ from loracore.control import (
     Shown,
 )
 from loracore.paths import shown
-from lorad.catalog.copies import Copies, sets_of
+from lorad.catalog.duplicates import Copies, names_in_sets, names_in_sets_with, sets_of
 from lorad.catalog.hashes import count, hashes_of
 from lorad.catalog.search import Hit, search
 from lorad.catalog.views import (
@@ -49,8 +49,6 @@ from lorad.catalog.views import (
     format_of,
     names_by_layout,
     names_failed,
-    names_in_sets,
-    names_in_sets_with,
     one_generation,
     read_head,
     read_terms,

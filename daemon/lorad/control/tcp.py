@@ -17,7 +17,7 @@ import zmq
 
 from loracore.config import Control
 from loracore.errors import StateError, UsageError
-from lorad.control.curve import ZAP_ADDRESS, AllowList, answer_handshake, server_keys
+from lorad.control.client_keys import ZAP_ADDRESS, AllowList, answer_handshake, server_keys
 from lorad.control.events import READY
 from lorad.control.sockets import MAX_FRAME
 

@@ -22,8 +22,8 @@ from loracore.causes import reason
 from loracore.config import Config, Dedupe, dedupe_conflicts
 from loracore.paths import shown
 from lorad.blocks.extents import FileSystems, Place, look
-from lorad.catalog.copies import Copies, sets_of
-from lorad.catalog.views import Name, names_in_sets, names_in_sets_with, names_under
+from lorad.catalog.duplicates import Copies, names_in_sets, names_in_sets_with, sets_of
+from lorad.catalog.views import Name, names_under
 from lorad.dedupe.abilities import opened
 from lorad.dedupe.action.folders import same_folders
 from lorad.dedupe.plan import Folders, Plan, make_plan

@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Collection, Iterator
 from typing import TypeVar
 
-from lorad.catalog.copies import Copies
+from lorad.catalog.duplicates import Copies
 from lorad.catalog.views import Name, Snapshot, Terms
 from lorad.publish.duplicates import DuplicateSet, File, judge
 from lorad.publish.pages import Key, Pages

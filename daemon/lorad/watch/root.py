@@ -19,7 +19,7 @@ from loracore.causes import explained
 from loracore.paths import shown
 from lorad.watch import calls, mounts, tree
 from lorad.watch.events import EchoEvent, HealthEvent, LedEvent, RescanEvent
-from lorad.watch.listener import Listener
+from lorad.watch.inotify_events import Listener
 from lorad.watch.mounts import NEWS, Mount, MountTable, find, inside
 from lorad.watch.place import Absent, locate
 from lorad.watch.root_settings import Alarm, Plan, Schedule

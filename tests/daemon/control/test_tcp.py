@@ -16,7 +16,7 @@ import zmq.auth
 from loracore import config
 from loracore.control import Answered, Asked, GetStatus, Status
 from loracore.errors import StateError
-from lorad.control.curve import AllowList, answer_handshake, server_keys
+from lorad.control.client_keys import AllowList, answer_handshake, server_keys
 from lorad.control.server import ControlServer
 from tests.daemon.control.serving import SECONDS, Library, Line, Served, serving
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from lorad.blocks.usage import unpacked
-from lorad.catalog.copies import Copies
+from lorad.catalog.duplicates import Copies
 from lorad.catalog.views import Name, Snapshot, connect, read_snapshot
 from lorad.library.keepers import Copy, choose
 from lorad.publish.model import Model

@@ -1,4 +1,4 @@
-"""Names of the catalogue as what keepers are chosen of: the sets that they make up, as they lie on the disks.
+"""Sets of duplicates in the catalogue: their names, the files of a set, and copies of which one is kept.
 
 A set is what agrees on every layer, or one file with several names. Not here: which of its files is kept
 (`lorad.library.keepers`) and what is made of it (`lorad.publish`, `lorad.dedupe.plan`).
@@ -7,13 +7,25 @@ A set is what agrees on every layer, or one file with several names. Not here: w
 from __future__ import annotations
 
 import os
+import sqlite3
 import stat
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 
-from lorad.catalog.views import TOLD, Name
+from lorad.catalog.views import COLUMNS, IN_VIEW, TOLD, Name, file_at
 from lorad.library.keepers import Copy
 from lorad.watch.storage import Finder, Storage
+
+_IN_SETS = (
+    f"SELECT {COLUMNS}, ino, ctime_ns {IN_VIEW} AND (status = 'duplicate' OR (status IN {TOLD} AND file IN "
+    "(SELECT file FROM names WHERE active = 1 GROUP BY file HAVING count(*) > 1))) ORDER BY path"
+)
+
+_SET_OF = (
+    f"SELECT {COLUMNS}, ino, ctime_ns {IN_VIEW} AND (file = ?1 OR (status = 'duplicate' AND "
+    "(layout, signature) = (SELECT layout, signature FROM files WHERE id = ?1 AND status = 'duplicate'))) "
+    "ORDER BY path"
+)
 
 
 def sets_of(names: Iterable[Name]) -> list[list[list[Name]]]:
@@ -102,3 +114,17 @@ def _is_link(path: bytes) -> bool:
         return stat.S_ISLNK(os.lstat(path).st_mode)
     except OSError:
         return False
+
+
+def names_in_sets(db: sqlite3.Connection) -> list[Name]:
+    """All that can be in a set: duplicates, and files with several names."""
+    return list(map(Name._make, db.execute(_IN_SETS)))
+
+
+def names_in_sets_with(db: sqlite3.Connection, paths: Iterable[bytes]) -> list[Name]:
+    """The names of these paths' files, and all that are in a set with them."""
+    names: dict[bytes, Name] = {}
+    for path in paths:
+        if path not in names and (file := file_at(db, path)) is not None:
+            names.update((name.path, name) for name in map(Name._make, db.execute(_SET_OF, (file,))))
+    return list(names.values())
