@@ -27,7 +27,7 @@ TREE = {
         "class Large:\n" + "".join(f"    def m{number}(self): ...\n" for number in range(16)) + "\n" * 30
     ),
     "toolkit/lorakit/job.py": (
-        '"""About reflink."""\n\nKINDS = ("reflink", "reflinked")\n\n\nclass ActionProcess: ...\n'
+        '"""About reflink."""\n\nKINDS = ("reflink", "reflinked")\n\n\nclass ActingProcess: ...\n'
     ),
     "pyproject.toml": (
         '[project.scripts]\nlorad = "lorad.top:long"\n'
@@ -56,7 +56,7 @@ def test_a_tiny_tree_is_counted(tmp_path: Path) -> None:
     assert found.upward == ["lorad.low > lorad.top"]
     assert (found.broad_excepts, found.broad_excepts_without_reason) == (2, ["lorad.low:7"])
     assert found.late_imports == 1
-    assert found.private_names == ["loractl.desk", "lorakit.job.ActionProcess"]
+    assert found.private_names == ["loractl.desk", "lorakit.job.ActingProcess"]
 
 
 def test_prose_and_longer_words_do_not_name_a_member(tmp_path: Path) -> None:
