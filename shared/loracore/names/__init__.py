@@ -1,6 +1,6 @@
-"""What the field calls things: conventions of keys, module names of base models, base families.
+"""What the field calls things: module names of base models, naming conventions of LoRA files.
 
-`keys` reads a key, `conventions` writes one, `canonical` and `architectures` give a module its real name,
-`originals` its name in the original model, `families` tells which base it is for. Tables and look-ups: no file is
-read here. What the tensors under these names mean is in `loracore.adapter`.
+`families` holds one record a base family, `conventions` one table a convention; both are data. Beside them stands
+what is asked of them: `keys` takes a key apart, `canonical` names its module, `recognition` finds the base family,
+`blocks` the module's block and place, `originals` its other name. `loracore.adapter` reads the files.
 """

@@ -65,13 +65,15 @@ def dotted(names: Iterable[str], component: str) -> dict[str, str]:
     wanted = set(templates.values())
     known = tables("te", "llm") if component.startswith("te") else tables("unet", "transformer", "llm")
     ranked = sorted(known, key=lambda table: -len(wanted & table.keys()))
-    found = {}
-    for name, template in templates.items():
-        for table in ranked:
-            if (form := table.get(template)) is not None:
-                found[name] = form.replace("#", "{}").format(*_NUMBER.findall(name))
-                break
-    return found
+    forms: dict[str, str] = {}
+    for table in ranked:
+        for template in wanted & table.keys() - forms.keys():
+            forms[template] = table[template].replace("#", "{}")
+    return {
+        name: forms[template].format(*_NUMBER.findall(name))
+        for name, template in templates.items()
+        if template in forms
+    }
 
 
 def canonical(component: str, name: str) -> tuple[str, str]:

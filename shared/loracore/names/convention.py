@@ -37,7 +37,7 @@ class Prefix(msgspec.Struct, frozen=True):
 
 
 class Convention(msgspec.Struct, frozen=True, kw_only=True):
-    """A naming convention. `name` is "" for what several share, which tells none of them."""
+    """A naming convention. `name` is "" for what several share."""
 
     name: str
     suffixes: tuple[Suffix, ...] = ()

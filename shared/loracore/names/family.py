@@ -73,7 +73,7 @@ _BLOCK = re.compile(r"(?<=blocks\.)\d+|(?<=layers\.)\d+")
 
 
 class Family(msgspec.Struct, frozen=True, kw_only=True, dict=True):
-    """A base family. What a family lacks is left out; one without marks is never told, but its names are known."""
+    """A base family. One without marks is never recognised, but its names are known."""
 
     name: str
     component: Literal["unet", "transformer", "te", "llm"]
@@ -111,7 +111,7 @@ class Family(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     upsampler: int = 2
     #: ModelSpec's word for it (github.com/Stability-AI/ModelSpec).
     modelspec: str = ""
-    #: Whether others have the same module names, so that the base model's name tells which it is.
+    #: Whether others have the same module names, so that the base model's name decides.
     shares_names: bool = False
 
     def pieces(self, original: str) -> tuple[Piece, ...] | None:

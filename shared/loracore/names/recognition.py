@@ -14,7 +14,7 @@ from loracore.names.family import Mark, Seen
 
 
 class Named(NamedTuple):
-    """What the family is told from: a module's component, canonical name, and the dimensions of its ΔW."""
+    """What the family is recognised by: a module's component, canonical name, and the dimensions of its ΔW."""
 
     component: str
     name: str
@@ -45,7 +45,7 @@ _UNET = _TEXT | {"unet"}
 
 
 def family_of(modules: Iterable[Named], config: Mapping[str, Any], metadata: Mapping[str, str]) -> str:
-    """The base family, from names and shapes; from what the file says of itself only where these do not tell."""
+    """The base family, from names and shapes; where these do not suffice, from what the file says of itself."""
     modules = list(modules)
     components = {module.component for module in modules}
     if "unet" in components or (components and components <= _TEXT):
@@ -95,7 +95,7 @@ def _first(modules: Mapping[Any, Sequence[Named]]) -> str:
 
 
 def _named_by_base(found: str, config: Mapping[str, Any]) -> str:
-    """Language models that share Llama's names are told by the base model's name."""
+    """Language models that share Llama's names differ by the base model's name."""
     if found and not families()[found].shares_names:
         return found
     base = str(config.get("base_model_name_or_path") or "").lower()

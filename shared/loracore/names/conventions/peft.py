@@ -37,7 +37,7 @@ PEFT = Convention(
         Suffix("boft_s", "boft_s", "never"),
     ),
     borrowed=LYCORIS.lent(*FACTORS),
-    # In memory, and in files of some who save it so, the adapter's name stands between role and `.weight`.
+    # In memory, and in files that are saved from there, the adapter's name stands between role and `.weight`.
     form=re.compile(
         r"(?P<stem>.+)\.(?P<suffix>lora_A|lora_B|lora_embedding_A|lora_embedding_B|lora_magnitude_vector|lora_E"
         r"|ia3_l|hada_\w+|lokr_\w+|modules_to_save)\.(?P<adapter>[^.]+)(?P<what>\.weight|\.bias)?"

@@ -14,7 +14,7 @@ SHARED = Convention(
         Suffix("set_weight", "weight"),
     ),
     prefixes=(
-        # Of checkpoints, and of those who put dots where kohya has underscores.
+        # Of checkpoints, and with dots where kohya has underscores.
         Prefix("cond_stage_model.transformer.", "te1"),
         Prefix("lora_unet.", "unet"),
         *(Prefix(f"{start}te{number}.", f"te{number}") for start in ("lora_", "") for number in (1, 2, 3)),

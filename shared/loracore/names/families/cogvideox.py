@@ -1,4 +1,4 @@
-"""CogVideoX (diffusers `CogVideoXTransformer3DModel`): its names are known, it is not told from others."""
+"""CogVideoX (diffusers `CogVideoXTransformer3DModel`): its names are known, it is not recognised."""
 
 from __future__ import annotations
 

@@ -8,7 +8,7 @@ _LLAMA = "model.layers.#|layers.#|model.language_model.layers.#|language_model.l
 
 
 def _named(name: str, order: int, *marks: Mark, starts: tuple[str, ...] = ()) -> Family:
-    """One that the base model's name tells, where its modules do not."""
+    """One that is recognised by the base model's name where its modules are others' too."""
     return Family(name=name, component="llm", marks=(*marks, Mark(order, name, "base")), starts=starts)
 
 
@@ -60,7 +60,7 @@ FAMILIES = (
     _named("qwen", 30),
     _named("gemma", 40),
     _named("deepseek", 60),
-    # Their names are no denoiser's; they are not told.
+    # These are not recognised; their names are no denoiser's.
     Family(name="mpt", component="llm", starts=("blocks.",)),
     Family(name="chatglm", component="llm", starts=("encoder.", "layers.")),
 )  # fmt: skip

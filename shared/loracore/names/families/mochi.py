@@ -1,4 +1,4 @@
-"""Mochi (genmoai/mochi; diffusers `MochiTransformer3DModel`): its names are known, it is not told from others."""
+"""Mochi (genmoai/mochi; diffusers `MochiTransformer3DModel`): its names are known, it is not recognised."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A file whose base family nothing tells: what is likely of it."""
+"""What is likely of a file whose base family is not known."""
 
 from __future__ import annotations
 
