@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import secrets
+import os
 from collections.abc import Collection
 from typing import TypeVar
 
@@ -67,7 +67,7 @@ class Subscription:
     """
 
     def __init__(self, kinds: Collection[str] | None) -> None:
-        self._ready = b"!" + secrets.token_hex(8).encode()
+        self._ready = b"!" + os.urandom(8).hex().encode()
         self.topics = [*(kind.encode() for kind in (kinds if kinds is not None else [""])), self._ready]
         self.in_force = False
         #: Events that were received before.

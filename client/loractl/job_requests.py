@@ -6,7 +6,6 @@ SPEC, and one of another package is done by `run`.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from inspect import Parameter, Signature, signature
 from typing import Any, Concatenate, ParamSpec, TypeVar, overload
@@ -14,8 +13,7 @@ from typing import Any, Concatenate, ParamSpec, TypeVar, overload
 import msgspec
 
 from loracore import control
-from loracore.control import JobState
-from loracore.errors import JobFailed, UsageError
+from loracore.control.jobs import check_ended
 from loracore.framing import unpacked
 from loracore.jobs import (
     bake,
@@ -33,12 +31,12 @@ from loracore.jobs import (
     spectrum,
 )
 from loracore.jobs.change import Writing
-from loracore.jobs.job import P, R, Spec
+from loracore.jobs.job import P, R, Spec, encoded
+from loracore.paths import AnyPath, absolute
 from loractl.steps import Hear, Method, Steps, answered, ask
 
 A = ParamSpec("A")
 S = TypeVar("S", bound=msgspec.Struct)
-AnyPath = str | bytes | os.PathLike[str]
 #: Where a result is written: also a path alone.
 Output = AnyPath | Writing
 
@@ -171,24 +169,3 @@ def _sent(kind: Any, value: Any) -> Any:
     if kind is Writing:
         return with_paths(value if isinstance(value, Writing) else Writing(value))
     return value
-
-
-def absolute(path: AnyPath) -> bytes:
-    """A path as it travels in parameters: the daemon has another current folder."""
-    return os.path.abspath(os.fsencode(path))
-
-
-def encoded(parameters: msgspec.Struct) -> bytes:
-    """Raises UsageError for a number that no message can hold."""
-    try:
-        return msgspec.msgpack.encode(parameters)
-    except OverflowError as error:
-        raise UsageError("a number is beyond 64 bits; give a smaller one") from error
-
-
-def check_ended(state: JobState) -> None:
-    """Raises JobFailed for a job that has no result."""
-    if state.state == "cancelled":
-        raise JobFailed(f"job {state.id}, {state.name}, was cancelled", "cancelled")
-    if state.state != "done":
-        raise JobFailed(state.error, state.code)

@@ -19,11 +19,11 @@ from typing import TYPE_CHECKING, Protocol, TypeVar
 import msgspec
 
 from loracore.control import JobProgress, StartJob
+from loracore.control.jobs import check_ended
 from loracore.errors import JobFailed, NoDaemonError, RefusedError
 from loracore.framing import unpacked
 from loracore.jobs import job
-from loracore.jobs.job import Alone
-from loractl.job_requests import check_ended, encoded
+from loracore.jobs.job import Alone, encoded
 from loractl.view.tables import count
 
 if TYPE_CHECKING:

@@ -13,7 +13,8 @@ import msgspec
 
 from loracore import control
 from loracore.errors import RefusedError
-from loractl.job_requests import AnyPath, JobRequests
+from loracore.paths import AnyPath
+from loractl.job_requests import JobRequests
 from loractl.steps import Listing, Steps, all_pages, answered, ask, hears, listed
 
 

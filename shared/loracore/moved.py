@@ -90,6 +90,7 @@ MOVED: dict[str, str | None] = {
     "loractl.forms": "loractl.view.forms",
     "loractl.joblist": "loractl.commands.jobs",
     "loractl.jobscreen": "loractl.view.screen",
+    "loractl.link": "loractl.client",
     "loractl.matches": "loractl.commands.queries",
     "loractl.plans": "loractl.view.plan",
     "loractl.planscreen": "loractl.view.plan_screen",
@@ -99,6 +100,13 @@ MOVED: dict[str, str | None] = {
     "loractl.summary": "loractl.view.status",
     "loractl.tables": "loractl.view.tables",
     "loractl.units": "loractl.view.tables",
+}
+
+#: `from OLD import NAME` looks for NAME in the package that OLD is now.
+_INSIDE = {
+    f"{home}.{last}": new
+    for package, _, last, new in ((*old.rpartition("."), new) for old, new in MOVED.items())
+    if (home := MOVED.get(package))
 }
 
 
@@ -114,6 +122,8 @@ class Moved:
             new = MOVED[name]
         elif home := MOVED.get(package):
             new = f"{home}.{last}"
+        elif name in _INSIDE:
+            new = _INSIDE[name]
         else:
             return None
         from importlib.machinery import ModuleSpec  # noqa: PLC0415 - only where an old path is used

@@ -114,3 +114,11 @@ def speak_utf8(program: str) -> None:
     os.environ["PYTHONUTF8"] = "1"
     os.environ.setdefault("PYTHONIOENCODING", f"{sys.stdout.encoding if sys.stdout else 'utf-8'}:backslashreplace")
     os.execv(sys.executable, [sys.executable, "-P", "-m", _MODULES[program], *sys.argv[1:]])
+
+
+AnyPath = str | bytes | os.PathLike[str]
+
+
+def absolute(path: AnyPath) -> bytes:
+    """A path as it travels in parameters: the daemon has another current folder."""
+    return os.path.abspath(os.fsencode(path))

@@ -11,9 +11,9 @@ import pytest
 
 from loracore.control import JobEnded, JobProgress, JobStarted, JobState
 from loracore.errors import MissingPackage
+from loracore.paths import absolute
 from loractl.commands import jobs
 from loractl.commands.events import _text
-from loractl.job_requests import absolute
 from loractl.jobs import run_job
 
 STATE = JobState(3, "importance", "a.safetensors", "running", 1, 4, "unet", "2026-11-21T00:00:00.000Z", 65.0)

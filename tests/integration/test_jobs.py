@@ -28,9 +28,9 @@ from safetensors.numpy import load_file, save_file
 from loracore.control import JobEnded, JobProgress
 from loracore.errors import FileError, JobFailed, LoraError, MissingPackage, NoDaemonError, UsageError
 from loracore.jobs.change import Writing
+from loracore.paths import absolute
 from loractl import AsyncClient, Client
 from loractl.commands.options import RunJob, runs_job
-from loractl.job_requests import absolute
 from loractl.jobs import Told, run_here, run_job
 from tests.daemon.jobs.registering import register
 from tests.daemon.jobs.samples import COMPLAIN, COUNT, Report, Task

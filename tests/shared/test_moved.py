@@ -44,6 +44,16 @@ def test_an_old_path_is_the_same_module_and_warns(old: str) -> None:
     assert imported(old) == (found, [])
 
 
+@pytest.mark.parametrize("old", [old for old in OLD if old.rpartition(".")[0] in MOVED])
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_an_old_module_is_found_in_its_package(old: str) -> None:
+    """`from OLD import NAME`, also where the package is another one now."""
+    package, _, name = old.rpartition(".")
+    found: dict[str, object] = {}
+    exec(f"from {package} import {name} as found", found)
+    assert found["found"] is importlib.import_module(str(MOVED[old]))
+
+
 @pytest.mark.parametrize("old", MOVED)
 def test_no_old_path_hides_a_module(old: str) -> None:
     root, *rest = old.split(".")

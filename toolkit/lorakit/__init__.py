@@ -35,6 +35,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> object:
-    if name not in __all__:
+    if name not in (*__all__, "api"):
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module("lorakit.api"), name)
+    api = import_module("lorakit.api")
+    return api if name == "api" else getattr(api, name)

@@ -15,11 +15,10 @@ from loracore.jobs.pca import PcaParameters, PcaResult
 from loracore.jobs.plot import KINDS, PlotParameters, PlotResult, format_of
 from loracore.jobs.results import Table, plain
 from loracore.jobs.spectrum import SpectrumParameters, SpectrumResult
-from loracore.paths import shown
+from loracore.paths import absolute, shown
 from loracore.whole import check_place, write_whole
 from loractl.commands.changing import tell_rest
 from loractl.commands.options import Name, RunJob, runs_job
-from loractl.job_requests import absolute
 from loractl.view import analyses, exports, tables
 from loractl.view.exports import brief
 

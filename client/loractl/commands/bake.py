@@ -6,10 +6,9 @@ import click
 
 from loracore.jobs.bake import BakeParameters
 from loracore.jobs.change import Changed, Device, Stored, Writing
-from loracore.paths import shown
+from loracore.paths import absolute, shown
 from loractl.commands.changing import changes, tell, weights_option
 from loractl.commands.options import Name, RunJob
-from loractl.job_requests import absolute
 
 
 @click.command()

@@ -10,10 +10,9 @@ from loracore.jobs.change import Device, Stored, Writing
 from loracore.jobs.compare import CompareParameters, CompareResult, Engine, Extraction, Model, Quality
 from loracore.jobs.extract import ExtractParameters, ExtractResult
 from loracore.jobs.results import plain
-from loracore.paths import shown
+from loracore.paths import absolute, shown
 from loractl.commands.changing import changes, tell_rest
 from loractl.commands.options import Name, RunJob
-from loractl.job_requests import absolute
 from loractl.view import tables
 from loractl.view.exports import brief
 from loractl.view.tables import size

@@ -8,10 +8,9 @@ import click
 
 from loracore.jobs.change import Changed, Writing
 from loracore.jobs.merge import METHODS, MergeParameters
-from loracore.paths import shown
+from loracore.paths import absolute, shown
 from loractl.commands.changing import changes, tell, weights_option
 from loractl.commands.options import Name, RunJob
-from loractl.job_requests import absolute
 
 
 @click.command()

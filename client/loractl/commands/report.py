@@ -10,10 +10,9 @@ import click
 from loracore.jobs.plot import Format, format_of
 from loracore.jobs.report import ReportParameters, ReportResult
 from loracore.jobs.results import Table, plain
-from loracore.paths import shown
+from loracore.paths import absolute, shown
 from loracore.whole import write_whole
 from loractl.commands.options import Name, RunJob, runs_job
-from loractl.job_requests import absolute
 from loractl.view import tables
 from loractl.view.exports import brief
 

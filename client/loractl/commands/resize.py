@@ -8,10 +8,9 @@ import click
 
 from loracore.jobs.change import Changed, Writing
 from loracore.jobs.resize import ResizeParameters, parse_size, read_block_ranks
-from loracore.paths import shown
+from loracore.paths import absolute, shown
 from loractl.commands.changing import changes, tell
 from loractl.commands.options import Name, RunJob
-from loractl.job_requests import absolute
 
 _SHARE = click.FloatRange(0, 1, min_open=True)
 

@@ -9,9 +9,8 @@ import click
 from loracore.jobs.hashes import HashesParameters, HashesResult
 from loracore.jobs.metadata import MetadataParameters, MetadataResult
 from loracore.jobs.results import plain
-from loracore.paths import shown
+from loracore.paths import absolute, shown
 from loractl.commands.options import Name, RunJob, output_option, runs_job
-from loractl.job_requests import absolute
 from loractl.view import metadata as facts
 from loractl.view import tables
 from loractl.view.tables import size

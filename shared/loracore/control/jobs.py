@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from loracore.control.frame import Struct
+from loracore.errors import JobFailed
 
 
 class StartJob(Struct, frozen=True, tag="start-job"):
@@ -90,3 +91,11 @@ class JobResult(Struct, frozen=True, tag="job-result"):
 
 JobRequest = StartJob | ListJobs | WaitJob | CancelJob | GetResult
 JobAnswer = JobStarted | JobState | Jobs | JobResult
+
+
+def check_ended(state: JobState) -> None:
+    """Raises JobFailed for a job that has no result."""
+    if state.state == "cancelled":
+        raise JobFailed(f"job {state.id}, {state.name}, was cancelled", "cancelled")
+    if state.state != "done":
+        raise JobFailed(state.error, state.code)

@@ -197,3 +197,11 @@ def _install(name: str, distribution: str) -> str:
         return f"pip install --upgrade {distribution or 'the package that brings it'}"
     spec = spec_of(name)
     return f"pip install 'lorad[{spec.extra if spec is not None else _EXTRAS.get(name, 'toolkit')}]'"
+
+
+def encoded(parameters: msgspec.Struct) -> bytes:
+    """Raises UsageError for a number that no message can hold."""
+    try:
+        return msgspec.msgpack.encode(parameters)
+    except OverflowError as error:
+        raise UsageError("a number is beyond 64 bits; give a smaller one") from error

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import tomllib
 from typing import Literal
 
 import msgspec
@@ -64,6 +63,8 @@ def read_block_ranks(path: str | bytes | os.PathLike[str]) -> dict[str, int]:
     try:
         if name.lower().endswith(".toml"):
             # What TOML has beyond JSON, such as dates, becomes a text, which is no rank.
+            import tomllib  # noqa: PLC0415 - every client loads this module, and few read such a file
+
             text = msgspec.json.encode(tomllib.loads(text.decode("utf-8-sig")))
         ranks = _RANKS.decode(text)
     except (ValueError, RecursionError, msgspec.MsgspecError) as error:
