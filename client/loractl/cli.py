@@ -22,7 +22,7 @@ _INTERRUPTED = 130
 #: Set, it has mistakes in lorad tell where they are.
 _TRACEBACK = "LORAD_TRACEBACK"
 #: Where each command is, and its line in the list of all. Its module is loaded when the command is used.
-_COMMANDS = {
+COMMANDS = {
     "scan": ("scan", "Find the files in DIR... that hold the same weights."),
     "status": ("status", "Progress, queues, processes, watch health, errors."),
     "wait": ("status", "Return when the JSON files say what is on disk."),
@@ -64,21 +64,21 @@ class _Commands(click.Group):
     """The commands by name, in the order in which a newcomer meets them."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        return list(_COMMANDS)
+        return list(COMMANDS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        if cmd_name not in _COMMANDS:
+        if cmd_name not in COMMANDS:
             return None
-        command = getattr(import_module(f"loractl.commands.{_COMMANDS[cmd_name][0]}"), cmd_name)
+        command = getattr(import_module(f"loractl.commands.{COMMANDS[cmd_name][0]}"), cmd_name)
         assert isinstance(command, click.Command)
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
-            formatter.write_dl([(name, line) for name, (_, line) in _COMMANDS.items()])
+            formatter.write_dl([(name, line) for name, (_, line) in COMMANDS.items()])
 
     def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
-        listed = [CompletionItem(name, help=line) for name, (_, line) in _COMMANDS.items()]
+        listed = [CompletionItem(name, help=line) for name, (_, line) in COMMANDS.items()]
         options = click.Command.shell_complete(self, ctx, incomplete)
         return [item for item in listed if item.value.startswith(incomplete)] + options
 

@@ -1,7 +1,8 @@
 """Typed messages over a pipe: four bytes of length, little-endian, then MessagePack; and their decoders.
 
 msgspec builds a type when a decoder for it is made. Two threads that build types with a struct in common crash the
-process. So decoders are made where a module is imported, or by `unpacked` and `from_json`, one at a time.
+process. So decoders are made where a module is imported, or here by `unpacked`, `from_json` and `converted`, one at
+a time.
 """
 
 from __future__ import annotations
@@ -66,6 +67,12 @@ def unpacked(data: bytes, kind: type[T]) -> T:
         decoder = _packed.get(kind) or _packed.setdefault(kind, msgspec.msgpack.Decoder(kind))
     found: T = decoder.decode(data)
     return found
+
+
+def converted(value: object, kind: Any) -> Any:
+    """Plain values as a type. Raises msgspec.ValidationError."""
+    with _lock:
+        return msgspec.convert(value, kind)
 
 
 def from_json(data: bytes, kind: type[T]) -> T:

@@ -16,6 +16,7 @@ from typing import Annotated, Any, TypeVar, get_args, get_origin
 import msgspec
 
 from loracore.errors import ConfigError
+from loracore.framing import converted
 from loracore.paths import shown
 
 #: No configuration that a person wrote is larger; a model file given by mistake is.
@@ -141,7 +142,7 @@ def _value(value: Any, kind: Any, name: str, problems: list[str]) -> Any:
         items = [_value(each, item, f"{name}, item {place}", problems) for place, each in enumerate(value, 1)]
         return _WRONG if _WRONG in items else tuple(items)
     try:
-        result = msgspec.convert(value, kind)
+        result = converted(value, kind)
         for mark in marks:
             result = mark.parse(result) if isinstance(mark, Rule) else result
     except (msgspec.ValidationError, ValueError):
