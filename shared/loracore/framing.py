@@ -1,8 +1,8 @@
 """Typed messages over a pipe: four bytes of length, little-endian, then MessagePack; and their decoders.
 
 msgspec builds a type when a decoder for it is made. Two threads that build types with a struct in common crash the
-process. So decoders are made where a module is imported, or here by `unpacked`, `from_json` and `converted`, one at
-a time.
+process. So decoders are made where a module is imported, or here by `unpacked`, `from_json` and `converted`, one
+at a time.
 """
 
 from __future__ import annotations
