@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -167,10 +168,13 @@ class Life:
     def stop(self) -> None:
         self.engine.save()
         self.catalog.close()
+        # An engine keeps what it loads from being looked at as garbage; of this one nothing is wanted any more.
+        gc.unfreeze()
 
     def kill(self) -> None:
         """What is not committed is lost."""
         self.catalog.abandon()
+        gc.unfreeze()
 
     def is_newcomer(self, path: str | Path) -> bool:
         return self.engine.is_newcomer(os.fsencode(path))
