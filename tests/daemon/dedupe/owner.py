@@ -183,6 +183,7 @@ class Lorad:
     def end(self, *, killed: bool) -> None:
         if killed:
             self.life.kill()
+            self.dedupe.candidates.close()
         else:
             self.dedupe.stop()
             self._worker.run()
