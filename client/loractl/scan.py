@@ -33,7 +33,7 @@ def _follow(reports: Iterable[Report], *, quiet: bool) -> Outcome:
     failures: list[FileFailed] = []
     summary, refused, display = None, None, None
     if not quiet:
-        from loractl.view.scan import ScanProgress  # noqa: PLC0415 - rich is not loaded where nobody looks
+        from loractl.view.progress import ScanProgress  # noqa: PLC0415 - rich, for a terminal alone
 
         display = ScanProgress()
     try:
@@ -63,7 +63,7 @@ def _print_json(summary: Summary, state_dir: str) -> None:
 def _print_result(
     summary: Summary, failures: Sequence[FileFailed], *, folders: Sequence[str], state_dir: str
 ) -> None:
-    from loractl.view.scan import show_scan  # noqa: PLC0415 - rich is not loaded where nobody looks
+    from loractl.view.scan import show_scan  # noqa: PLC0415 - rich is not loaded for --json
 
     show_scan(summary, _found(state_dir), failures, folders=folders, state_dir=state_dir)
 
@@ -88,7 +88,7 @@ class EmbeddedScan:
         need("daemon", "scan")
         order = (state_dir, str(loaders or 0), hasher, str(int(follow)), *folders)
         # -P: a module in the folder we happen to be in must not be taken for one of ours.
-        # In a session of its own, Ctrl-C reaches us alone; the closed pipe then tells it.
+        # In a session of its own, Ctrl-C reaches the client alone; the process ends as its pipe is closed.
         self._process = subprocess.Popen(
             [sys.executable, "-P", "-m", "lorad.scan", *order],
             stdin=subprocess.PIPE,

@@ -168,7 +168,7 @@ def _followed(what: str, as_json: bool, act: Callable[[Callable[[DedupeProgress]
     """Have it done, with a progress bar where somebody looks."""
     bar = None
     if sys.stderr.isatty() and not as_json:
-        from loractl.view.plan_screen import ActProgress  # noqa: PLC0415 - for a terminal alone
+        from loractl.view.progress import ActProgress  # noqa: PLC0415 - for a terminal alone
 
         bar = ActProgress(what)
     try:

@@ -19,7 +19,7 @@ from loractl.address import find_daemon
 
 if TYPE_CHECKING:
     from loractl.client import Client
-    from loractl.view.screen import JobBar
+    from loractl.view.progress import JobBar
 
 R = TypeVar("R", bound="Struct")
 #: Seconds that a daemon that may be there has to take a connection.
@@ -183,7 +183,7 @@ class _Live:
                 self._bar.update(done, total, what)
 
     def _show(self) -> None:
-        from loractl.view.screen import JobBar  # noqa: PLC0415 - for a terminal alone
+        from loractl.view.progress import JobBar  # noqa: PLC0415 - for a terminal alone
 
         with self._lock:
             if self._timer is not None and not self._timer.finished.is_set():

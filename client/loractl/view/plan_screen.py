@@ -1,4 +1,4 @@
-"""What needs rich: a plan and a history as they are seen on a terminal of any width, and how far an act is."""
+"""What needs rich: a plan and a history as they are seen on a terminal of any width."""
 
 from __future__ import annotations
 
@@ -6,27 +6,18 @@ import os
 from collections.abc import Sequence
 
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    Progress,
-    ProgressColumn,
-    SpinnerColumn,
-    TaskProgressColumn,
-    TextColumn,
-    TimeRemainingColumn,
-)
 from rich.table import Table
 from rich.text import Text
 
-from loracore.control import DedupeProgress, HistoryEntry, Planned
+from loracore.control import HistoryEntry, Planned
 from loracore.paths import shown
 from loractl.view.plan import by_kept, common_folder, plan_words
 from loractl.view.tables import count, size
 
 #: Sets, and actions of the history, that are shown unless all are asked for.
 _SETS, _ACTIONS = 20, 50
-#: Columns of the terminal from which on there is a column for everything, and a time to go.
-_WIDE, _NARROW = 100, 70
+#: Columns of the terminal from which on there is a column for everything.
+_WIDE = 100
 _ACTION_STYLES = {"delete": "red", "quarantine": "yellow"}
 
 
@@ -89,41 +80,6 @@ def show_history(entries: Sequence[HistoryEntry], *, everything: bool) -> None:
         cells = [Text(entry.action), Text(entry.state, style=style), Text(size(entry.bytes)), file]
         table.add_row(Text(str(entry.id), style="bold"), *((Text(when),) if wide else ()), *cells)
     console.print(table)
-
-
-class ActProgress:
-    """The live line of an apply or an undo, on standard error."""
-
-    def __init__(self, what: str) -> None:
-        console = Console(stderr=True)
-        columns: list[ProgressColumn] = [
-            SpinnerColumn(),
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=None),
-            TaskProgressColumn(),
-            TextColumn("{task.fields[files]}"),
-        ]
-        if console.width >= _WIDE:
-            columns.append(TextColumn("{task.fields[read]}"))
-        if console.width >= _NARROW:
-            columns += [TextColumn("eta"), TimeRemainingColumn(compact=True)]
-        self._progress = Progress(*columns, console=console, transient=True)
-        self._task = self._progress.add_task(what, total=None, files="", read="")
-        self._progress.start()
-
-    def update(self, event: DedupeProgress) -> None:
-        # Time goes by bytes, where there are any to compare.
-        by_bytes = event.bytes_total > 0
-        self._progress.update(
-            self._task,
-            total=event.bytes_total if by_bytes else event.total,
-            completed=event.bytes if by_bytes else event.done,
-            files=f"{event.done:,}/{event.total:,} files",
-            read=f"{size(event.bytes)} of {size(event.bytes_total)}" if by_bytes else "",
-        )
-
-    def close(self) -> None:
-        self._progress.stop()
 
 
 def _table(*names: str) -> Table:

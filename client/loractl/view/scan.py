@@ -1,4 +1,4 @@
-"""What people see: tables and progress bars on a terminal. Loaded only where somebody looks."""
+"""What a scan found, as a table on a terminal, by rich."""
 
 from __future__ import annotations
 
@@ -8,20 +8,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    Progress,
-    ProgressColumn,
-    SpinnerColumn,
-    TaskProgressColumn,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
 from rich.table import Table
 from rich.text import Text
 
-from loracore import messages
 from loracore.messages import FileFailed, Summary
 from loracore.paths import shown
 from loractl.view.tables import size
@@ -29,45 +18,6 @@ from loractl.view.tables import size
 #: Longer lists end with a word on where the rest is.
 _SETS = 100
 _FAILURES = 20
-#: Columns of the terminal from which on the live line has a time to go, and everything.
-_NARROW, _WIDE = 70, 100
-
-
-class ScanProgress:
-    """The live line of a scan, on standard error."""
-
-    def __init__(self) -> None:
-        console = Console(stderr=True)
-        columns: list[ProgressColumn] = [
-            SpinnerColumn(),
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=None),
-            TaskProgressColumn(),
-            TextColumn("{task.fields[files]}"),
-        ]
-        if console.width >= _WIDE:
-            columns += [TextColumn("{task.fields[read]}"), TextColumn("{task.fields[found]}"), TimeElapsedColumn()]
-        if console.width >= _NARROW:
-            columns += [TextColumn("eta"), TimeRemainingColumn(compact=True)]
-        self._progress = Progress(*columns, console=console, transient=True)
-        self._task = self._progress.add_task("Walking", total=None, files="", read="", found="")
-        self._progress.start()
-
-    def update(self, report: messages.Progress) -> None:
-        elapsed = self._progress.tasks[0].elapsed or 0
-        rate = f"{size(report.bytes_read / elapsed)}/s" if elapsed > 1 else ""
-        self._progress.update(
-            self._task,
-            description="Walking" if report.walking else "Reading",
-            total=None if report.walking else report.files_total,
-            completed=report.files_processed,
-            files=f"{report.files_processed:,}/{report.files_total:,} files",
-            read=f"{size(report.bytes_read)} {rate}".strip(),
-            found=f"{report.duplicates:,} duplicates",
-        )
-
-    def close(self) -> None:
-        self._progress.stop()
 
 
 def show_scan(

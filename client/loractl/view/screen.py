@@ -1,4 +1,4 @@
-"""What a terminal shows by rich: tables, the status, and how far a job is."""
+"""Tables and the status on a terminal, by rich."""
 
 from __future__ import annotations
 
@@ -8,21 +8,11 @@ from itertools import islice
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
-from rich.progress import (
-    BarColumn,
-    Progress,
-    ProgressColumn,
-    SpinnerColumn,
-    TaskProgressColumn,
-    TextColumn,
-    TimeRemainingColumn,
-)
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
 from loracore.control import Status
-from loracore.paths import shown
 from loractl.view.status import Section, headline, numbers, progress, sections
 from loractl.view.tables import STYLES, Column, Row
 
@@ -86,35 +76,3 @@ def status_screen(status: Status) -> RenderableType:
 
 def _section(section: Section) -> list[RenderableType]:
     return [Text(), Text(section.title, style="bold"), rich_table(section.columns, section.rows)]
-
-
-#: Columns of the terminal from which on there is room for a time to go.
-_NARROW = 60
-
-
-class _What(ProgressColumn):
-    """What it is at. Nothing in it is taken for markup."""
-
-    def render(self, task: object) -> Text:
-        return Text(str(getattr(task, "description", "")), overflow="ellipsis", no_wrap=True)
-
-
-class JobBar:
-    """The live line of a job. It goes when the job ends."""
-
-    def __init__(self, name: str) -> None:
-        console = Console(stderr=True)
-        columns: list[ProgressColumn] = [SpinnerColumn(), _What(), BarColumn(bar_width=None), TaskProgressColumn()]
-        if console.width >= _NARROW:
-            columns += [TextColumn("eta"), TimeRemainingColumn(compact=True)]
-        self._name = name
-        self._progress = Progress(*columns, console=console, transient=True)
-        self._task = self._progress.add_task(name, total=None)
-        self._progress.start()
-
-    def update(self, done: float, total: float, what: str) -> None:
-        description = f"{self._name}: {shown(what)}" if what else self._name
-        self._progress.update(self._task, completed=done, total=total or None, description=description)
-
-    def close(self) -> None:
-        self._progress.stop()

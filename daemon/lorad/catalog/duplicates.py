@@ -47,7 +47,7 @@ class Copies:
         self._leads_through = Links().leads_through if follow else None
 
     def of(self, file: Name, names: Iterable[bytes], configs: Iterable[tuple[bytes, bytes]]) -> Copy:
-        """The file that one of its names tells of; `configs` is what the configuration beside a name says."""
+        """The file of a name, as a copy; `configs` is what the configuration beside a name says."""
         paths = tuple(sorted(names))
         links: tuple[bytes, ...] = ()
         if self._leads_through:
@@ -109,7 +109,7 @@ class Links:
 
 
 def _is_link(path: bytes) -> bool:
-    """Whether a name is a symbolic link. What cannot be looked at is left to whoever acts on it."""
+    """Whether a name is a symbolic link. One that cannot be looked at counts as none; an action looks again."""
     try:
         return stat.S_ISLNK(os.lstat(path).st_mode)
     except OSError:

@@ -126,7 +126,7 @@ class Looked(NamedTuple):
 
 
 def look(state_dir: str, without: Collection[bytes] = ()) -> Iterator[Looked]:
-    """All actions that can be undone, or should be: not those that are known as lost, which the history tells of.
+    """All actions that can be undone, or should be: not those that are known as lost, which stand in the history.
 
     Nothing below `without` is looked at.
 

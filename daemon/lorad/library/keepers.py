@@ -49,7 +49,7 @@ class Rules(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def rules_of(settings: Dedupe, resolve: Callable[[str], bytes]) -> Rules:
-    """The keep rules of `[dedupe]`, with its folders as in the catalogue's paths, which `resolve` tells."""
+    """The keep rules of `[dedupe]`, with its folders as in the catalogue's paths, as `resolve` gives them."""
     return Rules(
         keep=tuple(_rule(text, resolve) for text in settings.keep), scope=tuple(map(resolve, settings.scope))
     )

@@ -16,7 +16,7 @@ from lorad.watch.place import Memory
 
 @dataclass(frozen=True)
 class Plan:
-    """It is the same for a watch that is made anew. `failed` is told why one ended, when nobody stopped it."""
+    """It is the same for a watch that is made anew. `failed` gets the reason where one ended by itself."""
 
     root: bytes
     #: Paths that lead to the root now: symbolic links, and its own.

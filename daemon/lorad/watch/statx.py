@@ -1,8 +1,6 @@
 """What the kernel says of a name beyond `os.stat`: mount, flags, birth, and why its folder cannot be changed.
 
-Nothing is opened, so that neither a FIFO nor a lease holds anything up. When an inode was made tells it from
-another one that got its number after it was removed; what its mode, owner, links and names become since does not
-change that. Source: statx(2), STATX_BTIME; ext4, XFS, Btrfs, F2FS, tmpfs, NTFS and others keep it.
+Nothing is opened, so that neither a FIFO nor a lease holds anything up. Source: statx(2).
 """
 
 from __future__ import annotations
@@ -98,7 +96,7 @@ def may_change(folder: bytes) -> bool:
 
 
 def born_ns(path: bytes, ino: int) -> int | None:
-    """When the inode `ino`, to which a name leads, was made, which tells it from a later one of its number.
+    """When the inode `ino`, to which a name leads, was made: a later one with its number has another time.
 
     What its mode, owner, links and names become since does not change that. None where it is not known: ext4, XFS,
     Btrfs, F2FS, tmpfs, NTFS and others keep it (statx(2), STATX_BTIME).

@@ -165,7 +165,7 @@ def _done(order: Order, context: _Working) -> Word:
         )
         return _failed("memory", f"{name} needs more than {limit}; raise it, or give --local")
     except Exception as error:
-        # The daemon is told what a job of anybody raised.
+        # A job may be of any package: the daemon gets what it raised as an answer.
         traceback.print_exc()
         what = f"{type(error).__name__}: {error}"
         return _failed("crashed", f"{name} has a mistake: {what}; the daemon's log says where")

@@ -90,5 +90,5 @@ def load_installed() -> None:
         try:
             point.load()
         except Exception as error:
-            # A package of somebody else may raise anything when it is imported.
+            # A package of another project may raise anything when it is imported.
             raise UsageError(f"{GROUP}: {point.value} cannot be loaded ({error}); install it anew") from error

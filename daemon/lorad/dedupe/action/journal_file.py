@@ -70,7 +70,7 @@ class JournalFile:
         self.path = os.path.join(state_dir, JOURNAL)
         try:
             self._refuse_loss(state_dir)
-            # Not "ro": what a process left that died within a commit is to be rolled back by whoever comes next.
+            # Not "ro": a commit that a process died in is rolled back by the next one that opens the file.
             self._db = connect(self.path, "rwc" if writing else "rw", timeout=10.0)
             if writing:
                 os.chmod(self.path, 0o600)

@@ -139,7 +139,7 @@ class Excerpt:
         self.data = bytearray(length)
         self._pieces = sorted(pieces)
         self._starts = [piece.start for piece in self._pieces]
-        #: Bytes of the longest piece, which tells how far back one may begin that reaches into a block.
+        #: Bytes of the longest piece, as one that reaches into a block may begin so far before it.
         self._longest = max((piece.length for piece in self._pieces), default=0)
         self._position = 0
 

@@ -1,6 +1,6 @@
 """How much of each input is merged, to which rank each module, and whether anything is left of one.
 
-The latter is told for little: a matrix times a few random vectors tells its size. That of Gaussian ones is ‖M‖² a
+The latter costs little: a matrix times a few random vectors gives its size. That of Gaussian ones is ‖M‖² a
 vector on average, and that all of four show less than a millionth of it has a probability below 1e-20.
 """
 
