@@ -26,6 +26,7 @@ COMMANDS = {
     "scan": ("scan", "Find the files in DIR... that hold the same weights."),
     "status": ("status", "Progress, queues, processes, watch health, errors."),
     "wait": ("status", "Return when the JSON files say what is on disk."),
+    "list": ("listing", "Files by what they are: family, rank, trigger words …"),
     "groups": ("queries", "Files by layout."),
     "duplicates": ("queries", "Files that hold the same weights."),
     "failed": ("queries", "Files that could not be read, and why."),
@@ -60,6 +61,10 @@ COMMANDS = {
 }
 
 
+#: Commands whose function cannot be called as they are.
+_FUNCTIONS = {"list": "list_files"}
+
+
 class _Commands(click.Group):
     """The commands by name, in the order in which a newcomer meets them."""
 
@@ -69,7 +74,9 @@ class _Commands(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in COMMANDS:
             return None
-        command = getattr(import_module(f"loractl.commands.{COMMANDS[cmd_name][0]}"), cmd_name)
+        command = getattr(
+            import_module(f"loractl.commands.{COMMANDS[cmd_name][0]}"), _FUNCTIONS.get(cmd_name, cmd_name)
+        )
         assert isinstance(command, click.Command)
         return command
 

@@ -47,6 +47,12 @@ class Requests(JobRequests):
         return Listing(control.ListFailed(), control.Failed, lambda page: page.files)
 
     @listed
+    def list(self, expression: str = "", *, sort: str = "path") -> Listing[control.ListedFile]:
+        """Files by what they are, such as `family=sdxl rank>=32`; see `loracore.expressions`."""
+        request = control.ListFiles(expression, sort, control.MOST_LISTED)
+        return Listing(request, control.Files, lambda page: page.files)
+
+    @listed
     def find(self, hash: str) -> Listing[control.Match]:
         """Files with a hash that begins with these hex digits."""
         return Listing(control.Find(hash), control.Found, lambda page: page.matches)

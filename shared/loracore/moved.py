@@ -76,7 +76,7 @@ MOVED: dict[str, str | None] = {
     "lorakit.change.sums": "lorakit.jobs.merge.layout",
     "lorakit.change.weighing": "lorakit.jobs.merge.weights",
     "lorakit.excerpts": "lorakit.jobs.hashes.shared_read",
-    "lorakit.facts": "lorakit.jobs.metadata",
+    "lorakit.facts.job": "lorakit.jobs.metadata.job",
     "lorakit.hashing": "lorakit.jobs.hashes.job",
     "lorakit.lanes": "lorakit.jobs.hashes.shared_read",
     "lorakit.legacyhash": "lorakit.jobs.hashes.legacy",

@@ -63,8 +63,8 @@ def test_no_old_path_hides_a_module(old: str) -> None:
 
 
 def test_modules_below_a_renamed_package_are_not_loaded_twice() -> None:
-    old, _ = imported("lorakit.facts.stated")
-    assert old is importlib.import_module("lorakit.jobs.metadata.stated")
+    old, _ = imported("lorakit.change.models.weights")
+    assert old is importlib.import_module("lorakit.models.weights")
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")

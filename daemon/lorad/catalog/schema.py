@@ -116,6 +116,31 @@ MIGRATIONS = (
     -- How much its header says beside its layers, in characters; NULL where it was read before this was kept.
     ALTER TABLE files ADD COLUMN metadata INTEGER;
     """,
+    """
+    -- What the file is, by its header: see loracore.facts. `config`: a digest of the adapter_config.json that it
+    -- goes by, NULL for none.
+    CREATE TABLE facts (
+        file INTEGER PRIMARY KEY, version INTEGER NOT NULL, encoded BLOB NOT NULL, config BLOB
+    );
+    -- A row for each name in view, with all that `list` asks for; texts are folded, lists between newlines. It
+    -- follows from names, files and facts, see lorad.catalog.facts.
+    CREATE TABLE listing (
+        id INTEGER PRIMARY KEY, path BLOB NOT NULL UNIQUE, file INTEGER NOT NULL, name TEXT NOT NULL,
+        size INTEGER NOT NULL, mtime_ns INTEGER NOT NULL, state TEXT NOT NULL, format TEXT,
+        family TEXT, base TEXT, algorithm TEXT, convention TEXT, rank INTEGER, min_rank INTEGER, alpha REAL,
+        modules INTEGER, component TEXT, dtype TEXT, sound INTEGER, problem TEXT, title TEXT, author TEXT,
+        trainer TEXT, triggers TEXT, epoch INTEGER, steps INTEGER, date TEXT, licence TEXT, output TEXT,
+        session TEXT, model_hash TEXT
+    );
+    CREATE INDEX listing_file ON listing (file);
+    -- What words alone are looked for in, by the row of `listing`, and an index of it for any part of a word.
+    CREATE TABLE texts (
+        id INTEGER PRIMARY KEY, name TEXT NOT NULL, title TEXT NOT NULL, triggers TEXT NOT NULL, tags TEXT NOT NULL
+    );
+    CREATE VIRTUAL TABLE words USING fts5(
+        name, title, triggers, tags, content = 'texts', content_rowid = 'id', tokenize = 'trigram'
+    );
+    """,
 )
 
 

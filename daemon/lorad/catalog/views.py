@@ -15,6 +15,7 @@ from zlib import decompress
 
 import msgspec
 
+from loracore.expressions import any_like
 from loracore.identity import Identity
 from loracore.paths import CATALOGUE
 from loracore.tensorfile import Layout
@@ -118,20 +119,25 @@ class Snapshot(NamedTuple):
 
 def connect(state_dir: str) -> sqlite3.Connection:
     """A connection that cannot write."""
-    return state_folder.connect(os.path.join(state_dir, CATALOGUE), "ro")
+    db = state_folder.connect(os.path.join(state_dir, CATALOGUE), "ro")
+    db.create_function("any_like", 2, any_like, deterministic=True)
+    return db
 
 
 class Reader:
     """A connection that cannot write, opened when it is first used, and again after `close`. For one thread."""
 
-    def __init__(self, state_dir: str) -> None:
+    def __init__(self, state_dir: str, *, cache: int = 2 << 20) -> None:
+        """`cache`: bytes of the catalogue that are kept at hand, at most."""
         self._state_dir = state_dir
+        self._cache = cache
         self._connection: sqlite3.Connection | None = None
 
     @property
     def db(self) -> sqlite3.Connection:
         if self._connection is None:
             self._connection = connect(self._state_dir)
+            self._connection.execute(f"PRAGMA cache_size = -{self._cache >> 10}")
         return self._connection
 
     def close(self) -> None:

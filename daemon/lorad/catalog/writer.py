@@ -16,6 +16,7 @@ from loracore.paths import CATALOGUE
 from loracore.tensorfile import Arrangement
 from loracore.whole import regular
 from lorad import state_folder
+from lorad.catalog.facts import FactsTable
 from lorad.catalog.hashes import HashTable
 from lorad.catalog.schema import migrate
 from lorad.catalog.tables import AnswerTable, FileTable, HeldTables, Interned, LayoutTable, NameTable
@@ -30,8 +31,8 @@ _JOURNAL = 16 << 20
 class Catalog:
     """The open catalogue, with a writer for each table."""
 
-    def __init__(self, folder: str) -> None:
-        """Open or make the catalogue in `folder`.
+    def __init__(self, folder: str, *, lists: bool = True) -> None:
+        """Open or make the catalogue in `folder`. `lists`: files have facts, and can be listed by them.
 
         Raises StateError when it is damaged or too new, and sqlite3.OperationalError when there is no room or
         permission to work on it.
@@ -59,10 +60,13 @@ class Catalog:
         self.names = NameTable(self._db)
         self.answers = AnswerTable(self._db)
         self.hashes = HashTable(self._db)
+        self.facts = FactsTable(self._db, lists=lists)
         self.layouts = LayoutTable(self._db)
         self.arrangements = Interned(self._db, "arrangement", Arrangement.decode)
         self.held = HeldTables(self._db)
         self._dropped = False
+        if self.facts.begin():
+            self.commit(new_generation=False)
 
     def number(self, key: str) -> int:
         """A number kept under a name; 0 if it was never set."""
@@ -87,7 +91,8 @@ class Catalog:
         """Forget files with all that was learnt from them."""
         files = list(files)
         self._dropped |= bool(files)
-        for table, column in (("files", "id"), ("names", "file"), ("answers", "file"), ("hashes", "file")):
+        for table in ("files", "names", "answers", "hashes", "facts"):
+            column = "id" if table == "files" else "file"
             self._db.executemany(f"DELETE FROM {table} WHERE {column} = ?", ((file,) for file in files))
 
     def forget_unused(self) -> None:

@@ -30,6 +30,7 @@ from loracore.control import (
     LibraryRequest,
     ListDuplicates,
     ListFailed,
+    ListFiles,
     ListGroups,
     Match,
     PlanDedupe,
@@ -37,9 +38,11 @@ from loracore.control import (
     Show,
     Shown,
 )
+from loracore.expressions import BadExpression
 from loracore.paths import shown
 from lorad.catalog.duplicates import Copies, names_in_sets, names_in_sets_with, sets_of
 from lorad.catalog.hashes import count, hashes_of
+from lorad.catalog.listing import facts_of
 from lorad.catalog.search import Hit, search
 from lorad.catalog.views import (
     TOLD,
@@ -53,6 +56,7 @@ from lorad.catalog.views import (
     read_head,
     read_terms,
 )
+from lorad.control.listing import files
 from lorad.control.pages import BadCursor, Pages, Row, paginate, planned_pages
 from lorad.dedupe.plan import Plan
 from lorad.dedupe.planner import BadPolicy, Planner
@@ -63,6 +67,8 @@ from lorad.watch import calls
 Query = LibraryRequest | PlanDedupe
 #: SPEC section 1; `weights` is not told apart yet, and is an empty list.
 LEVELS = ("inode", "file", "tensors", "weights")
+#: Bytes of the catalogue at hand: the rows that `list` goes through, of 100,000 files.
+_CACHE = 96 << 20
 #: Characters of a hash are at most those of 32 bytes.
 _HASH = 64
 _T = TypeVar("_T")
@@ -83,7 +89,7 @@ class Queries:
 
     def __init__(self, state_dir: str) -> None:
         self._state_dir = state_dir
-        self._reader = Reader(state_dir)
+        self._reader = Reader(state_dir, cache=_CACHE)
         self._pages = Pages()
         self.planner = Planner(state_dir)
         #: Whether identity hashes are computed. From any thread.
@@ -124,7 +130,7 @@ class Queries:
     def _tried(self, ask: Callable[[], _T]) -> _T | Refusal:
         try:
             return ask()
-        except (BadCursor, BadPolicy) as error:
+        except (BadCursor, BadExpression, BadPolicy) as error:
             return Refusal("malformed", str(error))
         except (sqlite3.Error, OSError) as error:
             self.close()
@@ -165,6 +171,9 @@ class Queries:
                     # Files come of age, and blocks become shared, without a new generation.
                     lasts=False,
                 )
+            case ListFiles():
+                with self._reading() as db:
+                    return files(db, read_head(db), query)
             case Show(path):
                 with self._reading() as db:
                     return _show(db, path)
@@ -316,4 +325,5 @@ def _show(db: sqlite3.Connection, path: bytes) -> Shown | Refusal:
         hashes=hashes.hexadecimal(),
         hashes_error=hashes.error or "",
         differing=sorted(found.differs) if found else [],
+        facts=facts_of(db, name.file),
     )

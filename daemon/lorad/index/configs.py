@@ -13,15 +13,22 @@ from contextlib import suppress
 from loracore.adapter.function import config_function, config_text
 from loracore.tensorfile.peft import CONFIG
 from lorad.index.known_files import Files
+from lorad.index.records import File
 from lorad.watch import calls
 
 
 class Configs:
-    """`layers` gives the names of a layout's tensors."""
+    """`layers` gives the names of a layout's tensors; `configured` hears of what was found beside a file."""
 
-    def __init__(self, files: Files, layers: Callable[[int], Sequence[str]]) -> None:
+    def __init__(
+        self,
+        files: Files,
+        layers: Callable[[int], Sequence[str]],
+        configured: Callable[[File, bytes, bytes | None], None],
+    ) -> None:
         self._files = files
         self._layers = layers
+        self._configured = configured
         #: The folder that was read last, and what was found: many names of one folder come after each other.
         self._read: tuple[bytes, bytes | None] | None = None
 
@@ -35,6 +42,7 @@ class Configs:
             text = self._text(os.path.dirname(path))
             said = None if text is None else config_function(text, self._layers(file.layout))
             self._files.configure(path, said)
+            self._configured(file, path, text)
 
     def touched(self, path: bytes) -> None:
         """Something happened to this name: if it is a configuration, look at all names beside it."""

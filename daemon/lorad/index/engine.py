@@ -20,6 +20,7 @@ from lorad.index.backlog import Backlog
 from lorad.index.commits import Commits, PresentTerms
 from lorad.index.configs import Configs
 from lorad.index.executor import Duplicate, Executor
+from lorad.index.facts import FactsOfFiles
 from lorad.index.hiding import Hiding
 from lorad.index.holders import Holders
 from lorad.index.known_files import Files
@@ -87,7 +88,8 @@ class Engine:
             about=lambda path: self._names.about(path),  # noqa: PLW0108 - it is made below
         )
         self._do = self._executor.do
-        self._configs = Configs(self.files, self._reading.layer_names)
+        self._facts = FactsOfFiles(catalog, self.files, self._reading.want_header)
+        self._configs = Configs(self.files, self._reading.layer_names, self._facts.configured)
         leaves_out = Exclude(exclude, roots)
         # What is loaded stays: looking for garbage in it would take longer than loading.
         gc.disable()
@@ -96,6 +98,7 @@ class Engine:
         finally:
             gc.enable()
         gc.freeze()
+        self._facts.want_missing()
         self._names = names = Names(
             self.files,
             self._configs,
@@ -287,6 +290,7 @@ class Engine:
         self._executor.forget_layouts()
 
     def _forgot(self, file: int) -> None:
+        self._facts.forget(file)
         self._pipeline.cancel(file)
         self._reading.drop(file)
 
@@ -369,7 +373,8 @@ class Engine:
         header: Header = outcome.header
         file.function = header.function
         if file.layout is not None:
-            # All else of it was learnt before functions were.
+            # All else of it was learnt before functions and facts were.
+            self._facts.learnt(file, header.facts)
             return
         file.layout = self._catalog.layouts.number(header.layout_signature)
         file.arrangement = self._catalog.arrangements.number(header.arrangement_signature)
@@ -382,6 +387,7 @@ class Engine:
         file.metadata = header.metadata
         for name in file.names:
             self._configs.look(name)
+        self._facts.learnt(file, header.facts)
         alone = not self._library.has_layout(file.layout)
         self._do(self._library.header(file.id, file.layout))
         if file.names:

@@ -128,6 +128,7 @@ class Files:
                 self.twins.load(file)
         self._catalog.names.set_active(1, wake)
         self._catalog.names.set_active(0, sleep)
+        self._catalog.facts.refresh((), [*wake, *sleep])
         self.held.save()
         self.view_changed = bool(wake or sleep)
 

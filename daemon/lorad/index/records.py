@@ -125,6 +125,7 @@ class Store:
         self._new_names: dict[bytes, NameRow] = {}
         self._dropped_names: list[bytes] = []
         self._dropped_files: list[int] = []
+        self._facts: dict[int, tuple[bytes, bytes | None]] = {}
         self._kept: dict[str, bytes] = {}
         self._restored: set[int] = set()
 
@@ -144,8 +145,13 @@ class Store:
         self._new_names.pop(path, None)
         self._dropped_names.append(path)
 
+    def described(self, file: File, facts: bytes, config: bytes | None) -> None:
+        """The header of a file was read for facts, which go by a configuration of this digest."""
+        self._facts[file.id] = (facts, config)
+
     def dropped(self, file: File) -> None:
         self._dirty.pop(file.id, None)
+        self._facts.pop(file.id, None)
         self._dropped_files.append(file.id)
 
     def lost(self, file: File, path: bytes) -> None:
@@ -164,7 +170,8 @@ class Store:
     @property
     def unsaved(self) -> int:
         names = len(self._new_names) + len(self._dropped_names)
-        return len(self._dirty) + names + len(self._dropped_files) + len(self._kept) + self._held.unsaved
+        dropped, facts = len(self._dropped_files), len(self._facts)
+        return len(self._dirty) + names + dropped + facts + len(self._kept) + self._held.unsaved
 
     def save(self) -> set[bytes] | None:
         """Write what changed into the catalogue's open transaction: the names whose row did, None if nothing had.
@@ -175,9 +182,13 @@ class Store:
         for key, value in self._kept.items():
             self._catalog.keep(key, value)
         self._kept.clear()
+        for file, (facts, config) in self._facts.items():
+            self._catalog.facts.save(file, facts, config)
         rows = [row for row in (file.row() for file in self._dirty.values()) if not self._is_stored(row)]
         if not (rows or self._new_names or self._dropped_names or self._dropped_files):
+            self._catalog.facts.refresh(self._facts, ())
             self._dirty.clear()
+            self._facts.clear()
             return None
         touched = {name for row in rows for name in self._dirty[row.id].names}
         touched.update(self._new_names, self._dropped_names)
@@ -185,7 +196,9 @@ class Store:
         self._catalog.drop_files(self._dropped_files)
         self._catalog.files.save(rows)
         self._catalog.names.save(self._new_names.values())
-        for book in (self._dirty, self._new_names, self._dropped_names, self._dropped_files):
+        files = {*(row.id for row in rows), *self._facts, *self._dropped_files}
+        self._catalog.facts.refresh(files, {*self._new_names, *self._dropped_names})
+        for book in (self._dirty, self._new_names, self._dropped_names, self._dropped_files, self._facts):
             book.clear()
         return touched
 

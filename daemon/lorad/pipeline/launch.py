@@ -36,10 +36,12 @@ class Crew:
     """The arena and the children that share it, started at once; `Pipeline` takes them over.
 
     `folder` becomes the current one: a disk that a daemon was started on can be unmounted. Raises OSError when
-    memory does not allow an arena.
+    memory does not allow an arena. With `facts`, loaders compute them with each header.
     """
 
-    def __init__(self, folder: str, state_dir: str, *, loaders: int, hasher: str, gpu_memory_mb: int = 0) -> None:
+    def __init__(
+        self, folder: str, state_dir: str, *, loaders: int, hasher: str, gpu_memory_mb: int = 0, facts: bool = True
+    ) -> None:
         os.chdir(folder)
         self.loaders = loaders
         self.hasher = hasher
@@ -48,7 +50,9 @@ class Crew:
         self.slabs = max(SLABS_FOR_GPU if gpu else SLABS, 2 * loaders)
         self.arena = Arena.create(SLAB, self.slabs)
         self._death_read, self._death_write = os.pipe2(os.O_CLOEXEC)
-        self.children = [Child(f"loader-{index}", "lorad.pipeline.loader", index) for index in range(loaders)]
+        self.children = [
+            Child(f"loader-{index}", "lorad.pipeline.loader", index, (int(facts),)) for index in range(loaders)
+        ]
         self.children.append(Child("hasher", "lorad.pipeline.hasher", loaders, (hasher, gpu_memory_mb)))
         self.children.append(Child("publisher", "lorad.publish", loaders + 1, (state_dir,)))
         for child in self.children:

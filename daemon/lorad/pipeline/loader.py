@@ -26,6 +26,7 @@ from loracore.tensorfile.strided import gather
 from loracore.tensorfile.ziprecords import record_start
 from lorad.pipeline.arena import Arena
 from lorad.pipeline.endpoint import CoreGoneError, Line, take_place
+from lorad.pipeline.facts import FactsReader
 from lorad.pipeline.protocol import (
     LANES,
     OUR_MISTAKE,
@@ -63,7 +64,7 @@ class _Cancelled(Exception):
 class Loader:
     """Carries out the core's tasks. Between two slabs or files, one gives way to those of lower lanes."""
 
-    def __init__(self, line: Line, arena: Arena, index: int) -> None:
+    def __init__(self, line: Line, arena: Arena, index: int, *, facts: bool) -> None:
         self._line = line
         self._arena = arena
         self._index = index
@@ -74,6 +75,7 @@ class Loader:
         self._tasks: list[int] = []
         self._cancelled: set[int] = set()
         self._known: set[bytes] = set()
+        self._facts = FactsReader() if facts else None
         #: Containers without a residue yet, by their file's identity: it may be asked for soon.
         self._pickled: OrderedDict[Identity, Container] = OrderedDict()
 
@@ -207,6 +209,7 @@ class Loader:
             residue=container.residue,
             function=header_function(container.metadata, [layer.name for layer in container.layout.layers]),
             metadata=sum(len(key) + len(value) for key, value in container.metadata.items()),
+            facts=self._facts(container, target.path) if self._facts else None,
         )
         if len(self._known) > _KNOWN:
             # The core gets some again, which it does not mind.
@@ -309,7 +312,7 @@ def _trouble(kind: str, reason: str, why: str = "") -> Trouble:
 
 def main() -> None:
     place = take_place()
-    loader = Loader(place.line, place.arena, place.number)
+    loader = Loader(place.line, place.arena, place.number, facts=place.arguments == ["1"])
     place.line.ready()
     with suppress(CoreGoneError):
         loader.run()

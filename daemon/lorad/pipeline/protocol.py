@@ -128,7 +128,8 @@ class Header(msgspec.Struct, frozen=True, array_like=True):
     """What a header said. `layout` and `arrangement` come (zlib) when this loader first meets them.
 
     `function` stands for what it says beside the layout that changes what the layers do; None for nothing.
-    `metadata`: how much it says beside the layout, in characters.
+    `metadata`: how much it says beside the layout, in characters. `facts`: as `loracore.facts` has
+    them, encoded; None where nothing is installed that computes them.
     """
 
     layout_signature: bytes
@@ -140,6 +141,7 @@ class Header(msgspec.Struct, frozen=True, array_like=True):
     residue: bytes | None
     function: bytes | None = None
     metadata: int = 0
+    facts: bytes | None = None
 
 
 #: What is said of a file at which lorad failed by a mistake of its own.

@@ -57,7 +57,9 @@ def scan(options: Options, reports: BinaryIO) -> None:
     """Scan the folders, reporting as it goes. What was learnt is in the state folder, also after a kill."""
     started = time.monotonic()
     with locked(options.state_dir):
-        crew = Crew(options.state_dir, options.state_dir, loaders=options.loaders, hasher=options.hasher)
+        crew = Crew(
+            options.state_dir, options.state_dir, loaders=options.loaders, hasher=options.hasher, facts=False
+        )
         from lorad.scan.onepass import one_pass  # noqa: PLC0415 - the children start meanwhile
 
         one_pass(options, crew, reports, started)

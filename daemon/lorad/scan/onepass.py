@@ -58,7 +58,7 @@ def _pass(options: Options, pipeline: Pipeline, reports: BinaryIO, started: floa
         if isinstance(event, FileFailedEvent):
             write(reports, FileFailed(event.path, event.reason))
 
-    catalog = Catalog(options.state_dir)
+    catalog = Catalog(options.state_dir, lists=False)
     engine = Engine(
         catalog,
         pipeline,

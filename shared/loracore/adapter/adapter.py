@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +28,9 @@ if TYPE_CHECKING:
 
 #: Roles that make no module by themselves.
 _BESIDE = frozenset({"alpha", "reshape_weight", "magnitude", "dora_scale", "rescale", "up_bias"})
+
+#: What is said of a file in which nothing is an adapter.
+NO_MODULE = "no module of any convention that is known"
 
 
 @dataclass(frozen=True)
@@ -111,6 +114,37 @@ def _weights_and_config(path: bytes) -> tuple[bytes, dict[str, Any]]:
     return weights, read_config(path) if os.path.exists(os.path.join(path, CONFIG)) else {}
 
 
+def understood(layers: Iterable[Layer], peft: PeftConfig | None, problems: Problems) -> list[tuple[Group, Form]]:
+    """Layers sorted into modules, each with its form, by names and shapes; what fits no form is a problem."""
+    groups = group(layers, peft is not None, problems)
+    # Most modules have the shapes of others.
+    forms: dict[object, Form] = {}
+    return [(found, form) for found in groups if (form := _form(found, peft, problems, forms)) is not None]
+
+
+def _form(found: Group, peft: PeftConfig | None, problems: Problems, forms: dict[object, Form]) -> Form | None:
+    transposed = _transposed(found, peft)
+    key = (transposed, *((role, layer.shape) for role, layer in found.roles.items()))
+    form = forms.get(key)
+    if form is None:
+        if found.roles.keys() <= _BESIDE:
+            roles = " and ".join(sorted(found.roles))
+            problems.error(found.stem, f"{roles} without factors", "modules without factors")
+            return None
+        try:
+            form = forms[key] = form_of(found.roles, transposed)
+        except Misfit as misfit:
+            problems.error(found.stem, str(misfit), "modules that do not fit")
+            return None
+    if form.algorithm in {"full", "norm"} and found.roles.keys() <= {"diff_b", "b_norm", "bias"}:
+        found.name += ".bias"
+    return form
+
+
+def _transposed(found: Group, peft: PeftConfig | None) -> bool:
+    return peft is not None and peft.fan_in_fan_out and found.convention == "peft"
+
+
 class _Reading:
     """The steps from layers to modules, and the problems found on the way."""
 
@@ -124,8 +158,7 @@ class _Reading:
         self.parts = diffusers_configs(self.metadata)
 
     def adapter(self, path: str) -> Adapter:
-        groups = group(self.reader.layers.values(), bool(self.config), self.problems)
-        known = [(found, form) for found in groups if (form := self._form(found)) is not None]
+        known = understood(self.reader.layers.values(), self.peft, self.problems)
         named = [Named(found.component, found.name, form.shape) for found, form in known]
         family = family_of(named, self.config, self.metadata)
         modules = [module for found, form in known if (module := self._module(found, form, family)) is not None]
@@ -133,7 +166,7 @@ class _Reading:
         convention = convention_of_file({found.convention for found, _ in known if found.convention})
         self._tell_of_the_whole(convention, [found for found, _ in known])
         if not modules:
-            self.problems.error("", "no module of any convention that is known")
+            self.problems.error("", NO_MODULE)
         return Adapter(
             path, self.reader.container.format, convention, family, tuple(modules),
             self.metadata, self.config, self.problems.all(), self.reader,
@@ -150,23 +183,6 @@ class _Reading:
         for config in (self.peft, *self.parts.values()):
             for text in config.problems if config else ():
                 self.problems.warn("", text)
-
-    def _form(self, found: Group) -> Form | None:
-        if found.roles.keys() <= _BESIDE:
-            roles = " and ".join(sorted(found.roles))
-            self.problems.error(found.stem, f"{roles} without factors", "modules without factors")
-            return None
-        try:
-            form = form_of(found.roles, self._transposed(found))
-        except Misfit as misfit:
-            self.problems.error(found.stem, str(misfit), "modules that do not fit")
-            return None
-        if form.algorithm in {"full", "norm"} and found.roles.keys() <= {"diff_b", "b_norm", "bias"}:
-            found.name += ".bias"
-        return form
-
-    def _transposed(self, found: Group) -> bool:
-        return self.peft is not None and self.peft.fan_in_fan_out and found.convention == "peft"
 
     def _module(self, found: Group, form: Form, family: str) -> Module | None:
         scale = self._scale(found, form)
@@ -185,7 +201,7 @@ class _Reading:
             dtypes=frozenset(layer.dtype for layer in found.roles.values()),
             layers=found.roles,
             needs_base=form.needs_base,
-            transposed=self._transposed(found) and len(form.shape) == 2,
+            transposed=_transposed(found, self.peft) and len(form.shape) == 2,
             convention=found.convention,
             _reader=self.reader,
         )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -44,7 +44,7 @@ def group(layers: Iterable[Layer], has_config: bool, problems: Problems) -> list
             _unknown(problems, layer)
         else:
             (plain if key.convention == "plain" else keys).append((key, layer))
-    chosen = _chosen_adapter((key.adapter for key, _ in keys), problems)
+    chosen = _chosen_adapter({key.adapter for key, _ in keys}, problems)
     for key, layer in keys:
         if key.adapter in {"", chosen}:
             _put(groups, key, layer, has_config, problems)
@@ -66,8 +66,8 @@ def _unknown(problems: Problems, layer: Layer) -> None:
     problems.warn(layer.name, "a key of no known convention", "unknown keys")
 
 
-def _chosen_adapter(adapters: Iterable[str], problems: Problems) -> str:
-    found = sorted(name for name in Counter(adapters) if name)
+def _chosen_adapter(adapters: set[str], problems: Problems) -> str:
+    found = sorted(adapters - {""})
     if not found:
         return ""
     chosen = "default" if "default" in found else found[0]
@@ -84,7 +84,8 @@ def _put(groups: dict[str, Group], key: Key, layer: Layer, has_config: bool, pro
         problems.warn(key.stem, f"{layer.name!r} is a second {key.role}; the first is used", "keys twice")
         return
     found.roles[key.role] = layer
-    found.convention = found.convention or convention_of(key, has_config)
+    if not found.convention:
+        found.convention = convention_of(key, has_config)
 
 
 def _name(groups: list[Group], has_config: bool, problems: Problems) -> None:

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 from loracore.control.frame import Struct
+from loracore.facts import Facts
+
+#: Files that one page of `ListFiles` may have.
+MOST_LISTED = 1000
 
 
 class ListGroups(Struct, frozen=True, tag="groups"):
@@ -28,6 +32,20 @@ class Find(Struct, frozen=True, tag="find"):
     """`prefix`: the beginning of a hash, at least `MIN_PREFIX` hex digits; `0x` before it is passed over."""
 
     prefix: str
+    cursor: str = ""
+
+
+class ListFiles(Struct, frozen=True, tag="list"):
+    """Files by what they are: those that all terms of the `expression` ask for, see `loracore.expressions`.
+
+    `sort`: a field, and with `-` before it its highest first. `most`: files in a page, at most `MOST_LISTED`.
+    `facets`: fields of `FACETS` whose values are counted over all files that are asked for.
+    """
+
+    expression: str = ""
+    sort: str = "path"
+    most: int = 200
+    facets: list[str] = []
     cursor: str = ""
 
 
@@ -100,6 +118,31 @@ class Shown(Struct, frozen=True, tag="shown"):
     hashes: dict[str, str] = {}
     hashes_error: str = ""
     differing: list[bytes] = []
+    facts: Facts | None = None
+
+
+class ListedFile(Struct, frozen=True):
+    """`state` is as in processed.json. `facts`: None where its header was not read for them."""
+
+    path: bytes
+    size: int
+    mtime_ns: int
+    state: str
+    format: str | None = None
+    facts: Facts | None = None
+
+
+class Files(Struct, frozen=True, tag="listed"):
+    """`total`: how many files are asked for, in all pages.
+
+    `facets`: how many of them have each value of a field, the most frequent first; "" where it is not known.
+    """
+
+    generation: int
+    files: list[ListedFile]
+    total: int
+    facets: dict[str, list[tuple[str, int]]] = {}
+    cursor: str = ""
 
 
 class Match(Struct, frozen=True):
@@ -122,5 +165,5 @@ class Found(Struct, frozen=True, tag="found"):
     note: str = ""
 
 
-LibraryRequest = ListGroups | ListDuplicates | ListFailed | Show | Find
-LibraryAnswer = Groups | Duplicates | Failed | Shown | Found
+LibraryRequest = ListGroups | ListDuplicates | ListFailed | ListFiles | Show | Find
+LibraryAnswer = Groups | Duplicates | Failed | Files | Shown | Found

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from itertools import chain, zip_longest
 
 from loracore.names import unet
 from loracore.names.conventions import PREFIXES, UNDERSCORED, beginning
@@ -17,7 +18,7 @@ from loracore.names.families import heads, pattern, starts, tables
 
 _UNDERSCORED = beginning(UNDERSCORED)
 _DOTTED = beginning(prefix for prefix in PREFIXES if prefix not in UNDERSCORED)
-_NUMBER = re.compile(r"(?<![^_])\d+(?![^_])")
+_NUMBER = re.compile(r"(?<![^_])(\d+)(?![^_])")
 
 
 def split_stem(stem: str, peft: bool) -> tuple[str, str, bool]:
@@ -61,16 +62,18 @@ def dotted(names: Iterable[str], component: str) -> dict[str, str]:
     Several architectures have names that differ in dots alone (`img_attn.qkv`, `img_attn_qkv`): the one that
     knows most of the file's names is asked first.
     """
-    templates = {name: _NUMBER.sub("#", name) for name in names}
+    # What stands between numbers, and the numbers, in turn.
+    parts = {name: _NUMBER.split(name) for name in names}
+    templates = {name: "#".join(found[::2]) for name, found in parts.items()}
     wanted = set(templates.values())
     known = tables("te", "llm") if component.startswith("te") else tables("unet", "transformer", "llm")
     ranked = sorted(known, key=lambda table: -len(wanted & table.keys()))
-    forms: dict[str, str] = {}
+    forms: dict[str, list[str]] = {}
     for table in ranked:
         for template in wanted & table.keys() - forms.keys():
-            forms[template] = table[template].replace("#", "{}")
+            forms[template] = table[template].split("#")
     return {
-        name: forms[template].format(*_NUMBER.findall(name))
+        name: "".join(chain(*zip_longest(forms[template], parts[name][1::2], fillvalue="")))
         for name, template in templates.items()
         if template in forms
     }

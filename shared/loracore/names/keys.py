@@ -33,12 +33,12 @@ _FORMS = tuple((convention.form, convention.name) for convention in CONVENTIONS.
 
 def parse_key(name: str) -> Key | None:
     """Take a layer's name apart; None where no convention knows it."""
-    parts = name.rsplit(".", 3)
-    for count in (3, 2, 1):
-        stem = ".".join(parts[:-count])
-        found = _SUFFIXES.get(".".join(parts[-count:])) if stem else None
-        if found is not None:
-            return Key(stem, *found)
+    one = name.rfind(".")
+    two = name.rfind(".", 0, one)
+    for dot in (name.rfind(".", 0, two), two, one):
+        # The longest suffix first, behind a stem that is not empty.
+        if dot > 0 and (known := _SUFFIXES.get(name[dot + 1 :])) is not None:
+            return Key(name[:dot], *known)
     for form, convention in _FORMS:
         if (match := form.fullmatch(name)) is not None:
             return _formed(match.groupdict(), match.lastgroup or "", convention)

@@ -44,20 +44,37 @@ _TEXT = frozenset({"te1", "te2", "te3"})
 _UNET = _TEXT | {"unet"}
 
 
+class Shown(NamedTuple):
+    """What names and shapes show: the family, "" where they do not suffice, and whether it is a language model."""
+
+    family: str
+    language: bool = False
+
+
 def family_of(modules: Iterable[Named], config: Mapping[str, Any], metadata: Mapping[str, str]) -> str:
     """The base family, from names and shapes; where these do not suffice, from what the file says of itself."""
+    return stated_family(shown_family(modules), config, metadata)
+
+
+def shown_family(modules: Iterable[Named]) -> Shown:
+    """The base family as far as names and shapes show it."""
     modules = list(modules)
     components = {module.component for module in modules}
     if "unet" in components or (components and components <= _TEXT):
-        found = _first({of: _of(modules, of, components) for of in _UNET & components})
-    elif "transformer" in components:
-        found = _first({"transformer": _of(modules, "transformer", components)})
-    elif "llm" in components:
+        return Shown(_first({of: _of(modules, of, components) for of in _UNET & components}))
+    if "transformer" in components:
+        return Shown(_first({"transformer": _of(modules, "transformer", components)}))
+    if "llm" in components:
         # Of any component: a text encoder may be a language model.
-        return _named_by_base(_first({"llm": modules}), config)
-    else:
-        found = ""
-    return found or _stated(config, metadata) or "unknown"
+        return Shown(_first({"llm": modules}), language=True)
+    return Shown("")
+
+
+def stated_family(shown: Shown, config: Mapping[str, Any], metadata: Mapping[str, str]) -> str:
+    """The base family, where names and shapes leave it open by what the file says of itself; else "unknown"."""
+    if shown.language:
+        return _named_by_base(shown.family, config)
+    return shown.family or _stated(config, metadata) or "unknown"
 
 
 def _of(modules: Sequence[Named], component: str, components: Set[str]) -> Sequence[Named]:

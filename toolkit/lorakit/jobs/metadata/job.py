@@ -21,8 +21,10 @@ from loracore.jobs.metadata import (
     ValidationInfo,
 )
 from loracore.time import now_text, rfc3339
-from lorakit.jobs.metadata.stated import Statements, as_number, listed, says_nothing, shortened
-from lorakit.jobs.metadata.training import training_info
+from lorakit.facts import described
+from lorakit.facts.claims import ALPHAS, RANKS, disagreements
+from lorakit.facts.stated import Statements, listed, statements
+from lorakit.facts.training import training_info
 
 if TYPE_CHECKING:
     from loracore.adapter import Adapter, Module
@@ -31,11 +33,6 @@ _ALGORITHMS = {
     "lora": "LoRA", "locon": "LoCon", "dora": "DoRA", "loha": "LoHa", "lokr": "LoKr", "glora": "GLoRA",
     "full": "full difference", "norm": "norm", "oft": "OFT", "ia3": "IA3",
 }  # fmt: skip
-#: Where it is stated. A value for the whole file may be that of some modules alone: convolutions have their own.
-_RANKS = ("ss_network_dim", "ss_network_rank", "peft.r", "ot.lora_rank", "lora_rank")
-_ALPHAS = ("ss_network_alpha", "peft.lora_alpha", "ot.lora_alpha", "lora_alpha")
-#: A stated alpha is rounded to the weights' dtype, 8 bits of it in bfloat16.
-_ROUNDING = 2**-8
 _TARGETS = 200
 T = TypeVar("T")
 
@@ -48,7 +45,7 @@ def run(parameters: MetadataParameters, context: Context) -> MetadataResult:
     """
     context.progress(0, 1)
     with read_adapter(os.fsdecode(parameters.path)) as adapter:
-        stated = _statements(adapter)
+        stated = statements(adapter.metadata, adapter.config)
         architecture = _architecture(adapter)
         training = training_info(stated, architecture.algorithm)
         model = _model(adapter, stated, architecture)
@@ -69,23 +66,6 @@ def run(parameters: MetadataParameters, context: Context) -> MetadataResult:
 JOB = SPEC.implemented(run)
 
 
-def _statements(adapter: Adapter) -> Statements:
-    """The file's metadata, and its configurations under prefixes: `peft.`, `ot.` (OneTrainer), `toolkit.`."""
-    stated = Statements(adapter.metadata)
-    stated.add("peft", adapter.config)
-    parts = stated.values.get("lora_adapter_metadata")
-    if isinstance(parts, dict):
-        # diffusers: `transformer.r`, `text_encoder.lora_alpha`.
-        stated.add("peft", {key.partition(".")[2]: value for key, value in parts.items() if "." in key})
-    for key, prefix in (("ot_config", "ot"), ("training_info", "toolkit")):
-        if isinstance(stated.values.get(key), dict):
-            stated.add(prefix, stated.values[key])
-    for part in ("unet", "text_encoder"):
-        if isinstance(stated.values.get(f"ot.{part}"), dict):
-            stated.add(f"ot.{part}", stated.values[f"ot.{part}"])
-    return stated
-
-
 def _file(path: str) -> FileInfo:
     status = os.stat(path)
     name = os.fsencode(os.path.basename(path))
@@ -100,13 +80,8 @@ def _model(adapter: Adapter, stated: Statements, architecture: ArchitectureInfo)
     arguments = stated.first("ss_network_args")
     return ModelInfo(
         format=adapter.format,
-        model_name=stated.text("ss_output_name", "modelspec.title", "ssmd_display_name", "ss_model_name", "name")
-        or os.fsencode(stem).decode("utf-8", "backslashreplace"),
-        base_model=stated.text(
-            "peft.base_model_name_or_path", "ss_base_model_version", "modelspec.architecture", "ss_base_model",
-            "ss_sd_model_name", "ot.base_model_name", "ot.model_type", "base_model",
-        )
-        or family,
+        model_name=described.name(stated) or os.fsencode(stem).decode("utf-8", "backslashreplace"),
+        base_model=described.base_model(stated) or family,
         base_model_file=stated.text("ss_sd_model_name", "ot.base_model_name"),
         base_model_hash=stated.text("ss_new_sd_model_hash", "ss_sd_model_hash"),
         family=family,
@@ -114,8 +89,8 @@ def _model(adapter: Adapter, stated: Statements, architecture: ArchitectureInfo)
         network_alpha=architecture.alpha,
         network_module=stated.text("ss_network_module", "peft.peft_type", "ot.peft_type"),
         network_args=arguments if isinstance(arguments, dict) else {},
-        author=stated.text("modelspec.author", "ssmd_author", "author"),
-        license=stated.text("modelspec.license", "license"),
+        author=described.author(stated),
+        license=described.licence(stated),
         description=stated.text("modelspec.description", "ssmd_description", "description"),
         all_metadata=_all(adapter, stated),
     )  # fmt: skip
@@ -204,8 +179,8 @@ def _validation(adapter: Adapter, stated: Statements, not_finite: Iterable[str])
     alphas = [
         module.alpha for module in adapter.modules if module.alpha is not None and module.algorithm != "lokr"
     ]
-    warnings += _disagreements(stated, _RANKS, "rank", ranks)
-    warnings += _disagreements(stated, _ALPHAS, "alpha", alphas)
+    warnings += disagreements(stated, RANKS, "rank", ranks)
+    warnings += disagreements(stated, ALPHAS, "alpha", alphas)
     dynamic = [key for key in stated.values if stated.is_dynamic(key)]
     if dynamic:
         warnings.append(f"{listed(dynamic)}: stated as Dynamic; ranks and alphas are read from the modules")
@@ -214,20 +189,3 @@ def _validation(adapter: Adapter, stated: Statements, not_finite: Iterable[str])
         warnings.append(f"{listed(silent)}: stated without a value")
     warnings += dict.fromkeys(stated.notes)
     return ValidationInfo(not errors, tuple(warnings), tuple(errors))
-
-
-def _disagreements(stated: Statements, keys: Sequence[str], what: str, found: Sequence[float]) -> Iterator[str]:
-    """A warning for each key that states what no module has."""
-    stated.first(*keys)
-    if not found or stated.values.get(f"peft.{what}_pattern"):
-        return
-    shows = f"{min(found):g}" if min(found) == max(found) else f"{min(found):g} to {max(found):g}"
-    for key in keys:
-        value = stated.values.get(key)
-        if says_nothing(value) or stated.is_dynamic(key):
-            continue
-        number = as_number(value)
-        if number is None:
-            yield f"{key} states {what} {shortened(value)}, which is not a number; the modules have {shows}"
-        elif not any(abs(number - one) <= _ROUNDING * abs(one) for one in found):
-            yield f"{key} states {what} {number}, but the modules have {shows}"

@@ -119,6 +119,23 @@ class Statements:
         return _clean(text)
 
 
+def statements(metadata: Mapping[str, str], config: Mapping[str, Any]) -> Statements:
+    """A file's metadata, and its configurations under prefixes: `peft.`, `ot.` (OneTrainer), `toolkit.`."""
+    stated = Statements(metadata)
+    stated.add("peft", config)
+    parts = stated.values.get("lora_adapter_metadata")
+    if isinstance(parts, dict):
+        # diffusers: `transformer.r`, `text_encoder.lora_alpha`.
+        stated.add("peft", {key.partition(".")[2]: value for key, value in parts.items() if "." in key})
+    for key, prefix in (("ot_config", "ot"), ("training_info", "toolkit")):
+        if isinstance(stated.values.get(key), dict):
+            stated.add(prefix, stated.values[key])
+    for part in ("unet", "text_encoder"):
+        if isinstance(stated.values.get(f"ot.{part}"), dict):
+            stated.add(f"ot.{part}", stated.values[f"ot.{part}"])
+    return stated
+
+
 def says_nothing(value: Any) -> bool:
     if isinstance(value, str):
         return value.strip().lower() in _NOTHING

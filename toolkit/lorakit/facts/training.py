@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from loracore.jobs.metadata import Dataset, TrainingInfo
-from lorakit.jobs.metadata.stated import Statements, as_count, as_number
+from lorakit.facts.stated import Statements, as_count, as_number
 
 _TAGS = 1000
 _WORDS = 50

@@ -1,0 +1,133 @@
+"""`loractl list`: files by what they are."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+
+import click
+
+from loracore.control import MOST_LISTED, Files, ListedFile, ListFiles
+from loracore.errors import UsageError
+from loracore.expressions import FIELDS, absolute_folders, field_named, is_term, parse
+from loracore.paths import shown
+from loractl.commands.options import Connect, Name, asks_daemon
+from loractl.view import exports, forms, listing, tables
+from loractl.view.tables import count
+
+#: Rows that a terminal is shown where nobody has said how many.
+_SHOWN = 200
+
+
+class _Help(click.Command):
+    """With the fields in it, which are data."""
+
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Fields"):
+            formatter.write_dl([(name, field.help) for name, field in FIELDS.items()])
+
+
+@click.command(cls=_Help, name="list")
+@asks_daemon
+@click.argument("expression", nargs=-1, metavar="[EXPR...]")
+@click.option("--sort", metavar="FIELD", default="path", show_default=True, help="-FIELD: its highest first.")
+@click.option("--columns", metavar="FIELD,...", help=f"By default {','.join(listing.COLUMNS)}.")
+@click.option("--limit", type=click.IntRange(0), metavar="N", help="So many files; 0 for all. On a terminal, 200.")
+@click.option("--facets", metavar="FIELD,...", help="How many files have each value of these.")
+@click.option(
+    "-o", "--output", type=Name(dir_okay=False), metavar="FILE",
+    help="Write all of it: .csv, .json, .parquet, .md or .txt.",
+)  # fmt: skip
+@click.option("--force", is_flag=True, help="Replace FILE.")
+def list_files(
+    connect: Connect,
+    as_json: bool,
+    *,
+    expression: tuple[str, ...],
+    sort: str,
+    columns: str | None,
+    limit: int | None,
+    facets: str | None,
+    output: str | None,
+    force: bool,
+) -> None:
+    r"""Files by what they are, from their headers.
+
+    EXPR is of terms that all hold, such as `family=sdxl`, `rank>=32`, `trigger~ohwx` or `dir=DIR`, and of words
+    alone, which are looked for in names, titles, trigger words and tags. `~` contains, `=` takes globs, case is
+    ignored; != !~ and !WORD are their opposites. Numbers, sizes and dates have > >= < <= too. Quote a value with
+    spaces inside of the term: 'title~"my style"'.
+
+    \b
+    Examples:
+      loractl list family=sdxl 'rank>=32' trigger~ohwx
+      loractl list 'size>200MB' --sort -size --columns path,size,base -o large.csv
+    """
+    asked = absolute_folders(" ".join(map(_quoted, expression)), os.getcwd())
+    parse(asked)
+    chosen = [field_named(name) for name in _listed(columns)] or list(listing.COLUMNS)
+    if output:
+        exports.check_output(output)
+        if os.path.lexists(output) and not force:
+            raise UsageError(f"{shown(output)}: it exists already; --force replaces it")
+    if facets:
+        _show_facets(connect, as_json, asked, _listed(facets))
+        return
+    most = limit if limit is not None else _SHOWN if sys.stdout.isatty() and not output and not as_json else 0
+    files, total = _files(connect, asked, sort, most)
+    if output:
+        exports.export(output, [("Files", listing.table(files, chosen))], lambda: listing.form(files, total))
+    if as_json:
+        forms.print_json(listing.form(files, total))
+    elif not output:
+        heads, rows = listing.rows(files, chosen)
+        if files:
+            tables.show_table(heads, rows)
+        more = f"; the first {len(files):,} are shown, --limit 0 shows all" if len(files) < total else ""
+        click.echo(f"{count(total, 'file')}{more}", err=True)
+
+
+def _quoted(argument: str) -> str:
+    """A term whose quotes the shell has taken, such as `title~my style`, with them; others as they are."""
+    first, *others = argument.split() or [""]
+    if not is_term(first) or not others or {'"', "'"} & set(argument) or any(map(is_term, others)):
+        return argument
+    value = next(place for place, char in enumerate(argument) if char in "=~<>") + 1
+    value += argument[value] in "=~"
+    return f'{argument[:value]}"{argument[value:]}"'
+
+
+def _listed(names: str | None) -> list[str]:
+    return [name.strip() for name in (names or "").split(",") if name.strip()]
+
+
+def _files(connect: Connect, asked: str, sort: str, most: int) -> tuple[list[ListedFile], int]:
+    """So many files, all for 0, and how many there are."""
+    found: list[ListedFile] = []
+    total = 0
+    request = ListFiles(asked, sort, min(most or MOST_LISTED, MOST_LISTED))
+    with connect() as daemon:
+        for page in daemon.pages(request, Files):
+            total = page.total
+            found += page.files
+            if most and len(found) >= most:
+                break
+    return found[: most or None], total
+
+
+def _show_facets(connect: Connect, as_json: bool, asked: str, fields: Sequence[str]) -> None:
+    with connect() as daemon:
+        page = next(daemon.pages(ListFiles(asked, most=0, facets=[field_named(name) for name in fields]), Files))
+    if as_json:
+        facets = {field: dict(values) for field, values in page.facets.items()}
+        forms.print_json({"total": page.total, "facets": facets})
+        return
+    heads = [tables.Column("field"), tables.Column("value", folds=True), tables.Column("files", right=True)]
+    rows = [
+        (field if first else "", shown(value) or "unknown", f"{number:,}")
+        for field, values in page.facets.items()
+        for first, (value, number) in zip([True] + [False] * len(values), values, strict=False)
+    ]
+    tables.show_table(heads, rows)
+    click.echo(count(page.total, "file"), err=True)
