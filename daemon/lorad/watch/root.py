@@ -145,7 +145,7 @@ class RootEmitter(EventEmitter):
         if self._table.fileno() in ready:
             self._table.stale = True
             self._tick_at = min(self._tick_at, self._ticked_at + _LULL)
-        return self._listener is not None and self._listener.fd in ready
+        return self._listener is not None and self._listener.instance.fd in ready
 
     def _hold_back(self) -> None:
         while self._queue.qsize() > _QUEUED and self.should_keep_running():
@@ -211,21 +211,12 @@ class RootEmitter(EventEmitter):
             self.queue_event(EchoEvent(self._root, number=number))
 
     def _listen(self) -> None:
-        plan = self._plan
         try:
-            self._listener = Listener(
-                self._root,
-                plan.canary,
-                follow=plan.follow,
-                exclude=plan.exclude,
-                without=plan.without,
-                beat=self._beat,
-                emit=self.queue_event,
-            )
+            self._listener = Listener(self._plan, self._beat, self.queue_event)
         except OSError as error:
             self._trouble = tree.explain_instance(error)
             return
-        self._ears.register(self._listener.fd, select.POLLIN)
+        self._ears.register(self._listener.instance.fd, select.POLLIN)
         self._trouble = ""
         self._listener.tree.remote = self._remote_inside()
         self._walk(lambda listener: listener.tree.adopt(self._root))
@@ -318,8 +309,8 @@ class RootEmitter(EventEmitter):
 
     def _drop_listener(self) -> None:
         if self._listener is not None:
-            self._ears.unregister(self._listener.fd)
-            self._listener.close()
+            self._ears.unregister(self._listener.instance.fd)
+            self._listener.instance.close()
             self._listener = None
 
     def _close(self) -> None:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from loracore.config import Watch
 from lorad.watch.canary import Canary
-from lorad.watch.exclude import Exclude
+from lorad.watch.exclude import LeftOut
 from lorad.watch.place import Memory
 
 
@@ -23,9 +23,7 @@ class Plan:
     links: Callable[[], Sequence[bytes]]
     #: Whether links are looked through.
     follow: bool
-    exclude: Exclude
-    #: Folders that are left out.
-    without: tuple[bytes, ...]
+    left_out: LeftOut
     settings: Callable[[], Watch]
     canary: Canary
     memory: Memory

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from loracore.config import Watch
 from lorad.watch import calls
 from lorad.watch.canary import Canary
-from lorad.watch.exclude import Exclude
+from lorad.watch.exclude import Exclude, LeftOut
 from lorad.watch.news import Inbox, News, RootHealth
 from lorad.watch.place import Memory
 from lorad.watch.root_news import RootObserver
@@ -183,8 +183,7 @@ class Watcher:
             root,
             lambda: [link for link, leads in self._links.items() if leads == root],
             self._settings.follow_symlinks,
-            Exclude(self._settings.exclude, self._roots),
-            self._without,
+            LeftOut(Exclude(self._settings.exclude, self._roots), self._without),
             lambda: self._settings,
             self._canary,
             self._memory,
