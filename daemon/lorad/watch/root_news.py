@@ -40,6 +40,7 @@ class RootObserver:
         (emitter,) = self._observer.emitters
         assert isinstance(emitter, RootEmitter)
         self.emitter = emitter
+        self.state = emitter.state
 
     @property
     def alive(self) -> bool:

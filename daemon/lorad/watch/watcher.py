@@ -170,7 +170,7 @@ class Watcher:
         """How each root is watched now."""
         with self._changed:
             observers = list(self._observers.values())
-        return [RootHealth(observer.root, *observer.says(), observer.emitter.folders) for observer in observers]
+        return [RootHealth(each.root, *each.says(), each.state.coverage.folders) for each in observers]
 
     def silent_seconds(self) -> float:
         """Seconds since the keeper was last seen at work. Over a quarter of a minute, something is badly wrong."""
@@ -256,9 +256,9 @@ class Watcher:
             sync.number, sync.deadline = sys.maxsize, now
         waiting = []
         for observer in self._observers.values():
-            if observer.emitter.there is None or (observer.health == "watching" and observer.emitter.echoes):
+            if observer.state.there is None or (observer.health == "watching" and observer.state.coverage.echoes):
                 waiting.append(observer)
-            elif observer.emitter.there:
+            elif observer.state.there:
                 self._inbox.rescan(observer.root, "it is not certain that all changes were noticed")
         sync.asked = sync.waiting = tuple(waiting)
 
@@ -271,7 +271,7 @@ class Watcher:
             return False
         for observer in sync.asked:
             # Its health was told before it echoed, so it holds for the time until then.
-            if observer.emitter.there and (observer in sync.waiting or observer.health != "watching"):
+            if observer.state.there and (observer in sync.waiting or observer.health != "watching"):
                 self._inbox.rescan(observer.root, "it is not certain that all changes were noticed")
         self._inbox.synced(sync.token)
         return True
@@ -311,12 +311,12 @@ class Watcher:
         with contextlib.suppress(OSError):
             # Where no file can be made (a full disk), there is no sign of life, which is no sign of death.
             number = self._canary.send()
-            listening = [observer for observer in self._observers.values() if observer.emitter.echoes]
+            listening = [observer for observer in self._observers.values() if observer.state.coverage.echoes]
             self._sent = (number, now + self._echo, {observer: observer.emitter.beats for observer in listening})
 
     def _is_silent(self, observer: RootObserver, beats: int) -> None:
         emitter = observer.emitter
-        if not emitter.walking:
+        if not observer.state.coverage.walking:
             self._failed.append((observer.root, "it gave no sign of life"))
         elif emitter.beats == beats:
             # A new one would hang where this one does.
