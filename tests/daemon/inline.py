@@ -14,7 +14,7 @@ from lorad.index.records import File
 from lorad.library import Status
 from lorad.pipeline.dispatch import Finished, Job
 from lorad.pipeline.loader import Loader
-from lorad.pipeline.protocol import Done, Publish, Published, Using
+from lorad.pipeline.protocol import Done, Publish, Published
 from tests.builders.weights import Layers, random_weights
 from tests.builders.write import write_safetensors
 
@@ -59,9 +59,9 @@ class Inline:
     """Stands for `Pipeline`. Each job is done when it is started, and told of when it is asked for."""
 
     loaders = 1
-    using = Using("cpu")
 
     def __init__(self) -> None:
+        self.dispatcher = self
         self._line = _Line()
         self._loader = Loader(self._line, _Arena(), 0)  # type: ignore[arg-type]
         self._done: list[Finished | Published] = []

@@ -194,7 +194,7 @@ class Engine:
     @property
     def reading(self) -> bool:
         """Whether files are being read, or wait for it."""
-        return not (self._reading.empty and self._pipeline.idle) or bool(self._postponed)
+        return not (self._reading.empty and self._pipeline.dispatcher.idle) or bool(self._postponed)
 
     def put_off(self, names: Callable[[bytes], bool]) -> None:
         """Leave names alone as long as `names` says that an action is under way on them.
@@ -213,7 +213,7 @@ class Engine:
     @property
     def hurries(self) -> bool:
         """Whether files are being read, or wait for it, of which that does not take long."""
-        return self._reading.waits(LONG_LANE) or self._pipeline.works(LONG_LANE)
+        return self._reading.waits(LONG_LANE) or self._pipeline.dispatcher.works(LONG_LANE)
 
     def progress(self) -> Progress:
         counts = self.files.tally.counts
@@ -287,19 +287,19 @@ class Engine:
         self._executor.forget_layouts()
 
     def _forgot(self, file: int) -> None:
-        self._pipeline.cancel(file)
+        self._pipeline.dispatcher.cancel(file)
         self._reading.drop(file)
 
     def _feed(self) -> None:
         self._reading.release()
         for file in list(self._reading.pointless()):
-            self._pipeline.cancel(file)
+            self._pipeline.dispatcher.cancel(file)
         for lane in range(LANES):
             while (loader := self._pipeline.room(lane)) is not None:
                 job = self._reading.next_job(lane)
                 if job is None:
                     break
-                self._pipeline.start(loader, job)
+                self._pipeline.dispatcher.start(loader, job)
 
     def _finished(self, finished: Finished) -> None:
         job, position = finished.job, 0

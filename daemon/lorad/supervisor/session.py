@@ -95,7 +95,7 @@ class Session:
         if self.engine is None:
             for _ in self._pipeline.poll(timeout):
                 pass  # What the engine that is gone had asked for; the next one asks again.
-            if self._pipeline.idle and time.monotonic() >= self._open_at:
+            if self._pipeline.dispatcher.idle and time.monotonic() >= self._open_at:
                 self._open(config)
             return
         self.engine.step(timeout)
@@ -129,7 +129,7 @@ class Session:
         """Keep what is known and let the engine go."""
         if self.engine is None or self.catalog is None:
             return
-        self._pipeline.cancel()
+        self._pipeline.dispatcher.cancel()
         try:
             self.engine.save()
             self.catalog.close()
@@ -146,7 +146,7 @@ class Session:
         else:
             self.trouble = f"a mistake in lorad ({type(error).__name__}); please report what its log says of it"
         self._complain(self.trouble)
-        self._pipeline.cancel()
+        self._pipeline.dispatcher.cancel()
         if self.catalog:
             self.catalog.abandon()
         self.engine = self.catalog = None

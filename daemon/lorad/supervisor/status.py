@@ -70,8 +70,8 @@ class Reporter:
             duplicate_files=progress.duplicates if progress else 0,
             queues=queues,
             children=self._children(),
-            hasher=pipeline.using.backend,
-            hasher_note=pipeline.using.note,
+            hasher=pipeline.hasher.using.backend,
+            hasher_note=pipeline.hasher.using.note,
             watch=max((root.health for root in roots), key=_WORST.index, default="watching"),
             roots=roots,
             files_per_second=round(files_rate, 1),
@@ -95,7 +95,7 @@ class Reporter:
         return max(0, files - files_before) / elapsed, max(0, size - size_before) / elapsed
 
     def _children(self) -> list[ChildState]:
-        pids = self._pipeline.pids()
+        pids = self._pipeline.children.pids()
         found = {pid: self._process(pid) for pid in pids.values()}
         self._processes = {pid: process for pid, process in found.items() if process is not None}
         states = []
