@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import sys
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
 from lorad.watch.canary import Canary
@@ -21,10 +21,11 @@ _UNCERTAIN = "it is not certain that all changes were noticed"
 class LifeCheck:
     """Sends a canary from time to time, and sees which roots' watches have heard it."""
 
-    def __init__(self, canary: Canary, echo: float) -> None:
-        """`echo`: seconds that an echo may take before a watch is taken for dead."""
+    def __init__(self, canary: Canary, echo: float, failed: Callable[[bytes, str], None]) -> None:
+        """`echo`: seconds that an echo may take; `failed` gets the root of a watch that is dead, and why it is."""
         self._canary = canary
         self._echo = echo
+        self._failed = failed
         #: When the next one is sent.
         self.next_at = 0.0
         #: The canary that is listened for: its number, until when, and how far each root was when it was sent.
@@ -39,9 +40,8 @@ class LifeCheck:
         """When to look again."""
         return self._sent[1] if self._sent else self.next_at
 
-    def look(self, now: float, observers: Collection[RootObserver], every: float) -> list[tuple[bytes, str]]:
-        """Roots whose watches are dead, and why. Sends a canary when it is time, `every` so many seconds."""
-        dead = []
+    def look(self, now: float, observers: Collection[RootObserver], every: float) -> None:
+        """See who has heard the last canary, and send one when it is time, `every` so many seconds."""
         if self._sent is not None:
             number, deadline, beats = self._sent
             silent = [observer for observer in beats if observer.heard < number and not observer.retired]
@@ -53,31 +53,29 @@ class LifeCheck:
                 self._sent = (number, now + self._echo, beats)
             elif now >= deadline:
                 self._sent = None
-                dead += [(each.root, "it gave no sign of life") for each in silent if _is_dead(each, beats[each])]
+                for observer in silent:
+                    self._is_silent(observer, beats[observer])
         if self._sent is None and now >= self.next_at:
             self.next_at = now + every
-            dead += [
-                (each.root, "a thread of it ended") for each in observers if not each.retired and not each.alive
-            ]
             self._send(now, observers)
-        return dead
 
     def _send(self, now: float, observers: Collection[RootObserver]) -> None:
+        for observer in observers:
+            if not observer.retired and not observer.alive:
+                self._failed(observer.root, "a thread of it ended")
         with contextlib.suppress(OSError):
             # Where no file can be made (a full disk), there is no sign of life, which is no sign of death.
             number = self._canary.send()
             beats = {each: each.emitter.beats for each in observers if each.state.coverage.echoes}
             self._sent = (number, now + self._echo, beats)
 
-
-def _is_dead(observer: RootObserver, beats: int) -> bool:
-    """Whether a watch that is silent is to be made anew. `beats`: how far it was when the canary was sent."""
-    if not observer.state.coverage.walking:
-        return True
-    if observer.emitter.beats == beats:
-        # A new one would hang where this one does.
-        observer.set_hangs(True)
-    return False
+    def _is_silent(self, observer: RootObserver, beats: int) -> None:
+        """`beats`: how far it was when the canary was sent."""
+        if not observer.state.coverage.walking:
+            self._failed(observer.root, "it gave no sign of life")
+        elif observer.emitter.beats == beats:
+            # A new one would hang where this one does.
+            observer.set_hangs(True)
 
 
 @dataclass

@@ -74,7 +74,7 @@ class Watcher:
         self._inbox = Inbox(wake)
         self._observers: dict[bytes, RootObserver] = {}
         self._failures: dict[bytes, _Failure] = {}
-        self._life = LifeCheck(self._canary, echo)
+        self._life = LifeCheck(self._canary, echo, self._has_failed)
         self._syncs: list[Sync] = []
         self._failed: list[tuple[bytes, str]] = []
         self._changed = threading.Condition(threading.RLock())
@@ -209,7 +209,7 @@ class Watcher:
             if not sync.begun:
                 sync.begin(now, self._canary, self._observers.values(), self._inbox)
         self._syncs = [sync for sync in self._syncs if not sync.is_over(now, self._inbox)]
-        self._failed += self._life.look(now, self._observers.values(), self._settings.canary_seconds)
+        self._life.look(now, self._observers.values(), self._settings.canary_seconds)
         for observer in self._observers.values():
             observer.ask()
         failed, self._failed = self._failed, []
