@@ -27,8 +27,8 @@ from lorad.index.known_files import Files
 from lorad.index.records import File
 from lorad.index.view import View
 from lorad.library import Instruction, Library, Status
-from lorad.pipeline.health import PipelineBrokenError
 from lorad.pipeline.protocol import OUR_MISTAKE
+from lorad.pipeline.restarts import PipelineBrokenError
 from lorad.watch import calls
 from lorad.watch.exclude import Exclude
 from lorad.watch.mounts import is_below

@@ -10,8 +10,8 @@ from collections.abc import Callable
 
 from lorad.pipeline.children import Children
 from lorad.pipeline.dispatch import Dispatcher
-from lorad.pipeline.health import Fault
 from lorad.pipeline.protocol import Stop, Using
+from lorad.pipeline.restarts import Fault
 
 #: Seconds after which it does not count any more that the hasher died while it used the GPU.
 _FORGIVEN = 600.0

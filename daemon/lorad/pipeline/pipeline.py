@@ -11,7 +11,6 @@ from loracore.paths import shown
 from lorad.pipeline.backend import HasherBackend
 from lorad.pipeline.children import Children
 from lorad.pipeline.dispatch import Dispatcher, Finished, Lost
-from lorad.pipeline.health import AWAY, INTERVAL, Fault, Health, Restarts, Verdict, Vital
 from lorad.pipeline.launch import Crew
 from lorad.pipeline.protocol import (
     Digested,
@@ -24,6 +23,7 @@ from lorad.pipeline.protocol import (
     ToCore,
     Using,
 )
+from lorad.pipeline.restarts import AWAY, INTERVAL, Fault, Health, Restarts, Verdict, Vital
 from lorad.watch import calls
 
 #: Seconds until a process that could not be started is tried again.

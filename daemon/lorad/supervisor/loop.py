@@ -45,10 +45,10 @@ from lorad.index.engine import Engine
 from lorad.index.names import settled
 from lorad.index.records import File
 from lorad.jobs.service import JobService
-from lorad.pipeline.health import PipelineBrokenError
 from lorad.pipeline.launch import Crew
 from lorad.pipeline.pipeline import Pipeline
 from lorad.pipeline.protocol import Identity, Using
+from lorad.pipeline.restarts import PipelineBrokenError
 from lorad.supervisor.logs import get_logger
 from lorad.supervisor.session import Session, roots_of
 from lorad.supervisor.status import Reporter

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from lorad.pipeline.backend import Distrust
-from lorad.pipeline.health import Fault
+from lorad.pipeline.restarts import Fault
 
 
 def test_a_hasher_that_dies_twice_on_the_gpu_does_without() -> None:

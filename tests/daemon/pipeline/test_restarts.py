@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from lorad.pipeline.arena import Arena, Pulse
-from lorad.pipeline.health import (
+from lorad.pipeline.restarts import (
     DEATHS_A_MINUTE,
     SILENT,
     STALLED,
