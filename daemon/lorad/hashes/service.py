@@ -258,6 +258,7 @@ class HashingService:
             self._left |= attempts + 1 < _ATTEMPTS
             if attempts + 1 == _ATTEMPTS:
                 self._complain(f"it is not hashed: {result.text}", path)
+                self._wake()
 
     def _died(self, wanted: Wanted, path: bytes, result: Failed) -> None:
         """Count it to the file, and wait where it may be nobody's but the process's own fault."""
@@ -288,6 +289,7 @@ class HashingService:
         self._process.end()
         self._trouble = trouble
         self._complain(f"files are not hashed on arrival: {trouble}", b"")
+        self._wake()
         self._left = seconds is not None
         with self._changed:
             self._changed.wait_for(lambda: self._stopping or not self._trouble, seconds)
