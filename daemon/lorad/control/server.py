@@ -22,13 +22,17 @@ import msgspec
 from loracore import config
 from loracore.control import EVENTS_SOCKET, Answer, Answered, Event
 from loracore.errors import LoraError
-from lorad.control.clients import Clients, Connection
+from lorad.control.clients import Clients
+from lorad.control.connection import Connection
 from lorad.control.dedupe_handlers import Deduper
 from lorad.control.events import READY, Events
-from lorad.control.handlers import Command, Handlers, JobRunner, failed
+from lorad.control.handlers import Command, Handlers, JobRunner
+from lorad.control.replies import failed
 from lorad.control.requests import RefusedRequest, Requests
 from lorad.control.sockets import LocalPlace, for_clients
+from lorad.control.subscribers import Subscribers
 from lorad.control.tcp import Peer, TcpClients
+from lorad.control.zmtp import Unacceptable
 
 _LOG = logging.getLogger(__name__)
 
@@ -96,6 +100,7 @@ class ControlServer:
         self._answers: deque[tuple[Connection, bytes]] = deque()
         self._wakeup = _Wakeup()
         self._events = Events(self._wakeup.signal)
+        self._subscribers = Subscribers()
         self._requests = Requests()
         self._reload = self._stopping = False
         self._place: LocalPlace | None = None
@@ -176,8 +181,8 @@ class ControlServer:
         for peer, frames in tcp.take() if tcp is not None else ():
             self._take(peer, frames)
         self._send_answers()
-        if clients.keeping_up and (events := self._events.due()):
-            clients.publish(events)
+        if self._subscribers.keeping_up and (events := self._events.due()):
+            self._subscribers.publish(events, clients)
             if tcp is not None:
                 tcp.publish(events)
         if self._reload and tcp is not None and tcp.reload():
@@ -194,8 +199,9 @@ class ControlServer:
     def _gone(self, connection: Connection) -> None:
         """A local client's connection has ended."""
         self._requests.forget(connection)
-        if connection.topics and self._clients is not None:
-            self._events.heard = self._tcp is not None or bool(self._clients.subscribers)
+        if connection.topics:
+            self._subscribers.forget(connection)
+            self._events.heard = self._tcp is not None or bool(self._subscribers)
         if connection.owns:
             self._answering.gone(connection)
 
@@ -208,8 +214,12 @@ class ControlServer:
 
     def _subscribe(self, connection: Connection, frame: bytes) -> None:
         assert self._clients is not None
-        topic = self._clients.subscribe(connection, frame)
-        self._events.heard = self._tcp is not None or bool(self._clients.subscribers)
+        try:
+            topic = self._subscribers.take(connection, frame)
+        except Unacceptable as error:
+            self._clients.refuse(connection, str(error))
+            return
+        self._events.heard = self._tcp is not None or bool(self._subscribers)
         if topic is not None and topic.startswith(READY):
             self._clients.send(connection, [topic, b""])
 
