@@ -90,7 +90,7 @@ def test_it_is_tried_again_by_a_lorad_without_the_mistake(tmp_path: Path, root: 
 
 
 @pytest.mark.parametrize(
-    ("module", "part"), [("loop", "Daemon._take_news"), ("ticker", "Ticker.tick"), ("loop", "Daemon._act")]
+    ("module", "part"), [("loop", "Daemon._take_news"), ("status", "Reporter.tick"), ("loop", "Daemon._act")]
 )
 def test_a_mistake_of_the_loop_does_not_end_it(tmp_path: Path, root: Path, module: str, part: str) -> None:
     """Each part fails three times; then all is as it should be, and the log says what was wrong."""

@@ -92,11 +92,8 @@ class ControlServer:
         self._state_dir = state_dir
         self._settings = settings
         self._answered = answered
-        self._answering = Handlers(runtime_dir, state_dir, post, deduper, jobs)
-        #: See `Handlers`; all of them from any thread.
-        self.set_status, self.use = self._answering.set_status, self._answering.use
-        self.lock_by = self._answering.lock_by
-        self.plan_for, self.audit = self._answering.plan_for, self._answering.audit
+        #: Who answers what.
+        self.handlers = Handlers(runtime_dir, state_dir, post, deduper, jobs)
         self._answers: deque[tuple[Connection, bytes]] = deque()
         self._wakeup = _Wakeup()
         self._events = Events(self._wakeup.signal)
@@ -123,7 +120,7 @@ class ControlServer:
         except LoraError:
             self._close()
             raise
-        self._answering.start()
+        self.handlers.start()
         self._thread.start()
 
     def stop(self) -> None:
@@ -132,7 +129,7 @@ class ControlServer:
         if self._thread.is_alive():
             self._wakeup.signal()
             self._thread.join()
-        self._answering.stop()
+        self.handlers.stop()
         self._close()
 
     def tell(self, event: Event) -> None:
@@ -203,7 +200,7 @@ class ControlServer:
             self._subscribers.forget(connection)
             self._events.heard = self._tcp is not None or bool(self._subscribers)
         if connection.owns:
-            self._answering.gone(connection)
+            self.handlers.gone(connection)
 
     def _watch_tcp(self) -> None:
         assert self._tcp is not None
@@ -239,7 +236,7 @@ class ControlServer:
             self._answer(_Asker(peer, 0, since), failed(error))
             return
         asker = _Asker(peer, asked.id, since)
-        answer = self._answering.answer(asked.request, partial(self._answer, asker), owner)
+        answer = self.handlers.answer(asked.request, partial(self._answer, asker), owner)
         if answer is not None:
             self._answer(asker, answer)
 

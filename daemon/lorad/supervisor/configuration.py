@@ -35,13 +35,7 @@ class Configuration:
     For the loop's thread, but for `asked`.
     """
 
-    def __init__(
-        self,
-        config: Config,
-        load: Loader | None,
-        notifier: Notifier,
-        announcer: Announcer,
-    ) -> None:
+    def __init__(self, config: Config, load: Loader | None, notifier: Notifier, announcer: Announcer) -> None:
         self._load = load
         self._notifier = notifier
         self._announcer = announcer

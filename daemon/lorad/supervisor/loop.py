@@ -22,16 +22,15 @@ from lorad.supervisor.configuration import Configuration, Loader
 from lorad.supervisor.logs import get_logger
 from lorad.supervisor.parts import Parts
 from lorad.supervisor.session import roots_of
-from lorad.supervisor.status import Reporter
+from lorad.supervisor.status import BUSY_TICK, TICK, Reporter
 from lorad.supervisor.systemd import Notifier, Signals
-from lorad.supervisor.ticker import BUSY_TICK, TICK, Ticker
 from lorad.watch.news import Dirty, HealthChanged, Led, Rescan, Synced
 
 
 class Daemon:
     """All parts of a running lorad. `run` ends when a signal says so."""
 
-    _ticker: Ticker
+    _reporter: Reporter
 
     def __init__(self, config: Config, crew: Crew, notifier: Notifier, reload: Loader | None) -> None:
         """Without `reload`, SIGHUP ends it."""
@@ -43,11 +42,10 @@ class Daemon:
         self._mistakes: dict[str, str] = {}
         self._announcer = announcer = Announcer()
         self._configuration = Configuration(config, reload, notifier, announcer)
-        self._parts = parts = Parts(self._configuration, crew, announcer, status=lambda: self._ticker.status)
+        self._parts = parts = Parts(self._configuration, crew, announcer, status=lambda: self._reporter.status)
         self._session, self._intake = parts.session, parts.intake
-        reporter = Reporter(config.state_dir, parts, announcer.errors)
-        self._ticker = Ticker(reporter, parts.control, parts.watcher, notifier)
-        announcer.connect(parts.control.tell, refresh=self._ticker.tick, hurry=self._ticker.hurry)
+        self._reporter = Reporter(config.state_dir, parts, notifier, announcer.errors)
+        announcer.connect(parts.control.tell, refresh=self._reporter.tick, hurry=self._reporter.hurry)
         self._signals = Signals(
             stop=lambda: self._signalled(self._stop),
             # Where no configuration is read again, a hang-up ends it, as it ends any program of a terminal.
@@ -62,7 +60,7 @@ class Daemon:
         self._signals.start()
         try:
             self._parts.start()
-            self._ticker.tick()
+            self._reporter.tick()
             # Requests are answered and nothing that happens is missed from here on; loading may take a while.
             self._notifier.ready()
             config = self._configuration.config
@@ -80,7 +78,7 @@ class Daemon:
         self._guarded(self._work)
         for part in (
             self._reconfigure,
-            self._ticker.tick_in_time,
+            self._reporter.tick_in_time,
             self._answer_waits,
             self._act,
             self._parts.jobs.tidy,
@@ -128,7 +126,7 @@ class Daemon:
         now = time.monotonic()
         # Without an engine nothing that has settled can be taken in.
         due = self._intake.settling.next_due if self._session.engine else None
-        tick = self._ticker.due
+        tick = self._reporter.due
         return max(0.0, min(tick if due is None else min(due, tick), now + TICK) - now)
 
     def _published_news(self) -> None:
@@ -139,7 +137,7 @@ class Daemon:
         self._published = engine.published
         self._intake.starting = False
         # Who waits for this generation is to find it in the status as well.
-        self._ticker.hurry()
+        self._reporter.hurry()
         self._announcer.tell(PublishedEvent(self._published))
         if engine.finished:
             self._session.tidy()
@@ -185,7 +183,7 @@ class Daemon:
     def _audit(self, reply: Reply, answer: Answer) -> None:
         """Compare, once all that was on disk before is known."""
         if isinstance(answer, Waited):
-            self._parts.control.audit(self._configuration.here.watch, self._intake.look_again, reply)
+            self._parts.control.handlers.audit(self._configuration.here.watch, self._intake.look_again, reply)
         else:
             reply(answer)
 
@@ -194,14 +192,14 @@ class Daemon:
         engine, hashing = self._session.engine, self._parts.hashing
         busy = engine is None or engine.hurries or bool(self._parts.decisions.service.dispatch.left)
         hashed = hashing.look(self._session.generation, busy=busy)
-        if engine is not None and (present := hashing.present) is not None and not engine.has(*present):
-            hashing.let_go()
+        if engine is not None:
+            hashing.let_go_unless(engine.has)
         file = engine.identified(*hashed) if hashed is not None and engine is not None else None
         if hashed is not None:
             hashing.taken()
-        status = self._ticker.status
+        status = self._reporter.status
         if status is not None and status.hashing != hashing.state:
-            self._ticker.hurry(BUSY_TICK)
+            self._reporter.hurry(BUSY_TICK)
         if hashed is not None and file is not None and file.names and hashed.found.sha256 is not None:
             self._announcer.tell(FileHashed(file.names[0], hashed.found.sha256.hex()))
 

@@ -29,11 +29,7 @@ class Parts:
     """
 
     def __init__(
-        self,
-        configuration: Configuration,
-        crew: Crew,
-        announcer: Announcer,
-        status: Callable[[], Status | None],
+        self, configuration: Configuration, crew: Crew, announcer: Announcer, status: Callable[[], Status | None]
     ) -> None:
         self._configuration = configuration
         self._announcer = announcer
@@ -58,7 +54,7 @@ class Parts:
             self.metrics = MetricsServer(config.metrics.listen, status)
         self.decisions = Decisions(state_dir, here, tell_clients, announcer.complain, wake)
         self.hashing = HashingService(state_dir, announcer.not_hashed, wake)
-        self.jobs = JobService(state_dir, config.jobs, tell_clients, running=self.hashing.give_way)
+        self.jobs = JobService(state_dir, config.jobs, tell_clients, running=self.hashing.turns.give_way)
         self.control = ControlServer(
             config.runtime_dir,
             state_dir,
@@ -68,7 +64,7 @@ class Parts:
             deduper=self.decisions.service.requests,
             jobs=self.jobs,
         )
-        self.control.use(here)
+        self.control.handlers.use(here)
         self.session = Session(
             state_dir,
             self.pipeline,
@@ -83,7 +79,8 @@ class Parts:
     def start(self) -> None:
         """Have them work: requests are answered and nothing that happens is missed from here on."""
         self.control.start()
-        self.decisions.start(self.control.plan_for, self.control.lock_by)
+        handlers = self.control.handlers
+        self.decisions.start(handlers.plan_for, handlers.lock_by)
         self.jobs.start()
         self.hashing.use(self._configuration.config.hashes.on_arrival)
         self.hashing.start()
@@ -101,7 +98,7 @@ class Parts:
         self.watcher.set_settings(watch)
         self.watcher.set_roots(roots_of(here), self._configuration.leads)
         self.intake.settling.settings = watch
-        self.control.use(here)
+        self.control.handlers.use(here)
         if self.session.engine:
             self.session.engine.keep_by(policy_of(here).rules)
         self.decisions.use(here)

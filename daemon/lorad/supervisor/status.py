@@ -1,4 +1,4 @@
-"""The daemon's state as clients see it: counts, queues, rates, children, recent errors."""
+"""How the daemon is: counts, queues, rates, children, recent errors; reported to clients and to systemd."""
 
 from __future__ import annotations
 
@@ -13,26 +13,67 @@ from loracore import __version__
 from loracore.control import ChildState, Error, Root, Status
 from lorad.index.engine import Engine
 from lorad.supervisor.parts import Parts
+from lorad.supervisor.systemd import Notifier, sentence
 
+#: Seconds between two looks at what is due, and between two reports while there is work.
+TICK, BUSY_TICK = 5.0, 0.25
+#: Seconds without a hasher after which systemd is no longer told that all is well; more than a start may take.
+_WITHOUT_HASHER = 60.0
+#: The same without a sign of life of the watch.
+_SILENT_WATCH = 60.0
 #: Seconds that rates are taken over.
 _WINDOW = 5.0
 _WORST = ("watching", "polling", "degraded", "missing")
 
 
 class Reporter:
-    """Puts a `Status` together, at most a few times a second."""
+    """Reports at most a few times a second while there is work, and now and then without.
 
-    def __init__(self, state_dir: str, parts: Parts, errors: Collection[Error]) -> None:
+    For the loop's thread, but for `hurry` and `status`, which any thread may use.
+    """
+
+    def __init__(self, state_dir: str, parts: Parts, notifier: Notifier, errors: Collection[Error]) -> None:
         """`errors` are the newest ones, whenever that is."""
         self._state_dir = os.fsencode(state_dir)
         self._parts = parts
+        self._notifier = notifier
         self._errors = errors
         self._started = time.monotonic()
         self._samples: deque[tuple[float, int, int]] = deque()
         self._processes: dict[int, psutil.Process] = {}
         self._self = self._process(os.getpid())
+        #: The newest one; None before there is one.
+        self.status: Status | None = None
+        #: When the next report is.
+        self.due = 0.0
+        self._next_ping = 0.0
+        self._hasher_seen = time.monotonic()
 
-    def status(self) -> Status:
+    def hurry(self, seconds: float = 0.0) -> None:
+        """Have the next report within so many seconds."""
+        self.due = min(self.due, time.monotonic() + seconds)
+
+    def tick_in_time(self) -> None:
+        """Report if that is due."""
+        if time.monotonic() >= self.due:
+            self.tick()
+
+    def tick(self) -> None:
+        """Report now."""
+        now = time.monotonic()
+        self.status = status = self._look()
+        self._parts.control.handlers.set_status(status)
+        rest = min(TICK, self._notifier.watchdog_interval or TICK)
+        self.due = now + (BUSY_TICK if status.state != "idle" else rest)
+        if now >= self._next_ping:
+            self._next_ping = now + min(rest, 1.0)
+            self._notifier.status(sentence(status))
+            if any(child.name == "hasher" and child.state in {"ready", "paused"} for child in status.children):
+                self._hasher_seen = now
+            if now - self._hasher_seen < _WITHOUT_HASHER and self._parts.watcher.silent_seconds() < _SILENT_WATCH:
+                self._notifier.watchdog()
+
+    def _look(self) -> Status:
         parts, pipeline, session = self._parts, self._parts.pipeline, self._parts.session
         engine = session.engine
         roots = [Root(root.path, root.health, root.reason, root.folders) for root in parts.watcher.health()]
