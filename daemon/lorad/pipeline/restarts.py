@@ -20,7 +20,7 @@ INTERVAL = 1.0
 #: Seconds without a beat, of which there is one a second.
 SILENT = 3.5
 #: Seconds that a whole start may take. Below those after which systemd is not told any more that all is well
-#: (`supervisor.loop`): a hasher that hangs while it opens a GPU is to have a successor by then.
+#: (`supervisor.status`): a hasher that hangs while it opens a GPU is to have a successor by then.
 STARTING = 45.0
 #: Seconds that one step of work may take: a slab, a header, a rendering.
 STALLED = 120.0
