@@ -41,8 +41,8 @@ from lorad.control.server import ControlServer
 from lorad.dedupe.decisions import Decisions
 from lorad.dedupe.planner import policy_of
 from lorad.hashes.service import HashingService
+from lorad.index.arrivals import settled
 from lorad.index.engine import Engine
-from lorad.index.names import settled
 from lorad.index.records import File
 from lorad.jobs.service import JobService
 from lorad.pipeline.health import PipelineBrokenError
@@ -213,7 +213,7 @@ class Daemon:
 
     def _act(self) -> None:
         engine = self._session.engine
-        quiet = engine is not None and not (engine.sweeping or engine.hurries or len(self._settling))
+        quiet = engine is not None and not (engine.sweeps.active or engine.hurries or len(self._settling))
         self._decisions.step(engine, self._session.generation, quiet=quiet, trouble=bool(self._session.trouble))
 
     @property
@@ -231,9 +231,9 @@ class Daemon:
     def _published_news(self) -> None:
         """Tell of JSON files of a new generation."""
         engine = self._session.engine
-        if engine is None or engine.published in {self._published, -1}:
+        if engine is None or engine.commits.published in {self._published, -1}:
             return
-        self._published = engine.published
+        self._published = engine.commits.published
         # Who waits for this generation is to find it in the status as well.
         self._next_tick = 0.0
         self._tell(PublishedEvent(self._published))
@@ -252,7 +252,7 @@ class Daemon:
                 case Rescan(folder, reason, view):
                     self._log.info("rescan", folder=folder, reason=reason)
                     if engine:
-                        engine.sweep(folder, view=view)
+                        engine.sweeps.add(folder, view=view)
                     self._decisions.looks_through()
                 case Led(link, leads):
                     self._follow_root(link, leads)
@@ -270,7 +270,7 @@ class Daemon:
         while self._changed:
             path = self._changed.popleft()
             if engine:
-                engine.touched(path)
+                engine.looks.touched(path)
         while self._commands:
             command = self._commands.popleft()
             self._waits.ask(command.reply if command.kind == "wait" else partial(self._audit, command.reply))
@@ -280,15 +280,15 @@ class Daemon:
         if not self._settling.add(path, closed):
             self._overfull = True
         elif self._session.engine:
-            self._session.engine.noticed(path)
+            self._session.engine.arrivals.noticed(path)
 
     def _take_settled(self, engine: Engine) -> None:
         for path in self._settling.due(time.monotonic()):
-            engine.touched(path)
+            engine.looks.touched(path)
         if self._overfull and len(self._settling) < _FEW:
             self._overfull = False
             for root in roots_of(self._here):
-                engine.sweep(root)
+                engine.sweeps.add(root)
 
     def _take_hashes(self) -> None:
         """Keep what was hashed meanwhile, and let files be hashed when there is nothing else to do."""
@@ -386,7 +386,7 @@ class Daemon:
         self._settling.settings = watch
         self._control.use(self._here)
         if self._session.engine:
-            self._session.engine.keep_by(policy_of(self._here).rules)
+            self._session.engine.commits.keep_by(policy_of(self._here).rules)
         self._decisions.use(self._here)
         self._jobs.use(config.jobs)
         self._hashing.use(config.hashes.on_arrival)
@@ -471,7 +471,7 @@ class Daemon:
     def _duplicate(self, file: File, others: Sequence[bytes]) -> None:
         """A file has become a duplicate of these."""
         engine = self._session.engine
-        if engine is not None and engine.is_newcomer(file.names[0]):
+        if engine is not None and engine.holders.is_newcomer(file.names[0]):
             self._decisions.duplicate(file.names[0], self._session.generation)
 
     def _mistaken(self, path: bytes, traceback: str) -> None:

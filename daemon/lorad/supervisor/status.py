@@ -50,7 +50,7 @@ class Reporter:
         pipeline = self._pipeline
         counts = {status.value: count for status, count in engine.files.tally.counts.items()} if engine else {}
         progress = engine.progress() if engine else None
-        queues = {"settling": settling, **(engine.queues if engine else {}), "acting": acting}
+        queues = {"settling": settling, **(engine.reads.queues if engine else {}), "acting": acting}
         files_rate, bytes_rate = (
             self._rates(progress.files_processed, progress.bytes_read) if progress else (0.0, 0.0)
         )
@@ -61,7 +61,7 @@ class Reporter:
             uptime_seconds=round(time.monotonic() - self._started, 3),
             state_dir=self._state_dir,
             generation=generation,
-            published=engine.published if engine else -1,
+            published=engine.commits.published if engine else -1,
             files={name: count for name, count in sorted(counts.items()) if count},
             files_total=progress.files_total if progress else 0,
             files_processed=progress.files_processed if progress else 0,
@@ -144,6 +144,6 @@ def _memory(process: psutil.Process | None) -> int:
 def _state(engine: Engine | None) -> str:
     if engine is None:
         return "loading"
-    if engine.sweeping:
+    if engine.sweeps.active:
         return "scanning"
     return "idle" if engine.settled else "reading"
