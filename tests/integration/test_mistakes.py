@@ -28,8 +28,8 @@ def wrong(self, {argument}, *others, **named):
 module.{method} = wrong
 """
 ON_THE_WAY = {
-    "met": ("lorad.index.names", "Names._see", "seen", "seen.path", "AssertionError"),
-    "header": ("lorad.index.engine", "Engine._learn", "file", "file.names[0]", "OverflowError"),
+    "met": ("lorad.index.looks", "Looks.see", "seen", "seen.path", "AssertionError"),
+    "header": ("lorad.index.results", "Results._learn", "file", "file.names[0]", "OverflowError"),
     "told apart": ("lorad.index.executor", "Executor._found", "file", "file.names[0]", "KeyError"),
     "read": ("loracore.tensorfile", "read_container", "path", "path", "RecursionError"),
 }

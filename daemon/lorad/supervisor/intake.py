@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 
 from lorad.control.handlers import Command
-from lorad.index.names import settled
+from lorad.index.arrivals import settled
 from lorad.pipeline.protocol import Identity
 from lorad.supervisor.configuration import Configuration
 from lorad.supervisor.waits import Waits

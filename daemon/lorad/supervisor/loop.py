@@ -117,7 +117,7 @@ class Daemon:
 
     def _act(self) -> None:
         engine = self._session.engine
-        quiet = engine is not None and not (engine.sweeping or engine.hurries or len(self._intake.settling))
+        quiet = engine is not None and not (engine.sweeps.active or engine.hurries or len(self._intake.settling))
         session = self._session
         self._parts.decisions.step(engine, session.generation, quiet=quiet, trouble=bool(session.trouble))
 
@@ -132,9 +132,9 @@ class Daemon:
     def _published_news(self) -> None:
         """Tell of JSON files of a new generation."""
         engine = self._session.engine
-        if engine is None or engine.published in {self._published, -1}:
+        if engine is None or engine.commits.published in {self._published, -1}:
             return
-        self._published = engine.published
+        self._published = engine.commits.published
         self._intake.starting = False
         # Who waits for this generation is to find it in the status as well.
         self._reporter.hurry()
@@ -151,11 +151,11 @@ class Daemon:
             match item:
                 case Dirty(path, closed):
                     if self._intake.add(path, closed) and engine:
-                        engine.noticed(path)
+                        engine.arrivals.noticed(path)
                 case Rescan(folder, reason, view):
                     self._log.info("rescan", folder=folder, reason=reason)
                     if engine:
-                        engine.sweep(folder, view=view)
+                        engine.sweeps.add(folder, view=view)
                     self._parts.decisions.looks_through()
                 case Led(link, leads):
                     self._configuration.follow_root(link, leads, self._parts.use)
@@ -168,13 +168,13 @@ class Daemon:
         """Names that have settled, files that audits found to be others, and what clients want."""
         if engine := self._session.engine:
             for path in self._intake.due():
-                engine.touched(path)
+                engine.looks.touched(path)
             if self._intake.missed():
                 for root in roots_of(self._configuration.here):
-                    engine.sweep(root)
+                    engine.sweeps.add(root)
         for path in self._intake.changed():
             if engine:
-                engine.touched(path)
+                engine.looks.touched(path)
         while self._intake.commands:
             command = self._intake.commands.popleft()
             wait = command.reply if command.kind == "wait" else partial(self._audit, command.reply)

@@ -100,7 +100,7 @@ class Parts:
         self.intake.settling.settings = watch
         self.control.handlers.use(here)
         if self.session.engine:
-            self.session.engine.keep_by(policy_of(here).rules)
+            self.session.engine.commits.keep_by(policy_of(here).rules)
         self.decisions.use(here)
         self.jobs.use(config.jobs)
         self.hashing.use(config.hashes.on_arrival)
@@ -127,5 +127,5 @@ class Parts:
     def _duplicate(self, file: File, others: Sequence[bytes]) -> None:
         """A file has become a duplicate of these."""
         engine = self.session.engine
-        if engine is not None and engine.is_newcomer(file.names[0]):
+        if engine is not None and engine.holders.is_newcomer(file.names[0]):
             self.decisions.duplicate(file.names[0], self.session.generation)

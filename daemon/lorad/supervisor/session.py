@@ -81,7 +81,7 @@ class Session:
     @property
     def published(self) -> int:
         """That of the JSON files; -1 when unknown."""
-        return self.engine.published if self.engine else -1
+        return self.engine.commits.published if self.engine else -1
 
     @property
     def finished(self) -> bool:
@@ -99,8 +99,8 @@ class Session:
                 self._open(config)
             return
         self.engine.step(timeout)
-        if self.engine.trouble != self.trouble and (self.engine.trouble or self._has_committed):
-            self.trouble = self.engine.trouble
+        if self.engine.commits.trouble != self.trouble and (self.engine.commits.trouble or self._has_committed):
+            self.trouble = self.engine.commits.trouble
             if self.trouble:
                 self._complain(self.trouble)
                 if self.catalog and not os.path.exists(self.catalog.path):
@@ -118,12 +118,12 @@ class Session:
             return
         if acts is not self._acts:
             self._acts = acts
-            self.engine.act(acts)
+            self.engine.arrivals.act(acts)
         # What came while none acted is looked through before it counts that one does.
-        if acts is not self._acted and not (acts and self.engine.sweeping):
+        if acts is not self._acted and not (acts and self.engine.sweeps.active):
             self._acted = acts
             self.catalog.keep(_ACTS, int(acts))
-            self.engine.save()
+            self.engine.commits.save()
 
     def close(self) -> None:
         """Keep what is known and let the engine go."""
@@ -131,7 +131,7 @@ class Session:
             return
         self._pipeline.dispatcher.cancel()
         try:
-            self.engine.save()
+            self.engine.commits.save()
             self.catalog.close()
         except sqlite3.Error as error:
             why = explained(error, self._path)
@@ -186,9 +186,9 @@ class Session:
             return
         self.catalog, self.engine = catalog, engine
         self._opened_at = catalog.generation
-        engine.keep_by(policy_of(config).rules)
+        engine.commits.keep_by(policy_of(config).rules)
         for root in roots:
-            engine.sweep(root, view=not self._acted)
+            engine.sweeps.add(root, view=not self._acted)
         self._opened(engine)
 
     @property

@@ -81,7 +81,7 @@ class Reporter:
         progress = engine.progress() if engine else None
         queues = {
             "settling": len(parts.intake.settling),
-            **(engine.queues if engine else {}),
+            **(engine.reads.queues if engine else {}),
             "acting": parts.decisions.service.dispatch.left,
         }
         files_rate, bytes_rate = (
@@ -177,6 +177,6 @@ def _memory(process: psutil.Process | None) -> int:
 def _state(engine: Engine | None) -> str:
     if engine is None:
         return "loading"
-    if engine.sweeping:
+    if engine.sweeps.active:
         return "scanning"
     return "idle" if engine.settled else "reading"
