@@ -226,7 +226,7 @@ def _files(options: argparse.Namespace) -> Iterator[tuple[str, float]]:
                 for _ in range(3):
                     _forget(paths)
                     cold.append(through_the_pipeline(pipeline, work))
-                used = pipeline.using.backend
+                used = pipeline.hasher.using.backend
             finally:
                 pipeline.stop()
         for seconds, where in ((warm, "from the page cache"), (cold, "from disk")):

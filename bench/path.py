@@ -62,7 +62,7 @@ def through_the_pipeline(pipeline: Pipeline, work: list[PiecesJob]) -> float:
     started = time.perf_counter()
     while done < len(work):
         while waiting and (loader := pipeline.room()) is not None:
-            pipeline.start(loader, waiting.pop())
+            pipeline.dispatcher.start(loader, waiting.pop())
         for event in pipeline.poll(1):
             assert isinstance(event, Finished)
             assert event.outcomes[0].trouble is None, event.outcomes[0].trouble

@@ -98,7 +98,7 @@ class Session:
 
     def memory(self, field: str) -> int:
         """Of the publisher, in MiB: a field of proc_pid_status(5)."""
-        with open(f"/proc/{self._pipeline.pids()['publisher']}/status", encoding="ascii") as file:
+        with open(f"/proc/{self._pipeline.children.pids()['publisher']}/status", encoding="ascii") as file:
             return next(int(line.split()[1]) >> 10 for line in file if line.startswith(field))
 
     def stop(self) -> None:

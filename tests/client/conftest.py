@@ -23,5 +23,7 @@ def acts() -> Acts:
 def acting(library: Library, tmp_path: Path, acts: Acts) -> Iterator[Served]:
     with serving(library, tmp_path / "run", deduper=acts) as served:
         roots = (str(library.folder),)
-        served.server.use(config.Config(watch=config.Watch(roots=roots), dedupe=config.Dedupe(keep=("oldest",))))
+        served.server.handlers.use(
+            config.Config(watch=config.Watch(roots=roots), dedupe=config.Dedupe(keep=("oldest",)))
+        )
         yield served

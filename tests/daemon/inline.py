@@ -14,7 +14,7 @@ from lorad.index.records import File
 from lorad.library import Status
 from lorad.pipeline.dispatch import Finished, Job
 from lorad.pipeline.loader import Loader
-from lorad.pipeline.protocol import Done, Publish, Published, Using
+from lorad.pipeline.protocol import Done, Publish, Published
 from tests.builders.weights import Layers, random_weights
 from tests.builders.write import write_safetensors
 
@@ -59,9 +59,9 @@ class Inline:
     """Stands for `Pipeline`. Each job is done when it is started, and told of when it is asked for."""
 
     loaders = 1
-    using = Using("cpu")
 
     def __init__(self) -> None:
+        self.dispatcher = self
         self._line = _Line()
         self._loader = Loader(self._line, _Arena(), 0)  # type: ignore[arg-type]
         self._done: list[Finished | Published] = []
@@ -127,9 +127,9 @@ class Life:
             defer=lambda path, status: path in self.young,
             mistake=self._mistake,
         )
-        self.engine.act(acts)
+        self.engine.arrivals.act(acts)
         for root in self.roots:
-            self.engine.sweep(root, view=view)
+            self.engine.sweeps.add(root, view=view)
 
     def _duplicate(self, file: File, others: Sequence[bytes]) -> None:
         self.found.append(os.fsdecode(file.names[0]))
@@ -139,10 +139,10 @@ class Life:
 
     def settle(self) -> Life:
         """Let it look and read until there is nothing more to do."""
-        while self.engine.sweeping or (self.engine.reading and not self.pipeline.holds):
+        while self.engine.sweeps.active or (self.engine.reading and not self.pipeline.holds):
             self.engine.step(0)
         self.engine.step(0)
-        self.engine.save()
+        self.engine.commits.save()
         return self
 
     def aged(self) -> Life:
@@ -154,19 +154,19 @@ class Life:
 
     def sweep(self) -> Life:
         for root in self.roots:
-            self.engine.sweep(root)
+            self.engine.sweeps.add(root)
         return self.settle()
 
     def touch(self, *paths: str | Path) -> Life:
         """These names have news, and have settled."""
         for path in paths:
-            self.engine.noticed(os.fsencode(path))
+            self.engine.arrivals.noticed(os.fsencode(path))
         for path in paths:
-            self.engine.touched(os.fsencode(path))
+            self.engine.looks.touched(os.fsencode(path))
         return self.settle()
 
     def stop(self) -> None:
-        self.engine.save()
+        self.engine.commits.save()
         self.catalog.close()
         # An engine keeps what it loads from being looked at as garbage; of this one nothing is wanted any more.
         gc.unfreeze()
@@ -177,11 +177,11 @@ class Life:
         gc.unfreeze()
 
     def is_newcomer(self, path: str | Path) -> bool:
-        return self.engine.is_newcomer(os.fsencode(path))
+        return self.engine.holders.is_newcomer(os.fsencode(path))
 
     @property
     def newcomers(self) -> set[str]:
-        return {os.fsdecode(path) for path in self.engine.files.by_path if self.engine.is_newcomer(path)}
+        return {os.fsdecode(path) for path in self.engine.files.by_path if self.engine.holders.is_newcomer(path)}
 
     def file(self, path: str | Path) -> File:
         return self.engine.files.by_path[os.fsencode(path)]

@@ -207,7 +207,7 @@ class Newcomers(RuleBasedStateMachine):
         self.count += 1
         aside = f"{name[:2]}.{name[2:]}.aside-01234567-{self.count}"
         version = self.now[name]
-        self.life.engine.put_off(lambda path: path == os.fsencode(self.path(name)))
+        self.life.engine.looks.put_off = lambda path: path == os.fsencode(self.path(name))
         os.rename(self.path(name), self.path(aside))
         self.hidden[aside], self.first_name[aside] = version, name
         self.know(name, version)
@@ -216,8 +216,8 @@ class Newcomers(RuleBasedStateMachine):
             self.see(name)
             self.restart(killed=True, late=late)
             return
-        self.life.engine.hide(os.fsencode(self.path(name)), os.fsencode(self.path(aside)))
-        self.life.engine.put_off(lambda path: False)
+        self.life.engine.hiding.hide(os.fsencode(self.path(name)), os.fsencode(self.path(aside)))
+        self.life.engine.looks.put_off = lambda path: False
         self.see(name)
 
     @rule(number=numbers, name=st.none() | names)
@@ -231,7 +231,7 @@ class Newcomers(RuleBasedStateMachine):
         del self.hidden[aside]
         found = len(self.life.found)
         os.rename(self.path(aside), self.path(name))
-        self.life.engine.show(os.fsencode(self.path(aside)), os.fsencode(self.path(name)))
+        self.life.engine.hiding.show(os.fsencode(self.path(aside)), os.fsencode(self.path(name)))
         assert len(self.life.found) == found, "it is no news"
         self.see(name)
         self.returned.add(self.count)
@@ -243,7 +243,7 @@ class Newcomers(RuleBasedStateMachine):
         aside = sorted(self.hidden)[number % len(self.hidden)]
         version = self.hidden.pop(aside)
         self.path(aside).unlink()
-        self.life.engine.show(os.fsencode(self.path(aside)), None)
+        self.life.engine.hiding.show(os.fsencode(self.path(aside)), None)
         if self.path(self.first_name[aside]).exists() or version.file in {one.file for one in self.now.values()}:
             return
         self.had.pop((version.file, version.content), None)
@@ -259,8 +259,8 @@ class Newcomers(RuleBasedStateMachine):
         self.era += not self.acted
         for aside in self.hidden:
             name = self.first_name[aside]
-            self.life.engine.hide(os.fsencode(self.path(name)), os.fsencode(self.path(aside)))
-        self.life.engine.only_hidden({os.fsencode(self.path(aside)) for aside in self.hidden})
+            self.life.engine.hiding.hide(os.fsencode(self.path(name)), os.fsencode(self.path(aside)))
+        self.life.engine.hiding.only({os.fsencode(self.path(aside)) for aside in self.hidden})
 
     @rule(killed=st.booleans(), late=st.booleans())
     def restart(self, killed: bool, late: bool) -> None:
@@ -284,7 +284,7 @@ class Newcomers(RuleBasedStateMachine):
         self.era += self.acts != acts
         self.acts = acts
         self.acted &= acts
-        self.life.engine.act(acts)
+        self.life.engine.arrivals.act(acts)
         if not acts:
             self.new = dict.fromkeys(self.new, False)
 
@@ -300,7 +300,7 @@ class Newcomers(RuleBasedStateMachine):
 
     @rule(root=st.sampled_from("rs"))
     def sweep(self, root: str) -> None:
-        self.life.engine.sweep(os.fsencode(self.folder / root))
+        self.life.engine.sweeps.add(os.fsencode(self.folder / root))
         self.life.settle()
 
     @rule()
@@ -372,14 +372,14 @@ class Newcomers(RuleBasedStateMachine):
             same = {
                 os.fsencode(self.path(name)) for name, one in self.now.items() if one.content == version.content
             }
-            keepers = {keeper.path for keeper in self.life.engine.keepers(*key)}
+            keepers = {keeper.path for keeper in self.life.engine.holders.keepers(*key)}
             assert keepers == same
-            assert self.life.engine.unresolved(*key, []) == ""
+            assert self.life.engine.holders.unresolved(*key, []) == ""
 
     @invariant()
     def nothing_is_told_twice(self) -> None:
         if hasattr(self, "life"):
-            assert not set(self.life.engine.hidden()) & set(self.life.engine.files.by_path)
+            assert not set(self.life.engine.hiding.hidden()) & set(self.life.engine.files.by_path)
 
 
 Newcomers.TestCase.settings = settings(

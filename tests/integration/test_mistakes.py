@@ -28,8 +28,8 @@ def wrong(self, {argument}, *others, **named):
 module.{method} = wrong
 """
 ON_THE_WAY = {
-    "met": ("lorad.index.names", "Names._see", "seen", "seen.path", "AssertionError"),
-    "header": ("lorad.index.engine", "Engine._learn", "file", "file.names[0]", "OverflowError"),
+    "met": ("lorad.index.looks", "Looks.see", "seen", "seen.path", "AssertionError"),
+    "header": ("lorad.index.results", "Results._learn", "file", "file.names[0]", "OverflowError"),
     "told apart": ("lorad.index.executor", "Executor._found", "file", "file.names[0]", "KeyError"),
     "read": ("loracore.tensorfile", "read_container", "path", "path", "RecursionError"),
 }
@@ -89,18 +89,20 @@ def test_it_is_tried_again_by_a_lorad_without_the_mistake(tmp_path: Path, root: 
         assert duplicate_sets(daemon.state) == {frozenset(map(str, root.iterdir()))}
 
 
-@pytest.mark.parametrize("part", ["_take_news", "_tick", "_act"])
-def test_a_mistake_of_the_loop_does_not_end_it(tmp_path: Path, root: Path, part: str) -> None:
+@pytest.mark.parametrize(
+    ("module", "part"), [("loop", "Daemon._take_news"), ("status", "Reporter.tick"), ("loop", "Daemon._act")]
+)
+def test_a_mistake_of_the_loop_does_not_end_it(tmp_path: Path, root: Path, module: str, part: str) -> None:
     """Each part fails three times; then all is as it should be, and the log says what was wrong."""
     (tmp_path / "sitecustomize.py").write_text(
         f"""
-import lorad.supervisor.loop as module
-right, times = module.Daemon.{part}, iter(range(3))
+import lorad.supervisor.{module} as module
+right, times = module.{part}, iter(range(3))
 def wrong(self, *arguments):
-    if self._status is not None and next(times, None) is not None:
+    if getattr(self, "status", True) is not None and next(times, None) is not None:
         raise KeyError("nobody thought of it")
     return right(self, *arguments)
-module.Daemon.{part} = wrong
+module.{part} = wrong
 """
     )
     with Running(tmp_path, [root], environment={"PYTHONPATH": str(tmp_path)}) as daemon:

@@ -52,17 +52,14 @@ def list_files(
     output: str | None,
     force: bool,
 ) -> None:
-    r"""Files by what they are, from their headers.
+    """Files by what they are, from their headers.
 
     EXPR is of terms that all hold, such as `family=sdxl`, `rank>=32`, `trigger~ohwx` or `dir=DIR`, and of words
     alone, which are looked for in names, titles, trigger words and tags. `~` contains, `=` takes globs, case is
     ignored; != !~ and !WORD are their opposites. Numbers, sizes and dates have > >= < <= too. Quote a value with
     spaces inside of the term: 'title~"my style"'.
 
-    \b
-    Examples:
-      loractl list family=sdxl 'rank>=32' trigger~ohwx
-      loractl list 'size>200MB' --sort -size --columns path,size,base -o large.csv
+    `loractl list family=sdxl 'rank>=32' trigger~ohwx`, or `loractl list anime 'size>200MB' --sort -size -o large.csv`.
     """
     asked = absolute_folders(" ".join(map(_quoted, expression)), os.getcwd())
     parse(asked)

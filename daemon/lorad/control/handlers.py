@@ -10,10 +10,9 @@ from __future__ import annotations
 import logging
 import math
 import os
-import threading
 import time
 from collections.abc import Callable, Collection
-from typing import Literal, NamedTuple, Protocol, TypeVar
+from typing import Literal, NamedTuple, Protocol
 
 import msgspec
 
@@ -36,6 +35,7 @@ from loracore.control import (
 from loracore.settings import grace_seconds
 from lorad.control.dedupe_handlers import DedupeHandlers, Deduper
 from lorad.control.queries import Queries, Query
+from lorad.control.replies import BUSY, Give, Replies, described, done, failed, take
 from lorad.dedupe.plan import Plan
 from lorad.jobs.board import Owner
 from lorad.watch.exclude import Exclude
@@ -59,17 +59,8 @@ _LOG = logging.getLogger(__name__)
 
 #: Queries, and audits with examinations, that may wait for the one before them.
 _QUERIES, _EXAMINATIONS = 16, 4
-#: Requests that wait for the core, for actions or for jobs.
-_HANDED_ON = 256
 #: Seconds that threads have to end.
 _PATIENCE = 2.0
-#: Characters of a request that a failure is logged with.
-_DESCRIBED = 300
-_BUSY = Refusal("busy", "too much is asked at once; ask again in a moment")
-
-_T = TypeVar("_T")
-#: Takes an answer, which may be encoded already.
-Give = Callable[[Answer | msgspec.Raw], None]
 
 
 class Command(NamedTuple):
@@ -105,8 +96,7 @@ class Handlers:
         self._acting = DedupeHandlers(self._queries, deduper) if deduper else None
         self._jobs = jobs
         self._examiner = Worker("lorad-examinations", _EXAMINATIONS)
-        self._handed_on = 0
-        self._lock = threading.Lock()
+        self._replies = Replies()
 
     def start(self) -> None:
         self._query_worker.start()
@@ -135,8 +125,8 @@ class Handlers:
         `Plan.due_ns` says when to ask again for those that are too young; those that are not read to their end
         (`Plan.skipped`) may be asked for in a later generation.
         """
-        if not self._query_worker.submit(lambda: give(_done(None, lambda: self._queries.plan_for(newcomers)))):
-            give(_BUSY)
+        if not self._query_worker.submit(lambda: give(done(None, lambda: self._queries.plan_for(newcomers)))):
+            give(BUSY)
 
     def audit(self, watch: Watch, look_again: Callable[[bytes], None], reply: Reply) -> None:
         """Compare these folders with the catalogue and the JSON files, see `lorad.checks.audit.audit`."""
@@ -146,8 +136,8 @@ class Handlers:
 
             return audit(self._state_dir, watch, look_again)
 
-        if not self._examiner.submit(lambda: reply(_done(Audit(), job))):
-            reply(_BUSY)
+        if not self._examiner.submit(lambda: reply(done(Audit(), job))):
+            reply(BUSY)
 
     # From the control thread
 
@@ -177,15 +167,15 @@ class Handlers:
             case Audit():
                 return self._command(request, "audit", later)
             case Doctor():
-                done = self._examiner.submit(lambda: later(_done(request, self._examine)))
+                taken = self._examiner.submit(lambda: later(done(request, self._examine)))
             case _ if isinstance(request, ActionRequest):
                 return self._act(request, later)
             case _ if isinstance(request, JobRequest):
                 return self._about_jobs(request, later, owner)
             case _:
                 query: Query = request
-                done = self._query_worker.submit(lambda: later(_done(query, lambda: self._queries.answer(query))))
-        return None if done else _BUSY
+                taken = self._query_worker.submit(lambda: later(done(query, lambda: self._queries.answer(query))))
+        return None if taken else BUSY
 
     def _present_status(self) -> Answer:
         if self._status is None:
@@ -196,7 +186,7 @@ class Handlers:
         )
 
     def _command(self, request: Request, kind: Literal["wait", "audit"], later: Give) -> Answer | None:
-        return self._hand_on(request, later, lambda reply: self._post(Command(kind, reply)))
+        return self._replies.hand_on(request, later, lambda reply: self._post(Command(kind, reply)))
 
     def _about_jobs(self, request: JobRequest, later: Give, owner: Owner | None) -> Answer | None:
         jobs = self._jobs
@@ -206,7 +196,7 @@ class Handlers:
             owner.owns = True
         else:
             owner = None
-        return self._hand_on(request, later, lambda reply: jobs.handle(request, reply, owner))
+        return self._replies.hand_on(request, later, lambda reply: jobs.handle(request, reply, owner))
 
     def _act(self, request: ActionRequest, later: Give) -> Answer | None:
         acting = self._acting
@@ -214,39 +204,10 @@ class Handlers:
             return Refusal("read-only", "this daemon does not act on files; it only plans")
 
         def act(reply: Reply) -> None:
-            if not self._query_worker.submit(
-                lambda: _taken(request, lambda: acting.handle(request, reply), reply)
-            ):
-                reply(_BUSY)
+            if not self._query_worker.submit(lambda: take(request, lambda: acting.handle(request, reply), reply)):
+                reply(BUSY)
 
-        return self._hand_on(request, later, act)
-
-    def _hand_on(self, request: Request, later: Give, take: Callable[[Reply], None]) -> Answer | None:
-        """Have somebody else reply, who does not block."""
-        reply = self._replier(later)
-        if reply is None:
-            return _BUSY
-        _taken(request, lambda: take(reply), reply)
-        return None
-
-    def _replier(self, later: Give) -> Reply | None:
-        """What answers once, later; None where too many wait for that."""
-        with self._lock:
-            if self._handed_on >= _HANDED_ON:
-                return None
-            self._handed_on += 1
-        replied = False
-
-        def reply(answer: Answer) -> None:
-            nonlocal replied
-            with self._lock:
-                if replied:
-                    return
-                replied = True
-                self._handed_on -= 1
-            later(answer)
-
-        return reply
+        return self._replies.hand_on(request, later, act)
 
     def _examine(self) -> Examined:
         from lorad.checks.doctor import examine  # noqa: PLC0415 - seldom asked for
@@ -255,33 +216,3 @@ class Handlers:
         policy = self._queries.planner.running
         folders = self._state_dir, self._runtime_dir
         return examine(*folders, roots, policy, hashing, exclude=self._exclude, grace=self._grace)
-
-
-def failed(error: Exception) -> Refusal:
-    """What is answered where something went wrong that nobody thought of."""
-    return Refusal("failed", ascii(f"{type(error).__name__}: {error}")[1:-1][:500])
-
-
-def described(request: Request | None) -> str:
-    """A request for the log; None is a plan for newcomers."""
-    return ascii(request)[:_DESCRIBED] if request is not None else "a plan for newcomers"
-
-
-def _done(request: Request | None, job: Callable[[], _T]) -> _T | Refusal:
-    """What a job gives; a Refusal where it fails."""
-    try:
-        return job()
-    except Exception as error:
-        # A mistake costs one request its answer, not the thread.
-        _LOG.exception("a request failed: %s", described(request))
-        return failed(error)
-
-
-def _taken(request: Request, take: Callable[[], None], reply: Reply) -> None:
-    """Hand a request on; what goes wrong is replied."""
-    try:
-        take()
-    except Exception as error:
-        # A mistake costs one request its answer, not the thread.
-        _LOG.exception("a request was not taken: %s", described(request))
-        reply(failed(error))

@@ -9,9 +9,8 @@ from __future__ import annotations
 import contextlib
 import os
 import sqlite3
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from itertools import groupby
-from typing import NamedTuple, TypeVar
+from collections.abc import Callable, Collection, Iterator, Sequence
+from typing import TypeVar
 
 import msgspec
 
@@ -19,20 +18,12 @@ from loracore.causes import reason
 from loracore.control import (
     MIN_PREFIX,
     Answer,
-    Duplicates,
-    DuplicateSet,
-    Failed,
-    FailedFile,
     Find,
-    Found,
-    Group,
-    Groups,
     LibraryRequest,
     ListDuplicates,
     ListFailed,
     ListFiles,
     ListGroups,
-    Match,
     PlanDedupe,
     Refusal,
     Show,
@@ -40,28 +31,21 @@ from loracore.control import (
 )
 from loracore.expressions import BadExpression
 from loracore.paths import shown
-from lorad.catalog.duplicates import Copies, names_in_sets, names_in_sets_with, sets_of
+from lorad.catalog.duplicates import names_in_sets_with
 from lorad.catalog.hashes import count, hashes_of
 from lorad.catalog.listing import facts_of
-from lorad.catalog.search import Hit, search
 from lorad.catalog.views import (
     TOLD,
-    Head,
-    Name,
     Reader,
     format_of,
-    names_by_layout,
-    names_failed,
     one_generation,
     read_head,
-    read_terms,
 )
-from lorad.control.listing import files
-from lorad.control.pages import BadCursor, Pages, Row, paginate, planned_pages
+from lorad.control import lists
+from lorad.control.pages import BadCursor, Pages, planned_pages
 from lorad.dedupe.plan import Plan
 from lorad.dedupe.planner import BadPolicy, Planner
-from lorad.library.keepers import Copy, Rules
-from lorad.publish.duplicates import judge, own_bytes
+from lorad.publish.duplicates import judge
 from lorad.watch import calls
 
 Query = LibraryRequest | PlanDedupe
@@ -72,16 +56,6 @@ _CACHE = 96 << 20
 #: Characters of a hash are at most those of 32 bytes.
 _HASH = 64
 _T = TypeVar("_T")
-
-
-class _Member(NamedTuple):
-    """One file of a set besides the kept one. `wasted`: its bytes that were not counted with another one."""
-
-    kept: bytes
-    path: bytes
-    level: str
-    differs: bool
-    wasted: int
 
 
 class Queries:
@@ -139,14 +113,16 @@ class Queries:
     def _answer(self, query: Query) -> Answer | msgspec.Raw:
         match query:
             case ListGroups(cursor):
-                return self._list("groups", cursor, self._groups)
+                return self._list("groups", cursor, lists.groups)
             case ListFailed(cursor):
-                return self._list("failed", cursor, self._failed)
+                return self._list("failed", cursor, lists.failed)
             case ListDuplicates(level, cursor):
                 if level and level not in LEVELS:
                     return Refusal("malformed", f"the level {level[:40]!a} is none of {' '.join(LEVELS)}")
                 return self._list(
-                    f"duplicates {level}", cursor, lambda db, head, cursor: _duplicates(db, head, cursor, level)
+                    f"duplicates {level}",
+                    cursor,
+                    lambda db, head, cursor: lists.duplicates(db, head, cursor, level),
                 )
             case Find(prefix, cursor):
                 prefix = prefix.lower().removeprefix("0x")
@@ -156,7 +132,7 @@ class Queries:
                 return self._list(
                     f"find {prefix}",
                     cursor,
-                    lambda db, head, cursor: _found(db, head, cursor, prefix, self._missing_hashes),
+                    lambda db, head, cursor: lists.with_hash(db, head, cursor, prefix, self._missing_hashes),
                     # Identity hashes come without a new generation.
                     lasts=False,
                 )
@@ -173,7 +149,7 @@ class Queries:
                 )
             case ListFiles():
                 with self._reading() as db:
-                    return files(db, read_head(db), query)
+                    return lists.files(db, read_head(db), query)
             case Show(path):
                 with self._reading() as db:
                     return _show(db, path)
@@ -202,7 +178,7 @@ class Queries:
         with one_generation(db):
             yield db
 
-    def _list(self, what: str, cursor: str, compute: _Compute, *, lasts: bool = True) -> msgspec.Raw:
+    def _list(self, what: str, cursor: str, compute: lists.Compute, *, lasts: bool = True) -> msgspec.Raw:
         """A page, at hand or computed; one that does not last is always computed when a list begins."""
         with self._reading() as db:
             head = read_head(db)
@@ -212,70 +188,6 @@ class Queries:
                 self._pages.keep(what, head.generation, pages)
                 page = pages[cursor]
             return page
-
-    @staticmethod
-    def _groups(db: sqlite3.Connection, head: Head, cursor: str) -> dict[str, msgspec.Raw]:
-        def make(rows: list[tuple[bytes, bytes]], following: str) -> Groups:
-            groups = [Group(sign, [path for _, path in part]) for sign, part in groupby(rows, lambda row: row[0])]
-            return Groups(head.generation, groups, following)
-
-        rows = (Row((sign, path), len(path), (sign, path)) for sign, path in names_by_layout(db))
-        return paginate(head.generation, rows, cursor, make)
-
-    @staticmethod
-    def _failed(db: sqlite3.Connection, head: Head, cursor: str) -> dict[str, msgspec.Raw]:
-        def make(files: list[FailedFile], following: str) -> Failed:
-            return Failed(head.generation, files, following)
-
-        rows = (Row((path,), len(path) + len(error), FailedFile(path, error)) for path, error in names_failed(db))
-        return paginate(head.generation, rows, cursor, make)
-
-
-_Compute = Callable[[sqlite3.Connection, Head, str], dict[str, msgspec.Raw]]
-
-
-def _sets(db: sqlite3.Connection, names: Iterable[Name]) -> tuple[Rules, list[list[Copy]]]:
-    """The sets among these names, and the rules that say what is kept of them."""
-    terms = read_terms(db)
-    copies = Copies(terms.storage, follow=terms.follow)
-    return terms.rules, list(map(copies.set_of, sets_of(names)))
-
-
-def _duplicates(db: sqlite3.Connection, head: Head, cursor: str, level: str) -> dict[str, msgspec.Raw]:
-    rules, sets = _sets(db, names_in_sets(db))
-    judged = [(found, copies) for copies in sets if (found := judge(copies, rules)) is not None]
-
-    def rows() -> Iterator[Row[_Member]]:
-        for found, copies in sorted(judged, key=lambda each: each[0].kept):
-            listed = [path for path in sorted(found.levels) if not level or found.levels[path] == level]
-            own = own_bytes(copies, {found.kept, *found.differs}, frozenset(listed))
-            for path in listed:
-                member = _Member(found.kept, path, found.levels[path], path in found.differs, own.get(path, 0))
-                yield Row((found.kept, path), len(path) + 10, member)
-
-    def make(members: list[_Member], following: str) -> Duplicates:
-        sets = []
-        for kept, part in groupby(members, lambda member: member.kept):
-            others = list(part)
-            wasted = sum(member.wasted for member in others)
-            differing = [member.path for member in others if member.differs]
-            sets.append(DuplicateSet(kept, [(member.path, member.level) for member in others], wasted, differing))
-        return Duplicates(head.generation, head.complete, sets, following)
-
-    return paginate(head.generation, rows(), cursor, make)
-
-
-def _found(
-    db: sqlite3.Connection, head: Head, cursor: str, prefix: str, missing: Callable[[sqlite3.Connection], str]
-) -> dict[str, msgspec.Raw]:
-    found = sorted(search(db, prefix))
-    note = "" if found else missing(db)
-
-    def make(hits: list[Hit], following: str) -> Found:
-        return Found([Match(hit.path, hit.kind, hit.hash.hex()) for hit in hits], following, note)
-
-    rows = (Row((hit.kind.encode(), hit.hash, hit.path), len(hit.path) + 80, hit) for hit in found)
-    return paginate(head.generation, rows, cursor, make)
 
 
 _ADAPTERS = (b"adapter_model.safetensors", b"adapter_model.bin")
@@ -304,7 +216,7 @@ def _show(db: sqlite3.Connection, path: bytes) -> Shown | Refusal:
         return Refusal("not-found", f"{shown(path)}: not in the catalogue; {why}")
     name = next(name for name in names if name.path == path)
     form, hashes = format_of(db, name.file), hashes_of(db, name.file)
-    rules, sets = _sets(db, names)
+    rules, sets = lists.sets_among(db, names)
     found = judge(sets[0], rules) if sets else None
     links = [other.path for other in names if other.file == name.file and other is not name]
     links = links if name.status in TOLD else []

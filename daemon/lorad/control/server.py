@@ -22,13 +22,17 @@ import msgspec
 from loracore import config
 from loracore.control import EVENTS_SOCKET, Answer, Answered, Event
 from loracore.errors import LoraError
-from lorad.control.clients import Clients, Connection
+from lorad.control.clients import Clients
+from lorad.control.connection import Connection
 from lorad.control.dedupe_handlers import Deduper
 from lorad.control.events import READY, Events
-from lorad.control.handlers import Command, Handlers, JobRunner, failed
+from lorad.control.handlers import Command, Handlers, JobRunner
+from lorad.control.replies import failed
 from lorad.control.requests import RefusedRequest, Requests
 from lorad.control.sockets import LocalPlace, for_clients
+from lorad.control.subscribers import Subscribers
 from lorad.control.tcp import Peer, TcpClients
+from lorad.control.zmtp import Unacceptable
 
 _LOG = logging.getLogger(__name__)
 
@@ -88,14 +92,12 @@ class ControlServer:
         self._state_dir = state_dir
         self._settings = settings
         self._answered = answered
-        self._answering = Handlers(runtime_dir, state_dir, post, deduper, jobs)
-        #: See `Handlers`; all of them from any thread.
-        self.set_status, self.use = self._answering.set_status, self._answering.use
-        self.lock_by = self._answering.lock_by
-        self.plan_for, self.audit = self._answering.plan_for, self._answering.audit
+        #: Who answers what.
+        self.handlers = Handlers(runtime_dir, state_dir, post, deduper, jobs)
         self._answers: deque[tuple[Connection, bytes]] = deque()
         self._wakeup = _Wakeup()
         self._events = Events(self._wakeup.signal)
+        self._subscribers = Subscribers()
         self._requests = Requests()
         self._reload = self._stopping = False
         self._place: LocalPlace | None = None
@@ -118,7 +120,7 @@ class ControlServer:
         except LoraError:
             self._close()
             raise
-        self._answering.start()
+        self.handlers.start()
         self._thread.start()
 
     def stop(self) -> None:
@@ -127,7 +129,7 @@ class ControlServer:
         if self._thread.is_alive():
             self._wakeup.signal()
             self._thread.join()
-        self._answering.stop()
+        self.handlers.stop()
         self._close()
 
     def tell(self, event: Event) -> None:
@@ -176,8 +178,8 @@ class ControlServer:
         for peer, frames in tcp.take() if tcp is not None else ():
             self._take(peer, frames)
         self._send_answers()
-        if clients.keeping_up and (events := self._events.due()):
-            clients.publish(events)
+        if self._subscribers.keeping_up and (events := self._events.due()):
+            self._subscribers.publish(events, clients)
             if tcp is not None:
                 tcp.publish(events)
         if self._reload and tcp is not None and tcp.reload():
@@ -194,10 +196,11 @@ class ControlServer:
     def _gone(self, connection: Connection) -> None:
         """A local client's connection has ended."""
         self._requests.forget(connection)
-        if connection.topics and self._clients is not None:
-            self._events.heard = self._tcp is not None or bool(self._clients.subscribers)
+        if connection.topics:
+            self._subscribers.forget(connection)
+            self._events.heard = self._tcp is not None or bool(self._subscribers)
         if connection.owns:
-            self._answering.gone(connection)
+            self.handlers.gone(connection)
 
     def _watch_tcp(self) -> None:
         assert self._tcp is not None
@@ -208,8 +211,12 @@ class ControlServer:
 
     def _subscribe(self, connection: Connection, frame: bytes) -> None:
         assert self._clients is not None
-        topic = self._clients.subscribe(connection, frame)
-        self._events.heard = self._tcp is not None or bool(self._clients.subscribers)
+        try:
+            topic = self._subscribers.take(connection, frame)
+        except Unacceptable as error:
+            self._clients.refuse(connection, str(error))
+            return
+        self._events.heard = self._tcp is not None or bool(self._subscribers)
         if topic is not None and topic.startswith(READY):
             self._clients.send(connection, [topic, b""])
 
@@ -229,7 +236,7 @@ class ControlServer:
             self._answer(_Asker(peer, 0, since), failed(error))
             return
         asker = _Asker(peer, asked.id, since)
-        answer = self._answering.answer(asked.request, partial(self._answer, asker), owner)
+        answer = self.handlers.answer(asked.request, partial(self._answer, asker), owner)
         if answer is not None:
             self._answer(asker, answer)
 

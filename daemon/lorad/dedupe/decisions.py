@@ -102,7 +102,7 @@ class Decisions:
     def go_on(self, engine: Engine) -> None:
         """An engine begins: what the one before it found is found again."""
         self._swept = self._outcomes.loaded = False
-        engine.put_off(self._dispatch.is_under_way)
+        engine.looks.put_off = self._dispatch.is_under_way
         new = [
             file.names[0] for file in engine.files if file.fresh and file.status is Status.DUPLICATE and file.names
         ]
@@ -128,8 +128,8 @@ class Decisions:
         self._ticked = now
         if engine is not None:
             self._outcomes.take(engine)
-            self._swept |= not engine.sweeping
-            if self._looks and not engine.sweeping:
+            self._swept |= not engine.sweeps.active
+            if self._looks and not engine.sweeps.active:
                 self._looks = False
                 self.returns.retry()
             if self._swept:
@@ -147,11 +147,11 @@ class Decisions:
         if self._outcomes.loaded:
             with suppress(StateError):
                 self._outcomes.adopt(engine)
-            self.returns.look(engine, self._places, quiet=quiet)
+            self.returns.look(engine.holders, self._places, quiet=quiet)
             if quiet:
-                self.returns.links.follow(engine.links)
+                self.returns.links.follow(engine.names.links)
             for path in self.returns.missing_keepers():
-                engine.touched(path)
+                engine.looks.touched(path)
             roots = [os.fsencode(root) for root in self._config.watch.roots]
             self.returns.freeing.free(self._dispatch.clock, roots)
         # One that came again while its name is acted on is not settled with that.
@@ -159,7 +159,7 @@ class Decisions:
             for path in [path for path, found in self._found.items() if found < generation]:
                 del self._found[path]
                 self._automatic.newcomer(path)
-            self._automatic.look(engine.is_newcomer)
+            self._automatic.look(engine.holders.is_newcomer)
 
     def stop(self) -> None:
         if any(self.returns.held):

@@ -68,7 +68,7 @@ class Outcomes:
             elif result.state in HELD:
                 known |= _hide(engine, result.path, result)
             self._stands(engine, result)
-        engine.only_hidden(known)
+        engine.hiding.only(known)
         if missing:
             self._service.look_for(missing)
 
@@ -97,7 +97,7 @@ class Outcomes:
     def _put(self, engine: Engine, result: Result) -> None:
         """What names lead to since an action."""
         if result.kept_before is not None and result.kept_now is not None:
-            engine.relinked(result.kept_before, result.kept_now)
+            engine.names.relinked(result.kept_before, result.kept_now)
         match result.state:
             case "hidden" | "waiting" | "quarantined":
                 before = next((one.aside for one in self._returns.held if one.id == result.id), result.path)
@@ -108,21 +108,21 @@ class Outcomes:
             case "freed" | "linked" | "lost":
                 _show(engine, result.aside, b"")
             case "shared" | "undone":
-                engine.rearranged(result.kept)
-                engine.rearranged(result.path)
+                engine.blocks.add_name(result.kept)
+                engine.blocks.add_name(result.path)
         if result.state == "refused":
             self._returns.refused(result.id)
         elif result.id and result.state != "nothing":
             self._stands(engine, result)
         self._dispatch.settled(result)
         for path in {result.path, result.shown} - {b""}:
-            engine.touched(path)
+            engine.looks.touched(path)
 
     # Files that the journal does not know
 
     def adopt(self, engine: Engine) -> None:
         """Take up what was hidden by actions that the journal does not know, or was copied since."""
-        strays = engine.strays()
+        strays = engine.hiding.strays()
         token = self._dispatch.history.token().encode() if strays else b""
         for path in strays:
             match = HIDDEN.fullmatch(os.path.basename(path))
@@ -138,7 +138,7 @@ class Outcomes:
                     stray = _stray(self._strays, name, path, unit=unit)
                     _hide(engine, name, stray)
                     self._returns.put(stray, _weights(engine, stray))
-                engine.no_stray(path)
+                engine.hiding.met.discard(path)
 
     def _is_ours(self, number: int, path: bytes) -> bool:
         """Whether an action of our journal is about this very file, or may be."""
@@ -158,28 +158,28 @@ class Outcomes:
 def _hide(engine: Engine, before: bytes, result: Result) -> set[bytes]:
     """A file, or all model files of a folder, were hidden from `before`; the names that they have now."""
     if not result.unit:
-        engine.hide(before, result.aside)
+        engine.hiding.hide(before, result.aside)
         return {result.aside}
     hidden = set()
     for folder, _, names in os.walk(result.aside):
         for name in filter(has_reader, names):
             aside = os.path.join(folder, name)
-            engine.hide(before + aside[len(result.aside) :], aside)
+            engine.hiding.hide(before + aside[len(result.aside) :], aside)
             hidden.add(aside)
     return hidden
 
 
 def _show(engine: Engine, aside: bytes, shown: bytes) -> None:
     """What was hidden there is at `shown` again; empty: it is no more."""
-    hidden = [path for path in engine.hidden() if path == aside or path.startswith(aside + b"/")]
+    hidden = [path for path in engine.hiding.hidden() if path == aside or path.startswith(aside + b"/")]
     for path in hidden:
-        engine.show(path, shown + path[len(aside) :] if shown else None)
+        engine.hiding.show(path, shown + path[len(aside) :] if shown else None)
     if shown and not hidden:
-        engine.came_back(shown)
+        engine.hiding.came_back(shown)
     with suppress(calls.NoAnswer):
         if shown and calls.is_folder(shown):
             # What else is in the folder is known by none of these names.
-            engine.sweep(shown)
+            engine.sweeps.add(shown)
 
 
 def _stray(number: int, path: bytes, aside: bytes, *, unit: bool) -> Result:
@@ -192,5 +192,5 @@ def _stray(number: int, path: bytes, aside: bytes, *, unit: bool) -> Result:
 
 def _weights(engine: Engine, result: Result) -> set[tuple[bytes, bytes]]:
     """The weights that an action has hidden: a folder may hold several."""
-    found = {(result.layout, result.weights), *engine.weights_hidden_at(result.aside, unit=result.unit)}
+    found = {(result.layout, result.weights), *engine.holders.weights_hidden_at(result.aside, unit=result.unit)}
     return {weights for weights in found if all(weights)}

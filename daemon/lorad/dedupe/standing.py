@@ -31,7 +31,7 @@ class Keeper(Protocol):
 
 
 class Library(Protocol):
-    """What the engine knows; see `lorad.index.engine.Engine`."""
+    """What the engine knows; see `lorad.index.holders.Holders`."""
 
     def keepers(self, layout: bytes, weights: bytes) -> Sequence[Keeper]: ...
     def unresolved(self, layout: bytes, weights: bytes, paths: Iterable[bytes]) -> str: ...

@@ -19,6 +19,7 @@ from loracore.paths import CATALOGUE
 from lorad.catalog.hashes import Counts, Identified, Wanted
 from lorad.hashes.backlog import Backlog
 from lorad.hashes.process import HashingProcess
+from lorad.hashes.turns import Hashed, Turns
 from lorad.watch import calls
 from lorad.workers.backoff import Backoff
 from lorad.workers.worker import Failed
@@ -51,14 +52,6 @@ class Waits(NamedTuple):
 _WAITS = Waits()
 
 
-class Hashed(NamedTuple):
-    """What became of a file with this identity."""
-
-    file: int
-    identity: Identity
-    found: Identified
-
-
 class HashingService:
     """Finds hashes; the core takes and keeps them. `complain` hears of files and processes that failed.
 
@@ -79,13 +72,7 @@ class HashingService:
         self._process = HashingProcess(state_dir)
         self._catalogue = os.path.join(state_dir, CATALOGUE)
         self._thread = threading.Thread(target=self._run, name="lorad-hashes", daemon=True)
-        self._changed = threading.Condition()
-        self._wanted = self._stopping = self._news = False
-        #: Whose work comes first: that of jobs, and of the core.
-        self._jobs_run, self._busy = False, True
-        #: The catalogue's generation; negative while there is no catalogue.
-        self._generation = -1
-        self._found: Hashed | None = None
+        self.turns = Turns(self._process.pause)
         self._hung = False
         self._in_a_row = 0
         #: By identity: numbers of files are given anew when the catalogue is opened again.
@@ -95,7 +82,6 @@ class HashingService:
         self._counts = Counts()
         self._present: Wanted | None = None
         self._path = b""
-        self._trouble = ""
 
     # For others
 
@@ -104,68 +90,50 @@ class HashingService:
 
     def use(self, on_arrival: bool) -> None:
         """Hash from now on, or no more. What could not be done before is tried again."""
-        with self._changed:
-            self._wanted, self._news, self._trouble = on_arrival, True, ""
-            self._in_a_row, self._forgiven = 0, True
-            if not on_arrival:
-                self._process.kill()
-            self._changed.notify_all()
-
-    def give_way(self, jobs_run: bool) -> None:
-        """A job that somebody waits for begins, or has ended. From any thread."""
-        with self._changed:
-            self._jobs_run = jobs_run
-            self._see()
+        self._in_a_row, self._forgiven = 0, True
+        self.turns.use(on_arrival)
+        if not on_arrival:
+            self._process.kill()
 
     def look(self, generation: int, *, busy: bool) -> Hashed | None:
         """Whether the core has other work; what was found, until it is `taken`. Never blocks."""
-        with self._changed:
-            if self._process.silent_seconds > _AWAY and calls.hangs(self._path):
-                # It is not the file's fault, and is tried again.
-                self._process.kill()
-            if self._process.silent_seconds > self._waits.silence:
-                self._hung = True
-                self._process.kill()
-            if (generation, busy) != (self._generation, self._busy):
-                self._news |= generation != self._generation
-                self._generation, self._busy = generation, busy
-                self._see()
-            return self._found
+        if self._process.silent_seconds > _AWAY and calls.hangs(self._path):
+            # It is not the file's fault, and is tried again.
+            self._process.kill()
+        if self._process.silent_seconds > self._waits.silence:
+            self._hung = True
+            self._process.kill()
+        self.turns.look(generation, busy=busy)
+        return self.turns.found
 
     def taken(self) -> None:
         """What was found is in the catalogue, or not wanted any more."""
-        with self._changed:
-            found, self._found = self._found, None
-            hashes, waiting, failed = self._counts
-            if found is not None and found.found.sha256 is not None:
-                self._counts = Counts(hashes + 1, max(0, waiting - 1), failed)
-            elif found is not None and found.found.error is not None:
-                self._counts = Counts(hashes, max(0, waiting - 1), failed + 1)
-            self._changed.notify_all()
+        found = self.turns.found
+        hashes, waiting, failed = self._counts
+        if found is not None and found.found.sha256 is not None:
+            self._counts = Counts(hashes + 1, max(0, waiting - 1), failed)
+        elif found is not None and found.found.error is not None:
+            self._counts = Counts(hashes, max(0, waiting - 1), failed + 1)
+        # After that: the thread counts anew as soon as it goes on.
+        self.turns.taken()
 
-    @property
-    def present(self) -> tuple[int, Identity] | None:
-        """The file that is being hashed."""
+    def let_go_unless(self, there: Callable[[int, Identity], bool]) -> None:
+        """Stop hashing the present file where it is not there any more, or another one."""
         wanted = self._present
-        return (wanted.file, wanted.identity) if wanted is not None else None
-
-    def let_go(self) -> None:
-        """The file that is being hashed is not there any more, or another one."""
-        self._process.kill()
+        if wanted is not None and not there(wanted.file, wanted.identity):
+            self._process.kill()
 
     @property
     def state(self) -> Hashing:
         """For `status`."""
-        if not self._wanted:
+        if not self.turns.wanted:
             return Hashing(on_arrival=False)
         hashed, waiting, failed = self._counts
-        return Hashing(True, hashed, waiting, failed, self._path, self._trouble)
+        return Hashing(True, hashed, waiting, failed, self._path, self.turns.trouble)
 
     def stop(self) -> None:
         """End, and let what is being hashed go."""
-        with self._changed:
-            self._stopping = True
-            self._changed.notify_all()
+        self.turns.stop()
         self._process.kill()
         if self._thread.is_alive():
             self._thread.join(_PATIENCE)
@@ -173,16 +141,10 @@ class HashingService:
     # The thread
 
     def _run(self) -> None:
-        while True:
-            with self._changed:
-                self._changed.wait_for(lambda: self._stopping or self._wanted)
-                if self._stopping:
-                    break
-                self._news = False
+        while self.turns.begin():
             wait = self._tried()
             self._process.end()
-            with self._changed:
-                self._changed.wait_for(lambda: self._stopping or self._news, wait)
+            self.turns.rest(wait)
         self._process.end()
         self._backlog.close()
 
@@ -213,7 +175,7 @@ class HashingService:
             self._attempts.clear()
         failed: Counter[Identity] = Counter()
         count_at = 0.0
-        while self._may_go_on():
+        while self.turns.go_on():
             if (now := time.monotonic()) >= count_at:
                 self._counts = self._backlog.counts()
                 count_at = time.monotonic() + max(_COUNT, _COUNT_SHARE * (time.monotonic() - now))
@@ -243,7 +205,7 @@ class HashingService:
         if not isinstance(result, Failed):
             self._in_a_row = 0
             del self._attempts[wanted.identity]
-            self._hand_over(Hashed(wanted.file, wanted.identity, Identified.of(result)))
+            self.turns.hand_over(Hashed(wanted.file, wanted.identity, Identified.of(result)), self._wake)
         elif result.code == "cancelled" and not self._hung:
             # By ourselves.
             self._left = True
@@ -258,6 +220,7 @@ class HashingService:
             self._left |= attempts + 1 < _ATTEMPTS
             if attempts + 1 == _ATTEMPTS:
                 self._complain(f"it is not hashed: {result.text}", path)
+                self._wake()
 
     def _died(self, wanted: Wanted, path: bytes, result: Failed) -> None:
         """Count it to the file, and wait where it may be nobody's but the process's own fault."""
@@ -268,44 +231,23 @@ class HashingService:
         if deaths >= DEATHS:
             error = f"hashing it ended {deaths} processes; check the file, and touch it to have it tried again"
         self._complain(error or f"hashing it failed, and is tried again: {why}", path)
-        self._hand_over(Hashed(wanted.file, wanted.identity, Identified(error=error, deaths=deaths)))
+        found = Identified(error=error, deaths=deaths)
+        self.turns.hand_over(Hashed(wanted.file, wanted.identity, found), self._wake)
         self._in_a_row += 1
         if seconds := self._waits.backoff.after(self._in_a_row):
-            with self._changed:
-                self._trouble = f"{self._in_a_row} processes died in a row; the next one waits {seconds:.0f} s"
-                self._changed.wait_for(lambda: self._stopping or not self._trouble, seconds)
-                self._trouble = ""
-
-    def _hand_over(self, hashed: Hashed) -> None:
-        """Give it to the core, and wait until it was taken."""
-        with self._changed:
-            self._found = hashed
-            self._wake()
-            self._changed.wait_for(lambda: self._stopping or self._found is None)
+            row = self._in_a_row
+            self.turns.trouble = f"{row} processes died in a row; the next one waits {seconds:.0f} s"
+            self.turns.sit_out(seconds)
 
     def _give_up(self, trouble: str, seconds: float | None = None) -> None:
         """For so long, or until the configuration is read again."""
         self._process.end()
-        self._trouble = trouble
+        # Before it is told: what is heard of it may be that the configuration is read again.
+        self.turns.trouble = trouble
         self._complain(f"files are not hashed on arrival: {trouble}", b"")
+        self._wake()
         self._left = seconds is not None
-        with self._changed:
-            self._changed.wait_for(lambda: self._stopping or not self._trouble, seconds)
-            self._trouble = ""
-
-    def _may_go_on(self) -> bool:
-        """Wait until there is nothing else to do; False when this is not wanted any more."""
-        with self._changed:
-            self._changed.wait_for(lambda: self._stopping or not self._wanted or not self._gives_way)
-            return self._wanted and not self._stopping
-
-    @property
-    def _gives_way(self) -> bool:
-        return self._jobs_run or self._busy or self._generation < 0
-
-    def _see(self) -> None:
-        self._process.pause(self._gives_way)
-        self._changed.notify_all()
+        self.turns.sit_out(seconds)
 
 
 def _is_young(identity: Identity) -> bool:

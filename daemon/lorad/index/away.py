@@ -11,18 +11,14 @@ from lorad.index.known_files import Files
 from lorad.index.records import File
 from lorad.index.view import View
 from lorad.watch import calls
-from lorad.watch.exclude import Exclude
-from lorad.watch.scanner import look
 
 
 class Away:
     """For names that are known, in the roots of this view or out of it."""
 
-    def __init__(self, files: Files, view: View, exclude: Exclude, *, follow: bool) -> None:
+    def __init__(self, files: Files, view: View) -> None:
         self._files = files
         self._view = view
-        self._exclude = exclude
-        self._follow = follow
 
     def is_away(self, path: bytes, slept_on: int | None = None) -> bool:
         """Whether a name that is not found may be out of view and not gone.
@@ -31,10 +27,10 @@ class Away:
         not there or has something else mounted over it; in no root or left out of them, as long as it is not
         certain that it is gone. `slept_on`: the device where it was as it went out of view.
         """
-        seen = look(path, follow=self._follow)
+        seen = self._view.look(path)
         if seen is not None and seen.failed:
             return True
-        if self._exclude(path) or self._view.root(path) is None:
+        if not self._view.has(path):
             return seen is not None or not _is_gone(path, None if slept_on is None else self._number_now(slept_on))
         file = self._files.by_path.get(path)
         there = self.device_at(os.path.dirname(path))

@@ -142,8 +142,9 @@ class Commits:
             self._publish_started = now
             self._pipeline.publish(self._ask())
 
-    def look_at_terms(self) -> None:
-        """See at once whether the terms are others than before."""
+    def keep_by(self, rules: Rules) -> None:
+        """Go by these rules from now on, as to which file of a set is named as the kept one."""
+        self._terms.rules = rules
         self._next_look = 0.0
 
     def save(self) -> None:

@@ -18,7 +18,8 @@ from loracore.control import DuplicateFound, Event
 from lorad.catalog import Answer, Catalog
 from lorad.index.backlog import Backlog
 from lorad.index.known_files import Files
-from lorad.index.reads import Reading, layer_digests, weight_signature
+from lorad.index.questions import layer_digests, weight_signature
+from lorad.index.reads import Reading
 from lorad.index.records import File
 from lorad.library import (
     Ask,
@@ -45,7 +46,7 @@ _SIGNATURES = 4096
 class Executor:
     """`blocks` gets the duplicates whose blocks are to be looked at.
 
-    For `tell` and `duplicate` see `Engine`, for `about` `Names`.
+    For `tell` and `duplicate` see `Engine`, for `about` `Failures`.
     """
 
     def __init__(
@@ -108,10 +109,11 @@ class Executor:
                 case ReadHeader(file):
                     self._reading.want_header(file)
                 case Describe(layout, file):
-                    shape = self._reading.shape(layout, self._files.by_id[file].arrangement or 0)
+                    shape = self._reading.plans.shape(layout, self._files.by_id[file].arrangement or 0)
                     waiting += self._library.described(layout, shape)
                 case Ask(file, layout, question):
-                    digests = self._reading.want(file, layout, question, self._recall(file, layout, question))
+                    known = self._recall(file, layout, question)
+                    digests = self._reading.questions.want(file, layout, question, known)
                     if digests is not None:
                         waiting += self._answer(file, question.number, digests)
                 case Share(source, file, _, number):
@@ -190,7 +192,7 @@ class Executor:
         if (file.status, file.signature) == (status, signature):
             return
         if status is Status.GROUPED:
-            self._reading.unpark(file.id)
+            self._reading.questions.unpark(file.id)
         news &= status is Status.DUPLICATE is not file.status and not self._loading
         self._files.set_status(file, status)
         file.signature = signature

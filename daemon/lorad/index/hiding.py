@@ -7,12 +7,14 @@ here changes the disk; what renames files is in `lorad.dedupe`.
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, KeysView
+from collections.abc import Collection, Iterator, KeysView
 
 from loracore.tensorfile import has_reader
 from lorad.index.executor import Executor
 from lorad.index.known_files import Files
+from lorad.index.looks import Looks
 from lorad.index.names import Names
+from lorad.index.view import View
 from lorad.library import Status
 from lorad.pipeline.protocol import Identity
 from lorad.watch import calls
@@ -22,14 +24,26 @@ from lorad.watch.statx import born_ns
 class Hiding:
     """For the one thread that has the catalogue."""
 
-    def __init__(self, files: Files, names: Names, executor: Executor) -> None:
+    def __init__(self, files: Files, view: View, names: Names, looks: Looks, executor: Executor) -> None:
         self._files = files
+        self._view = view
         self._names = names
+        self._looks = looks
         self._executor = executor
+        #: Names that de-duplication has made, whosever they are, met since this was emptied.
+        self.met: set[bytes] = set()
 
     def hidden(self) -> KeysView[bytes]:
         """The names under which hidden files lie now, each known as hidden."""
         return self._files.hidden.keys()
+
+    def strays(self) -> set[bytes]:
+        """Names that were met, which de-duplication has made, and no action known here has put aside."""
+        if self.met:
+            known = self.hidden()
+            folders = {folder for path in known for folder in _above(path)}
+            self.met -= {*known, *folders}
+        return set(self.met)
 
     def hide(self, path: bytes, hidden_path: bytes) -> None:
         """The file that `path` led to was renamed to `hidden_path`, or the folder that it is in.
@@ -44,7 +58,7 @@ class Hiding:
         known = self._files.hidden.get(hidden_path)
         if known is not None and not known.identity.renamed(identity):
             self._lose(hidden_path)
-        file = self._names.arrive_hidden(hidden_path, identity)
+        file = self._looks.arrive_hidden(hidden_path, identity)
         if self._files.by_path.get(path) is file:
             self._files.unname(path)
         elif not self._files.held.knows_inode(identity, file.born):
@@ -64,7 +78,7 @@ class Hiding:
         any other.
         """
         file = self._files.hidden.get(hidden_path)
-        identity = _identity(path) if path is not None and self._names.is_in_view(path) else None
+        identity = _identity(path) if path is not None and self._view.has(path) else None
         if file is None or identity is None or not file.identity.renamed(identity):
             if file is not None:
                 self._lose(hidden_path, gone=path is None)
@@ -77,7 +91,7 @@ class Hiding:
                 self._files.name(file, path)
         self._executor.show_companions(news=False)
         if path is not None:
-            self._names.touched(path)
+            self._looks.touched(path)
 
     def came_back(self, path: bytes) -> None:
         """A file, or a folder with all that is in it, was made anew under this name: none of it is a newcomer."""
@@ -109,3 +123,10 @@ def _identity(path: bytes) -> Identity | None:
     except OSError:
         return None
     return Identity.of(status)
+
+
+def _above(path: bytes) -> Iterator[bytes]:
+    """The folders that a path lies in."""
+    while (folder := os.path.dirname(path)) != path:
+        yield folder
+        path = folder

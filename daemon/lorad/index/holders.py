@@ -6,10 +6,11 @@ from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 from lorad.catalog import Catalog
+from lorad.index.away import Away
 from lorad.index.held import Weights
 from lorad.index.known_files import Files
-from lorad.index.names import Names
 from lorad.index.records import File
+from lorad.index.sweeps import Sweeps
 from lorad.library import Status
 from lorad.pipeline.protocol import Identity
 
@@ -29,11 +30,17 @@ class Holders:
     """For the one thread that has the catalogue. Weights are named as in `Weights`."""
 
     def __init__(
-        self, catalog: Catalog, files: Files, names: Names, signature_of_layout: Callable[[int], bytes]
+        self,
+        catalog: Catalog,
+        files: Files,
+        away: Away,
+        sweeps: Sweeps,
+        signature_of_layout: Callable[[int], bytes],
     ) -> None:
         self._catalog = catalog
         self._files = files
-        self._names = names
+        self._away = away
+        self._sweeps = sweeps
         self._signature_of_layout = signature_of_layout
         self._dirty: set[Weights] = set()
 
@@ -92,11 +99,11 @@ class Holders:
             return "away"
         sleeping = self._catalog.names.sleeping(layout, weights)
         lost = {path: sleeping.get(path) for path in (*sleeping, *paths) if path not in self._files.by_path}
-        if any(self._names.is_away(path, device) for path, device in lost.items()):
+        if any(self._away.is_away(path, device) for path, device in lost.items()):
             return "away"
         if any(file.status in _UNTOLD and file.layout in (None, number) for file in unread):
             return "reading"
-        if self._names.sweeping or self._files.tally.untold[None] or self._files.tally.untold[number]:
+        if self._sweeps.active or self._files.tally.untold[None] or self._files.tally.untold[number]:
             return "settling"
         return ""
 

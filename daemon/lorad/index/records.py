@@ -20,6 +20,8 @@ from lorad.library import Status
 
 #: A name that is hidden has this as its `active` in the catalogue.
 HIDDEN = 2
+#: A file that kills this many loaders is failed.
+DEATHS = 3
 _STATUS = {status.value: status for status in Status}
 
 

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from lorad.pipeline.dispatch import HeaderJob, Job, ResidueJob
-from lorad.pipeline.protocol import Outcome
+from lorad.pipeline.dispatch import Finished, HeaderJob, ResidueJob
 
 
 class Stage(msgspec.Struct):
@@ -28,15 +27,16 @@ class Statistics:
         counted.bytes += bytes_
         counted.seconds += seconds
 
-    def job(self, job: Job, outcome: Outcome) -> None:
-        """Count one file's outcome in the stage of its job."""
-        if isinstance(job, HeaderJob):
+    def finished(self, finished: Finished) -> None:
+        """Count what came of each file in the stage of its job."""
+        if isinstance(finished.job, HeaderJob):
             stage = "headers"
-        elif isinstance(job, ResidueJob):
+        elif isinstance(finished.job, ResidueJob):
             stage = "residue"
         else:
-            stage = "layers" if job.sequential else "samples"
-        self.add(stage, files=1, bytes_=outcome.bytes_read, seconds=outcome.seconds)
+            stage = "layers" if finished.job.sequential else "samples"
+        for outcome in finished.outcomes:
+            self.add(stage, files=1, bytes_=outcome.bytes_read, seconds=outcome.seconds)
 
     @property
     def bytes_read(self) -> int:

@@ -19,6 +19,7 @@ from lorad.index.known_files import Files
 from lorad.watch import calls
 from lorad.watch.exclude import Exclude
 from lorad.watch.mounts import Mount, MountTable, find, inside, is_below, is_remote
+from lorad.watch.scanner import Seen, look
 
 #: Under this name the catalogue keeps how each root was looked at.
 _KEY = "looked"
@@ -55,9 +56,11 @@ class View:
 
     def __init__(self, files: Files, roots: Sequence[bytes], *, exclude: Exclude, follow: bool) -> None:
         self._files = files
-        self._roots = sorted(roots, key=len, reverse=True)
-        self._exclude = exclude
-        self._follow = follow
+        #: As they were given.
+        self.roots = roots
+        self._innermost_first = sorted(roots, key=len, reverse=True)
+        self.exclude = exclude
+        self.follow = follow
         self._mounts: Sequence[Mount] | None = None
         self._now: dict[bytes, dict[bytes, Place]] = {}
         self._looked = {root: looked for root, looked in _read(files).items() if root in roots}
@@ -74,7 +77,15 @@ class View:
 
     def root(self, path: bytes) -> bytes | None:
         """The innermost root that a path lies in."""
-        return next((root for root in self._roots if is_below(path, root)), None)
+        return next((root for root in self._innermost_first if is_below(path, root)), None)
+
+    def has(self, path: bytes) -> bool:
+        """Whether a name lies in a root and is not left out of it."""
+        return self.root(path) is not None and not self.exclude(path)
+
+    def look(self, path: bytes) -> Seen | None:
+        """What is at a name now; None where nothing is."""
+        return look(path, follow=self.follow)
 
     def first_look(self, path: bytes) -> bool:
         """Whether a name that is not known was out of view until now, so that it may have been there for long."""
@@ -85,8 +96,8 @@ class View:
         self._refresh()
         return (
             looked.inode != _inode(root)
-            or (looked.exclude != self._exclude.patterns and self._excluded[root](path))
-            or (self._follow and not looked.follow and calls.real(path) != path)
+            or (looked.exclude != self.exclude.patterns and self._excluded[root](path))
+            or (self.follow and not looked.follow and calls.real(path) != path)
             or (has_reader(path) and _suffix(path) not in looked.suffixes)
             or (root in self._moved and self._is_elsewhere(root, looked, path))
             or self._could_not_be_listed(root, path)
@@ -154,7 +165,7 @@ class View:
         """How a root is looked at now."""
         self._refresh(root)
         suffixes = tuple(sorted(SUFFIXES))
-        return Looked(_inode(root), self._exclude.patterns, self._follow, suffixes, self._now[root])
+        return Looked(_inode(root), self.exclude.patterns, self.follow, suffixes, self._now[root])
 
     def end(self, root: bytes, looked: Looked) -> None:
         """A root was looked through to its end. Unless it changed meanwhile, that is what counts from now on."""
@@ -170,7 +181,7 @@ class View:
                 away[known] = None
         looked = msgspec.structs.replace(looked, away=tuple(away))
         if looked != self._looked.get(root):
-            self._looked[root], self._excluded[root] = looked, self._exclude
+            self._looked[root], self._excluded[root] = looked, self.exclude
             self._files.store.keep(_KEY, msgspec.msgpack.encode(self._looked))
         self._moved.discard(root)
 
@@ -178,7 +189,7 @@ class View:
         """See what is mounted, if that has changed, or else in one root."""
         table = _table()
         table.changed()
-        roots = self._roots if table.mounts is not self._mounts else [] if root is None else [root]
+        roots = self.roots if table.mounts is not self._mounts else [] if root is None else [root]
         self._mounts = table.mounts
         for each in roots:
             self._now[each] = _places(table.mounts, each)

@@ -71,7 +71,6 @@ class JobService:
         self._places: dict[str, finding.Place] = {}
         self._running: dict[int, JobProcess] = {}
         self._stopping = False
-        self._busy = 0
         #: Guards the board and what runs.
         self._changed = threading.Condition()
         self._clerk = Worker("lorad-jobs", _REQUESTS)
@@ -212,7 +211,7 @@ class JobService:
                 # From the moment that it waits no more, it is this that is cancelled.
                 process = JobProcess(self._grace, os.path.join(self._state_dir, "cache"))
                 self._running[entry.id] = process
-                self._count_running(1)
+                self._tell_running(True)
             try:
                 self._carry_out(entry, parameters, process)
             except Exception as error:
@@ -220,11 +219,7 @@ class JobService:
                 _LOG.exception("job %d, %s, failed: %s", entry.id, entry.place.name, entry.summary)
                 self._end(entry, Failed("crashed", f"{type(error).__name__}: {error}"), None)
             with self._changed:
-                self._count_running(-1)
-
-    def _count_running(self, more: int) -> None:
-        self._busy += more
-        self._tell_running(self._busy > 0)
+                self._tell_running(bool(self._running))
 
     def _carry_out(self, entry: Entry, parameters: bytes, process: JobProcess) -> None:
         _LOG.debug("job %d, %s, begins", entry.id, entry.place.name)

@@ -8,7 +8,7 @@ import select
 import signal
 import subprocess
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 
 import msgspec
@@ -103,10 +103,6 @@ class Children:
         for child in self._children.values():
             if child.process is not None:
                 yield child.name, child.process.pid, self._crew.arena.pulse(child.line)
-
-    @property
-    def names(self) -> Iterable[str]:
-        return self._children
 
     def pids(self) -> dict[str, int]:
         return {name: pid for name, pid, _ in self.alive()}

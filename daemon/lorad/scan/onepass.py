@@ -69,14 +69,14 @@ def _pass(options: Options, pipeline: Pipeline, reports: BinaryIO, started: floa
         remind=True,
         mistake=lambda path, traceback: print(f"{shown(path)}: {traceback}", file=sys.stderr),
     )
-    engine.keep_by(rules_of(Dedupe(), os.fsencode))
+    engine.commits.keep_by(rules_of(Dedupe(), os.fsencode))
     for root in options.roots:
-        engine.sweep(root)
+        engine.sweeps.add(root)
     next_report = 0.0
     while not engine.finished:
         engine.step(_REPORT)
-        if engine.trouble:
-            raise StateError(engine.trouble)
+        if engine.commits.trouble:
+            raise StateError(engine.commits.trouble)
         if time.monotonic() >= next_report:
             write(reports, engine.progress())
             next_report = time.monotonic() + _REPORT

@@ -81,7 +81,7 @@ class Session:
     @property
     def published(self) -> int:
         """That of the JSON files; -1 when unknown."""
-        return self.engine.published if self.engine else -1
+        return self.engine.commits.published if self.engine else -1
 
     @property
     def finished(self) -> bool:
@@ -95,12 +95,12 @@ class Session:
         if self.engine is None:
             for _ in self._pipeline.poll(timeout):
                 pass  # What the engine that is gone had asked for; the next one asks again.
-            if self._pipeline.idle and time.monotonic() >= self._open_at:
+            if self._pipeline.dispatcher.idle and time.monotonic() >= self._open_at:
                 self._open(config)
             return
         self.engine.step(timeout)
-        if self.engine.trouble != self.trouble and (self.engine.trouble or self._has_committed):
-            self.trouble = self.engine.trouble
+        if self.engine.commits.trouble != self.trouble and (self.engine.commits.trouble or self._has_committed):
+            self.trouble = self.engine.commits.trouble
             if self.trouble:
                 self._complain(self.trouble)
                 if self.catalog and not os.path.exists(self.catalog.path):
@@ -118,20 +118,20 @@ class Session:
             return
         if acts is not self._acts:
             self._acts = acts
-            self.engine.act(acts)
+            self.engine.arrivals.act(acts)
         # What came while none acted is looked through before it counts that one does.
-        if acts is not self._acted and not (acts and self.engine.sweeping):
+        if acts is not self._acted and not (acts and self.engine.sweeps.active):
             self._acted = acts
             self.catalog.keep(_ACTS, int(acts))
-            self.engine.save()
+            self.engine.commits.save()
 
     def close(self) -> None:
         """Keep what is known and let the engine go."""
         if self.engine is None or self.catalog is None:
             return
-        self._pipeline.cancel()
+        self._pipeline.dispatcher.cancel()
         try:
-            self.engine.save()
+            self.engine.commits.save()
             self.catalog.close()
         except sqlite3.Error as error:
             why = explained(error, self._path)
@@ -146,7 +146,7 @@ class Session:
         else:
             self.trouble = f"a mistake in lorad ({type(error).__name__}); please report what its log says of it"
         self._complain(self.trouble)
-        self._pipeline.cancel()
+        self._pipeline.dispatcher.cancel()
         if self.catalog:
             self.catalog.abandon()
         self.engine = self.catalog = None
@@ -186,9 +186,9 @@ class Session:
             return
         self.catalog, self.engine = catalog, engine
         self._opened_at = catalog.generation
-        engine.keep_by(policy_of(config).rules)
+        engine.commits.keep_by(policy_of(config).rules)
         for root in roots:
-            engine.sweep(root, view=not self._acted)
+            engine.sweeps.add(root, view=not self._acted)
         self._opened(engine)
 
     @property

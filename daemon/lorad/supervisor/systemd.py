@@ -17,6 +17,7 @@ import threading
 import time
 from collections.abc import Callable
 
+from loracore.control import Status
 from loracore.paths import shown
 
 _STATUS_CHARS = 500
@@ -74,6 +75,14 @@ class Notifier:
         except (OSError, ValueError):
             return False
         return True
+
+
+def sentence(status: Status) -> str:
+    """How the daemon is, in one line for `systemctl status`."""
+    text = f"{status.state}: {status.files_processed:,} of {status.files_total:,} files"
+    if status.duplicate_files:
+        text += f", {status.duplicate_files:,} of them duplicates"
+    return text if status.watch == "watching" else f"{text}; watch {status.watch}"
 
 
 def _line(text: str) -> str:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import fnmatch
 import os
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from loracore.settings import excluded
+from lorad.watch import calls
 from lorad.watch.mounts import is_below
 from lorad.watch.scanner import is_ours
 
@@ -76,3 +77,20 @@ def _text(name: bytes) -> str:
 def _any_of(patterns: Sequence[str]) -> Callable[[str], object] | None:
     """A test whether one of the patterns fits."""
     return re.compile("|".join(map(fnmatch.translate, patterns))).match if patterns else None
+
+
+class LeftOut:
+    """What the watch over a root leaves out: names by `exclude`, and some folders."""
+
+    def __init__(self, exclude: Exclude, folders: Iterable[bytes]) -> None:
+        self._exclude = exclude
+        self._folders = frozenset(folders)
+
+    def entry(self, path: bytes) -> bool:
+        """Whether a name in a folder that is watched is left out, or where it leads to as a link is."""
+        return self._exclude.entry(path) or path in self._folders
+
+    def target(self, link: bytes) -> bool:
+        """Whether a link leads to what is left out."""
+        target = calls.real(link)
+        return self._exclude(target) or target in self._folders

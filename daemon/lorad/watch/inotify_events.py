@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from watchdog.events import DirDeletedEvent, FileClosedEvent, FileDeletedEvent, FileModifiedEvent, FileSystemEvent
 from watchdog.observers.inotify_c import InotifyConstants as In
 
 from lorad.watch import tree
-from lorad.watch.canary import Canary
 from lorad.watch.events import EchoEvent, RescanEvent
-from lorad.watch.exclude import Exclude
 from lorad.watch.inotify import Event, Instance
+from lorad.watch.root_settings import Plan
 from lorad.watch.tree import Tree
 
 #: Names being written that are remembered.
@@ -25,38 +24,65 @@ _GOES = In.IN_DELETE | In.IN_MOVED_FROM
 _ROOT_GOES = In.IN_DELETE_SELF | In.IN_MOVE_SELF
 
 
+class _Names:
+    """What is said of the names of one reading, of each the last; and which of them are being written."""
+
+    def __init__(self) -> None:
+        self._said: dict[bytes, FileSystemEvent] = {}
+        self.written: set[bytes] = set()
+
+    def happened(self, path: bytes, event: Event) -> None:
+        closed = self._is_closed(path, event)
+        if event.has(_GOES):
+            self.say(FileDeletedEvent(path))
+        else:
+            self.say(_changed(path, closed))
+        if path.endswith(b".aria2") and not event.has(In.IN_MODIFY):
+            # The file beside it is finished when this one goes, and is not as long as it is there.
+            self.say(_changed(path.removesuffix(b".aria2"), event.has(_GOES)))
+
+    def say(self, event: FileSystemEvent) -> None:
+        self._said[os.fsencode(event.src_path)] = event
+
+    def take(self) -> Iterable[FileSystemEvent]:
+        """All that is said since the last time."""
+        said, self._said = self._said, {}
+        return said.values()
+
+    def _is_closed(self, path: bytes, event: Event) -> bool:
+        """Whether nobody is known to be writing a file."""
+        if event.has(In.IN_MODIFY):
+            if len(self.written) >= _WRITTEN:
+                self.written.clear()
+            self.written.add(path)
+            return False
+        if event.has(In.IN_ATTRIB):
+            return path not in self.written
+        self.written.discard(path)
+        return not event.has(In.IN_CREATE)
+
+
+def _changed(path: bytes, closed: bool) -> FileSystemEvent:
+    return FileClosedEvent(path) if closed else FileModifiedEvent(path)
+
+
 class Listener:
     """An inotify instance for one root: it keeps the watches and says what happened, and that it overflowed."""
 
-    def __init__(
-        self,
-        root: bytes,
-        canary: Canary,
-        *,
-        follow: bool,
-        exclude: Exclude,
-        without: tuple[bytes, ...],
-        beat: Callable[[], None],
-        emit: Callable[[FileSystemEvent], None],
-    ) -> None:
-        """Raises OSError where there can be no more inotify instances."""
-        self._root = root
-        self._canary = canary
-        self._follow = follow
+    def __init__(self, plan: Plan, beat: Callable[[], None], emit: Callable[[FileSystemEvent], None]) -> None:
+        """`beat` as for `Tree`. Raises OSError where there can be no more inotify instances."""
+        self._root = plan.root
+        self._canary = plan.canary
+        self._follow = plan.follow
+        self._left_out = plan.left_out
         self._emit = emit
-        self._instance = Instance()
+        self.instance = Instance()
         self._canary_watch: int | None = None
-        self._written: set[bytes] = set()
         #: Whether watches have ended that should not have, and whether that of the root has.
         self.lost = self.lost_root = False
-        #: What is said of the names of one reading: of each the last.
-        self._names: dict[bytes, FileSystemEvent] = {}
-        self.tree = Tree(self._instance, root, follow=follow, exclude=exclude, without=without, beat=beat)
+        self._names = _Names()
+        self.tree = Tree(self.instance, plan, beat)
         self._watch_canary()
-
-    @property
-    def fd(self) -> int:
-        return self._instance.fd
 
     @property
     def echoes(self) -> bool:
@@ -89,7 +115,7 @@ class Listener:
     def hear(self) -> bool:
         """Say what has happened since the last time; whether the root itself is to be looked at."""
         ask, overflowed, echo = False, False, 0
-        for event in self._instance.read():
+        for event in self.instance.read():
             if event.has(In.IN_Q_OVERFLOW):
                 overflowed = True
             elif event.wd == self._canary_watch:
@@ -107,7 +133,8 @@ class Listener:
                 ask = ask or event.has(_ROOT_GOES)
                 if event.has(In.IN_ATTRIB):
                     self._changed_rights(folder)
-        self._flush()
+        for said in self._names.take():
+            self._emit(said)
         if overflowed:
             self._overflowed()
         if echo:
@@ -115,12 +142,9 @@ class Listener:
             self._emit(EchoEvent(self._root, number=echo))
         return ask or self.lost
 
-    def close(self) -> None:
-        self._instance.close()
-
     def _watch_canary(self) -> None:
         try:
-            self._canary_watch = self._instance.add(self._canary.folder, follow=True, events=In.IN_CREATE)
+            self._canary_watch = self.instance.add(self._canary.folder, follow=True, events=In.IN_CREATE)
         except OSError:
             self._canary_watch = None
 
@@ -134,47 +158,19 @@ class Listener:
     def _overflowed(self) -> None:
         """Events were dropped, whichever, so it is all looked at anew; that is an answer to canaries too."""
         number = self._canary.sent
-        self._written.clear()
+        self._names.written.clear()
         self.tree.renew()
         self._emit(RescanEvent(self._root, reason="more happened than the kernel kept"))
         self._emit(EchoEvent(self._root, number=number))
 
     def _happened(self, folder: bytes, event: Event) -> None:
         path = os.path.join(folder, event.name)
-        if self.tree.leaves_out(path):
+        if self._left_out.entry(path):
             return
         if event.has(In.IN_ISDIR):
             self._happened_to_folder(path, event)
-            return
-        if self._follow and self._happened_to_link(path, event):
-            return
-        self._say(path, event, self._is_closed(path, event))
-        if path.endswith(b".aria2") and not event.has(In.IN_MODIFY):
-            # The file beside it is finished when this one goes, and is not as long as it is there.
-            self._say(path.removesuffix(b".aria2"), None, event.has(_GOES))
-
-    def _is_closed(self, path: bytes, event: Event) -> bool:
-        """Whether nobody is known to be writing a file."""
-        if event.has(In.IN_MODIFY):
-            if len(self._written) >= _WRITTEN:
-                self._written.clear()
-            self._written.add(path)
-            return False
-        if event.has(In.IN_ATTRIB):
-            return path not in self._written
-        self._written.discard(path)
-        return not event.has(In.IN_CREATE)
-
-    def _say(self, path: bytes, event: Event | None, closed: bool) -> None:
-        kind: type[FileSystemEvent] = FileClosedEvent if closed else FileModifiedEvent
-        if event is not None and event.has(_GOES):
-            kind = FileDeletedEvent
-        self._names[path] = kind(path)
-
-    def _flush(self) -> None:
-        names, self._names = self._names, {}
-        for event in names.values():
-            self._emit(event)
+        elif not (self._follow and self._happened_to_link(path, event)):
+            self._names.happened(path, event)
 
     def _happened_to_folder(self, path: bytes, event: Event) -> None:
         if event.has(_COMES):
@@ -186,21 +182,21 @@ class Listener:
             if self.tree.adopt(path):
                 self._emit(RescanEvent(path, reason="another folder is in its place"))
             else:
-                self._names[path] = DirDeletedEvent(path)
+                self._names.say(DirDeletedEvent(path))
         elif event.has(In.IN_ATTRIB):
             self._changed_rights(path)
 
     def _happened_to_link(self, path: bytes, event: Event) -> bool:
         """Where links are followed, one to a folder is a folder."""
         if event.has(_COMES) and os.path.isdir(path):
-            if not self.tree.leads_out(path) and self.tree.adopt(path):
+            if not self._left_out.target(path) and self.tree.adopt(path):
                 self._emit(RescanEvent(path, reason="a link to a folder was made or moved in"))
             return True
         if event.has(_GOES) and self.tree.knows(path):
             # Another link may lead to the same folder, which has been watched under this name alone.
             self.tree.renew()
             self._emit(RescanEvent(self._root, reason="a link to a folder is gone"))
-            self._names[path] = DirDeletedEvent(path)
+            self._names.say(DirDeletedEvent(path))
             return True
         return False
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from watchdog.events import FileModifiedEvent, FileSystemEvent, FileSystemEventHandler
 from watchdog.observers.api import BaseObserver
 
+from lorad.watch import calls
 from lorad.watch.events import EchoEvent, HealthEvent, LedEvent, RescanEvent
 from lorad.watch.news import Inbox
 from lorad.watch.root import RootEmitter
@@ -25,6 +26,7 @@ class RootObserver:
     def __init__(self, plan: Plan, inbox: Inbox, heard: Callable[[], None]) -> None:
         """`heard` is called when a canary was."""
         self.root = plan.root
+        self._inbox = inbox
         self.health = "degraded"
         self.reason = "its folders are not watched yet"
         #: Whether its emitter has been seen to hang, whatever it last said of itself.
@@ -40,6 +42,7 @@ class RootObserver:
         (emitter,) = self._observer.emitters
         assert isinstance(emitter, RootEmitter)
         self.emitter = emitter
+        self.state = emitter.state
 
     @property
     def alive(self) -> bool:
@@ -50,6 +53,19 @@ class RootObserver:
         if self.silent:
             return "degraded", "its file system does not answer; see after its server or program"
         return ("degraded", "a folder in it does not answer") if self.hangs else (self.health, self.reason)
+
+    def set_hangs(self, hangs: bool) -> None:
+        if self.hangs != hangs:
+            self.hangs = hangs
+            self._inbox.health(self.root, *self.says())
+
+    def ask(self) -> None:
+        """See whether the root's file system answers, where it may not."""
+        if calls.hangs(self.root) != self.silent:
+            self.silent = not self.silent
+            self._inbox.health(self.root, *self.says())
+            if not self.silent:
+                self._inbox.rescan(self.root, "its file system answers again")
 
     def start(self) -> None:
         self._observer.start()
@@ -68,6 +84,23 @@ class RootObserver:
         if self._observer.ident is not None:
             self._observer.join(max(0, deadline - time.monotonic()))
         return not self.emitter.is_alive() and not self._observer.is_alive()
+
+    def give_up(self, reason: str, now: float) -> None:
+        """It has failed, and another one will take its place."""
+        self.retire()
+        self.join(now)
+        self.health = "degraded"
+        self.reason = f"its watch failed and is made anew: {reason}"
+        self._inbox.health(self.root, self.health, self.reason)
+
+
+def end(observers: Sequence[RootObserver], seconds: float) -> None:
+    """End them all. Threads that have not ended after so many seconds do by themselves when they can."""
+    deadline = time.monotonic() + seconds
+    for observer in observers:
+        observer.retire()
+    for observer in observers:
+        observer.join(deadline)
 
 
 class _Handler(FileSystemEventHandler):

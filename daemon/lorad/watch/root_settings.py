@@ -1,16 +1,14 @@
-"""How one root is watched: what has to be known of it, when it is looked through, and what wakes its thread."""
+"""How one root is to be watched, and when it is looked through whether or not anything was told of it."""
 
 from __future__ import annotations
 
-import os
 import random
-import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from loracore.config import Watch
 from lorad.watch.canary import Canary
-from lorad.watch.exclude import Exclude
+from lorad.watch.exclude import LeftOut
 from lorad.watch.place import Memory
 
 
@@ -23,40 +21,13 @@ class Plan:
     links: Callable[[], Sequence[bytes]]
     #: Whether links are looked through.
     follow: bool
-    exclude: Exclude
-    #: Folders that are left out.
-    without: tuple[bytes, ...]
+    left_out: LeftOut
     settings: Callable[[], Watch]
     canary: Canary
     memory: Memory
     failed: Callable[[str], None]
     #: Seconds between looks whether the root is there and what is mounted in it.
     check: float
-
-
-class Alarm:
-    """An eventfd. Any thread may ring it at any time, also when it is not there yet or any more."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._fd: int | None = None
-
-    def open(self) -> int:
-        """Its descriptor, for `poll`. Raises OSError where there can be no more of them."""
-        with self._lock:
-            self._fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
-            return self._fd
-
-    def ring(self) -> None:
-        with self._lock:
-            if self._fd is not None:
-                os.eventfd_write(self._fd, 1)
-
-    def close(self) -> None:
-        with self._lock:
-            if self._fd is not None:
-                os.close(self._fd)
-                self._fd = None
 
 
 class Schedule:

@@ -5,11 +5,10 @@ from __future__ import annotations
 import errno
 import os
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 
-from lorad.watch import calls
-from lorad.watch.exclude import Exclude
 from lorad.watch.inotify import Instance
+from lorad.watch.root_settings import Plan
 from lorad.watch.scanner import is_folder
 
 #: What it is called when a name is no folder any more: the event that says so is on its way.
@@ -24,22 +23,12 @@ class Tree:
     under the same path here and there.
     """
 
-    def __init__(
-        self,
-        instance: Instance,
-        root: bytes,
-        *,
-        follow: bool,
-        exclude: Exclude,
-        without: Sequence[bytes],
-        beat: Callable[[], None],
-    ) -> None:
-        """`without`: folders that are left out. `beat` is called for each folder, and may raise to stop."""
+    def __init__(self, instance: Instance, plan: Plan, beat: Callable[[], None]) -> None:
+        """`beat` is called for each folder, and may raise to stop."""
         self._instance = instance
-        self._root = root
-        self._follow = follow
-        self._exclude = exclude
-        self._without = frozenset(without)
+        self._root = plan.root
+        self._follow = plan.follow
+        self._left_out = plan.left_out
         self._beat = beat
         self._paths: dict[int, bytes] = {}
         self._watches: dict[bytes, int] = {}
@@ -64,15 +53,6 @@ class Tree:
 
     def knows(self, folder: bytes) -> bool:
         return folder in self._watches or folder in self.unwatched
-
-    def leaves_out(self, path: bytes) -> bool:
-        """Whether a name in a folder that is watched is left out, or where it leads to as a link is."""
-        return self._exclude.entry(path) or path in self._without
-
-    def leads_out(self, path: bytes) -> bool:
-        """Whether a link leads to what is left out."""
-        target = calls.real(path)
-        return self._exclude(target) or target in self._without
 
     def adopt(self, folder: bytes) -> bool:
         """Watch a folder and all in it, as far as that is possible; whether any of it was not watched before."""
@@ -129,7 +109,7 @@ class Tree:
             watch = self._instance.add(folder, follow=self._follow)
             known = self._paths.get(watch)
             if known is not None and known != folder:
-                if self._is_same(known, folder):
+                if _is_same(known, folder, follow=self._follow):
                     return False
                 # Moved, which the event that is on its way will say too.
                 self.forget(known)
@@ -162,8 +142,8 @@ class Tree:
             entry.path
             for entry in entries
             if is_folder(entry, follow=self._follow)
-            and not self.leaves_out(entry.path)
-            and not (entry.is_symlink() and self.leads_out(entry.path))
+            and not self._left_out.entry(entry.path)
+            and not (entry.is_symlink() and self._left_out.target(entry.path))
         ]
 
     def _unwatched(self, folder: bytes, reason: OSError | str) -> None:
@@ -174,13 +154,14 @@ class Tree:
         if folder != self._root:
             self._inside[os.path.dirname(folder)].add(folder)
 
-    def _is_same(self, one: bytes, other: bytes) -> bool:
-        """Whether two paths lead to one folder now."""
-        look = os.stat if self._follow else os.lstat
-        try:
-            return os.path.samestat(look(one), look(other))
-        except OSError:
-            return False
+
+def _is_same(one: bytes, other: bytes, *, follow: bool) -> bool:
+    """Whether two paths lead to one folder now."""
+    look = os.stat if follow else os.lstat
+    try:
+        return os.path.samestat(look(one), look(other))
+    except OSError:
+        return False
 
 
 _SYSCTL = "/proc/sys/fs/inotify"

@@ -85,7 +85,9 @@ class Served:
         elif command.kind == "wait":
             command.reply(Waited(7))
         else:
-            self.server.audit(config.Watch(roots=(str(self.library.folder),)), lambda path: None, command.reply)
+            self.server.handlers.audit(
+                config.Watch(roots=(str(self.library.folder),)), lambda path: None, command.reply
+            )
 
 
 @contextlib.contextmanager
@@ -94,7 +96,7 @@ def serving(
 ) -> Iterator[Served]:
     served = Served(library, runtime, settings or config.Control(), deduper)
     served.server.start()
-    served.server.set_status(STATUS)
+    served.server.handlers.set_status(STATUS)
     try:
         yield served
     finally:

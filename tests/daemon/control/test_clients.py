@@ -108,7 +108,7 @@ def test_incomplete_messages_are_bounded_in_all(served: Served, monkeypatch: pyt
 
 def test_who_reads_no_answers_is_let_go(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
     """So that it does not wait for one that was dropped; others do not notice."""
-    monkeypatch.setattr(clients, "_MESSAGES", 100)
+    monkeypatch.setattr(clients, "MESSAGES", 100)
     with Raw(served.runtime, "control.sock", kind=b"DEALER") as line:
         with contextlib.suppress(BrokenPipeError, ConnectionResetError):
             for number in range(1, 20_000):

@@ -190,14 +190,14 @@ def test_files_in_a_folder_that_is_a_link_do_not_go(tmp_path: Path) -> None:
 def test_newcomers_are_planned_for_by_the_running_policy(served: Served) -> None:
     """Their sets alone are looked at; what was there before is left as it is."""
     folder = os.fsencode(served.library.folder)
-    served.server.use(settings(served.library, action="symlink", keep=("oldest",)))
+    served.server.handlers.use(settings(served.library, action="symlink", keep=("oldest",)))
     given: queue.Queue[Plan | Refusal] = queue.Queue()
     for newcomers, expected in (
         ([folder + b"/c.safetensors"], [folder + b"/c.safetensors"]),
         ([folder + b"/" + ODD, folder + b"/nothing"], [folder + b"/" + ODD]),
         ([folder + b"/d.safetensors", folder + b"/f.safetensors"], []),
     ):
-        served.server.plan_for(newcomers, given.put)
+        served.server.handlers.plan_for(newcomers, given.put)
         made = given.get(timeout=SECONDS)
         assert not isinstance(made, Refusal)
         assert [step.path for step in made.steps] == expected
@@ -214,7 +214,7 @@ def acts() -> Acts:
 @pytest.fixture
 def acting(library: Library, tmp_path: Path, acts: Acts) -> Iterator[Served]:
     with serving(library, tmp_path / "run", deduper=acts) as served:
-        served.server.use(settings(library))
+        served.server.handlers.use(settings(library))
         yield served
 
 
@@ -238,7 +238,7 @@ def test_to_report_is_not_to_act(acting: Served, acts: Acts) -> None:
     with Line(acting) as line:
         refused: Any = line.ask(ApplyDedupe())
         assert (refused.code, acts.plans) == ("read-only", [])
-        acting.server.use(settings(acting.library, scope=("/nowhere",)))
+        acting.server.handlers.use(settings(acting.library, scope=("/nowhere",)))
         assert line.ask(ApplyDedupe("delete")) == Applied(0, 0, 0, [])
         assert acts.plans == []
 

@@ -60,7 +60,7 @@ def test_a_status_is_the_newest_one_with_the_time_gone_on(served: Served) -> Non
         assert isinstance(first, Status)
         assert msgspec.structs.replace(first, uptime_seconds=5.0) == STATUS
         assert 5 <= first.uptime_seconds < 5 + SECONDS
-        served.server.set_status(msgspec.structs.replace(STATUS, state="reading"))
+        served.server.handlers.set_status(msgspec.structs.replace(STATUS, state="reading"))
         second = line.ask(GetStatus())
         assert isinstance(second, Status)
         assert second.state == "reading"
@@ -120,7 +120,7 @@ def test_a_core_that_raises_harms_nobody(library: Library, tmp_path: Path) -> No
     served = Served(library, tmp_path / "run", config.Control())
     served.server = ControlServer(str(served.runtime), str(library.state), config.Control(), post)
     served.server.start()
-    served.server.set_status(STATUS)
+    served.server.handlers.set_status(STATUS)
     try:
         with Line(served) as line:
             assert code(line.ask(Wait())) == "failed"
@@ -131,10 +131,10 @@ def test_a_core_that_raises_harms_nobody(library: Library, tmp_path: Path) -> No
 
 def test_what_cannot_be_encoded_is_a_refusal(served: Served) -> None:
     """A status with text that is no UTF-8 is a fault of ours, and told as one."""
-    served.server.set_status(msgspec.structs.replace(STATUS, hasher="\udcff"))
+    served.server.handlers.set_status(msgspec.structs.replace(STATUS, hasher="\udcff"))
     with Line(served) as line:
         assert code(line.ask(GetStatus())) == "failed"
-    served.server.set_status(STATUS)
+    served.server.handlers.set_status(STATUS)
     honest(served)
 
 

@@ -124,11 +124,11 @@ class _Life(Life):
     def settle(self) -> Life:
         """For so many turns at most: what an action is under way on is not read before that is over."""
         for _ in range(_STEPS):
-            if not (self.engine.sweeping or self.engine.reading):
+            if not (self.engine.sweeps.active or self.engine.reading):
                 break
             self.engine.step(0)
         self.engine.step(0)
-        self.engine.save()
+        self.engine.commits.save()
         return self
 
     def _duplicate(self, file: File, others: Sequence[bytes]) -> None:

@@ -97,7 +97,7 @@ class Owner(RuleBasedStateMachine):
         life.touch(*(disk.path(name) for name in dirty))
         if self.swept or any(not name.endswith(SUFFIX) for name in dirty):
             for root in life.roots:
-                life.engine.sweep(root)
+                life.engine.sweeps.add(root)
         self.lorad.rest()
         self.check()
         disk.tick()

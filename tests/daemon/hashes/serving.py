@@ -13,7 +13,8 @@ from typing import Self
 import psutil
 
 from lorad.catalog import Catalog, Row
-from lorad.hashes.service import Hashed, HashingService, Waits
+from lorad.hashes.service import HashingService, Waits
+from lorad.hashes.turns import Hashed
 
 SECONDS = 30.0
 

@@ -188,7 +188,7 @@ def test_it_stands_still_while_others_work(core: Core, tmp_path: Path) -> None:
     core.until(core.workers)
     (worker,) = core.workers()
     for begin, end in (
-        (lambda: core.service.give_way(True), lambda: core.service.give_way(False)),
+        (lambda: core.service.turns.give_way(True), lambda: core.service.turns.give_way(False)),
         (lambda: setattr(core, "busy", True), lambda: setattr(core, "busy", False)),
     ):
         begin()

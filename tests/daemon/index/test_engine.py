@@ -59,7 +59,7 @@ def engine(library: str, pipeline: Pipeline, tmp_path: Path) -> Iterator[Engine]
         tell=lambda event: None,
         mistake=lambda *mistake: None,
     )
-    engine.sweep(root)
+    engine.sweeps.add(root)
     yield engine
     catalog.close()
 
@@ -88,7 +88,7 @@ def test_it_does_not_wait_for_news_while_there_is_something_to_look_at(
     waited, poll = [], pipeline.poll
     monkeypatch.setattr(pipeline, "poll", lambda seconds: waited.append(seconds) or poll(0))
     for file in engine.files:
-        engine.rearranged(file.names[0])
+        engine.blocks.add_name(file.names[0])
     assert not engine.settled
     while not engine.settled:
         engine.step(5.0)
@@ -106,7 +106,7 @@ def test_what_is_not_on_the_disk_yet_is_looked_at_when_it_is(
     content = Path(path).read_bytes()
     with open(path, "r+b", buffering=0) as file:
         file.write(content)
-    engine.touched(os.fsencode(path))
+    engine.looks.touched(os.fsencode(path))
     finish(engine)
     assert wasted(tmp_path) == 0
     os.sync()
@@ -121,8 +121,8 @@ def test_a_new_folder_opens_no_old_file(engine: Engine, library: str) -> None:
         file.extents = None
     os.mkdir(f"{library}/new")
     os.link(f"{library}/0.safetensors", f"{library}/new/0.safetensors")
-    engine.touched(os.fsencode(f"{library}/new"))
-    engine.sweep(os.fsencode(f"{library}/new"))
+    engine.looks.touched(os.fsencode(f"{library}/new"))
+    engine.sweeps.add(os.fsencode(f"{library}/new"))
     finish(engine)
     (looked_at,) = (file.names for file in engine.files if file.extents)
     assert sorted(looked_at) == [

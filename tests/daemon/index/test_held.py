@@ -172,10 +172,10 @@ def test_the_files_of_a_folder_that_is_moved_stay_old(root: Path, life: Life, fi
     """In one root or from one to another, seen from either end."""
     write(root / "sub" / "c.safetensors", 1)
     life = _started_again(life, killed=False)
-    life.engine.act(False)
-    life.settle().engine.act(True)
+    life.engine.arrivals.act(False)
+    life.settle().engine.arrivals.act(True)
     os.rename(root / "sub", root / "moved")
-    steps = [lambda: life.touch(root / "sub"), lambda: life.engine.sweep(os.fsencode(root / "moved"))]
+    steps = [lambda: life.touch(root / "sub"), lambda: life.engine.sweeps.add(os.fsencode(root / "moved"))]
     for step in steps if first == "gone" else reversed(steps):
         step()
         life.settle()
@@ -267,7 +267,7 @@ def test_what_settles_at_the_first_look_is_old(root: Path, tmp_path: Path, ends:
     life = Life(tmp_path / "state", [root])
     life.young = {path}
     if noticed:
-        life.engine.noticed(path)
+        life.engine.arrivals.noticed(path)
     life.settle()
     assert path not in life.engine.files.by_path
     if ends:
@@ -284,13 +284,13 @@ def test_what_was_met_while_no_policy_acted_is_old(root: Path, tmp_path: Path, e
     met, waits = root / "met.safetensors", root / "waits.safetensors"
     for path in (met, waits):
         shutil.copyfile(root / "a.safetensors", path)
-        life.engine.noticed(os.fsencode(path))
+        life.engine.arrivals.noticed(os.fsencode(path))
     life.touch(met)
     if ends:
         # As `Session` does where none acted before.
         life.kill() if ends == "killed" else life.stop()
         life = Life(life.state, [root], view=True).settle()
-    life.engine.act(True)
+    life.engine.arrivals.act(True)
     assert life.touch(waits).newcomers == set()
     copy = shutil.copyfile(root / "a.safetensors", root / "new.safetensors")
     assert life.touch(copy).newcomers == {str(copy)}
@@ -305,12 +305,12 @@ def test_a_policy_to_report_makes_all_old(root: Path, life: Life, ends: str) -> 
     assert life.touch(names[0]).newcomers == {str(names[0])}
     life.pipeline.holds = True
     life.touch(names[1])
-    life.engine.noticed(os.fsencode(names[2]))
-    life.engine.act(False)
+    life.engine.arrivals.noticed(os.fsencode(names[2]))
+    life.engine.arrivals.act(False)
     if ends:
         life.kill() if ends == "killed" else life.stop()
         life = Life(life.state, [root], acts=False, view=True).settle()
-    life.engine.act(True)
+    life.engine.arrivals.act(True)
     life.pipeline.holds = False
     assert life.touch(*names).newcomers == set()
 

@@ -49,17 +49,17 @@ def hidden_name(path: Path, number: int = 1) -> Path:
 def hide(life: Life, path: Path, number: int = 1) -> Path:
     """As an action does it."""
     hidden = hidden_name(path, number)
-    life.engine.put_off(lambda name: name == os.fsencode(path))
+    life.engine.looks.put_off = lambda name: name == os.fsencode(path)
     os.rename(path, hidden)
-    life.engine.hide(os.fsencode(path), os.fsencode(hidden))
-    life.engine.put_off(lambda name: False)
+    life.engine.hiding.hide(os.fsencode(path), os.fsencode(hidden))
+    life.engine.looks.put_off = lambda name: False
     life.touch(path)
     return hidden
 
 
 def show(life: Life, hidden: Path, path: Path) -> None:
     os.rename(hidden, path)
-    life.engine.show(os.fsencode(hidden), os.fsencode(path))
+    life.engine.hiding.show(os.fsencode(hidden), os.fsencode(path))
     life.touch(path)
 
 
@@ -88,7 +88,7 @@ def check(life: Life, root: Path) -> None:
     assert life.engine.groups == len(groups)
     with closing(connect(str(state))) as db:
         names = dict(db.execute("SELECT path, active FROM names"))
-    assert {path for path, active in names.items() if active == 2} == set(life.engine.hidden())
+    assert {path for path, active in names.items() if active == 2} == set(life.engine.hiding.hidden())
     assert (state / CATALOGUE).exists()
 
 
@@ -145,7 +145,7 @@ def test_what_is_shown_again_is_as_it_was_and_no_news(life: Life, root: Path, ke
     assert not life.found
     assert not [event for event in life.told if isinstance(event, FileSeen)]
     assert {life.status(path) for path in (kept, *back)} == {Status.DUPLICATE}
-    assert not life.engine.hidden()
+    assert not life.engine.hiding.hidden()
     assert life.newcomers == set()
     check(life, root)
     assert again(life).sweep().engine.statistics.bytes_read == 0
@@ -181,9 +181,9 @@ def test_what_was_hidden_when_lorad_was_killed_is_known_as_hidden(
     if order == "sweep first":
         life.settle()
     for _ in range(2):
-        life.engine.hide(os.fsencode(path), os.fsencode(hidden))
+        life.engine.hiding.hide(os.fsencode(path), os.fsencode(hidden))
     life.settle()
-    assert list(life.engine.hidden()) == [os.fsencode(hidden)]
+    assert list(life.engine.hiding.hidden()) == [os.fsencode(hidden)]
     assert [event for event in life.told if event == FileGone(os.fsencode(hidden))] == []
     (root / "two.safetensors").unlink()
     life.touch(root / "two.safetensors")
@@ -202,8 +202,8 @@ def test_what_is_freed_or_removed_is_forgotten_and_its_name_is_not(life: Life, r
     hidden = hide(life, path)
     number = hidden.stat().st_ino
     hidden.unlink()
-    life.engine.show(os.fsencode(hidden), None)
-    assert not life.engine.hidden()
+    life.engine.hiding.show(os.fsencode(hidden), None)
+    assert not life.engine.hiding.hidden()
     new = shutil.copyfile(kept, root / "new.safetensors")
     assert life.touch(new).newcomers == {str(new)}, f"also as inode {number}"
     for _ in range(3):
@@ -211,7 +211,7 @@ def test_what_is_freed_or_removed_is_forgotten_and_its_name_is_not(life: Life, r
         assert life.touch(path).newcomers == {str(new)}
         hidden = hide(life, path)
         hidden.unlink()
-        life.engine.show(os.fsencode(hidden), None)
+        life.engine.hiding.show(os.fsencode(hidden), None)
     check(life, root)
 
 
@@ -228,7 +228,7 @@ def test_a_hidden_file_is_read_by_what_it_is(
     for each in ("one", "two"):
         (root / f"{each}.safetensors").unlink()
     life = Life(tmp_path / "state", [root])
-    life.engine.hide(os.fsencode(path), os.fsencode(hidden))
+    life.engine.hiding.hide(os.fsencode(path), os.fsencode(hidden))
     life.settle()
     assert life.file(kept).weights == life.engine.files.hidden[os.fsencode(hidden)].weights is not None
     assert life.status(kept) is Status.UNIQUE
@@ -249,7 +249,7 @@ def test_a_file_of_several_names_is_hidden_name_by_name(life: Life, root: Path, 
     show(life, hidden[1], names[1])
     check(life, root)
     hidden[0].unlink()
-    life.engine.show(os.fsencode(hidden[0]), None)
+    life.engine.hiding.show(os.fsencode(hidden[0]), None)
     assert life.touch(names[1]).status(names[1]) is Status.DUPLICATE
     check(life, root)
 
@@ -259,7 +259,7 @@ def test_a_folder_is_hidden_as_a_whole(life: Life, root: Path, kept: Path) -> No
     folder.mkdir()
     path = write(folder / "adapter_model.safetensors", 1)
     (folder / "adapter_config.json").write_text("{}")
-    life.engine.sweep(os.fsencode(folder))
+    life.engine.sweeps.add(os.fsencode(folder))
     assert life.settle().newcomers == {str(path)}
     # As if it had been there for a while when it was read.
     life.file(path).read_ns += 10**9
@@ -268,15 +268,15 @@ def test_a_folder_is_hidden_as_a_whole(life: Life, root: Path, kept: Path) -> No
     read = life.engine.statistics.bytes_read
     os.rename(folder, aside)
     for name, hidden in names:
-        life.engine.hide(os.fsencode(name), os.fsencode(hidden))
+        life.engine.hiding.hide(os.fsencode(name), os.fsencode(hidden))
     life.touch(folder)
     life.sweep()
     assert life.engine.files.by_path.keys().isdisjoint(map(os.fsencode, folder.parent.glob("adapter/*")))
     check(life, root)
     os.rename(aside, folder)
     for name, hidden in names:
-        life.engine.show(os.fsencode(hidden), os.fsencode(name))
-    life.engine.sweep(os.fsencode(folder))
+        life.engine.hiding.show(os.fsencode(hidden), os.fsencode(name))
+    life.engine.sweeps.add(os.fsencode(folder))
     assert life.settle().status(path) is Status.DUPLICATE
     assert life.engine.statistics.bytes_read == read
     assert life.newcomers == set()
@@ -289,7 +289,7 @@ def test_what_its_owner_takes_back_by_hand_is_a_file_as_any_other_and_old(
     mine = root / "mine.safetensors"
     os.rename(hidden, mine)
     assert life.touch(mine).status(mine) is Status.DUPLICATE
-    assert not life.engine.hidden()
+    assert not life.engine.hiding.hidden()
     assert life.newcomers == set()
     check(life, root)
 
@@ -301,9 +301,9 @@ def test_a_hidden_file_that_changes_is_read_as_what_it_is(life: Life, root: Path
     life.touch(root / "two.safetensors")
     content = (root / "other.safetensors").read_bytes()
     hidden.write_bytes(content)
-    life.engine.hide(os.fsencode(root / "one.safetensors"), os.fsencode(hidden))
+    life.engine.hiding.hide(os.fsencode(root / "one.safetensors"), os.fsencode(hidden))
     life.settle()
-    assert list(life.engine.hidden()) == [os.fsencode(hidden)]
+    assert list(life.engine.hiding.hidden()) == [os.fsencode(hidden)]
     copy = shutil.copyfile(kept, root / "copy.safetensors")
     assert life.touch(copy).status(kept) is Status.DUPLICATE
     (file,) = life.engine.files.hidden.values()
@@ -315,23 +315,23 @@ def test_names_that_an_action_is_under_way_on_are_left_alone(life: Life, root: P
     """Whatever a sweep or an event says of them, and whatever a reader finds; all is looked at afterwards."""
     path = root / "one.safetensors"
     os.utime(path)
-    life.engine.put_off(lambda name: name == os.fsencode(path))
+    life.engine.looks.put_off = lambda name: name == os.fsencode(path)
     life.pipeline.holds = True
     life.touch(path)
     assert life.file(path).weights, "not told yet"
-    life.engine.put_off(lambda name: False)
+    life.engine.looks.put_off = lambda name: False
     life.touch(path)
     assert not life.file(path).weights
-    life.engine.put_off(lambda name: name == os.fsencode(path))
+    life.engine.looks.put_off = lambda name: name == os.fsencode(path)
     hidden = hidden_name(path)
     os.rename(path, hidden)
     life.pipeline.holds = False
-    life.engine.sweep(os.fsencode(root))
+    life.engine.sweeps.add(os.fsencode(root))
     for _ in range(20):
         life.engine.step(0)
     assert life.status(path) is Status.PENDING, "it is asked for again when the action is over"
-    life.engine.hide(os.fsencode(path), os.fsencode(hidden))
-    life.engine.put_off(lambda name: False)
+    life.engine.hiding.hide(os.fsencode(path), os.fsencode(hidden))
+    life.engine.looks.put_off = lambda name: False
     life.settle()
     assert life.engine.files.hidden[os.fsencode(hidden)].weights == life.file(kept).weights
     check(life, root)

@@ -43,16 +43,16 @@ def key(life: Life, root: Path, kept: Path) -> tuple[bytes, bytes]:
     """The weights that one file is kept of, and another is hidden."""
     key = life.signature(kept)
     hide(life, root / "one.safetensors")
-    life.engine.dirty_weights()
+    life.engine.holders.dirty_weights()
     return key
 
 
 def names(life: Life, key: tuple[bytes, bytes]) -> set[str]:
-    return {os.path.basename(os.fsdecode(keeper.path)) for keeper in life.engine.keepers(*key)}
+    return {os.path.basename(os.fsdecode(keeper.path)) for keeper in life.engine.holders.keepers(*key)}
 
 
 def why(life: Life, key: tuple[bytes, bytes], *paths: Path) -> str:
-    return life.engine.unresolved(*key, map(os.fsencode, paths))
+    return life.engine.holders.unresolved(*key, map(os.fsencode, paths))
 
 
 def test_keepers_are_all_names_in_view_with_what_is_said_of_their_function(
@@ -63,12 +63,12 @@ def test_keepers_are_all_names_in_view_with_what_is_said_of_their_function(
     shutil.copyfile(kept, root / "sub" / "adapter_model.safetensors")
     (root / "sub" / "adapter_config.json").write_text('{"lora_alpha": 3}')
     life.touch(root / "link.safetensors", root / "sub" / "adapter_model.safetensors")
-    found = {os.path.basename(keeper.path): keeper for keeper in life.engine.keepers(*key)}
+    found = {os.path.basename(keeper.path): keeper for keeper in life.engine.holders.keepers(*key)}
     assert found.keys() == {b"kept.safetensors", b"link.safetensors", b"adapter_model.safetensors"}
     assert found[b"kept.safetensors"].identity == found[b"link.safetensors"].identity == life.file(kept).identity
     assert found[b"kept.safetensors"].config is None
     assert found[b"adapter_model.safetensors"].config
-    assert life.engine.keepers(key[0], b"?" * 32) == life.engine.keepers(b"?" * 32, key[1]) == []
+    assert life.engine.holders.keepers(key[0], b"?" * 32) == life.engine.holders.keepers(b"?" * 32, key[1]) == []
 
 
 def test_a_file_that_was_a_duplicate_is_known_to_hold_its_weights_later(
@@ -76,7 +76,7 @@ def test_a_file_that_was_a_duplicate_is_known_to_hold_its_weights_later(
 ) -> None:
     """Also when what was hidden is freed, and by another lorad."""
     hidden_name(root / "one.safetensors").unlink()
-    life.engine.show(os.fsencode(hidden_name(root / "one.safetensors")), None)
+    life.engine.hiding.show(os.fsencode(hidden_name(root / "one.safetensors")), None)
     assert names(life, key) == names(again(life).settle(), key) == {"kept.safetensors"}
 
 
@@ -131,8 +131,8 @@ def test_the_last_keeper_is_gone_when_it_is_missing_or_has_other_weights(
         life.touch(*changed)
     assert names(life, key) == set()
     assert why(life, key, kept) == ""
-    assert key in life.engine.dirty_weights()
-    assert key not in life.engine.dirty_weights()
+    assert key in life.engine.holders.dirty_weights()
+    assert key not in life.engine.holders.dirty_weights()
 
 
 def _touch(root: Path, kept: Path) -> list[Path]:
@@ -173,12 +173,12 @@ def test_a_keeper_that_is_read_anew_or_copied_is_not_gone(
         life.settle()
     assert names(life, key) == set()
     assert why(life, key, kept) == while_read
-    life.engine.dirty_weights()
+    life.engine.holders.dirty_weights()
     life.pipeline.holds = False
     life.settle()
     assert len(names(life, key)) == 1
     assert why(life, key) == ""
-    assert key in life.engine.dirty_weights()
+    assert key in life.engine.holders.dirty_weights()
 
 
 def test_a_keeper_is_known_when_what_is_hidden_for_it_was_read(
@@ -192,7 +192,7 @@ def test_a_keeper_is_known_when_what_is_hidden_for_it_was_read(
     life = Life(life.state, [root], view=True).settle()
     life.pipeline.holds = True
     hidden = hidden_name(root / "one.safetensors")
-    life.engine.hide(os.fsencode(root / "one.safetensors"), os.fsencode(hidden))
+    life.engine.hiding.hide(os.fsencode(root / "one.safetensors"), os.fsencode(hidden))
     assert (names(life, key), why(life, key, kept)) == (set(), "settling")
     life.pipeline.holds = False
     while life.engine.files.tally.untold[None]:
@@ -255,8 +255,8 @@ def test_a_keeper_that_cannot_be_read_is_away(as_other_user: bytes, *, stopped: 
 def test_a_keeper_that_lorad_fails_at_by_a_mistake_is_away(
     life: Life, kept: Path, key: tuple[bytes, bytes]
 ) -> None:
-    life.engine._names._mistake = lambda path, traceback: None
-    life.engine._names.set_aside(os.fsencode(kept), "a mistake")
+    life.engine.failures.mistake = lambda path, traceback: None
+    life.engine.failures.set_aside(os.fsencode(kept), "a mistake")
     assert (names(life, key), why(life, key)) == (set(), "away")
     life.touch(kept)
     assert (names(life, key), why(life, key)) == ({"kept.safetensors"}, "")
@@ -284,9 +284,9 @@ def test_nothing_said_before_a_tidying_is_lost(
     """Numbers of layouts are given again."""
     (root / "other.safetensors").unlink()
     (hidden_name(root / "one.safetensors")).unlink()
-    life.engine.show(os.fsencode(hidden_name(root / "one.safetensors")), None)
+    life.engine.hiding.show(os.fsencode(hidden_name(root / "one.safetensors")), None)
     life.touch(root / "other.safetensors", *_remove(root, kept))
     life.engine.tidy()
     write(kept, 7, layout=2)
     life.touch(kept)
-    assert life.engine.dirty_weights() == {key}
+    assert life.engine.holders.dirty_weights() == {key}

@@ -10,11 +10,9 @@ import pytest
 
 from loracore.control import Event, FileFailedEvent, FileGone
 from lorad.catalog import Catalog
-from lorad.index.configs import Configs
 from lorad.index.known_files import Files
-from lorad.index.names import Names
-from lorad.library import Library
 from lorad.watch.exclude import Exclude
+from tests.daemon.index.looking import Looking
 
 
 class Look:
@@ -27,17 +25,8 @@ class Look:
         self.files = Files(self.catalog)
         self.told: list[Event] = []
         roots = [os.fsencode(root)]
-        self.index = Names(
-            self.files,
-            Configs(self.files, lambda layout: []),
-            Library(),
-            roots,
-            follow=False,
-            exclude=Exclude(roots=roots),
-            without=[],
-            do=lambda instructions: None,
-            tell=self.told.append,
-            defer=self.defer,
+        self.index = Looking(
+            self.files, roots, exclude=Exclude(roots=roots), tell=self.told.append, defer=self.defer
         )
         #: Whether what is met has to settle first.
         self.young = False
@@ -50,11 +39,6 @@ class Look:
 
     def sweep(self) -> None:
         self.index.sweep(self.root)
-        self.finish()
-
-    def finish(self) -> None:
-        while self.index.sweeping:
-            self.index.step(16)
 
     @property
     def names(self) -> set[str]:
@@ -84,12 +68,12 @@ def test_a_name_that_comes_back_during_a_sweep_stays(look: Look, root: Path, tou
     """Its folder was listed without it; what was told of it later counts, and so does the disk."""
     path = root / "b.safetensors"
     path.unlink()
-    look.index.sweep(look.root)
-    look.index.step(1)
+    look.index.sweeps.add(look.root)
+    look.index.sweeps.step(1)
     path.write_text("new")
     if touched:
-        look.index.touched(os.fsencode(path))
-    look.finish()
+        look.index.looks.touched(os.fsencode(path))
+    look.index.finish()
     assert "b.safetensors" in look.names
     assert look.files.by_path[os.fsencode(path)].identity.size == 3
     assert FileGone(os.fsencode(path)) not in look.told
@@ -113,7 +97,7 @@ def test_a_folder_that_cannot_be_listed_keeps_its_names(look: Look, root: Path) 
 
 def test_what_is_in_no_root_is_not_taken_in(look: Look, tmp_path: Path) -> None:
     (tmp_path / "stranger.safetensors").write_text("x")
-    look.index.touched(os.fsencode(tmp_path / "stranger.safetensors"))
+    look.index.looks.touched(os.fsencode(tmp_path / "stranger.safetensors"))
     assert "stranger.safetensors" not in look.names
 
 
@@ -125,13 +109,13 @@ def test_a_folder_that_becomes_a_file_takes_its_names_along(look: Look, root: Pa
     (folder / "e.safetensors").unlink()
     folder.rmdir()
     folder.write_text("now a file")
-    look.index.touched(os.fsencode(folder))
+    look.index.looks.touched(os.fsencode(folder))
     assert look.names == {"a.safetensors", "b.safetensors", "c.safetensors", "d.safetensors"}
 
 
 def test_the_root_that_vanishes_keeps_its_names(look: Look, root: Path) -> None:
     root.rename(root.with_name("away"))
-    look.index.touched(os.fsencode(root / "a.safetensors"))
+    look.index.looks.touched(os.fsencode(root / "a.safetensors"))
     look.sweep()
     assert look.names == {"a.safetensors", "b.safetensors", "c.safetensors"}
     root.with_name("away").rename(root)
@@ -157,8 +141,8 @@ def test_a_file_that_is_overwritten_while_it_is_read_settles_first(look: Look, r
     file = look.files.by_path[path]
     (root / "a.safetensors").write_text("half of what will be")
     look.young = True
-    look.index.look_again(file)
+    look.index.looks.look_again(file)
     assert look.deferred == [path]
     assert file.id not in look.files.by_id
-    look.index.touched(path)
+    look.index.looks.touched(path)
     assert look.files.by_path[path].identity.size == 20

@@ -21,9 +21,9 @@ def test_headers_that_may_be_long_are_read_after_others(tmp_path: Path) -> None:
     ]
     life.pipeline.holds = True
     for path in large:
-        life.engine.touched(os.fsencode(path))
+        life.engine.looks.touched(os.fsencode(path))
     small = write(root / "small.safetensors", 1)
-    life.engine.touched(os.fsencode(small))
+    life.engine.looks.touched(os.fsencode(small))
     life.pipeline.holds = False
     life.settle()
     headers = [path for job, paths in life.pipeline.started if job is HeaderJob for path in paths]

@@ -12,11 +12,9 @@ import pytest
 from loracore.control import Event, FileGone
 from lorad.catalog import Catalog
 from lorad.index import view
-from lorad.index.configs import Configs
 from lorad.index.known_files import Files
-from lorad.index.names import Names
-from lorad.library import Library
 from lorad.watch.exclude import Exclude
+from tests.daemon.index.looking import Looking
 from tests.daemon.watch.conftest import as_other_user, begin, mount, mounted, waits
 
 __all__ = ["as_other_user", "begin", "waits"]
@@ -35,18 +33,8 @@ class Run:
         leaves_out = Exclude(exclude, roots)
         self.files.load(leaves_out.in_view())
         self._known = dict(self.files.by_path)
-        self.index = Names(
-            self.files,
-            Configs(self.files, lambda layout: ()),
-            Library(),
-            roots,
-            follow=follow,
-            exclude=leaves_out,
-            without=[],
-            do=lambda instructions: None,
-            tell=self.told.append,
-        )
-        self.index.act(True)
+        self.index = Looking(self.files, roots, exclude=leaves_out, follow=follow, tell=self.told.append)
+        self.index.arrivals.act(True)
 
     def name(self, path: bytes) -> str:
         return os.path.relpath(os.fsdecode(path), self.root)
@@ -54,13 +42,11 @@ class Run:
     def sweep(self, *, entered: bool = False) -> dict[str, bool]:
         """Look through the root: the names that are met by that, and whether they are old."""
         self.index.sweep(os.fsencode(self.root), view=entered)
-        while self.index.sweeping:
-            self.index.step(16)
         return self._met()
 
     def touched(self, name: str) -> dict[str, bool]:
-        self.index.noticed(os.fsencode(self.root / name))
-        self.index.touched(os.fsencode(self.root / name))
+        self.index.arrivals.noticed(os.fsencode(self.root / name))
+        self.index.looks.touched(os.fsencode(self.root / name))
         return self._met()
 
     def _met(self) -> dict[str, bool]:
@@ -80,7 +66,7 @@ class Run:
         return {self.name(event.path) for event in self.told if isinstance(event, FileGone)}
 
     def is_away(self, name: str) -> bool:
-        return self.index.is_away(os.fsencode(self.root / name))
+        return self.index.away.is_away(os.fsencode(self.root / name))
 
     def end(self) -> None:
         self.files.store.save()
@@ -146,8 +132,8 @@ def test_what_a_watch_says_came_into_view_is_old_until_it_is_looked_through(root
 def test_a_look_that_began_before_does_not_count(root: Path, start: Start) -> None:
     run = start()
     run.sweep()
-    run.index.sweep(os.fsencode(root))
-    run.index.step(1)
+    run.index.sweeps.add(os.fsencode(root))
+    run.index.sweeps.step(1)
     write(root / "a.safetensors")
     assert run.sweep(entered=True) == {"a.safetensors": True}
 

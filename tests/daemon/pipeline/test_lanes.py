@@ -42,7 +42,7 @@ def job(path: Path, number: int, *, lane: int, pieces: int = 1) -> PiecesJob:
 def start(pipeline: Pipeline, work: PiecesJob) -> None:
     while (loader := pipeline.room(work.lane)) is None:
         assert not list(pipeline.poll(0.1))
-    pipeline.start(loader, work)
+    pipeline.dispatcher.start(loader, work)
 
 
 def ended(pipeline: Pipeline, count: int) -> list[Finished]:
@@ -88,13 +88,13 @@ def test_a_long_task_gives_way_and_can_be_cancelled(pipeline: Pipeline, tmp_path
     short = ended(pipeline, 2)
     assert {finished.job.files[0] for finished in short} == {3, 4}
     assert {finished.digests for finished in short} == {blake3(b"x" * 1000).digest()}
-    pipeline.cancel(2)
-    pipeline.cancel(1)
+    pipeline.dispatcher.cancel(2)
+    pipeline.dispatcher.cancel(1)
     for finished in ended(pipeline, 2):
         assert finished.outcomes[0].trouble is not None
         assert finished.outcomes[0].trouble.kind == "cancelled"
         assert len(finished.digests) == 32 * finished.job.plans[0].pieces  # type: ignore[union-attr]
-    assert pipeline.idle
+    assert pipeline.dispatcher.idle
 
 
 def test_lanes_are_by_length() -> None:

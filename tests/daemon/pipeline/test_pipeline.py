@@ -46,7 +46,19 @@ def watched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Watched
 def test_without_cupy_no_gpu_is_accused(watched: Watched) -> None:
     """`auto` then is the CPU, as often as its process dies."""
     for count in (1, 2):
-        watched.pipeline._children.kill("hasher")
+        watched.pipeline.children.kill("hasher")
         watched.until(lambda count=count: len(watched.deaths) == count and watched.hasher_ready())
-    assert watched.pipeline.using == Using("cpu")
+    assert watched.pipeline.hasher.using == Using("cpu")
     assert not watched.said
+
+
+def test_a_hasher_that_has_no_use_for_its_gpu_is_replaced_and_that_is_no_death(watched: Watched) -> None:
+    """Its successor is told to use the CPU."""
+    before, slower = watched.pipeline.children.pids()["hasher"], Using("cpu", "the GPU is slower", spent=True)
+    watched.pipeline.hasher.says(slower)
+    watched.until(lambda: watched.pipeline.children.pids().get("hasher", before) != before)
+    watched.until(watched.hasher_ready)
+    command = Path(f"/proc/{watched.pipeline.children.pids()['hasher']}/cmdline").read_bytes()
+    assert command.endswith(b"\0cpu\x000\0")
+    assert watched.said == [slower]
+    assert not watched.deaths

@@ -109,7 +109,7 @@ def test_the_process_follows_and_its_successor_knows_nothing(
         pipeline.publish(Publish(2, fill(catalog, range(1), "unique")))
         assert published(pipeline).generation == 2
         assert written(tmp_path) == rendered_anew(tmp_path)
-        os.kill(pipeline.pids()["publisher"], 9)
+        os.kill(pipeline.children.pids()["publisher"], 9)
         assert published(pipeline).generation == -1
         pipeline.publish(Publish(3, fill(catalog, range(1, 2), "unique")))
         assert published(pipeline).generation == 3

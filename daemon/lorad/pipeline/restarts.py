@@ -2,8 +2,7 @@
 
 A child that is stopped, or stuck where not even its second thread runs, stops counting seconds. One that hangs
 in its work counts on, but gets no step further; one that hangs in its start is never ready. One that has taken too
-much memory gets no more work, and is started anew when it has done what it had. A GPU with which the hasher died
-again and again, hung or swelled is not tried again.
+much memory gets no more work, and is started anew when it has done what it had.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ INTERVAL = 1.0
 #: Seconds without a beat, of which there is one a second.
 SILENT = 3.5
 #: Seconds that a whole start may take. Below those after which systemd is not told any more that all is well
-#: (`supervisor.loop`): a hasher that hangs while it opens a GPU is to have a successor by then.
+#: (`supervisor.status`): a hasher that hangs while it opens a GPU is to have a successor by then.
 STARTING = 45.0
 #: Seconds that one step of work may take: a slab, a header, a rendering.
 STALLED = 120.0
@@ -34,8 +33,6 @@ _OURS = 2.5
 #: A child that dies by itself more often than this in a minute has no future.
 DEATHS_A_MINUTE = 4
 _BACKOFF = Backoff.doubling(1.0, 32.0, at_once=1)
-#: Seconds after which it does not count any more that the hasher died while it used the GPU.
-_FORGIVEN = 600.0
 
 
 class PipelineBrokenError(LoraError):
@@ -158,48 +155,19 @@ class Restarts:
 
     def __init__(self) -> None:
         self._deaths: dict[str, deque[float]] = {}
+        #: When children that ended are started again.
+        self.due: dict[str, float] = {}
 
     def died(self, name: str, now: float, *, by_itself: bool) -> float:
         """When to start it. Raises PipelineBrokenError when it keeps dying by itself."""
-        if not by_itself:
-            return now
+        self.due[name] = now + self._delay(name, now) if by_itself else now
+        return self.due[name]
+
+    def _delay(self, name: str, now: float) -> float:
         deaths = self._deaths.setdefault(name, deque())
         while deaths and now - deaths[0] >= 60:
             deaths.popleft()
         if len(deaths) >= DEATHS_A_MINUTE:
             raise PipelineBrokenError(f"the {name} process keeps dying; its messages above say why")
         deaths.append(now)
-        return now + _BACKOFF.after(len(deaths))
-
-
-class Distrust:
-    """Whether the hasher is to do without the GPU. `asked` is the hasher of the configuration.
-
-    `known` is what the running one said that it uses; "" while it has said nothing, and may be about to try.
-    """
-
-    def __init__(self, asked: str) -> None:
-        self.asked = asked
-        self.known = ""
-        self._died: float | None = None
-
-    def died(self, now: float, fault: Fault | None) -> str:
-        """The hasher's process ended, by itself or for a fault; why its successor gets no GPU, "" where it may.
-
-        To hang, or to hold too much memory, is taken for the GPU's doing at once. All else may have any reason,
-        once in ten minutes.
-        """
-        used, self.known = self.asked != "cpu" and self.known != "cpu", ""
-        if not used:
-            return ""
-        before, self._died = self._died, now
-        if fault is Fault.MEMORY:
-            why = "held too much memory with it"
-        elif fault in {Fault.STALLED, Fault.STARTING}:
-            why = "hung with it"
-        elif before is not None and now - before <= _FORGIVEN:
-            why = "ended twice while it used it"
-        else:
-            return ""
-        self.asked = "cpu"
-        return f"no GPU: the hasher's process {why}; restart lorad to try it again"
+        return _BACKOFF.after(len(deaths))

@@ -5,12 +5,11 @@ from __future__ import annotations
 import pytest
 
 from lorad.pipeline.arena import Arena, Pulse
-from lorad.pipeline.health import (
+from lorad.pipeline.restarts import (
     DEATHS_A_MINUTE,
     SILENT,
     STALLED,
     STARTING,
-    Distrust,
     Fault,
     Health,
     PipelineBrokenError,
@@ -126,38 +125,3 @@ def test_what_a_child_counts_is_read_by_another_mapping() -> None:
     twin.step(5)
     assert arena.pulse(5) == Pulse(3, 1)
     assert arena.pulse(4) == arena.pulse(6) == Pulse(0, 0)
-
-
-def test_a_hasher_that_dies_twice_on_the_gpu_does_without() -> None:
-    """One death may be anything, to be stopped by somebody included; two in ten minutes are the GPU's fault."""
-    distrust = Distrust(asked="auto")
-    assert not distrust.died(0.0, None)
-    distrust.known = "cuda"
-    assert not distrust.died(601.0, Fault.SILENT)
-    assert "ended twice while it used it" in distrust.died(700.0, None)
-    assert not distrust.died(701.0, Fault.STALLED), "it has no GPU any more"
-
-
-@pytest.mark.parametrize(
-    ("fault", "why"),
-    [
-        (Fault.STALLED, "hung with it"),
-        (Fault.STARTING, "hung with it"),
-        (Fault.MEMORY, "held too much memory with it"),
-    ],
-)
-def test_a_hasher_that_hangs_or_swells_with_the_gpu_does_without_at_once(fault: Fault, why: str) -> None:
-    """Also where it has not said yet what it uses, since it may be about to open it."""
-    for known in ("", "cuda"):
-        distrust = Distrust(asked="cuda")
-        distrust.known = known
-        assert why in distrust.died(0.0, fault)
-
-
-def test_a_hasher_on_the_cpu_says_nothing_about_the_gpu() -> None:
-    """Nor does one that found none."""
-    distrust = Distrust(asked="auto")
-    for now in range(5):
-        distrust.known = "cpu"
-        assert not distrust.died(float(now), Fault.STALLED)
-    assert not any(Distrust(asked="cpu").died(float(now), Fault.MEMORY) for now in range(5))
