@@ -59,7 +59,8 @@ def list_files(
     ignored; != !~ and !WORD are their opposites. Numbers, sizes and dates have > >= < <= too. Quote a value with
     spaces inside of the term: 'title~"my style"'.
 
-    `loractl list family=sdxl 'rank>=32' trigger~ohwx`, or `loractl list anime 'size>200MB' --sort -size -o large.csv`.
+    `loractl list family=sdxl 'rank>=32' trigger~ohwx`;
+    `loractl list anime 'size>200MB' --sort -size -o large.csv`.
     """
     asked = absolute_folders(" ".join(map(_quoted, expression)), os.getcwd())
     parse(asked)

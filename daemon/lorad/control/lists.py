@@ -1,4 +1,4 @@
-"""Lists of what the catalogue holds, in pages: groups, failed files, duplicates, and files by a hash or what they are.
+"""Lists of what the catalogue holds, in pages: groups, failed files, duplicates, and files by hash or kind.
 
 Those by what they are come from the newest generation, each page from behind the last row of the one before.
 """
