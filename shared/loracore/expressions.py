@@ -41,7 +41,7 @@ FIELDS: dict[str, Field] = {
     "modified": Field("time", "when it was last written: 2025, 2025-06-01, 7d (ago)"),
     "state": Field(
         "text",
-        "pending, grouped, unique, duplicate, failed or ignored; ignored ones are listed if it is asked for",
+        "pending, grouped, unique, duplicate or failed",
     ),
     "family": Field("text", "the base family, by names and shapes: sd15, sdxl, flux …"),
     "base": Field("text", "the base model, as it is stated"),
@@ -70,7 +70,7 @@ FIELDS: dict[str, Field] = {
 }
 _ALSO = {"license": "licence", "folder": "dir", "triggers": "trigger", "tags": "tag", "mtime": "modified"}
 #: Values of which one is meant, for those fields that have no others.
-_STATES = ("pending", "grouped", "unique", "duplicate", "failed", "ignored")
+_STATES = ("pending", "grouped", "unique", "duplicate", "failed")
 HASHES = ("right", "wrong", "unchecked", "none")
 _YES = {"yes": True, "true": True, "1": True, "no": False, "false": False, "0": False}
 

@@ -43,7 +43,7 @@ def test_what_an_expression_means(expression: str, terms: list[Term]) -> None:
         ("date=2025-02-30", "is no date"),
         ("sound=maybe", "say sound=yes or sound=no"),
         ("hash=false", "none of right wrong unchecked none"),
-        ("state=dup", "none of pending grouped unique duplicate failed ignored; did you mean duplicate?"),
+        ("state=dup", "none of pending grouped unique duplicate failed; did you mean duplicate?"),
         ("dir=loras", "no absolute path"),
         ('a title~"open', 'at 9: " has no end; close the quotes'),
         ("!", "give a word behind it"),

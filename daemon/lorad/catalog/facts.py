@@ -1,4 +1,4 @@
-"""The facts of files, and a row for each name in view with all that `list` looks at, on the writer's connection.
+"""The facts of files, and a row for each name of a model in view with all that `list` looks at; both are written.
 
 Texts in `listing` and `texts` are folded: case is ignored where they are searched and sorted. What is shown comes
 from `facts`. The rows follow from `names`, `files` and `facts` alone, so they can be made anew at any time.
@@ -6,7 +6,6 @@ from `facts`. The rows follow from `names`, `files` and `facts` alone, so they c
 
 from __future__ import annotations
 
-import os
 import sqlite3
 from collections.abc import Iterable, Iterator
 from typing import Any
@@ -14,6 +13,7 @@ from typing import Any
 import msgspec
 
 from loracore.facts import VERSION, Facts, decode
+from lorad.library import Status
 
 #: Of the rows of `listing`; those of another version are made anew.
 _ROWS = 1
@@ -24,7 +24,7 @@ _FACTS = (
     "sound", "problem", "title", "author", "trainer", "triggers", "epoch", "steps", "date", "licence", "output",
     "session", "model_hash",
 )  # fmt: skip
-_COLUMNS = ("path", "file", "name", "size", "mtime_ns", "state", "format", *_FACTS)
+_COLUMNS = ("path", "file", "folder", "name", "size", "mtime_ns", "state", "format", *_FACTS)
 _FILE = (
     "SELECT size, mtime_ns, CASE WHEN status = 'unique' AND (SELECT count(*) FROM names WHERE file = files.id "
     "AND active = 1) > 1 THEN 'duplicate' ELSE status END, format, encoded "
@@ -83,7 +83,8 @@ class FactsTable:
         listed = dict(self._db.execute("SELECT path, id FROM listing WHERE file = ?", (file,)).fetchall())
         found = self._db.execute(_FILE, (file,)).fetchone()
         query = "SELECT path FROM names WHERE file = ? AND active = 1"
-        paths = [path for (path,) in self._db.execute(query, (file,))] if found is not None else []
+        is_listed = found is not None and found[2] != Status.IGNORED.value
+        paths = [path for (path,) in self._db.execute(query, (file,))] if is_listed else []
         for path in listed.keys() - set(paths):
             self._drop(listed[path])
         if not paths:
@@ -92,8 +93,8 @@ class FactsTable:
         facts = _decoded(encoded)
         said = _said(facts)
         for path in paths:
-            name = os.path.basename(path).decode("utf-8", "backslashreplace").casefold()
-            row = (path, file, name, *of_file, *said)
+            folder, name = path.decode("utf-8", "backslashreplace").casefold().rsplit("/", 1)
+            row = (path, file, folder, name, *of_file, *said)
             texts = (
                 name,
                 folded(facts.title) or "",

@@ -125,8 +125,9 @@ MIGRATIONS = (
     -- A row for each name in view, with all that `list` asks for; texts are folded, lists between newlines. It
     -- follows from names, files and facts, see lorad.catalog.facts.
     CREATE TABLE listing (
-        id INTEGER PRIMARY KEY, path BLOB NOT NULL UNIQUE, file INTEGER NOT NULL, name TEXT NOT NULL,
-        size INTEGER NOT NULL, mtime_ns INTEGER NOT NULL, state TEXT NOT NULL, format TEXT,
+        id INTEGER PRIMARY KEY, path BLOB NOT NULL UNIQUE, file INTEGER NOT NULL,
+        folder TEXT NOT NULL, name TEXT NOT NULL, size INTEGER NOT NULL, mtime_ns INTEGER NOT NULL,
+        state TEXT NOT NULL, format TEXT,
         family TEXT, base TEXT, algorithm TEXT, convention TEXT, rank INTEGER, min_rank INTEGER, alpha REAL,
         modules INTEGER, component TEXT, dtype TEXT, sound INTEGER, problem TEXT, title TEXT, author TEXT,
         trainer TEXT, triggers TEXT, epoch INTEGER, steps INTEGER, date TEXT, licence TEXT, output TEXT,

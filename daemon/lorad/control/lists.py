@@ -121,18 +121,17 @@ def sets_among(db: sqlite3.Connection, names: Iterable[Name]) -> tuple[Rules, li
 
 def files(db: sqlite3.Connection, head: Head, request: ListFiles) -> Files:
     """One page of files by what they are. Raises BadExpression and BadCursor."""
-    found = listing.condition(parse(request.expression))
+    found = listing.find(db, parse(request.expression))
     sort, descending = _order(request.sort)
     for field in request.facets:
         if field not in FACETS:
             raise BadExpression(f"the values of {field[:40]!r} are not counted; of {', '.join(FACETS)} they are")
     after = _decode(request.cursor) if request.cursor else None
-    total = listing.total(db, found)
     most = min(max(request.most, 0), MOST_LISTED)
     page: list[ListedFile] = []
     last: Place | None
     cursor, room, last = "", PAGE_BYTES, None
-    rows = listing.rows(db, found, total, sort=sort, descending=descending, after=after, most=most + 1)
+    rows = listing.rows(db, found, sort=sort, descending=descending, after=after, most=most + 1)
     for row, place in rows if most else ():
         file = ListedFile(*row)
         room -= len(msgspec.msgpack.encode(file))
@@ -141,7 +140,7 @@ def files(db: sqlite3.Connection, head: Head, request: ListFiles) -> Files:
             break
         page.append(file)
         last = place
-    return Files(head.generation, page, total, listing.facets(db, found, request.facets), cursor)
+    return Files(head.generation, page, found.total, listing.facets(db, found, request.facets), cursor)
 
 
 def _order(sort: str) -> tuple[str, bool]:
