@@ -35,6 +35,7 @@ bench: $(VENV)/.dev
 	$(BIN)/python -m bench.publish
 	$(BIN)/python -m bench.daemon
 	$(BIN)/python -m bench.hashes
+	$(BIN)/python -m bench.listing
 	$(BIN)/python -m bench.understand
 	$(BIN)/python -m bench.change_surgery
 	$(BIN)/python -m bench.change_compare

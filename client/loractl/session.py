@@ -53,6 +53,26 @@ class Requests(JobRequests):
         return Listing(request, control.Files, lambda page: page.files)
 
     @listed
+    def runs(self, expression: str = "") -> Listing[control.FileSet]:
+        """The epochs and versions of each training, of the files that an expression asks for."""
+        return Listing(control.ListRuns(expression), control.FileSets, lambda page: page.sets)
+
+    @listed
+    def names(self, expression: str = "") -> Listing[control.FileSet]:
+        """Files of one name that hold different weights, of those that an expression asks for."""
+        return Listing(control.ListNames(expression), control.FileSets, lambda page: page.sets)
+
+    @answered
+    def searches(self) -> Steps[control.Searches]:
+        """Expressions that were saved; `@NAME` stands for one."""
+        return ask(control.ListSearches(), control.Searches, self._timeout)
+
+    @answered
+    def save_search(self, name: str, expression: str) -> Steps[control.Searches]:
+        """Save an expression under a name; an empty one forgets it."""
+        return ask(control.SaveSearch(name, expression), control.Searches, self._timeout)
+
+    @listed
     def find(self, hash: str) -> Listing[control.Match]:
         """Files with a hash that begins with these hex digits."""
         return Listing(control.Find(hash), control.Found, lambda page: page.matches)

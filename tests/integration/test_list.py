@@ -185,3 +185,59 @@ def test_a_scan_of_the_same_state_folder_takes_nothing_away(running: Running, li
     running.start()
     running.settle()
     assert names(running, "family=flux") == ["new night.safetensors", "night.safetensors"]
+
+
+def test_runs_are_the_epochs_of_one_training(tmp_path: Path) -> None:
+    root = tmp_path / "library"
+    for epoch in (1, 2, 10):
+        name = f"cat-{epoch:06}" if epoch < 10 else "cat"
+        write_safetensors(
+            _made(root / f"kohya/{name}.safetensors"), random_weights(sd15(4, width=8), epoch),
+            metadata={"ss_session_id": "77", "ss_output_name": "cat", "ss_epoch": str(epoch)},
+        )  # fmt: skip
+        write_safetensors(
+            _made(root / f"toolkit/dog_{epoch:09}.safetensors"), random_weights(flux(4, width=8), epoch)
+        )
+        step = root / f"peft/checkpoint-{epoch}"
+        write_peft_folder(str(step), random_weights(llm(4), epoch), rank=4, targets=["q_proj"])
+    write_safetensors(_made(root / "other/cat.safetensors"), random_weights(sdxl(4, width=16, every=10), 9))
+    shutil.copy(root / "other/cat.safetensors", root / "other/cat copy.safetensors")
+    with Running(tmp_path, [root]) as daemon:
+        daemon.settle()
+        done = loractl(daemon, "list", "--runs", "--json")
+        sets = {one["name"]: one for one in json.loads(done.stdout)["sets"]}
+        folder = str(root).casefold()
+        assert set(sets) == {"session 77", f"{folder}/toolkit/dog", f"{folder}/peft"}
+        assert [file["epoch"] for file in sets["session 77"]["files"]] == [1, 2, 10]
+        assert sets[f"{folder}/peft"]["total"] == 3
+        done = loractl(daemon, "list", "--names", "--json")
+        assert [(one["name"], one["total"]) for one in json.loads(done.stdout)["sets"]] == [("cat", 2)]
+        done = loractl(daemon, "list", "--runs", "family=flux")
+        assert "dog" in done.stdout
+        assert done.stderr == "1 run\n"
+
+
+def _made(path: Path) -> str:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return str(path)
+
+
+def test_searches_are_saved_by_name(running: Running, library: Path) -> None:
+    assert loractl(running, "list", "family=sd15", "dir=old", "--save", "dogs", cwd=library).returncode == 0
+    assert names(running, "@dogs") == ["dog.safetensors"]
+    assert names(running, "@dogs", "rank>=100") == []
+    running.stop()
+    running.start()
+    running.settle()
+    assert "@dogs" in loractl(running, "list", "--saved").stdout
+    for wrong, says in (
+        (["@cats"], "no search 'cats' is saved; there are dogs"),
+        (["x", "--save", "a b"], "take up to 64 letters"),
+        (["@dogs", "--save", "more"], "cannot name another one"),
+        (["--forget", "cats"], "no search 'cats'"),
+    ):
+        done = loractl(running, "list", *wrong)
+        assert (done.returncode, done.stdout) == (2, ""), wrong
+        assert says in done.stderr
+    assert loractl(running, "list", "--forget", "dogs").returncode == 0
+    assert json.loads(loractl(running, "list", "--saved", "--json").stdout) == {"searches": {}}

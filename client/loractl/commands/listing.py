@@ -8,7 +8,16 @@ from collections.abc import Sequence
 
 import click
 
-from loracore.control import MOST_LISTED, Files, ListedFile, ListFiles
+from loracore.control import (
+    MOST_LISTED,
+    Files,
+    FileSet,
+    FileSets,
+    ListedFile,
+    ListFiles,
+    ListNames,
+    ListRuns,
+)
 from loracore.errors import UsageError
 from loracore.expressions import FIELDS, absolute_folders, field_named, is_term, parse
 from loracore.paths import shown
@@ -40,6 +49,11 @@ class _Help(click.Command):
     help="Write all of it: .csv, .json, .parquet, .md or .txt.",
 )  # fmt: skip
 @click.option("--force", is_flag=True, help="Replace FILE.")
+@click.option("--runs", is_flag=True, help="The epochs and versions of each training together.")
+@click.option("--names", is_flag=True, help="Files of one name that hold different weights.")
+@click.option("--save", metavar="NAME", help="Save EXPR: `@NAME` stands for it from now on.")
+@click.option("--saved", is_flag=True, help="What is saved.")
+@click.option("--forget", metavar="NAME", help="Forget what is saved under it.")
 def list_files(
     connect: Connect,
     as_json: bool,
@@ -51,6 +65,11 @@ def list_files(
     facets: str | None,
     output: str | None,
     force: bool,
+    runs: bool,
+    names: bool,
+    save: str | None,
+    saved: bool,
+    forget: str | None,
 ) -> None:
     """Files by what they are, from their headers.
 
@@ -64,6 +83,12 @@ def list_files(
     """
     asked = absolute_folders(" ".join(map(_quoted, expression)), os.getcwd())
     parse(asked)
+    if save or saved or forget:
+        _searches(connect, as_json, save or forget, "" if forget else asked)
+        return
+    if runs or names:
+        _show_sets(connect, as_json, ListRuns(asked) if runs else ListNames(asked))
+        return
     chosen = [field_named(name) for name in _listed(columns)] or list(listing.COLUMNS)
     if output:
         exports.check_output(output)
@@ -112,6 +137,35 @@ def _files(connect: Connect, asked: str, sort: str, most: int) -> tuple[list[Lis
             if most and len(found) >= most:
                 break
     return found[: most or None], total
+
+
+def _searches(connect: Connect, as_json: bool, name: str | None, expression: str) -> None:
+    """Save an expression, or forget it where it is empty; without a name, tell what is saved."""
+    with connect() as daemon:
+        searches = (daemon.save_search(name, expression) if name else daemon.searches()).searches
+    if as_json:
+        forms.print_json({"searches": searches})
+    elif not name:
+        heads = [tables.Column("name"), tables.Column("expression", folds=True)]
+        tables.show_table(heads, [(f"@{name}", shown(text)) for name, text in searches.items()])
+
+
+def _show_sets(connect: Connect, as_json: bool, request: ListRuns | ListNames) -> None:
+    found: list[FileSet] = []
+    with connect() as daemon:
+        for page in daemon.pages(request, FileSets):
+            found += page.sets
+    if as_json:
+        sets = [{"name": one.name, **listing.form(one.files, one.total)} for one in found]
+        forms.print_json({"sets": sets})
+        return
+    heads = [
+        tables.Column("run" if isinstance(request, ListRuns) else "name", folds=True),
+        *(tables.Column(name, right=True) for name in ("files", "epoch", "steps", "size")),
+        tables.Column("file", folds=True),
+    ]
+    tables.show_table(heads, [row for one in found for row in listing.set_rows(one)])
+    click.echo(count(len(found), "run" if isinstance(request, ListRuns) else "name"), err=True)
 
 
 def _show_facets(connect: Connect, as_json: bool, asked: str, fields: Sequence[str]) -> None:

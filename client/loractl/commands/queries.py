@@ -30,7 +30,7 @@ from loracore.errors import UsageError
 from loracore.paths import shown
 from loractl import session, steps
 from loractl.commands.options import Connect, Name, asks_daemon
-from loractl.view import forms, tables
+from loractl.view import forms, listing, tables
 from loractl.view.tables import count, size
 
 _LEVELS = ("inode", "file", "tensors", "weights")
@@ -139,6 +139,7 @@ def _facts(answer: Shown) -> Iterator[tuple[str, str]]:
     yield "mtime_ns", str(answer.mtime_ns)
     if answer.format:
         yield "format", answer.format
+    yield from listing.told(answer.facts)
     if answer.layout is not None:
         yield "layout", answer.layout.hex()
         yield "layers", f"{answer.layers:,}"

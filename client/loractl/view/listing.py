@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from loracore.control import ListedFile
+from loracore.control import FileSet, ListedFile
 from loracore.expressions import FIELDS
 from loracore.facts import Facts
 from loracore.jobs.results import Cell, Column, Table
@@ -16,7 +16,8 @@ from loractl.view import tables
 
 #: What is shown where nobody has said what.
 COLUMNS = ("family", "base", "algorithm", "rank", "size", "state", "path")
-_FACTS = {"component": "components", "trigger": "triggers", "tag": "tags"}
+#: Fields that have another name in `Facts`.
+_ATTRIBUTES = {"component": "components", "trigger": "triggers", "tag": "tags", "hash": "model_hash"}
 _NUMBERS = frozenset({"number", "size"})
 
 
@@ -30,6 +31,23 @@ def rows(files: Sequence[ListedFile], columns: Sequence[str]) -> tuple[list[tabl
     folds = {"path", "name", "dir", "title", "problem", "trigger", "tag"}
     heads = [tables.Column(name, right=FIELDS[name].kind in _NUMBERS, folds=name in folds) for name in columns]
     return heads, [tuple(_text(file, name) for name in columns) for file in files]
+
+
+def told(facts: Facts | None) -> Iterator[tuple[str, str]]:
+    """What is known of facts, each by the name of its field."""
+    for name in FIELDS if facts else ():
+        value = getattr(facts, _ATTRIBUTES.get(name, name), None)
+        if value not in (None, ()):
+            yield name, _shown(_plain(name, value))
+
+
+def set_rows(found: FileSet) -> Iterator[tuple[str, ...]]:
+    """A row for each file, the first with what the set is and how many there are."""
+    for place, file in enumerate(found.files):
+        facts = file.facts or Facts()
+        head = (shown(found.name), f"{found.total:,}") if not place else ("", "")
+        numbers = ("" if number is None else f"{number:,}" for number in (facts.epoch, facts.steps))
+        yield *head, *numbers, tables.size(file.size), shown(file.path)
 
 
 def form(files: Sequence[ListedFile], total: int) -> dict[str, Any]:
@@ -60,20 +78,26 @@ def _cell(file: ListedFile, name: str) -> Cell:
     }
     if name in own:
         return own[name]()
-    value = getattr(file.facts, {"hash": "model_hash", **_FACTS}.get(name, name), None)
+    return _plain(name, getattr(file.facts, _ATTRIBUTES.get(name, name), None))
+
+
+def _plain(name: str, value: Any) -> Cell:
+    """A fact as one cell."""
     if name == "tag":
         return ", ".join(tag for tag, _ in value or ()) or None
     if isinstance(value, tuple):
         return ", ".join(value) or None
     if isinstance(value, bool):
         return "yes" if value else "no"
-    return value
+    cell: Cell = value
+    return cell
 
 
 def _text(file: ListedFile, name: str) -> str:
-    cell = _cell(file, name)
-    if name == "size":
-        return tables.size(file.size)
+    return tables.size(file.size) if name == "size" else _shown(_cell(file, name))
+
+
+def _shown(cell: Cell) -> str:
     if isinstance(cell, float):
         return f"{cell:g}"
     if isinstance(cell, int):

@@ -11,11 +11,11 @@ from typing import Any, NamedTuple
 from loracore.expressions import FIELDS, WORD, Ago, Term
 
 #: Fields whose column has another name, and those that have none.
-_COLUMNS = {"path": "(folder || '/' || name)", "modified": "mtime_ns", "trigger": "triggers", "tag": "tags"}
+_COLUMNS = {"path": "folded", "modified": "mtime_ns", "trigger": "triggers", "tag": "tags"}
 _GLOB = frozenset("*?[")
 #: The index of words knows no shorter ones.
 _INDEXED = 3
-_WORDS = ("name", "title", "triggers", "tags")
+_WORDS = ("text", "tags")
 #: Of a hash that the header states.
 _CHECKED = "SELECT model FROM hashes WHERE hashes.file = listing.file"
 _HASHES = {
@@ -69,7 +69,7 @@ def _all(parts: Sequence[Part]) -> Part:
 
 def _match(term: Term) -> str:
     """What the index of words is asked for; "" where it does not know exactly what the term asks for."""
-    if term.operator != "~" or term.field not in (WORD, "tag", "trigger", "title", "name"):
+    if term.operator != "~" or term.field not in (WORD, "tag"):
         return ""
     folded = str(term.value).casefold()
     if len(folded) < _INDEXED:

@@ -13,6 +13,7 @@ from typing import Any
 import msgspec
 
 from loracore.facts import VERSION, Facts, decode
+from lorad.catalog.runs import called
 from lorad.library import Status
 
 #: Of the rows of `listing`; those of another version are made anew.
@@ -24,10 +25,10 @@ _FACTS = (
     "sound", "problem", "title", "author", "trainer", "triggers", "epoch", "steps", "date", "licence", "output",
     "session", "model_hash",
 )  # fmt: skip
-_COLUMNS = ("path", "file", "folder", "name", "size", "mtime_ns", "state", "format", *_FACTS)
+_COLUMNS = ("path", "file", "folded", "name", "stem", "run", "size", "mtime_ns", "state", "format", *_FACTS)
 _FILE = (
     "SELECT size, mtime_ns, CASE WHEN status = 'unique' AND (SELECT count(*) FROM names WHERE file = files.id "
-    "AND active = 1) > 1 THEN 'duplicate' ELSE status END, format, encoded "
+    "AND active = 1) > 1 THEN 'duplicate' ELSE status END, format, layout, encoded "
     "FROM files LEFT JOIN facts ON facts.file = files.id WHERE files.id = ?"
 )
 
@@ -89,18 +90,15 @@ class FactsTable:
             self._drop(listed[path])
         if not paths:
             return
-        *of_file, encoded = found
+        *of_file, layout, encoded = found
         facts = _decoded(encoded)
         said = _said(facts)
         for path in paths:
-            folder, name = path.decode("utf-8", "backslashreplace").casefold().rsplit("/", 1)
-            row = (path, file, folder, name, *of_file, *said)
-            texts = (
-                name,
-                folded(facts.title) or "",
-                _joined(facts.triggers),
-                _joined(tag for tag, _ in facts.tags),
-            )
+            folded_path = path.decode("utf-8", "backslashreplace").casefold()
+            name = folded_path.rpartition("/")[2]
+            row = (path, file, folded_path, name, *called(path, layout, facts), *of_file, *said)
+            text = "\n".join((name, folded(facts.title) or "", *(word.casefold() for word in facts.triggers)))
+            texts = (text, _joined(tag for tag, _ in facts.tags))
             if path in listed:
                 self._update(listed[path], row, texts)
             else:
@@ -113,10 +111,8 @@ class FactsTable:
             self._drop(number)
         query = f"INSERT INTO listing ({', '.join(_COLUMNS)}) VALUES ({marks}) RETURNING id"
         (number,) = self._db.execute(query, row).fetchone()
-        self._db.execute("INSERT INTO texts VALUES (?, ?, ?, ?, ?)", (number, *texts))
-        self._db.execute(
-            "INSERT INTO words (rowid, name, title, triggers, tags) VALUES (?, ?, ?, ?, ?)", (number, *texts)
-        )
+        self._db.execute("INSERT INTO texts VALUES (?, ?, ?)", (number, *texts))
+        self._db.execute("INSERT INTO words (rowid, text, tags) VALUES (?, ?, ?)", (number, *texts))
 
     def _update(self, number: int, row: tuple[Any, ...], texts: tuple[str, ...]) -> None:
         marks = ", ".join(f"{column} = ?" for column in _COLUMNS)
@@ -124,12 +120,8 @@ class FactsTable:
         before = self._texts(number)
         if before != texts:
             self._forget(number, before)
-            self._db.execute(
-                "UPDATE texts SET name = ?, title = ?, triggers = ?, tags = ? WHERE id = ?", (*texts, number)
-            )
-            self._db.execute(
-                "INSERT INTO words (rowid, name, title, triggers, tags) VALUES (?, ?, ?, ?, ?)", (number, *texts)
-            )
+            self._db.execute("UPDATE texts SET text = ?, tags = ? WHERE id = ?", (*texts, number))
+            self._db.execute("INSERT INTO words (rowid, text, tags) VALUES (?, ?, ?)", (number, *texts))
 
     def _drop(self, number: int) -> None:
         self._forget(number, self._texts(number))
@@ -137,13 +129,13 @@ class FactsTable:
         self._db.execute("DELETE FROM listing WHERE id = ?", (number,))
 
     def _texts(self, number: int) -> tuple[str, ...]:
-        query = "SELECT name, title, triggers, tags FROM texts WHERE id = ?"
+        query = "SELECT text, tags FROM texts WHERE id = ?"
         return tuple(self._db.execute(query, (number,)).fetchone())
 
     def _forget(self, number: int, texts: tuple[str, ...]) -> None:
         """Take a row out of the index, which is to be told what it had."""
         self._db.execute(
-            "INSERT INTO words (words, rowid, name, title, triggers, tags) VALUES ('delete', ?, ?, ?, ?, ?)",
+            "INSERT INTO words (words, rowid, text, tags) VALUES ('delete', ?, ?, ?)",
             (number, *texts),
         )
 

@@ -19,6 +19,8 @@ FACETS = (
     "format",
 )  # fmt: skip
 _VALUES = 50
+#: What is shown of a row.
+_SHOWN = "path, size, mtime_ns, state, format, (SELECT encoded FROM facts WHERE facts.file = listing.file)"
 #: Rows whose numbers are held, so that the condition is not asked of all rows twice.
 _HELD = 20_000
 
@@ -87,13 +89,36 @@ def rows(
     # With a plus, the index by path is not gone through: few rows are faster sorted.
     path = "path" if found.numbers is None else "+path"
     by = f"{path} {order}" if name == "path" else f"{name} IS NULL, {name} {order}, path"
+    query = f"SELECT {_SHOWN}, {name} FROM listing WHERE {where} ORDER BY {by} LIMIT ?"
+    for *row, value in db.execute(query, (*values, most)):
+        listed = _listed(row)
+        yield listed, Place(None if sort == "path" else value, listed.path)
+
+
+def sets(db: sqlite3.Connection, found: Found, by: str) -> list[str]:
+    """Values of the column `by` that rows of different weights have, sorted."""
+    where, values = found.where()
     query = (
-        "SELECT path, size, mtime_ns, state, format, (SELECT encoded FROM facts WHERE facts.file = listing.file), "
-        f"{name} FROM listing WHERE {where} ORDER BY {by} LIMIT ?"
+        f"SELECT {by} FROM (SELECT {by}, file FROM listing WHERE {by} IS NOT NULL AND {where}) AS listed "
+        f"JOIN files ON files.id = listed.file GROUP BY {by} "
+        f"HAVING count(DISTINCT coalesce(files.weights, files.signature, files.id)) > 1 ORDER BY {by}"
     )
-    for found_path, size, mtime_ns, state, form, encoded, value in db.execute(query, (*values, most)):
-        place = Place(None if sort == "path" else value, found_path)
-        yield Listed(found_path, size, mtime_ns, state, form, _decoded(encoded)), place
+    return [value for (value,) in db.execute(query, values)]
+
+
+def members(db: sqlite3.Connection, found: Found, by: str, value: str, most: int) -> list[Listed]:
+    """The rows that have a value, by epoch, steps and path; at most so many."""
+    where, values = found.where()
+    query = f"SELECT {_SHOWN} FROM listing WHERE {by} = ? AND {where} ORDER BY epoch, steps, path LIMIT ?"
+    return [_listed(row) for row in db.execute(query, (value, *values, most))]
+
+
+def size(db: sqlite3.Connection, found: Found, by: str, value: str) -> int:
+    """How many rows have a value."""
+    where, values = found.where()
+    return int(
+        db.execute(f"SELECT count(*) FROM listing WHERE {by} = ? AND {where}", (value, *values)).fetchone()[0]
+    )
 
 
 def facets(db: sqlite3.Connection, found: Found, fields: Sequence[str]) -> dict[str, list[tuple[str, int]]]:
@@ -126,6 +151,11 @@ def _behind(name: str, after: Place, descending: bool) -> Part:
         return f"({name} IS NULL AND path > ?)", [after.path]
     text = f"({name} {further} ? OR ({name} = ? AND path > ?) OR {name} IS NULL)"
     return text, [after.value, after.value, after.path]
+
+
+def _listed(row: Sequence[Any]) -> Listed:
+    path, size, mtime_ns, state, form, encoded = row
+    return Listed(path, size, mtime_ns, state, form, _decoded(encoded))
 
 
 def _decoded(encoded: bytes | None) -> Facts | None:

@@ -122,24 +122,28 @@ MIGRATIONS = (
     CREATE TABLE facts (
         file INTEGER PRIMARY KEY, version INTEGER NOT NULL, encoded BLOB NOT NULL, config BLOB
     );
-    -- A row for each name in view, with all that `list` asks for; texts are folded, lists between newlines. It
-    -- follows from names, files and facts, see lorad.catalog.facts.
+    -- A row for each name in view, with all that `list` asks for; texts are folded, lists between newlines. `stem`
+    -- is what the model is called, `run` stands for the training that it came from. All of it follows from names,
+    -- files and facts, see lorad.catalog.facts.
     CREATE TABLE listing (
         id INTEGER PRIMARY KEY, path BLOB NOT NULL UNIQUE, file INTEGER NOT NULL,
-        folder TEXT NOT NULL, name TEXT NOT NULL, size INTEGER NOT NULL, mtime_ns INTEGER NOT NULL,
-        state TEXT NOT NULL, format TEXT,
+        folded TEXT NOT NULL, name TEXT NOT NULL, stem TEXT NOT NULL, run TEXT,
+        size INTEGER NOT NULL, mtime_ns INTEGER NOT NULL, state TEXT NOT NULL, format TEXT,
         family TEXT, base TEXT, algorithm TEXT, convention TEXT, rank INTEGER, min_rank INTEGER, alpha REAL,
         modules INTEGER, component TEXT, dtype TEXT, sound INTEGER, problem TEXT, title TEXT, author TEXT,
         trainer TEXT, triggers TEXT, epoch INTEGER, steps INTEGER, date TEXT, licence TEXT, output TEXT,
         session TEXT, model_hash TEXT
     );
     CREATE INDEX listing_file ON listing (file);
-    -- What words alone are looked for in, by the row of `listing`, and an index of it for any part of a word.
+    CREATE INDEX listing_stem ON listing (stem);
+    CREATE INDEX listing_run ON listing (run) WHERE run IS NOT NULL;
+    -- What words alone are looked for in, by the row of `listing`: name, title and trigger words, and tags; and an
+    -- index of it for any part of a word.
     CREATE TABLE texts (
-        id INTEGER PRIMARY KEY, name TEXT NOT NULL, title TEXT NOT NULL, triggers TEXT NOT NULL, tags TEXT NOT NULL
+        id INTEGER PRIMARY KEY, text TEXT NOT NULL, tags TEXT NOT NULL
     );
     CREATE VIRTUAL TABLE words USING fts5(
-        name, title, triggers, tags, content = 'texts', content_rowid = 'id', tokenize = 'trigram'
+        text, tags, content = 'texts', content_rowid = 'id', tokenize = 'trigram'
     );
     """,
 )

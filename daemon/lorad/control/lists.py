@@ -8,6 +8,7 @@ from __future__ import annotations
 import base64
 import binascii
 import sqlite3
+from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator
 from itertools import groupby
 from typing import NamedTuple
@@ -15,6 +16,7 @@ from typing import NamedTuple
 import msgspec
 
 from loracore.control import (
+    MOST_IN_SET,
     MOST_LISTED,
     PAGE_BYTES,
     Duplicates,
@@ -22,11 +24,15 @@ from loracore.control import (
     Failed,
     FailedFile,
     Files,
+    FileSet,
+    FileSets,
     Found,
     Group,
     Groups,
     ListedFile,
     ListFiles,
+    ListNames,
+    ListRuns,
     Match,
 )
 from loracore.expressions import FIELDS, BadExpression, field_named, parse
@@ -141,6 +147,24 @@ def files(db: sqlite3.Connection, head: Head, request: ListFiles) -> Files:
         page.append(file)
         last = place
     return Files(head.generation, page, found.total, listing.facets(db, found, request.facets), cursor)
+
+
+def sets(db: sqlite3.Connection, head: Head, request: ListRuns | ListNames) -> FileSets:
+    """One page of runs, or of names that several weights have. Raises BadExpression and BadCursor."""
+    found = listing.find(db, parse(request.expression))
+    by = "run" if isinstance(request, ListRuns) else "stem"
+    values = listing.sets(db, found, by)
+    first = bisect_right(values, str(_decode(request.cursor).value)) if request.cursor else 0
+    page: list[FileSet] = []
+    room = PAGE_BYTES
+    for value in values[first:]:
+        members = [ListedFile(*row) for row in listing.members(db, found, by, value, MOST_IN_SET)]
+        name = value.partition(" ")[2] if by == "run" else value
+        room -= sum(len(msgspec.msgpack.encode(file)) for file in members)
+        if page and room < 0:
+            return FileSets(head.generation, page, len(values), _encode(Place(values[first + len(page) - 1], b"")))
+        page.append(FileSet(name, listing.size(db, found, by, value), members))
+    return FileSets(head.generation, page, len(values))
 
 
 def _order(sort: str) -> tuple[str, bool]:

@@ -24,8 +24,13 @@ from loracore.control import (
     ListFailed,
     ListFiles,
     ListGroups,
+    ListNames,
+    ListRuns,
+    ListSearches,
     PlanDedupe,
     Refusal,
+    SaveSearch,
+    Searches,
     Show,
     Shown,
 )
@@ -43,6 +48,7 @@ from lorad.catalog.views import (
 )
 from lorad.control import lists
 from lorad.control.pages import BadCursor, Pages, planned_pages
+from lorad.control.searches import SavedSearches
 from lorad.dedupe.plan import Plan
 from lorad.dedupe.planner import BadPolicy, Planner
 from lorad.publish.duplicates import judge
@@ -65,6 +71,7 @@ class Queries:
         self._state_dir = state_dir
         self._reader = Reader(state_dir, cache=_CACHE)
         self._pages = Pages()
+        self._searches = SavedSearches(state_dir)
         self.planner = Planner(state_dir)
         #: Whether identity hashes are computed. From any thread.
         self.hashes_on_arrival = False
@@ -147,9 +154,18 @@ class Queries:
                     # Files come of age, and blocks become shared, without a new generation.
                     lasts=False,
                 )
-            case ListFiles():
+            case ListFiles(expression):
+                asked = msgspec.structs.replace(query, expression=self._searches.expanded(expression))
                 with self._reading() as db:
-                    return lists.files(db, read_head(db), query)
+                    return lists.files(db, read_head(db), asked)
+            case ListRuns(expression) | ListNames(expression):
+                by = msgspec.structs.replace(query, expression=self._searches.expanded(expression))
+                with self._reading() as db:
+                    return lists.sets(db, read_head(db), by)
+            case ListSearches():
+                return Searches(self._searches.all())
+            case SaveSearch(name, expression):
+                return Searches(self._searches.save(name, expression))
             case Show(path):
                 with self._reading() as db:
                     return _show(db, path)

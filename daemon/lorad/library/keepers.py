@@ -23,10 +23,11 @@ from loracore.policy import PATH_PREFIX
 #: and what a stripped header lacks is kilobytes.
 _AS_RICH = 256
 #: How the stem of a marked name ends, and how the folder of one is called (SPEC section 5).
-_MARKED = re.compile(
+MARK = (
     rb"(?:-\d{6}|-step\d{8}|[-_ ]?(?:epoch|step)[-_]?\d+| \(\d+\)|(?: -)? [Cc]opy(?: \(?\d+\)?)?| \(given back\)"
-    rb"|~|\.bak|\.old)\Z"
+    rb"|~|\.bak|\.old)"
 )
+_MARKED = re.compile(MARK + rb"\Z")
 _CHECKPOINT = re.compile(rb"checkpoint-\d+")
 
 

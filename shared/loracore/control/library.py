@@ -7,6 +7,8 @@ from loracore.facts import Facts
 
 #: Files that one page of `ListFiles` may have.
 MOST_LISTED = 1000
+#: Files of one set of `FileSets`.
+MOST_IN_SET = 200
 
 
 class ListGroups(Struct, frozen=True, tag="groups"):
@@ -47,6 +49,31 @@ class ListFiles(Struct, frozen=True, tag="list"):
     most: int = 200
     facets: list[str] = []
     cursor: str = ""
+
+
+class ListRuns(Struct, frozen=True, tag="runs"):
+    """The epochs and versions of each training, of the files that an expression (as in `ListFiles`) asks for."""
+
+    expression: str = ""
+    cursor: str = ""
+
+
+class ListNames(Struct, frozen=True, tag="names"):
+    """Files of one name that hold different weights, of those that an expression asks for."""
+
+    expression: str = ""
+    cursor: str = ""
+
+
+class ListSearches(Struct, frozen=True, tag="searches"):
+    """The expressions that were saved under a name; `@NAME` stands for one in an expression."""
+
+
+class SaveSearch(Struct, frozen=True, tag="save-search"):
+    """Save an expression under a name, in place of what was saved under it; an empty one forgets that."""
+
+    name: str
+    expression: str
 
 
 class Group(Struct, frozen=True):
@@ -145,6 +172,27 @@ class Files(Struct, frozen=True, tag="listed"):
     cursor: str = ""
 
 
+class FileSet(Struct, frozen=True):
+    """`name`: of the run, or of all files. `files`: by epoch, steps and path, at most `MOST_IN_SET` of `total`."""
+
+    name: str
+    total: int
+    files: list[ListedFile]
+
+
+class FileSets(Struct, frozen=True, tag="file-sets"):
+    """Sorted by name; `total`: how many sets there are, in all pages."""
+
+    generation: int
+    sets: list[FileSet]
+    total: int
+    cursor: str = ""
+
+
+class Searches(Struct, frozen=True, tag="searches"):
+    searches: dict[str, str]
+
+
 class Match(Struct, frozen=True):
     """A file with a hash of this `kind`, in hex.
 
@@ -165,5 +213,16 @@ class Found(Struct, frozen=True, tag="found"):
     note: str = ""
 
 
-LibraryRequest = ListGroups | ListDuplicates | ListFailed | ListFiles | Show | Find
-LibraryAnswer = Groups | Duplicates | Failed | Files | Shown | Found
+LibraryRequest = (
+    ListGroups
+    | ListDuplicates
+    | ListFailed
+    | ListFiles
+    | ListRuns
+    | ListNames
+    | ListSearches
+    | SaveSearch
+    | Show
+    | Find
+)  # fmt: skip
+LibraryAnswer = Groups | Duplicates | Failed | Files | FileSets | Searches | Shown | Found

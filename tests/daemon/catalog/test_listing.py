@@ -233,10 +233,8 @@ def listing(db: sqlite3.Connection) -> list[tuple[Any, ...]]:
     """All that is listed, without the numbers of rows; the index of words is as the texts are."""
     db.execute("INSERT INTO words(words, rank) VALUES ('integrity-check', 1)")
     names = [name for _, name, *_ in db.execute("PRAGMA table_info(listing)") if name != "id"]
-    query = f"SELECT {', '.join(f'listing.{name}' for name in names)}, title_, triggers_, tags_ FROM listing JOIN "
-    query += (
-        "(SELECT id, title AS title_, triggers AS triggers_, tags AS tags_ FROM texts) USING (id) ORDER BY path"
-    )
+    columns = [*(f"listing.{name}" for name in names), "text", "tags"]
+    query = f"SELECT {', '.join(columns)} FROM listing JOIN texts USING (id) ORDER BY path"
     return db.execute(query).fetchall()
 
 

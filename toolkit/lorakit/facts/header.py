@@ -92,6 +92,11 @@ def _config(path: bytes) -> tuple[dict[str, Any], str | None]:
 _known: dict[tuple[bytes, bool, bool], _Shapes] = {}
 
 
+def forget_layouts() -> None:
+    """Compute what follows from shapes anew, for measurements."""
+    _known.clear()
+
+
 def _shapes_of(layout: Layout, config: dict[str, Any]) -> _Shapes:
     peft = PeftConfig(config) if config else None
     key = (layout.signature, peft is not None, peft is not None and peft.fan_in_fan_out)
