@@ -12,17 +12,15 @@ from loracore.control import Applied, Event, HiddenFile, HistoryEntry, Outcome, 
 from loracore.errors import LoraError
 from loracore.identity import Identity
 from lorad.dedupe.action.order import HELD, Result
-from lorad.dedupe.apply import Applying
+from lorad.dedupe.apply import Applying, counted
 from lorad.dedupe.candidates import Keepers
 from lorad.dedupe.dispatch import Dispatch
 from lorad.dedupe.freeing import Freeing
 from lorad.dedupe.giving_back import GivingBack, Undoing
-from lorad.dedupe.groups import counted
-from lorad.dedupe.moved import Moved
 from lorad.dedupe.places import Places
 from lorad.dedupe.plan import Plan, Step
 from lorad.dedupe.process import ActionProcess, Clock
-from lorad.dedupe.roots import Roots
+from lorad.dedupe.roots import Moved, Roots
 from lorad.dedupe.standing import Standing
 from lorad.dedupe.symlinks import Leading
 from lorad.workers.thread import Worker

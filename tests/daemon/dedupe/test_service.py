@@ -24,7 +24,7 @@ from loracore.control import (
     Undone,
 )
 from loracore.identity import Identity
-from lorad.dedupe import groups, interrupted
+from lorad.dedupe import apply, interrupted
 from lorad.dedupe.action.entry import Entry
 from lorad.dedupe.action.journal import Journal
 from lorad.dedupe.action.journal_file import JOURNAL
@@ -232,7 +232,7 @@ class Breaks(ActionProcess):
 
 def test_what_was_done_is_answered_whatever_comes_after(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A mistake in a later group makes a refusal of that group alone."""
-    monkeypatch.setattr(groups, "GROUP", 1)
+    monkeypatch.setattr(apply, "GROUP", 1)
     world = make_world(str(tmp_path), sidecars=False)
     names = [world.gone, another(world, b"second.safetensors"), another(world, b"third.safetensors")]
     kept = copy_of(world.kept)
