@@ -32,12 +32,13 @@ _INTERVAL = 0.2
 
 
 class Applying:
-    """For the thread of `dispatch`."""
+    """For the thread of `dispatch`. `most`: steps of a group."""
 
-    def __init__(self, dispatch: Dispatch, roots: Roots, places: Places) -> None:
+    def __init__(self, dispatch: Dispatch, roots: Roots, places: Places, most: int) -> None:
         self._dispatch = dispatch
         self._roots = roots
         self._places = places
+        self._most = most
         #: What becomes of the files beside one that goes away.
         self.sidecars = "keep"
 
@@ -57,7 +58,7 @@ class Applying:
         pace = Pace(steps, self._dispatch.tell if watched else None)
         outcomes: list[Outcome] = []
         broken = ""
-        for group in groups(steps):
+        for group in groups(steps, self._most):
             if not wanted():
                 break
             self._dispatch.left = len(steps) - len(outcomes)
@@ -143,14 +144,14 @@ class Applying:
             self._dispatch.tell(ActionTaken(one.id, one.action, one.kept, one.path, one.bytes))
 
 
-def groups(steps: Sequence[Step]) -> Iterator[list[Step]]:
+def groups(steps: Sequence[Step], most: int) -> Iterator[list[Step]]:
     """Steps that can share their syncs: none is for the sake of a file that another one lets go."""
     group: list[Step] = []
     going: set[bytes] = set()
     kept: set[bytes] = set()
     size = 0
     for step in steps:
-        full = len(group) >= GROUP or size + step.gone.size > GROUP_BYTES
+        full = len(group) >= most or size + step.gone.size > GROUP_BYTES
         if group and (full or step.kept in going or step.path in kept):
             yield group
             group, going, kept, size = [], set(), set(), 0
