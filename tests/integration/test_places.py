@@ -181,35 +181,6 @@ def test_what_is_hidden_on_a_disk_that_is_not_there_is_not_lost(
         subprocess.run(["umount", "--lazy", mounted], check=False)
 
 
-def test_what_is_hidden_where_nothing_may_be_written_is_not_lost(
-    tmp_path: Path, disk: Callable[[str], str]
-) -> None:
-    """Its folder was moved on a disk that is read-only then; once it is not, it returns when it is missed."""
-    source, root = Path(disk("ext4")), tmp_path / "root"
-    mounted = root / "disk"
-    mounted.mkdir(parents=True)
-    (source / "folder").mkdir()
-    lora(root / NAME, 1)
-    subprocess.run(["mount", "--bind", source, mounted], check=True)
-    try:
-        with running(tmp_path / "lorad", root, tables=dedupe(action='"delete"')) as daemon:
-            acted_on(daemon, lambda: shutil.copy(root / NAME, mounted / "folder" / "copy.safetensors"))
-            daemon.stop()
-            (mounted / "folder").rename(mounted / "moved")
-            subprocess.run(["mount", "-o", "remount,bind,ro", mounted], check=True)
-            daemon.start()
-            daemon.settle()
-            with daemon.client() as client:
-                # It is answered after what was looked for.
-                client.apply_dedupe()
-                assert [entry.state for entry in client.history()] == ["hidden"]
-            subprocess.run(["mount", "-o", "remount,bind,rw", mounted], check=True)
-            moved = os.fsencode(mounted / "moved" / "copy.safetensors")
-            assert gone_back(daemon, (root / NAME).unlink) == moved
-    finally:
-        subprocess.run(["umount", "--lazy", mounted], check=False)
-
-
 @pytest.mark.parametrize("grace", ["0s", "7d"])
 def test_a_link_follows_the_kept_file_to_another_disk(
     tmp_path: Path, disk: Callable[[str], str], grace: str

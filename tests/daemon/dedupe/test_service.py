@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import queue
 import sqlite3
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -193,6 +194,43 @@ def test_names_that_a_moved_file_had_are_looked_after_again(tmp_path: Path) -> N
             awake.get(timeout=30)
             for result in service.dispatch.take():
                 service.dispatch.settled(result)
+    assert os.path.exists(os.path.join(folder + b" moved", os.path.basename(world.gone)))
+
+
+@contextmanager
+def no_writing(folder: bytes) -> Iterator[None]:
+    """Whoever runs this may not write to the folder: for root it is a read-only mount."""
+    if os.geteuid():
+        os.chmod(folder, 0o555)
+        yield
+        os.chmod(folder, 0o755)
+        return
+    subprocess.run(["mount", "--bind", folder, folder], check=True)
+    try:
+        subprocess.run(["mount", "-o", "remount,bind,ro", folder], check=True)
+        yield
+    finally:
+        subprocess.run(["umount", "--lazy", folder], check=True)
+
+
+def test_what_lies_where_nothing_may_be_written_is_not_lost(tmp_path: Path) -> None:
+    """Its folder was moved; once that may be written to, it is found there, and given back."""
+    world = make_world(str(tmp_path))
+    hidden = Standing.of(world.apply("delete"), [])
+    folder = os.path.dirname(world.gone)
+    os.rename(folder, folder + b" moved")
+    answers: queue.Queue[object] = queue.Queue()
+    with serving(world) as (service, events):
+        service.use(Config(watch=Watch(roots=(os.fsdecode(world.root),))))
+        with no_writing(folder + b" moved"):
+            service.look_for([hidden.id])
+            # It is answered after that.
+            service.requests.free([99], answers.put)
+            answers.get(timeout=30)
+            assert [result.state for result in world.history()] == ["hidden"]
+            assert events.empty()
+        service.give_back([hidden], by_names=False)
+        assert isinstance(events.get(timeout=30), FileGivenBack)
     assert os.path.exists(os.path.join(folder + b" moved", os.path.basename(world.gone)))
 
 
