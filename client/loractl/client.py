@@ -49,7 +49,7 @@ class Client(Requests):
     By TCP, `server_key` is the daemon's public key or a file with it, and `key_file` our secret key's file.
 
     Everything raises NoDaemonError where there is no daemon (any more), TimedOutError, and RefusedError with its
-    `code`. What can be asked is in `loractl.session` and `loractl.job_requests`.
+    `code`. What can be asked is in `loractl.session`, `loractl.dedupe_requests` and `loractl.job_requests`.
     """
 
     def __init__(

@@ -1,24 +1,22 @@
 """What clients ask a daemon: a row for each method of `Client` and `AsyncClient`. No I/O.
 
 A row names the request, the type of the answer, and what the method returns; `loractl.steps` says how it is gone
-through. What has to do with jobs is in `loractl.job_requests`.
+through. Those of de-duplication are in `loractl.dedupe_requests`, those of jobs in `loractl.job_requests`.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
-
-import msgspec
 
 from loracore import control
 from loracore.errors import RefusedError
 from loracore.paths import AnyPath
+from loractl.dedupe_requests import DedupeRequests
 from loractl.job_requests import JobRequests
-from loractl.steps import Listing, Steps, all_pages, answered, ask, hears, listed
+from loractl.steps import Listing, Steps, answered, ask, listed
 
 
-class Requests(JobRequests):
+class Requests(DedupeRequests, JobRequests):
     """The rows."""
 
     @answered
@@ -99,90 +97,12 @@ class Requests(JobRequests):
         """What is wrong with the daemon's machine."""
         return ask(control.Doctor(), control.Examined, self._timeout)
 
-    @answered
-    def plan_dedupe(
-        self, action: str = "", keep: Sequence[str] = (), levels: Sequence[str] = ()
-    ) -> Steps[control.Planned]:
-        """What de-duplicating would do, and what not; nothing is changed.
-
-        What is given stands in place of the configuration: an action, keep rules, levels.
-        """
-        request = control.PlanDedupe(action, rules(keep), list(levels))
-        return join_plans((yield from all_pages(request, control.Planned, self._timeout)))
-
-    @answered
-    def apply_dedupe(
-        self,
-        action: str = "",
-        keep: Sequence[str] = (),
-        levels: Sequence[str] = (),
-        *,
-        now: bool = False,
-        progress: Callable[[control.DedupeProgress], None] | None = None,
-        timeout: float | None = None,
-    ) -> Steps[control.Applied]:
-        """Do what `plan_dedupe` shows, and return when it is done. `progress` is called with how far it is.
-
-        `now`: what is put aside is removed at once, without its grace.
-        """
-        request = control.ApplyDedupe(action, rules(keep), list(levels), now)
-        return ask(request, control.Applied, timeout, hears(control.DedupeProgress, progress))
-
-    @answered
-    def free(
-        self,
-        ids: Sequence[int] = (),
-        *,
-        progress: Callable[[control.DedupeProgress], None] | None = None,
-        timeout: float | None = None,
-    ) -> Steps[control.Freed]:
-        """Remove what these actions, or all but quarantines, have put aside, and return when it is done."""
-        return ask(
-            control.FreeHidden(list(ids), not ids), control.Freed, timeout, hears(control.DedupeProgress, progress)
-        )
-
-    @listed
-    def hidden(self, ids: Sequence[int] = ()) -> Listing[control.HiddenFile]:
-        """What these actions, or all, have put aside, the one that is due first in front."""
-        return Listing(
-            control.FreeHidden(list(ids), not ids, dry_run=True), control.Freeable, lambda page: page.files
-        )
-
-    @answered
-    def undo(
-        self,
-        ids: Sequence[int] = (),
-        *,
-        all: bool = False,
-        progress: Callable[[control.DedupeProgress], None] | None = None,
-        timeout: float | None = None,
-    ) -> Steps[control.Undone]:
-        """Take back these actions, or all that stand."""
-        return ask(
-            control.UndoActions(list(ids), all), control.Undone, timeout, hears(control.DedupeProgress, progress)
-        )
-
-    @listed
-    def history(self) -> Listing[control.HistoryEntry]:
-        """Actions, oldest first."""
-        return Listing(control.ListHistory(), control.History, lambda page: page.actions)
-
-    @answered
-    def savings(self) -> Steps[control.Savings]:
-        """What was saved, and what could be."""
-        return ask(control.GetSavings(), control.Savings, self._timeout)
-
 
 def names_of(path: AnyPath) -> list[bytes]:
     """What the daemon may know a file as: its absolute path, and that without symbolic links in its folder."""
     absolute = os.path.abspath(os.fsencode(path))
     folder, name = os.path.split(absolute)
     return list(dict.fromkeys([absolute, os.path.join(os.path.realpath(folder), name)]))
-
-
-def rules(keep: Sequence[str]) -> list[bytes]:
-    """Keep rules as they are sent."""
-    return [os.fsencode(rule) for rule in keep]
 
 
 def join_groups(one: control.Group, other: control.Group) -> control.Group | None:
@@ -197,13 +117,3 @@ def join_sets(one: control.DuplicateSet, other: control.DuplicateSet) -> control
         return None
     wasted = one.wasted_bytes + other.wasted_bytes
     return control.DuplicateSet(one.kept, one.others + other.others, wasted, one.differing + other.differing)
-
-
-def join_plans(pages: Sequence[control.Planned]) -> control.Planned:
-    """One plan out of its pages."""
-    return msgspec.structs.replace(
-        pages[-1],
-        steps=[step for page in pages for step in page.steps],
-        skipped=[file for page in pages for file in page.skipped],
-        bytes=sum(page.bytes for page in pages),
-    )

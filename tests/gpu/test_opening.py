@@ -130,14 +130,12 @@ def test_speed_is_measured_for_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
     """A GPU that was idle is slow at first."""
     clock = iter(range(100))
     monkeypatch.setattr(opening, "time", SimpleNamespace(perf_counter=lambda: next(clock)))
-    monkeypatch.setattr(opening, "_WHILE", 4)
     rates = iter([1.0, 3.0, 2.0, 1.0, 9.0])
-    assert opening._rounds(lambda: next(rates)) == [1.0, 3.0, 2.0, 1.0]
+    assert opening._rounds(lambda: next(rates), 4) == [1.0, 3.0, 2.0, 1.0]
 
 
 def test_a_digester_is_kept_fed_while_it_is_measured(cupy: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
     """As in use: while slabs are to be had, one batch is put under way before the last one is waited for."""
-    monkeypatch.setattr(opening, "_SECONDS", 0.3)
     arena = new_arena(6)
     digester = CudaDigester(arena, Device(0), 2)
     under_way = []
@@ -149,7 +147,7 @@ def test_a_digester_is_kept_fed_while_it_is_measured(cupy: ModuleType, monkeypat
         return digested
 
     monkeypatch.setattr(digester, "advance", watched)
-    opening._rate(digester, arena)
+    opening._rate(digester, arena, 0.3)
     assert min(under_way[2:-3]) > 2
 
 

@@ -142,6 +142,30 @@ def test_a_folder_that_no_journal_knows_returns_as_a_whole(tmp_path: Path, root:
         assert {path.name for path in copy.iterdir()} == {"adapter_model.safetensors", "adapter_config.json"}
 
 
+@pytest.mark.parametrize("stem", ["style (1)", "s" * 243], ids=["short", "longest"])
+def test_the_sidecars_of_what_no_journal_knows_return_with_it(tmp_path: Path, root: Path, stem: str) -> None:
+    """Of names that are as long as names can be, the end is cut."""
+    sidecar, copy = root / f"{stem}.txt", root / f"{stem}.safetensors"
+    with Running(tmp_path, [root], tables=dedupe(action='"delete"', sidecars='"move"')) as daemon:
+        daemon.settle()
+        sidecar.write_text("trigger words")
+        acted_on(daemon, lambda: shutil.copy(root / NAME, copy))
+        daemon.settle()
+        assert not copy.exists()
+        assert not sidecar.exists()
+        daemon.stop()
+        for path in daemon.state.glob("journal*"):
+            path.unlink()
+        (root / NAME).rename(tmp_path / NAME)
+        daemon.start()
+        begin = stem[:200]
+        while len(found := sorted(root.glob(f"{begin}*"))) < 2:
+            pass
+        assert [path.read_bytes() for path in found] == [(tmp_path / NAME).read_bytes(), b"trigger words"]
+        assert [path.suffix for path in found] == [".safetensors", ".txt"]
+        assert found == [copy, sidecar] or len(stem) > len(begin)
+
+
 def test_a_journal_from_a_backup_gives_a_number_again(tmp_path: Path, root: Path) -> None:
     """What was hidden by the first action of that number returns all the same."""
     (root / "sub").mkdir()

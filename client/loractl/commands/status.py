@@ -25,9 +25,9 @@ def status(connect: Connect, as_json: bool, follow: bool) -> None:
     """
     with connect() as daemon:
         if sys.stdout.isatty() and not as_json:
-            from loractl.view import screen  # noqa: PLC0415 - brings rich, for a terminal alone
+            from loractl.view.status_screen import print_status  # noqa: PLC0415 - for a terminal alone
 
-            screen.print_status(daemon.status, follow=follow)
+            print_status(daemon.status, follow=follow)
             return
         while True:
             answer = daemon.status()

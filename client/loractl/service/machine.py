@@ -63,15 +63,18 @@ def check_gpu() -> None:
         raise MissingPackage("--gpu needs CuPy: pip install 'lorad[gpu]'")
 
 
-def folders(given: Sequence[str]) -> tuple[str, ...]:
-    """Absolute paths of the folders, less those that lie in another one. Raises UsageError."""
+def folders(given: Sequence[str], hiding: Sequence[str] = _HIDDEN) -> tuple[str, ...]:
+    """Absolute paths of the folders, less those that lie in another one. Raises UsageError.
+
+    `hiding`: folders that the service does not see.
+    """
     found = with_options(Config(), watch=given).watch.roots
     for path in found:
         if not os.path.isdir(path):
             raise UsageError(f"{shown(path)}: no such folder; mount it or make it first")
         if not (path + os.path.realpath(path)).isprintable():
             raise UsageError(f"{shown(path)}: systemd takes no such name; rename it in printable UTF-8")
-        above = next((place for place in _hiding() if _inside(place, os.path.realpath(path))), None)
+        above = next((place for place in _with_targets(hiding) if _inside(place, os.path.realpath(path))), None)
         if above is not None:
             raise UsageError(
                 f"{shown(path)}: the service does not see {above}; name the folders of models below it"
@@ -79,10 +82,10 @@ def folders(given: Sequence[str]) -> tuple[str, ...]:
     return found
 
 
-def hidden(paths: Iterable[str]) -> list[str]:
+def hidden(paths: Iterable[str], hiding: Sequence[str] = _HIDDEN) -> list[str]:
     """Those of the paths, and of what they lead to, that the service does not see unless they are bound."""
     both = {each for path in paths for each in (path, os.path.realpath(path))}
-    found = {path for path in both if any(_inside(path, place) for place in _hiding())}
+    found = {path for path in both if any(_inside(path, place) for place in _with_targets(hiding))}
     return sorted(path for path in found if not any(_inside(path, other) for other in found - {path}))
 
 
@@ -130,8 +133,8 @@ def _name(uid: int) -> str:
         return str(uid)
 
 
-def _hiding() -> list[str]:
-    return [*_HIDDEN, *map(os.path.realpath, _HIDDEN)]
+def _with_targets(paths: Sequence[str]) -> list[str]:
+    return [*paths, *map(os.path.realpath, paths)]
 
 
 def _inside(path: str, folder: str) -> bool:

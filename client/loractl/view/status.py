@@ -1,4 +1,4 @@
-"""What a status says, in words and rows; how they are shown is `screen`'s and `tables`' business."""
+"""What a status says, in words and rows; `status_screen` and `tables` show them."""
 
 from __future__ import annotations
 

@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple
+from itertools import islice
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from rich.table import Table
 
 #: Between columns.
 _GAP = 2
+#: Rows of one table; a pipe or --json has all of a longer one.
+_ROWS = 500
 
 #: How a cell is shown where there are colours. Cells that are none of these are plain.
-STYLES = {
+_STYLES = {
     "ok": "green", "watching": "green", "ready": "green", "idle": "green", "kept": "green",
     "warning": "yellow", "polling": "yellow", "paused": "yellow", "starting": "yellow", "waiting": "yellow",
     "problem": "red", "degraded": "red", "missing": "red", "failed": "red",
@@ -31,11 +37,37 @@ Row = Sequence[str]
 def show_table(columns: Sequence[Column], rows: Iterable[Row], *, title: str = "") -> None:
     """Print rows of texts that are fit for a terminal (`loracore.paths.shown`)."""
     if sys.stdout.isatty():
-        from loractl.view import screen  # noqa: PLC0415 - brings rich, for a terminal alone
-
-        screen.print_table(columns, rows, title)
+        _print_rich(columns, rows, title)
     else:
         print_plain(columns, rows)
+
+
+def _print_rich(columns: Sequence[Column], rows: Iterable[Row], title: str) -> None:
+    """Print the first rows, and how many more there are."""
+    from rich import console, text  # noqa: PLC0415 - for a terminal alone
+
+    rows = iter(rows)
+    terminal = console.Console(highlight=False)
+    if title:
+        terminal.print(text.Text(title, style="bold"))
+    terminal.print(rich_table(columns, islice(rows, _ROWS)))
+    left = sum(1 for _ in rows)
+    if left:
+        terminal.print(text.Text(f"… and {left:,} more; a pipe or --json has them all", style="dim"))
+
+
+def rich_table(columns: Sequence[Column], rows: Iterable[Row]) -> Table:
+    """Rows of texts; nothing in them is taken for markup."""
+    from rich import table, text  # noqa: PLC0415 - for a terminal alone
+
+    made = table.Table(box=None, pad_edge=False, header_style="dim", padding=(0, 2, 0, 0))
+    for column in columns:
+        justify = "right" if column.right else "left"
+        fold = "fold" if column.folds else "ellipsis"
+        made.add_column(column.name, justify=justify, overflow=fold, no_wrap=not column.folds)  # type: ignore[arg-type]
+    for row in rows:
+        made.add_row(*(text.Text(cell, style=_STYLES.get(cell, "")) for cell in row))
+    return made
 
 
 def fitting(columns: Sequence[Column], rows: Sequence[Row], width: int) -> int:

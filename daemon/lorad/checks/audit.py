@@ -54,11 +54,12 @@ def audit(
     look_again: Callable[[bytes], None] = lambda path: None,
     *,
     sleep: Callable[[float], None] = time.sleep,
+    room: int = PAGE_BYTES,
 ) -> Audited:
     """Compare all names that are watched with the catalogue in `state_dir`, and that with the JSON files.
 
     `look_again` is told of names whose file changed since it was read: of some changes, such as a hard link that
-    was made elsewhere, no watch tells.
+    was made elsewhere, no watch tells. `room`: bytes that the answer may have.
 
     The roots have no symbolic links. Raises OSError and sqlite3.Error where it cannot look.
     """
@@ -77,7 +78,7 @@ def audit(
             files, disk = _compare_disk(state_dir, watch)
             disk = [difference for difference in disk if difference.path in before]
         views = compare_views(state_dir)
-    return _fitting(files, views + _undo(state_dir) + disk)
+    return _fitting(files, views + _undo(state_dir) + disk, room)
 
 
 def _undo(state_dir: str) -> list[Difference]:
@@ -88,10 +89,10 @@ def _undo(state_dir: str) -> list[Difference]:
         return [Difference(os.fsencode(state_dir), "undo", str(error))]
 
 
-def _fitting(files: int, differences: list[Difference]) -> Audited:
-    """As many differences as one answer holds."""
+def _fitting(files: int, differences: list[Difference], room: int) -> Audited:
+    """As many differences as an answer of this size holds."""
     sizes = accumulate(len(difference.path) + len(difference.text) + _ROW for difference in differences)
-    count = sum(size <= PAGE_BYTES for size in sizes)
+    count = sum(size <= room for size in sizes)
     return Audited(files, differences[:count], len(differences) - count)
 
 

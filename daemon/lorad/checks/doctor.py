@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import glob
 import importlib.util
 import math
@@ -10,9 +9,7 @@ import os
 import resource
 import shutil
 import sqlite3
-import struct
-import tempfile
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
 from functools import partial
 
@@ -21,21 +18,16 @@ from loracore.control import Examined, Finding, Hashing, Root
 from loracore.errors import StateError
 from loracore.paths import CATALOGUE, shown
 from lorad.blocks.extents import SHARING
-from lorad.checks.places import examine_places, undo
+from lorad.checks.places import examine_action, examine_places, kind_of, mount_of, no_answer
 from lorad.checks.probe import Probe, probe_all
+from lorad.dedupe.abilities import share_error
 from lorad.dedupe.action.journal import Journal
 from lorad.dedupe.action.journal_file import JOURNAL
+from lorad.dedupe.history import look
 from lorad.dedupe.policy import Policy
-from lorad.watch import calls
 from lorad.watch.exclude import Exclude
-from lorad.watch.mounts import Mount, MountTable, find, is_remote
+from lorad.watch.mounts import is_remote
 
-#: linux/fs.h
-_FICLONE = 0x40049409
-_FIDEDUPERANGE = 0xC0189436
-_BLOCK = 4096
-#: Where the action `reflink` works; nothing looks at files of OCFS2, which other machines change.
-_REFLINK = SHARING | {b"ocfs2"}
 _TO_REPORT = Policy()
 _INOTIFY = "/proc/sys/fs/inotify"
 #: Watches that a machine's other programs are left.
@@ -43,6 +35,8 @@ _WATCHES_SPARE = 1024
 _INSTANCES, _OPEN_FILES = 16, 1024
 #: Free bytes in the state folder below which there is a warning, or a problem.
 _LITTLE_SPACE, _NO_SPACE = 1 << 30, 64 << 20
+#: Actions that cannot be undone, of which what they lack is named.
+_NAMED = 3
 
 
 def examine(
@@ -64,7 +58,7 @@ def examine(
     parts: list[tuple[str, Callable[[], Iterable[Finding]]]] = [("inotify", lambda: _inotify(roots))]
     parts += [(f"folder {shown(root.path)}", partial(_root, root, probes[root.path])) for root in roots]
     parts += [
-        (f"{policy.action}", lambda: _policy(state_dir, paths, policy, exclude or Exclude(), probes)),
+        (f"{policy.action}", lambda: examine_action(state_dir, paths, policy, exclude or Exclude(), probes)),
         (
             "places",
             lambda: examine_places([path for path in paths if probes[path].is_folder], policy.action, grace),
@@ -131,7 +125,7 @@ def _number(name: str) -> int | None:
 def _root(root: Root, probe: Probe) -> Iterator[Finding]:
     name = f"folder {shown(root.path)}"
     if not probe.answers:
-        yield _silent(name, root.path)
+        yield no_answer(name, root.path)
         return
     if not probe.is_folder:
         text = f"is not there: {probe.error}" if probe.error else "is no folder"
@@ -144,8 +138,8 @@ def _root(root: Root, probe: Probe) -> Iterator[Finding]:
     if root.health == "degraded":
         remedy = "see the reason; until then changes are found by scans alone"
         yield Finding(name, "warning", f"is watched in part: {root.reason}", remedy)
-    mount = _mount(root.path)
-    kind = _name(mount)
+    mount = mount_of(root.path)
+    kind = kind_of(mount)
     if is_remote(mount):
         remedy = "set [watch] poll_seconds to your liking, or run lorad on the machine that has the disk"
         yield Finding(name, "warning", f"is on {kind}, which sends no events; it is polled", remedy)
@@ -155,70 +149,6 @@ def _root(root: Root, probe: Probe) -> Iterator[Finding]:
         yield Finding(name, "ok", f"is on {kind}, which cannot share blocks; hardlink and symlink save the space")
 
 
-def _silent(name: str, folder: bytes) -> Finding:
-    """A folder whose file system keeps everybody waiting."""
-    mount = _mount(calls.led(folder))
-    point = mount.point if mount else folder
-    remedy = f"see after its server or program, or unmount it: umount -l {shown(point)}"
-    return Finding(name, "problem", f"does not answer; it is on {_name(mount)}", remedy)
-
-
-def _policy(
-    state_dir: str, roots: Sequence[bytes], policy: Policy, exclude: Exclude, probes: Mapping[bytes, Probe]
-) -> Iterator[Finding]:
-    """Whether the action that is configured can be taken where it is to be taken."""
-    if policy.action == "report":
-        return
-    for folder in policy.scope or roots:
-        name = f"{policy.action} in {shown(folder)}"
-        if exclude(folder):
-            yield Finding(
-                name, "problem", "it is left out by [watch] exclude", "change exclude, or [dedupe] scope"
-            )
-            continue
-        probe = probes[folder]
-        if not probe.answers:
-            yield _silent(name, folder)
-            continue
-        if not probe.is_folder:
-            if policy.scope:
-                yield Finding(name, "problem", "is not there", "mount it, or take it out of [dedupe] scope")
-            continue
-        if not probe.writable:
-            yield _not_writable(name, folder, probe)
-            continue
-        if probe.free_inodes == 0:
-            yield Finding(name, "problem", "no inodes are left there", "remove some files, however small")
-            continue
-        mount = _mount(folder)
-        if not policy.kind.hides and not (mount and mount.kind in _REFLINK):
-            remedy = 'set [dedupe] action to "hardlink" or "symlink"'
-            yield Finding(name, "problem", f"is on {_name(mount)}, which cannot share blocks", remedy)
-            continue
-        yield Finding(name, "ok", "can be written")
-    if policy.action != "report" and not policy.kind.needs_equal_bytes:
-        for root in roots:
-            # A file is put aside by renaming it, so on its own file system.
-            probe = probes[root]
-            if probe.is_folder and probe.device != _device(state_dir) and not probe.writable:
-                yield _not_writable(f"quarantine in {shown(root)}", root, probe)
-
-
-def _not_writable(name: str, folder: bytes, probe: Probe) -> Finding:
-    if probe.read_only:
-        remedy = "loractl service install --act, or mount it writable"
-        return Finding(name, "problem", "it is read-only for this service", remedy)
-    remedy = "run lorad as the owner of the files: loractl service install --act"
-    return Finding(name, "problem", "the daemon's user may not write there", remedy)
-
-
-def _device(folder: bytes | str) -> int | None:
-    try:
-        return os.stat(folder).st_dev
-    except OSError:
-        return None
-
-
 def _state(state_dir: str) -> Iterator[Finding]:
     name = f"state folder {shown(state_dir)}"
     for path in (state_dir, os.path.join(state_dir, CATALOGUE)):
@@ -226,8 +156,8 @@ def _state(state_dir: str) -> Iterator[Finding]:
             text, _, remedy = wrong.partition("; ")
             yield Finding(name, "problem", f"cannot be written: {text}", remedy or "chown it to the daemon's user")
             return
-    mount = _mount(os.fsencode(os.path.realpath(state_dir)))
-    kind = _name(mount)
+    mount = mount_of(os.fsencode(os.path.realpath(state_dir)))
+    kind = kind_of(mount)
     if is_remote(mount):
         remedy = "give a state_dir on a local disk"
         yield Finding(name, "problem", f"is on {kind}, where a database can be damaged", remedy)
@@ -236,7 +166,8 @@ def _state(state_dir: str) -> Iterator[Finding]:
         level = "problem" if free < _NO_SPACE else "warning"
         yield Finding(name, level, f"only {free >> 20} MiB are free", "make room, or give another state_dir")
     else:
-        yield Finding(name, "ok", f"{kind}, {free >> 30} GiB free, blocks {_can_share(state_dir)} be shared")
+        can = "cannot" if share_error(os.fsencode(state_dir)) else "can"
+        yield Finding(name, "ok", f"{kind}, {free >> 30} GiB free, blocks {can} be shared")
 
 
 def _journal(state_dir: str, silent: Sequence[bytes]) -> Iterator[Finding]:
@@ -254,7 +185,7 @@ def _journal(state_dir: str, silent: Sequence[bytes]) -> Iterator[Finding]:
         remedy = "see history, and the daemon's log for what they wait for"
         yield Finding("journal", "warning", f"actions that are not at their end: {len(waiting)}", remedy)
     try:
-        yield undo(state_dir, silent)
+        yield _undo(state_dir, silent)
     except (StateError, sqlite3.Error) as error:
         path = os.path.join(state_dir, CATALOGUE)
         text = explained(error, path) if isinstance(error, sqlite3.Error) else str(error)
@@ -262,22 +193,18 @@ def _journal(state_dir: str, silent: Sequence[bytes]) -> Iterator[Finding]:
         yield Finding(f"catalogue {shown(path)}", "problem", reason, remedy)
 
 
-def _can_share(folder: str) -> str:
-    """Whether both ways to share blocks work in a folder, tried on two small files that are gone at once."""
-    block = os.urandom(_BLOCK)
-    with tempfile.TemporaryFile(dir=folder) as one, tempfile.TemporaryFile(dir=folder) as other:
-        for file in (one, other):
-            file.write(block)
-            file.flush()
-        try:
-            # struct file_dedupe_range with one file_dedupe_range_info.
-            request = bytearray(struct.pack("=QQHHIqQQiI", 0, _BLOCK, 1, 0, 0, other.fileno(), 0, 0, 0, 0))
-            fcntl.ioctl(one.fileno(), _FIDEDUPERANGE, request)
-            deduped, status = struct.unpack_from("=Qi", request, 40)
-            fcntl.ioctl(other.fileno(), _FICLONE, one.fileno())
-        except OSError:
-            return "cannot"
-    return "can" if status == 0 and deduped else "cannot"
+def _undo(state_dir: str, silent: Sequence[bytes]) -> Finding:
+    """Whether what was done to files can be undone. Raises StateError and sqlite3.Error.
+
+    `silent`: folders that do not answer, which are not looked at.
+    """
+    looked = list(look(state_dir, silent))
+    lacking = [each for each in looked if each.lacks]
+    if not lacking:
+        return Finding("journal", "ok", f"{len(looked):,} actions can be undone: what each needs is there")
+    named = "; ".join(f"{shown(each.path)}: {each.lacks}" for each in lacking[:_NAMED])
+    text = f"{len(lacking):,} of {len(looked):,} actions cannot be undone: {named}"
+    return Finding("journal", "problem", text, "see `loractl audit` for all of them")
 
 
 def _sockets(runtime_dir: str) -> Finding:
@@ -317,15 +244,3 @@ def _limits() -> Finding:
         remedy = "raise it: LimitNOFILE=65536 in the service, or ulimit -n"
         return Finding("open files", "warning", f"only {soft} are allowed", remedy)
     return Finding("open files", "ok", f"{soft:,} allowed")
-
-
-def _mount(path: bytes) -> Mount | None:
-    table = MountTable()
-    try:
-        return find(table.mounts, path)
-    finally:
-        table.close()
-
-
-def _name(mount: Mount | None) -> str:
-    return shown(mount.kind) if mount else "an unknown file system"

@@ -1,4 +1,4 @@
-"""Where the watched folders lie, as far as it bears on what is done to duplicates in them.
+"""Whether what is to be done to duplicates can be done where the watched folders lie.
 
 Files are made in them only where the policy acts there, and are gone at once.
 """
@@ -7,26 +7,30 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from itertools import combinations
 from typing import NamedTuple
 
 from loracore.control import Finding
 from loracore.paths import shown
+from lorad.blocks.extents import SHARING
+from lorad.checks.probe import Probe
 from lorad.dedupe.abilities import Abilities
 from lorad.dedupe.action.registry import ACTIONS
 from lorad.dedupe.aliases import Alias, Aliases
-from lorad.dedupe.history import look
+from lorad.dedupe.policy import Policy
 from lorad.dedupe.rootlock import holder_of
 from lorad.library.keepers import is_inside
-from lorad.watch.mounts import Mount, Mounted, find, inner, inside, is_plain, read_mounts
+from lorad.watch import calls
+from lorad.watch.exclude import Exclude
+from lorad.watch.mounts import Mount, Mounted, MountTable, find, inner, inside, is_plain, read_mounts
 from lorad.watch.statx import access_error, statx
 
 #: Pairs of places that are asked whether they are one storage, at most.
 _PAIRS = 200
-#: Actions that cannot be undone, of which what they lack is named.
-_NAMED = 3
+#: Where the action `reflink` works; nothing looks at files of OCFS2, which other machines change.
+_REFLINK = SHARING | {b"ocfs2"}
 
 
 class _Place(NamedTuple):
@@ -35,6 +39,62 @@ class _Place(NamedTuple):
     path: bytes
     mount: Mount
     inner: bytes
+
+
+def examine_action(
+    state_dir: str, roots: Sequence[bytes], policy: Policy, exclude: Exclude, probes: Mapping[bytes, Probe]
+) -> Iterator[Finding]:
+    """Whether the action that is configured can be taken where it is to be taken."""
+    if policy.action == "report":
+        return
+    for folder in policy.scope or roots:
+        name = f"{policy.action} in {shown(folder)}"
+        if exclude(folder):
+            yield Finding(
+                name, "problem", "it is left out by [watch] exclude", "change exclude, or [dedupe] scope"
+            )
+            continue
+        probe = probes[folder]
+        if not probe.answers:
+            yield no_answer(name, folder)
+            continue
+        if not probe.is_folder:
+            if policy.scope:
+                yield Finding(name, "problem", "is not there", "mount it, or take it out of [dedupe] scope")
+            continue
+        if not probe.writable:
+            yield _not_writable(name, folder, probe)
+            continue
+        if probe.free_inodes == 0:
+            yield Finding(name, "problem", "no inodes are left there", "remove some files, however small")
+            continue
+        mount = mount_of(folder)
+        if not policy.kind.hides and not (mount and mount.kind in _REFLINK):
+            remedy = 'set [dedupe] action to "hardlink" or "symlink"'
+            yield Finding(name, "problem", f"is on {kind_of(mount)}, which cannot share blocks", remedy)
+            continue
+        yield Finding(name, "ok", "can be written")
+    if policy.action != "report" and not policy.kind.needs_equal_bytes:
+        for root in roots:
+            # A file is put aside by renaming it, so on its own file system.
+            probe = probes[root]
+            if probe.is_folder and probe.device != _device(state_dir) and not probe.writable:
+                yield _not_writable(f"quarantine in {shown(root)}", root, probe)
+
+
+def _not_writable(name: str, folder: bytes, probe: Probe) -> Finding:
+    if probe.read_only:
+        remedy = "loractl service install --act, or mount it writable"
+        return Finding(name, "problem", "it is read-only for this service", remedy)
+    remedy = "run lorad as the owner of the files: loractl service install --act"
+    return Finding(name, "problem", "the daemon's user may not write there", remedy)
+
+
+def _device(folder: bytes | str) -> int | None:
+    try:
+        return os.stat(folder).st_dev
+    except OSError:
+        return None
 
 
 def examine_places(roots: Sequence[bytes], action: str, grace: float) -> Iterator[Finding]:
@@ -125,15 +185,21 @@ def no_grace() -> Finding:
     return Finding("grace", "warning", text, 'give it time to be missed: grace = "7d"')
 
 
-def undo(state_dir: str, silent: Sequence[bytes] = ()) -> Finding:
-    """Whether what was done to files can be undone. Raises StateError and sqlite3.Error.
+def no_answer(name: str, folder: bytes) -> Finding:
+    """A folder whose file system keeps everybody waiting."""
+    mount = mount_of(calls.led(folder))
+    point = mount.point if mount else folder
+    remedy = f"see after its server or program, or unmount it: umount -l {shown(point)}"
+    return Finding(name, "problem", f"does not answer; it is on {kind_of(mount)}", remedy)
 
-    `silent`: folders that do not answer, which are not looked at.
-    """
-    looked = list(look(state_dir, silent))
-    lacking = [each for each in looked if each.lacks]
-    if not lacking:
-        return Finding("journal", "ok", f"{len(looked):,} actions can be undone: what each needs is there")
-    named = "; ".join(f"{shown(each.path)}: {each.lacks}" for each in lacking[:_NAMED])
-    text = f"{len(lacking):,} of {len(looked):,} actions cannot be undone: {named}"
-    return Finding("journal", "problem", text, "see `loractl audit` for all of them")
+
+def mount_of(path: bytes) -> Mount | None:
+    table = MountTable()
+    try:
+        return find(table.mounts, path)
+    finally:
+        table.close()
+
+
+def kind_of(mount: Mount | None) -> str:
+    return shown(mount.kind) if mount else "an unknown file system"

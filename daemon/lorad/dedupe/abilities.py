@@ -115,7 +115,7 @@ class Abilities:
         """Whether files in this folder can share blocks."""
         if kind not in SHARING:
             return errno.EOPNOTSUPP
-        return self._once(("share", status.dev), folder, _share) if kind in _MAYBE_SHARING else 0
+        return self._once(("share", status.dev), folder, share_error) if kind in _MAYBE_SHARING else 0
 
     def lease(self, path: bytes, status: Status) -> int:
         """Whether this file, and others of its owner on its mount, can be held against writers."""
@@ -188,8 +188,8 @@ def _content(folder: int, name: bytes) -> bytes:
         return os.read(fd, 2)
 
 
-def _share(folder: bytes) -> int:
-    """With two files that have no name (O_TMPFILE)."""
+def share_error(folder: bytes) -> int:
+    """Tried with two files that have no name (O_TMPFILE). Raises OSError where none can be made."""
     block = os.urandom(_BLOCK)
     with tempfile.TemporaryFile(dir=folder) as one, tempfile.TemporaryFile(dir=folder) as other:
         for file in (one, other):

@@ -36,8 +36,10 @@ class Dispatch:
         state_dir: str,
         tell: Callable[[Event], None],
         wake: Callable[[], None],
+        *,
         acting: Callable[[str, Callable[[list[Result]], None]], ActionProcess],
         worker: Callable[..., Worker],
+        again: Sequence[float],
     ) -> None:
         self.state_dir = state_dir
         self.tell = tell
@@ -47,7 +49,7 @@ class Dispatch:
         dismiss = self.process.dismiss
         self._worker = worker("lorad-dedupe", _WAITING, idle=dismiss, last=dismiss, idle_seconds=_IDLE)
         self.submit = self._worker.submit
-        self.interrupted = Interrupted(self.process, self.history, self.submit, tell)
+        self.interrupted = Interrupted(self.process, self.history, self.submit, tell, again)
         self._stopping = threading.Event()
         self._results: deque[Result] = deque()
         #: Names that an action is under way on, until the core has taken what came of it.

@@ -13,11 +13,11 @@ from loracore.errors import StateError
 from lorad.dedupe.action.entry import Entry
 from lorad.dedupe.action.order import HELD, FreeOrder, Result
 from lorad.dedupe.action.registry import ACTIONS
+from lorad.dedupe.apply import GROUP, GROUP_BYTES, counted
 from lorad.dedupe.candidates import Keepers, kept_for
 from lorad.dedupe.dispatch import Dispatch, why_silent
-from lorad.dedupe.groups import GROUP, GROUP_BYTES, counted
-from lorad.dedupe.moved import Moved
 from lorad.dedupe.process import Free
+from lorad.dedupe.roots import Moved
 from lorad.dedupe.standing import Asked, InForce, Standing, Wants
 from lorad.watch import calls
 

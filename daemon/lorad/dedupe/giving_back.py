@@ -11,12 +11,11 @@ from lorad.dedupe.action.entry import Entry
 from lorad.dedupe.action.order import HELD, Result
 from lorad.dedupe.action.registry import ACTIONS
 from lorad.dedupe.action.undo import bring_back
+from lorad.dedupe.apply import GROUP, counted
 from lorad.dedupe.candidates import Keepers, kept_for
 from lorad.dedupe.dispatch import DIED, Dispatch, why_silent
-from lorad.dedupe.groups import GROUP, counted
-from lorad.dedupe.moved import Moved
 from lorad.dedupe.process import GiveBack, Undo
-from lorad.dedupe.roots import Roots
+from lorad.dedupe.roots import Moved, Roots
 from lorad.dedupe.standing import Standing
 
 

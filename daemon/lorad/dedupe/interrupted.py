@@ -13,7 +13,7 @@ from lorad.dedupe.history import ActionHistory
 from lorad.dedupe.process import ActionProcess
 
 #: Seconds until it is tried again; the last one ever after.
-_AGAIN = (60.0, 600.0, 3600.0)
+AGAIN = (60.0, 600.0, 3600.0)
 
 
 class Interrupted:
@@ -28,11 +28,13 @@ class Interrupted:
         history: ActionHistory,
         submit: Callable[[Callable[[], object]], bool],
         tell: Callable[[Event], None],
+        again: Sequence[float],
     ) -> None:
         self._process = process
         self._history = history
         self._submit = submit
         self._tell = tell
+        self._again = again
         self._timer: threading.Timer | None = None
         self._vain = 0
         #: What was last said of each action that waits, and of repair itself (0).
@@ -65,7 +67,7 @@ class Interrupted:
         """Try again in a while; `first`: something was interrupted just now."""
         if first:
             self._vain = 0
-        seconds = _AGAIN[min(self._vain, len(_AGAIN) - 1)]
+        seconds = self._again[min(self._vain, len(self._again) - 1)]
         self._vain += 1
         self.stop()
         self._timer = threading.Timer(seconds, lambda: self._submit(self.begin))

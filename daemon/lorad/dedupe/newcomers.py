@@ -22,13 +22,14 @@ from lorad.dedupe.service import Service
 #: Seconds until the next try.
 _RETRIES = (5.0, 60.0, 600.0, 3600.0)
 #: Names that are remembered; `loractl dedupe` knows all.
-MOST = 100_000
+_MOST = 100_000
 
 
 class Newcomers:
-    """Times are seconds on a clock that does not jump."""
+    """Times are seconds on a clock that does not jump. `most`: names that are remembered."""
 
-    def __init__(self) -> None:
+    def __init__(self, most: int = _MOST) -> None:
+        self._most = most
         #: When each is due, and how often it was tried in vain.
         self._waiting: dict[bytes, tuple[float, int]] = {}
         #: Those that are due with any other one in their folder, and since when they wait for it.
@@ -39,12 +40,17 @@ class Newcomers:
     def __len__(self) -> int:
         return len(self._waiting)
 
+    @property
+    def room(self) -> int:
+        """How many names more are remembered."""
+        return self._most - len(self._waiting)
+
     def __contains__(self, path: bytes) -> bool:
         return path in self._waiting
 
     def add(self, path: bytes) -> None:
         """It became a duplicate: it is due at once."""
-        if len(self._waiting) < MOST:
+        if self.room > 0:
             self._waiting[path] = (0.0, 0)
             self._next_due = 0.0
 
@@ -136,7 +142,7 @@ class Automatic:
     def room(self) -> int:
         """How many newcomers more are remembered."""
         with self._lock:
-            return MOST - len(self._newcomers)
+            return self._newcomers.room
 
     def newcomer(self, path: bytes) -> None:
         """A file of this name has become a duplicate."""

@@ -85,10 +85,14 @@ class Holder(NamedTuple):
 
 
 class RootLocks:
-    """The locks of this process, whose journal has this token. From any thread."""
+    """The locks of this process, whose journal has this token. From any thread.
 
-    def __init__(self, token: str) -> None:
+    `believed`: for how many seconds what was seen is.
+    """
+
+    def __init__(self, token: str, *, believed: float = _BELIEVED) -> None:
         self._token = token
+        self._believed = believed
         self._lock = threading.RLock()
         self._roots: tuple[bytes, ...] = ()
         self._held: set[bytes] = set()
@@ -113,7 +117,7 @@ class RootLocks:
         """
         with self._lock:
             now = time.monotonic()
-            if now - self._seen_at > _BELIEVED:
+            if now - self._seen_at > self._believed:
                 self._seen.clear()
                 self._seen_at = now
             holder = self._nearest(folder) or self._take_for(folder)

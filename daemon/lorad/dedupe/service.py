@@ -12,17 +12,16 @@ from loracore.control import Applied, Event, HiddenFile, HistoryEntry, Outcome, 
 from loracore.errors import LoraError
 from loracore.identity import Identity
 from lorad.dedupe.action.order import HELD, Result
-from lorad.dedupe.apply import Applying
+from lorad.dedupe.apply import GROUP, Applying, counted
 from lorad.dedupe.candidates import Keepers
 from lorad.dedupe.dispatch import Dispatch
 from lorad.dedupe.freeing import Freeing
 from lorad.dedupe.giving_back import GivingBack, Undoing
-from lorad.dedupe.groups import counted
-from lorad.dedupe.moved import Moved
+from lorad.dedupe.interrupted import AGAIN
 from lorad.dedupe.places import Places
 from lorad.dedupe.plan import Plan, Step
 from lorad.dedupe.process import ActionProcess, Clock
-from lorad.dedupe.roots import Roots
+from lorad.dedupe.roots import Moved, Roots
 from lorad.dedupe.standing import Standing
 from lorad.dedupe.symlinks import Leading
 from lorad.workers.thread import Worker
@@ -91,11 +90,13 @@ class Service:
         *,
         acting: Callable[[str, Callable[[list[Result]], None]], ActionProcess] = ActionProcess,
         worker: Callable[..., Worker] = Worker,
+        again: Sequence[float] = AGAIN,
+        group: int = GROUP,
     ) -> None:
-        self.dispatch = Dispatch(state_dir, tell, wake, acting, worker)
+        self.dispatch = Dispatch(state_dir, tell, wake, acting=acting, worker=worker, again=again)
         self.roots = Roots(self.dispatch)
         self._moved = Moved(self.dispatch, self.roots)
-        self._applying = Applying(self.dispatch, self.roots, places)
+        self._applying = Applying(self.dispatch, self.roots, places, group)
         self._freeing = Freeing(self.dispatch, self._moved, keepers)
         self._giving_back = GivingBack(self.dispatch, self.roots, self._moved)
         self._leading = Leading(self.dispatch, self.roots, self._moved, keepers)

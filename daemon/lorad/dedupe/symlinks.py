@@ -13,9 +13,8 @@ from lorad.dedupe.action.hidden import is_link
 from lorad.dedupe.action.order import HELD, Result, Side
 from lorad.dedupe.candidates import Keepers, kept_for
 from lorad.dedupe.dispatch import Dispatch, why_silent
-from lorad.dedupe.moved import Moved, worked
 from lorad.dedupe.process import Follow, Retarget
-from lorad.dedupe.roots import Roots
+from lorad.dedupe.roots import Moved, Roots, worked
 from lorad.dedupe.standing import Asked, InForce, Keeper, Library, Standing, Wants, Weights
 from lorad.library.keepers import is_marked
 from lorad.watch import calls

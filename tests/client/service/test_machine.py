@@ -44,8 +44,7 @@ def test_folders_are_absolute_and_none_is_inside_another(tmp_path: Path, monkeyp
     """A relative DIR is that of the shell; one that lies inside another one is covered by it."""
     (tmp_path / "a" / "b").mkdir(parents=True)
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(machine, "_HIDDEN", ())
-    assert machine.folders(["a", "a/b", str(tmp_path / "a")]) == (str(tmp_path / "a"),)
+    assert machine.folders(["a", "a/b", str(tmp_path / "a")], hiding=()) == (str(tmp_path / "a"),)
 
 
 @pytest.mark.parametrize(
@@ -76,13 +75,13 @@ def test_a_folder_above_what_the_sandbox_hides_is_refused(folder: str) -> None:
         machine.folders([folder])
 
 
-def test_only_the_outermost_hidden_folders_are_bound(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_the_outermost_hidden_folders_are_bound(tmp_path: Path) -> None:
     """Names and what they lead to, so that a link to a Python below /home works as well."""
-    monkeypatch.setattr(machine, "_HIDDEN", (str(tmp_path / "home"),))
     (tmp_path / "home" / "python-3.11").mkdir(parents=True)
     (tmp_path / "home" / "python").symlink_to("python-3.11")
     env, link = tmp_path / "home" / "env", tmp_path / "home" / "python"
-    assert machine.hidden(["/usr", str(env / "lib"), str(env), str(link)]) == [
+    paths = ["/usr", str(env / "lib"), str(env), str(link)]
+    assert machine.hidden(paths, hiding=[str(tmp_path / "home")]) == [
         str(env), str(link), str(tmp_path / "home" / "python-3.11")
     ]  # fmt: skip
 

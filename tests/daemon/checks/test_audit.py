@@ -147,9 +147,8 @@ def test_only_the_moment_of_writing_may_differ(copy: Library) -> None:
     assert [one for one in run(copy) if one.what.endswith(".json")] == []
 
 
-def test_differences_fit_into_an_answer(copy: Library, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_differences_fit_into_an_answer(copy: Library, tmp_path: Path) -> None:
     """What does not fit is counted."""
-    monkeypatch.setattr("lorad.checks.audit.PAGE_BYTES", 300)
-    answer = audit(str(copy.state), Watch(roots=(str(tmp_path),)), sleep=lambda _: None)
+    answer = audit(str(copy.state), Watch(roots=(str(tmp_path),)), sleep=lambda _: None, room=300)
     assert len(answer.differences) >= 1
     assert len(answer.differences) + answer.omitted >= 9

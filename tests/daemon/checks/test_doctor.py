@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from loracore.control import Finding, Root
 from loracore.paths import CATALOGUE
-from lorad.checks import doctor
+from lorad.checks import doctor, places
 from lorad.checks.doctor import examine
 from lorad.dedupe.action.journal import Journal
 from lorad.dedupe.policy import Policy
@@ -71,16 +72,18 @@ def test_a_state_folder_on_a_network_disk_is_a_problem(
     library: Library, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A root there is only a warning: it is polled."""
-    monkeypatch.setattr(doctor, "_mount", lambda path: Mount(b"/", b"nfs4", 1))
+    monkeypatch.setattr(doctor, "mount_of", lambda path: Mount(b"/", b"nfs4", 1))
     found = examine(str(library.state), str(tmp_path), [Root(os.fsencode(tmp_path), "polling")]).findings
     levels = {(one.name.split()[0], one.level) for one in found if "nfs4" in one.text}
     assert {("folder", "warning"), ("state", "problem")} <= levels
 
 
-def test_little_space_is_a_problem(library: Library, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(doctor, "_NO_SPACE", 1 << 60)
-    monkeypatch.setattr(doctor, "_LITTLE_SPACE", 1 << 60)
-    assert findings(library, tmp_path)["state"].level == "problem"
+def test_little_space_is_a_problem(library: Library, tmp_path: Path, disk: Callable[[str], str]) -> None:
+    state = disk("tmpfs")
+    shutil.copy(library.state / CATALOGUE, state)
+    found = {one.name.split()[0]: one for one in examine(state, str(tmp_path), ()).findings}
+    assert found["state"].level == "problem"
+    assert "MiB are free" in found["state"].text
 
 
 def acting(library: Library, roots: list[Path], policy: Policy) -> dict[str, Finding]:
@@ -125,7 +128,7 @@ def test_what_is_put_aside_stays_on_its_file_system(
     """A root on another one than the state folder needs to be writable at its top, whatever the scope."""
     inner = tmp_path / "inner"
     inner.mkdir()
-    monkeypatch.setattr(doctor, "_device", lambda folder: 0)
+    monkeypatch.setattr(places, "_device", lambda folder: 0)
     probes, top = doctor.probe_all, os.fsencode(tmp_path)
     monkeypatch.setattr(
         doctor,
@@ -143,7 +146,7 @@ def test_reflink_needs_a_file_system_that_shares(
 ) -> None:
     kinds = {b"ext4": "problem", b"xfs": "ok", b"btrfs": "ok", b"ocfs2": "ok", b"zfs": "problem"}
     for kind, level in kinds.items():
-        monkeypatch.setattr(doctor, "_mount", lambda path, kind=kind: Mount(b"/", kind, 1))
+        monkeypatch.setattr(places, "mount_of", lambda path, kind=kind: Mount(b"/", kind, 1))
         found = acting(library, [tmp_path], Policy("reflink"))
         assert found[f"reflink in {tmp_path}"].level == level
 

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import pytest
-
-from lorad.dedupe import newcomers as module
 from lorad.dedupe.newcomers import Newcomers
 
 FILE, OTHER = b"/models/a.safetensors", b"/models/b.safetensors"
@@ -82,10 +79,9 @@ def test_one_that_came_again_is_due_at_once() -> None:
     assert newcomers.due(1.0) == [FILE]
 
 
-def test_memory_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_memory_is_bounded() -> None:
     """Who copies a library of duplicates in is better served by `loractl dedupe --apply` for the rest."""
-    monkeypatch.setattr(module, "MOST", 2)
-    newcomers = Newcomers()
+    newcomers = Newcomers(most=2)
     for number in range(5):
         newcomers.add(b"/models/%d" % number)
     assert len(newcomers) == 2

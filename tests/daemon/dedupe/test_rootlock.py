@@ -13,7 +13,6 @@ from pathlib import Path
 
 import pytest
 
-from lorad.dedupe import rootlock
 from lorad.dedupe.rootlock import LOCK, Process, RootLocks, holder_of
 from tests.unions import Union
 
@@ -71,10 +70,9 @@ def other() -> Iterator[Callable[..., Other]]:
 
 
 @pytest.fixture
-def locks(monkeypatch: pytest.MonkeyPatch) -> Iterator[RootLocks]:
+def locks() -> Iterator[RootLocks]:
     """Which look anew each time."""
-    monkeypatch.setattr(rootlock, "_BELIEVED", -1.0)
-    made = RootLocks("11112222")
+    made = RootLocks("11112222", believed=-1.0)
     yield made
     made.close()
 

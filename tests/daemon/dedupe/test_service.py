@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import queue
 import sqlite3
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -24,11 +25,11 @@ from loracore.control import (
     Undone,
 )
 from loracore.identity import Identity
-from lorad.dedupe import groups, interrupted
 from lorad.dedupe.action.entry import Entry
 from lorad.dedupe.action.journal import Journal
 from lorad.dedupe.action.journal_file import JOURNAL
 from lorad.dedupe.action.order import Progress, Result, Side, silent
+from lorad.dedupe.apply import GROUP
 from lorad.dedupe.candidates import Keepers
 from lorad.dedupe.places import Places
 from lorad.dedupe.plan import Plan, Step
@@ -47,10 +48,13 @@ def serving(
     *,
     keepers: Keepers = lambda entry, by_itself: [entry.kept],
     acting: Callable[[str, Callable[[list[Result]], None]], ActionProcess] = ActionProcess,
+    group: int = GROUP,
 ) -> Iterator[tuple[Service, queue.Queue[Event]]]:
     """A service on a library, and what it tells."""
     events: queue.Queue[Event] = queue.Queue()
-    service = Service(world.state, events.put, wake, keepers, Places(), lambda ids: [], acting=acting)
+    service = Service(
+        world.state, events.put, wake, keepers, Places(), lambda ids: [], acting=acting, again=(0.05,), group=group
+    )
     service.dispatch.start()
     try:
         yield service, events
@@ -89,9 +93,8 @@ def test_what_died_in_a_commit_is_repaired_at_its_start(tmp_path: Path) -> None:
         assert world.look() == before
 
 
-def test_what_had_to_wait_is_repaired_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_had_to_wait_is_repaired_again(tmp_path: Path) -> None:
     """By itself, as soon as the folder is back; that it waits is said once."""
-    monkeypatch.setattr(interrupted, "_AGAIN", (0.05,))
     world = make_world(str(tmp_path))
     before, order = world.look(), world.order("delete")
     dies_at(world, "put aside", lambda actor: actor.apply([order]))
@@ -109,10 +112,9 @@ def test_what_had_to_wait_is_repaired_again(tmp_path: Path, monkeypatch: pytest.
 
 
 def test_what_the_journal_could_not_take_is_repaired_once_there_is_room(
-    disk: Callable[[str], str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    disk: Callable[[str], str], tmp_path: Path
 ) -> None:
     """A wish that fails over a full disk is refused; what it has begun is seen to by itself."""
-    monkeypatch.setattr(interrupted, "_AGAIN", (0.05,))
     state = disk("tmpfs")
     world = make_world(str(tmp_path), state=state)
     order = world.order("delete")
@@ -129,10 +131,9 @@ def test_what_the_journal_could_not_take_is_repaired_once_there_is_room(
 
 
 def test_a_wish_that_fails_over_the_journal_is_seen_to_by_itself(
-    disk: Callable[[str], str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    disk: Callable[[str], str], tmp_path: Path
 ) -> None:
     """It is refused with the reason; what it has begun is brought to an end as soon as there is room."""
-    monkeypatch.setattr(interrupted, "_AGAIN", (0.05,))
     state = disk("tmpfs")
     world = make_world(str(tmp_path), state=state)
     world.apply("delete")
@@ -196,6 +197,43 @@ def test_names_that_a_moved_file_had_are_looked_after_again(tmp_path: Path) -> N
     assert os.path.exists(os.path.join(folder + b" moved", os.path.basename(world.gone)))
 
 
+@contextmanager
+def no_writing(folder: bytes) -> Iterator[None]:
+    """Whoever runs this may not write to the folder: for root it is a read-only mount."""
+    if os.geteuid():
+        os.chmod(folder, 0o555)
+        yield
+        os.chmod(folder, 0o755)
+        return
+    subprocess.run(["mount", "--bind", folder, folder], check=True)
+    try:
+        subprocess.run(["mount", "-o", "remount,bind,ro", folder], check=True)
+        yield
+    finally:
+        subprocess.run(["umount", "--lazy", folder], check=True)
+
+
+def test_what_lies_where_nothing_may_be_written_is_not_lost(tmp_path: Path) -> None:
+    """Its folder was moved; once that may be written to, it is found there, and given back."""
+    world = make_world(str(tmp_path))
+    hidden = Standing.of(world.apply("delete"), [])
+    folder = os.path.dirname(world.gone)
+    os.rename(folder, folder + b" moved")
+    answers: queue.Queue[object] = queue.Queue()
+    with serving(world) as (service, events):
+        service.use(Config(watch=Watch(roots=(os.fsdecode(world.root),))))
+        with no_writing(folder + b" moved"):
+            service.look_for([hidden.id])
+            # It is answered after that.
+            service.requests.free([99], answers.put)
+            answers.get(timeout=30)
+            assert [result.state for result in world.history()] == ["hidden"]
+            assert events.empty()
+        service.give_back([hidden], by_names=False)
+        assert isinstance(events.get(timeout=30), FileGivenBack)
+    assert os.path.exists(os.path.join(folder + b" moved", os.path.basename(world.gone)))
+
+
 def test_a_process_that_cannot_be_started_is_a_refusal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As Python itself is replaced, or no process can be made; all goes on once it can be."""
     world = make_world(str(tmp_path))
@@ -230,15 +268,14 @@ class Breaks(ActionProcess):
         raise ZeroDivisionError("a mistake")
 
 
-def test_what_was_done_is_answered_whatever_comes_after(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_was_done_is_answered_whatever_comes_after(tmp_path: Path) -> None:
     """A mistake in a later group makes a refusal of that group alone."""
-    monkeypatch.setattr(groups, "GROUP", 1)
     world = make_world(str(tmp_path), sidecars=False)
     names = [world.gone, another(world, b"second.safetensors"), another(world, b"third.safetensors")]
     kept = copy_of(world.kept)
     steps = [Step(path, world.kept, "file", "delete", 7, "", copy_of(path), kept) for path in names]
     answers: queue.Queue[object] = queue.Queue()
-    with serving(world, acting=Breaks) as (service, events):
+    with serving(world, acting=Breaks, group=1) as (service, events):
         service.use(Config(watch=Watch(roots=(os.fsdecode(world.root),))))
         service.requests.apply(Plan("delete", steps, [], 21, None), answers.put, now=False)
         answer = answers.get(timeout=30)

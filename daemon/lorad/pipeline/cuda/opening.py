@@ -155,12 +155,12 @@ def _best(device: Device, arena: Arena, most: int) -> tuple[CudaDigester, float]
     return CudaDigester(arena, device, best), rate
 
 
-def _rate(digester: CudaDigester, arena: Arena) -> float:
+def _rate(digester: CudaDigester, arena: Arena, seconds: float = _SECONDS) -> float:
     """Bytes a second, from slabs in pieces to digests, while slabs come as fast as they are free again."""
     pieces = [_PIECE] * (arena.slab_size // _PIECE) or [arena.slab_size]
     free, slabs = list(range(arena.count)), 0
     started = time.perf_counter()
-    while (elapsed := time.perf_counter() - started) < _SECONDS or not slabs:
+    while (elapsed := time.perf_counter() - started) < seconds or not slabs:
         while free and not digester.full:
             digester.take(Filled(0, free.pop(), pieces, continued=False, open=False))
         digested = digester.advance()
@@ -170,9 +170,9 @@ def _rate(digester: CudaDigester, arena: Arena) -> float:
     return slabs * sum(pieces) / elapsed
 
 
-def _rounds(measure: Callable[[], _Result]) -> list[_Result]:
+def _rounds(measure: Callable[[], _Result], seconds: float = _WHILE) -> list[_Result]:
     """Measurements for a while: clocks rise under load alone, and others take their share. The best ones count."""
-    results, until = [measure()], time.perf_counter() + _WHILE
+    results, until = [measure()], time.perf_counter() + seconds
     while time.perf_counter() < until:
         results.append(measure())
     return results

@@ -125,9 +125,7 @@ def test_what_changes_meanwhile_is_not_the_same(pair: tuple[Path, Path]) -> None
     assert why(pair, lambda done, total: os.truncate(picture, 1)) != ""
 
 
-def test_more_than_an_adapters_folder_is_not_looked_through(
-    pair: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_more_than_an_adapters_folder_is_not_looked_through(pair: tuple[Path, Path]) -> None:
     deep = "/".join("d" * (folders._MAX_DEPTH + 2))
     for folder in pair:
         os.makedirs(folder / deep)
@@ -135,5 +133,8 @@ def test_more_than_an_adapters_folder_is_not_looked_through(
     for folder in pair:
         shutil.rmtree(folder / "d")
     assert why(pair) == ""
-    monkeypatch.setattr(folders, "_MAX_ENTRIES", len(list(pair[0].rglob("*"))) - 1)
+    for folder in (pair[side] / name for side in (0, 1) for name in "xy"):
+        folder.mkdir()
+        for number in range(folders._MAX_ENTRIES // 2):
+            (folder / str(number)).touch()
     assert why(pair) == "it holds more than any adapter's folder"

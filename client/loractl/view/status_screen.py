@@ -1,10 +1,9 @@
-"""Tables and the status on a terminal, by rich."""
+"""The status on a terminal, by rich."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Sequence
-from itertools import islice
+from collections.abc import Callable
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
@@ -14,37 +13,11 @@ from rich.text import Text
 
 from loracore.control import Status
 from loractl.view.status import Section, headline, numbers, progress, sections
-from loractl.view.tables import STYLES, Column, Row
+from loractl.view.tables import rich_table
 
 _BAR = 40
-#: Rows of one table; a pipe or --json has all of a longer one.
-_ROWS = 500
 #: Seconds between two looks at a status that is followed.
 _REFRESH = 0.5
-
-
-def print_table(columns: Sequence[Column], rows: Iterable[Row], title: str) -> None:
-    """Print the first rows, and how many more there are."""
-    rows = iter(rows)
-    console = Console(highlight=False)
-    if title:
-        console.print(Text(title, style="bold"))
-    console.print(rich_table(columns, islice(rows, _ROWS)))
-    left = sum(1 for _ in rows)
-    if left:
-        console.print(Text(f"… and {left:,} more; a pipe or --json has them all", style="dim"))
-
-
-def rich_table(columns: Sequence[Column], rows: Iterable[Row]) -> Table:
-    """Rows of texts; nothing in them is taken for markup."""
-    table = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 2, 0, 0))
-    for column in columns:
-        justify = "right" if column.right else "left"
-        fold = "fold" if column.folds else "ellipsis"
-        table.add_column(column.name, justify=justify, overflow=fold, no_wrap=not column.folds)  # type: ignore[arg-type]
-    for row in rows:
-        table.add_row(*(Text(cell, style=STYLES.get(cell, "")) for cell in row))
-    return table
 
 
 def print_status(ask: Callable[[], Status], *, follow: bool) -> None:
