@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
+from loracore.control import FileGivenBack
 from loractl import Client
 from tests.builders import architectures
 from tests.builders.architectures import LayerSpec
@@ -18,6 +20,8 @@ from tests.builders.write import write_safetensors, write_sparse
 from tests.disks import Hanging
 from tests.integration.running import Running
 from tests.integration.scanning import duplicate_sets, view
+from tests.integration.test_daemon import lora
+from tests.integration.test_places import acted_on, dedupe
 
 SPECS = architectures.sd15(4, width=4, every=12)
 
@@ -127,6 +131,41 @@ def test_a_mount_inside_a_root_holds_up_nothing_else_of_it(tmp_path: Path, local
             assert duplicate_sets(daemon.state) == {served, found}
     finally:
         subprocess.run(["umount", "--lazy", inside], check=True)
+
+
+def given_back(daemon: Running, do: Callable[[], object]) -> bytes:
+    """Do something, and tell which file is given back next."""
+    with daemon.client() as client, client.events(["given-back"]) as events:
+        do()
+        event = next(told.event for told in events if isinstance(told.event, FileGivenBack))
+        return event.path
+
+
+def test_what_hangs_behind_a_followed_link_is_not_missed(tmp_path: Path, local: Path, hanging: Hanging) -> None:
+    """It keeps neither the core nor what is missed elsewhere waiting; removed once it answers, it is missed."""
+    far, near, third = (lora(local / f"{seed}.safetensors", seed) for seed in range(3))
+    (tmp_path / "lorad").mkdir()
+    tables = dedupe(action='"delete"')
+    with Running(tmp_path / "lorad", [local], tables=tables, follow_symlinks="true") as daemon:
+        daemon.settle()
+        copies = [path.with_name(f"{path.stem} (1).safetensors") for path in (far, near, third)]
+        for path, copy in zip((far, near), copies, strict=False):
+            acted_on(daemon, lambda path=path, copy=copy: shutil.copy(path, copy))  # type: ignore[misc]
+        target = hanging.folder / "far.safetensors"
+        shutil.move(far, target)
+        far.symlink_to(target)
+        daemon.settle()
+        daemon.settle()
+        hanging.hang()
+        near.unlink()
+        while not copies[1].exists():
+            pass
+        assert acted_on(daemon, lambda: shutil.copy(third, copies[2])) == os.fsencode(copies[2])
+        assert not copies[0].exists()
+        hanging.go_on()
+        target.unlink()
+        while not copies[0].exists():
+            pass
 
 
 def test_it_may_hang_when_the_daemon_starts(daemon: Running, local: Path, hanging: Hanging) -> None:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from importlib.metadata import entry_points
 
 from loracore import facts
+from loracore.entrypoints import offered
 from loracore.facts import Facts
 from loracore.tensorfile import Container
 
@@ -17,7 +17,7 @@ _FAILED = Facts(problem="lorad failed at its facts, which is a mistake in lorad:
 
 def is_installed() -> bool:
     """Whether there is anything that computes facts."""
-    return bool(entry_points(group=facts.GROUP))
+    return bool(offered(facts.GROUP))
 
 
 class FactsReader:
@@ -41,7 +41,7 @@ class FactsReader:
             return facts.encode(_FAILED)
 
     def _load(self) -> None:
-        for point in entry_points(group=facts.GROUP):
+        for point in offered(facts.GROUP):
             try:
                 self._read = point.load()
             except Exception:

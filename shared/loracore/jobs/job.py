@@ -15,6 +15,7 @@ from typing import Any, Generic, NamedTuple, ParamSpec, Protocol, TypeVar, cast
 
 import msgspec
 
+from loracore.entrypoints import offered
 from loracore.errors import LoraError, MissingPackage, UsageError
 from loracore.framing import unpacked
 
@@ -130,9 +131,7 @@ def find(name: str) -> Place:
     short = spec is not None and spec.short
     if spec is not None and spec.place:
         return Place(name, spec.place, _OURS, short)
-    from importlib.metadata import entry_points  # noqa: PLC0415 - slow to import, and not always needed
-
-    for point in entry_points(group=GROUP, name=name):
+    for point in offered(GROUP).select(name=name):
         return Place(name, point.value, point.dist.name if point.dist else "", short)
     if spec is not None or name in _EXTRAS:
         raise MissingPackage(f"{name} is not installed here: {_install(name, _OURS)}", name)

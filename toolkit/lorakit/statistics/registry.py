@@ -19,6 +19,7 @@ from typing import NamedTuple, TypeVar
 
 import numpy as np
 
+from loracore.entrypoints import offered
 from loracore.errors import UsageError
 from lorakit.statistics.matrix import Matrix
 
@@ -84,9 +85,7 @@ def _plain(value: Value) -> Value:
 
 def load_installed() -> None:
     """Register what installed packages bring. Raises UsageError where one cannot be loaded."""
-    from importlib.metadata import entry_points  # noqa: PLC0415 - slow to import
-
-    for point in entry_points(group=GROUP):
+    for point in offered(GROUP):
         try:
             point.load()
         except Exception as error:
