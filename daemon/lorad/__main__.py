@@ -20,7 +20,7 @@ from lorad.control.sockets import raise_limit
 from lorad.pipeline.launch import Crew
 from lorad.state_folder import locked
 from lorad.supervisor.systemd import Notifier, block
-from lorad.watch.calls import real
+from lorad.watch.timed_calls import real
 
 _FAILED = 1
 _BAD_INPUT = 2

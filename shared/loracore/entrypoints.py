@@ -8,8 +8,8 @@ if TYPE_CHECKING:
     from importlib.metadata import EntryPoints
 
 
-def offered(group: str) -> EntryPoints:
-    """The entry points of a group, of all packages."""
+def offered(group: str, name: str | None = None) -> EntryPoints:
+    """The entry points of a group, of all packages; those of one name, if given."""
     from importlib.metadata import entry_points  # noqa: PLC0415 - slow to import, and not always needed
 
-    return entry_points(group=group)
+    return entry_points(group=group) if name is None else entry_points(group=group, name=name)

@@ -26,7 +26,7 @@ from lorad.dedupe.history import look
 from lorad.index.records import is_under
 from lorad.publish.model import Model
 from lorad.publish.render import render
-from lorad.watch import calls
+from lorad.watch import timed_calls
 from lorad.watch.exclude import Exclude
 from lorad.watch.scanner import Seen, walk
 
@@ -116,7 +116,7 @@ def _compare_disk(state_dir: str, watch: Watch) -> tuple[int, list[Difference]]:
     for path in sorted(names.keys() | known.keys()):
         if in_lost(path):
             continue
-        with suppress(calls.NoAnswer):
+        with suppress(timed_calls.NoAnswer):
             if path not in names and (folder := _unmounted(path, known[path])) is not None:
                 away[folder] += 1
                 continue
@@ -136,8 +136,8 @@ def _unmounted(path: bytes, known: Known) -> bytes | None:
     folder = path
     while True:
         try:
-            status = calls.stat(folder, follow_symlinks=False)
-        except calls.NoAnswer:
+            status = timed_calls.stat(folder, follow_symlinks=False)
+        except timed_calls.NoAnswer:
             raise
         except OSError:
             folder = os.path.dirname(folder)
@@ -148,8 +148,8 @@ def _unmounted(path: bytes, known: Known) -> bytes | None:
 def _why_lost(root: bytes) -> str:
     """Why a root cannot be looked through; empty where it can."""
     try:
-        return "" if calls.is_folder(root) else "is not there"
-    except calls.NoAnswer:
+        return "" if timed_calls.is_folder(root) else "is not there"
+    except timed_calls.NoAnswer:
         return "does not answer"
 
 
@@ -160,7 +160,7 @@ def leftovers(roots: Sequence[bytes]) -> list[Difference]:
     while waiting:
         folder = waiting.pop()
         with suppress(OSError):
-            for path, is_folder in calls.do(folder, _contents, folder):
+            for path, is_folder in timed_calls.do(folder, _contents, folder):
                 if is_folder:
                     waiting.append(path)
                 elif _TEMPORARY.fullmatch(os.path.basename(path)):
@@ -177,7 +177,7 @@ def _contents(folder: bytes) -> list[tuple[bytes, bool]]:
 def compare(path: bytes, known: Known | None, seen: Seen | None) -> Difference | None:
     """One name in the catalogue and on the disk."""
     if seen is None:
-        if calls.do(path, os.path.lexists, path):
+        if timed_calls.do(path, os.path.lexists, path):
             return Difference(path, "stale", "in the catalogue, but left out or in no folder that is watched now")
         return Difference(path, "missing", "in the catalogue, not on the disk")
     if known is None:
@@ -203,7 +203,7 @@ def _age(seen: Seen) -> str:
 
 def _is_young(difference: Difference) -> bool:
     try:
-        status = calls.stat(difference.path, follow_symlinks=False)
+        status = timed_calls.stat(difference.path, follow_symlinks=False)
     except OSError:
         return False
     return 0 <= time.time() - max(status.st_ctime, status.st_mtime) < _YOUNG

@@ -22,7 +22,7 @@ from lorad.dedupe.aliases import Alias, Aliases
 from lorad.dedupe.policy import Policy
 from lorad.dedupe.rootlock import holder_of
 from lorad.library.keepers import is_inside
-from lorad.watch import calls
+from lorad.watch import timed_calls
 from lorad.watch.exclude import Exclude
 from lorad.watch.mounts import Mount, Mounted, MountTable, find, inner, inside, is_plain, read_mounts
 from lorad.watch.statx import access_error, statx
@@ -187,7 +187,7 @@ def no_grace() -> Finding:
 
 def no_answer(name: str, folder: bytes) -> Finding:
     """A folder whose file system keeps everybody waiting."""
-    mount = mount_of(calls.led(folder))
+    mount = mount_of(timed_calls.led(folder))
     point = mount.point if mount else folder
     remedy = f"see after its server or program, or unmount it: umount -l {shown(point)}"
     return Finding(name, "problem", f"does not answer; it is on {kind_of(mount)}", remedy)

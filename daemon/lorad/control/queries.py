@@ -52,7 +52,7 @@ from lorad.control.searches import SavedSearches
 from lorad.dedupe.plan import Plan
 from lorad.dedupe.planner import BadPolicy, Planner
 from lorad.publish.duplicates import judge
-from lorad.watch import calls
+from lorad.watch import timed_calls
 
 Query = LibraryRequest | PlanDedupe
 #: SPEC section 1; `weights` is not told apart yet, and is an empty list.
@@ -224,7 +224,7 @@ def _show(db: sqlite3.Connection, path: bytes) -> Shown | Refusal:
     names = names_in_sets_with(db, [path])
     if not names:
         try:
-            weights, why = calls.do(path, _not_known, path)
+            weights, why = timed_calls.do(path, _not_known, path)
         except OSError as error:
             weights, why = None, reason(error)
         if weights is not None:

@@ -20,7 +20,7 @@ from lorad.dedupe.action.order import Progress, Result, silent
 from lorad.dedupe.history import ActionHistory
 from lorad.dedupe.interrupted import Interrupted
 from lorad.dedupe.process import ActionProcess, Apply, Clock, GiveBack, Retarget, Wish
-from lorad.watch import calls
+from lorad.watch import timed_calls
 from lorad.workers.thread import Worker
 
 #: Requests that may wait for the thread, and seconds after which a process without work is let go.
@@ -169,4 +169,4 @@ class Dispatch:
 
 def why_silent(path: bytes) -> str:
     """Why nothing can be done now about a name: a call to its file system would not return."""
-    return "" if calls.answers(os.path.dirname(path)) else causes.NO_ANSWER
+    return "" if timed_calls.answers(os.path.dirname(path)) else causes.NO_ANSWER

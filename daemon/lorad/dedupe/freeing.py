@@ -19,7 +19,7 @@ from lorad.dedupe.dispatch import Dispatch, why_silent
 from lorad.dedupe.process import Free
 from lorad.dedupe.roots import Moved
 from lorad.dedupe.standing import Asked, InForce, Standing, Wants
-from lorad.watch import calls
+from lorad.watch import timed_calls
 
 #: Seconds until what could not be freed is tried again; the last one ever after.
 _AGAIN = (5.0, 60.0, 600.0, 3600.0)
@@ -80,8 +80,8 @@ class Due:
         missing: dict[int, int] = {}
         for root in roots:
             try:
-                room = calls.do(root, os.statvfs, root)
-                device = calls.stat(root).st_dev
+                room = timed_calls.do(root, os.statvfs, root)
+                device = timed_calls.stat(root).st_dev
             except OSError:
                 continue
             missing[device] = int(self.free_below * room.f_blocks - room.f_bavail) * room.f_frsize
@@ -89,7 +89,7 @@ class Due:
             if self.after(one, 0.0) is None or one.id in without:
                 continue
             try:
-                device = calls.stat(one.aside, follow_symlinks=False).st_dev
+                device = timed_calls.stat(one.aside, follow_symlinks=False).st_dev
             except OSError:
                 continue
             if missing.get(device, 0) > 0:

@@ -20,7 +20,7 @@ from lorad.dedupe.action.registry import ACTIONS
 from lorad.dedupe.returns import Returns
 from lorad.dedupe.service import Service
 from lorad.index.engine import Engine
-from lorad.watch import calls
+from lorad.watch import timed_calls
 from lorad.watch.scanner import HIDDEN
 
 #: Seconds between two looks at names while there is no catalogue.
@@ -63,7 +63,7 @@ class Outcomes:
         known: set[bytes] = set()
         missing = []
         for result in results:
-            if result.state in HELD and not calls.may_be_there(result.aside):
+            if result.state in HELD and not timed_calls.may_be_there(result.aside):
                 missing.append(result.id)
             elif result.state in HELD:
                 known |= _hide(engine, result.path, result)
@@ -130,10 +130,10 @@ class Outcomes:
             name = os.path.join(os.path.dirname(path), match["name"])
             if self._dispatch.is_under_way(name):
                 continue
-            with suppress(calls.NoAnswer):
-                unit = calls.is_folder(path)
+            with suppress(timed_calls.NoAnswer):
+                unit = timed_calls.is_folder(path)
                 ours = match["token"] == token and self._is_ours(int(match["id"][:18]), path)
-                if calls.may_be_there(path) and not ours:
+                if timed_calls.may_be_there(path) and not ours:
                     self._strays += 1
                     stray = _stray(self._strays, name, path, unit=unit)
                     _hide(engine, name, stray)
@@ -149,7 +149,7 @@ class Outcomes:
         if aside != path and not likeness_of(path, entry):
             # Its number was given before, too: the journal is from a backup.
             return False
-        if entry.state not in UNFINISHED and aside != path and not calls.may_be_there(aside):
+        if entry.state not in UNFINISHED and aside != path and not timed_calls.may_be_there(aside):
             # Its folder was moved, or is back.
             return self._service.look_for([number])
         return entry.state in UNFINISHED or aside == path
@@ -176,8 +176,8 @@ def _show(engine: Engine, aside: bytes, shown: bytes) -> None:
         engine.hiding.show(path, shown + path[len(aside) :] if shown else None)
     if shown and not hidden:
         engine.hiding.came_back(shown)
-    with suppress(calls.NoAnswer):
-        if shown and calls.is_folder(shown):
+    with suppress(timed_calls.NoAnswer):
+        if shown and timed_calls.is_folder(shown):
             # What else is in the folder is known by none of these names.
             engine.sweeps.add(shown)
 
@@ -186,7 +186,7 @@ def _stray(number: int, path: bytes, aside: bytes, *, unit: bool) -> Result:
     """What was hidden by an action that the journal does not know."""
     size = 0
     with suppress(OSError):
-        size = 0 if unit else calls.stat(aside, follow_symlinks=False).st_size
+        size = 0 if unit else timed_calls.stat(aside, follow_symlinks=False).st_size
     return Result(-number, "delete", b"", path, size, "hidden", aside=aside, unit=unit, function=b"", config=b"")
 
 

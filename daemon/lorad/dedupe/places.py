@@ -6,7 +6,7 @@ import os
 import time
 
 from lorad.library.keepers import Rules, may_keep_there
-from lorad.watch import calls
+from lorad.watch import timed_calls
 from lorad.watch.storage import Finder, look
 
 _IN_MEMORY = "its twin lies in memory (tmpfs) and is lost at a restart; keep the one on the disk"
@@ -36,7 +36,7 @@ class Places:
             self._finders, self._until = {}, now + _FRESH
         folder = os.path.dirname(kept)
         try:
-            device = calls.stat(folder).st_dev
+            device = timed_calls.stat(folder).st_dev
         except OSError as error:
             return f"the folder of its twin cannot be reached: {(error.strerror or str(error)).lower()}"
         finder = self._finders.get(device)

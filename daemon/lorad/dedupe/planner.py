@@ -32,7 +32,7 @@ from lorad.dedupe.refusals import Refusals
 from lorad.dedupe.rootlock import RootLocks
 from lorad.dedupe.sets import Skipped
 from lorad.library.keepers import Copy
-from lorad.watch import calls, storage
+from lorad.watch import storage, timed_calls
 
 #: Larger files are compared when the folder goes, not for a plan. The weights are known to be equal.
 _MOST = 1 << 20
@@ -184,8 +184,8 @@ class Planner:
     def _sets(self, names: Sequence[Name]) -> tuple[list[list[Copy]], list[Skipped]]:
         """The sets among these names, as they lie on the disks now, and names on disks that do not answer."""
         _, follow = self._running
-        points = {name.path: calls.mount_of(name.path) for name in names}
-        silent = {point for point in set(points.values()) if point is not None and not calls.answers(point)}
+        points = {name.path: timed_calls.mount_of(name.path) for name in names}
+        silent = {point for point in set(points.values()) if point is not None and not timed_calls.answers(point)}
         mute = [Skipped(name.path, b"", "", causes.NO_ANSWER) for name in names if points[name.path] in silent]
         names = [name for name in names if points[name.path] not in silent]
         on_device = {name.identity.dev: name.path for name in names}
@@ -206,4 +206,4 @@ def policy_of(config: Config) -> Policy:
 
 def resolved(folder: str) -> bytes:
     """A folder as in the catalogue's paths, which have no symbolic link above the root."""
-    return calls.real(os.fsencode(folder))
+    return timed_calls.real(os.fsencode(folder))

@@ -21,7 +21,7 @@ from loracore.framing import read, write
 from lorad.dedupe.action.actor import Actor
 from lorad.dedupe.action.order import FreeOrder, Order, Progress, Refused, Result, Side, silent, spoken
 from lorad.state_folder import ANOTHER
-from lorad.watch import calls
+from lorad.watch import timed_calls
 from lorad.workers.process import HelperProcess, take_pipes
 
 #: Seconds between two words about how far it is.
@@ -129,7 +129,7 @@ class ActionProcess:
 
     def __init__(self, state_dir: str, repaired: Callable[[list[Result]], None]) -> None:
         self._state_dir = state_dir
-        self._folder = calls.which(os.fsencode(state_dir))
+        self._folder = timed_calls.which(os.fsencode(state_dir))
         self._repaired = repaired
         self._process: HelperProcess[Word] | None = None
         self._deaths = 0
@@ -168,7 +168,7 @@ class ActionProcess:
 
     def start(self) -> None:
         """Start it, which repairs what was interrupted. Raises StateError."""
-        folder = calls.which(os.fsencode(self._state_dir))
+        folder = timed_calls.which(os.fsencode(self._state_dir))
         self._folder = self._folder or folder
         if folder != self._folder:
             raise StateError(f"{self._state_dir}: {ANOTHER}")

@@ -22,7 +22,7 @@ from lorad.dedupe.plan import Plan, Step
 from lorad.dedupe.rootlock import RootLocks
 from lorad.dedupe.sets import Skipped
 from lorad.dedupe.surroundings import Place, Surroundings, where
-from lorad.watch import calls
+from lorad.watch import timed_calls
 from lorad.watch.mounts import is_locked, is_plain
 from lorad.watch.statx import Status, access_error, owns_all, statx
 
@@ -95,12 +95,12 @@ class Refusals:
         return (place.status.dev, place.status.ino, os.path.basename(path)) if place else path
 
     def _refusal(self, step: Step) -> str:
-        if calls.hangs(step.path) or calls.hangs(step.kept):
+        if timed_calls.hangs(step.path) or timed_calls.hangs(step.kept):
             return causes.NO_ANSWER
         place, kept_at = map(self.seen.place, map(os.path.dirname, (step.folder or step.path, step.kept)))
         if place is None or kept_at is None:
             # It went, or cannot be looked at.
-            return causes.NO_ANSWER if calls.hangs(step.path) or calls.hangs(step.kept) else ""
+            return causes.NO_ANSWER if timed_calls.hangs(step.path) or timed_calls.hangs(step.kept) else ""
         kept, why = self.seen.kept(step.kept)
         with suppress(OSError):
             status = statx(step.path)

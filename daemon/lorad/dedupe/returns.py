@@ -19,7 +19,7 @@ from lorad.dedupe.freeing import Due
 from lorad.dedupe.places import Places
 from lorad.dedupe.standing import Asked, InForce, Library, Standing, Wants, Weights
 from lorad.dedupe.symlinks import Links
-from lorad.watch import calls
+from lorad.watch import timed_calls
 
 #: Seconds after which a file is given back although something that may hold its weights is still being read.
 _PATIENCE = 60.0
@@ -113,7 +113,11 @@ class Returns:
     def _learn_weights(self, library: Library, *, quiet: bool) -> None:
         """Actions whose weights are not known: of an earlier version, or the catalogue was thrown away."""
         for one in [one for one in self.held if not one.holds and one.id not in self._asked]:
-            if quiet and library.is_hidden_alone(one.aside, unit=one.unit) and not calls.may_be_there(one.kept):
+            if (
+                quiet
+                and library.is_hidden_alone(one.aside, unit=one.unit)
+                and not timed_calls.may_be_there(one.kept)
+            ):
                 self._missed.append(one)
             elif weights := frozenset(library.weights_hidden_at(one.aside, unit=one.unit)):
                 self._add(msgspec.structs.replace(one, holds=weights))
@@ -137,7 +141,7 @@ class Returns:
             if one not in missed and one.is_link:
                 self.links.lead_on(one, list(filter(one.fits, may_keep)))
         # What a link leads to need not be read for that.
-        dangling = [one for one in missed if not one.is_held and not calls.may_be_there(one.kept)]
+        dangling = [one for one in missed if not one.is_held and not timed_calls.may_be_there(one.kept)]
         missed = [one for one in missed if one.is_held]
         if not missed:
             self._pending[weights] = None
@@ -188,20 +192,20 @@ class Returns:
 
 def _is_link(path: bytes) -> bool:
     """Whether it is known that a name is a symbolic link."""
-    with suppress(calls.NoAnswer):
-        return calls.do(path, os.path.islink, path)
+    with suppress(timed_calls.NoAnswer):
+        return timed_calls.do(path, os.path.islink, path)
     return False
 
 
 def _exists(path: bytes) -> bool:
     """Whether a name leads to something, as far as its file system answers."""
-    with suppress(calls.NoAnswer):
-        return calls.do(path, os.path.exists, path)
+    with suppress(timed_calls.NoAnswer):
+        return timed_calls.do(path, os.path.exists, path)
     return True
 
 
 def _may_be_there(path: bytes) -> bool:
     """Whether a name is there, or its folder is not, so that its disk may be away."""
     with suppress(OSError):
-        return calls.may_be_there(path) or not calls.is_folder(os.path.dirname(path))
+        return timed_calls.may_be_there(path) or not timed_calls.is_folder(os.path.dirname(path))
     return True

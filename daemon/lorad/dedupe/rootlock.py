@@ -23,7 +23,7 @@ from typing import NamedTuple
 
 from loracore.paths import shown
 from lorad.library.keepers import is_inside
-from lorad.watch import calls
+from lorad.watch import timed_calls
 
 LOCK = b".lorad-lock"
 #: What a reason begins with where another one acts.
@@ -136,7 +136,7 @@ class RootLocks:
             if holder is not None and holder.ours:
                 path, now = os.path.join(folder, LOCK), (time.time(),) * 2
                 with suppress(OSError):
-                    calls.do(folder, os.utime, path, now, follow_symlinks=False)
+                    timed_calls.do(folder, os.utime, path, now, follow_symlinks=False)
 
     def _nearest(self, folder: bytes) -> Holder | None:
         way = []
@@ -173,7 +173,7 @@ class RootLocks:
         holder = holder_at(folder)
         if holder is not None and holder.ours:
             with suppress(OSError):
-                calls.do(folder, os.unlink, os.path.join(folder, LOCK))
+                timed_calls.do(folder, os.unlink, os.path.join(folder, LOCK))
 
 
 def holder_of(folder: bytes) -> Holder | None:
@@ -194,8 +194,8 @@ def holder_at(folder: bytes, ours: str = "") -> Holder | None:
 
 def _answered(ask: Callable[[bytes, str], Holder | None], folder: bytes, token: str) -> Holder | None:
     try:
-        return calls.do(folder, ask, folder, token)
-    except calls.NoAnswer:
+        return timed_calls.do(folder, ask, folder, token)
+    except timed_calls.NoAnswer:
         return Holder(folder, trouble=_SILENT)
 
 

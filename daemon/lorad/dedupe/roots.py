@@ -21,7 +21,7 @@ from lorad.dedupe.planner import resolved
 from lorad.dedupe.process import GiveBack, Note
 from lorad.dedupe.rootlock import RootLocks, holder_of
 from lorad.library.keepers import is_inside
-from lorad.watch import calls
+from lorad.watch import timed_calls
 from lorad.watch.scanner import HIDDEN
 
 
@@ -97,7 +97,7 @@ class Moved:
 
     def find(self, entries: Iterable[Entry]) -> None:
         """Look for those that are not where they were hidden."""
-        missing = {entry.id for entry in entries if not calls.may_be_there(self._dispatch.aside_of(entry))}
+        missing = {entry.id for entry in entries if not timed_calls.may_be_there(self._dispatch.aside_of(entry))}
         if missing:
             self.look_for(missing)
 

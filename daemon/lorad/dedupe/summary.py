@@ -31,7 +31,7 @@ from loracore.paths import shown
 from loracore.time import rfc3339
 from lorad.dedupe.returns import Returns
 from lorad.dedupe.standing import Standing
-from lorad.watch import calls
+from lorad.watch import timed_calls
 
 
 class Day:
@@ -149,10 +149,10 @@ def _full_disks(held: Sequence[Standing], roots: Sequence[str]) -> list[str]:
     """Disks that are nearly full, and would not be without what is put aside there."""
     found = []
     for root in roots:
-        inside = os.path.join(calls.real(os.fsencode(root)), b"")
+        inside = os.path.join(timed_calls.real(os.fsencode(root)), b"")
         size = sum(one.bytes for one in held if one.path.startswith(inside))
         try:
-            room = calls.do(os.fsencode(root), os.statvfs, root)
+            room = timed_calls.do(os.fsencode(root), os.statvfs, root)
         except OSError:
             continue
         free, wanted = room.f_bavail * room.f_frsize, int(_FULL * room.f_blocks * room.f_frsize)

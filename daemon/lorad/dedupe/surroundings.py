@@ -16,7 +16,7 @@ from lorad.dedupe.abilities import Abilities
 from lorad.dedupe.action.journal_file import QUARANTINE as IN_STATE
 from lorad.dedupe.rootlock import RootLocks
 from lorad.library.keepers import is_inside
-from lorad.watch import calls
+from lorad.watch import timed_calls
 from lorad.watch.mounts import Mount, Mounted, is_locked, project
 from lorad.watch.scanner import QUARANTINE as IN_ROOT
 from lorad.watch.statx import Status, access_error, statx
@@ -68,7 +68,7 @@ class Surroundings:
             self._places[folder] = None
             with suppress(OSError):
                 # Nothing else is asked of a file system that does not answer.
-                calls.stat(folder)
+                timed_calls.stat(folder)
                 status = statx(folder)
                 mount = self.mounts.mount(folder, status)
                 error = access_error(folder, os.W_OK | os.X_OK)

@@ -17,7 +17,7 @@ from lorad.dedupe.process import Follow, Retarget
 from lorad.dedupe.roots import Moved, Roots, worked
 from lorad.dedupe.standing import Asked, InForce, Keeper, Library, Standing, Wants, Weights
 from lorad.library.keepers import is_marked
-from lorad.watch import calls
+from lorad.watch import timed_calls
 
 #: Seconds until what could not be led on is tried again; the last one ever after.
 _AGAIN = (5.0, 60.0, 600.0, 3600.0)
@@ -98,6 +98,6 @@ class Leading:
         by_name = {entry.gone.path: entry for entry in entries if is_link(entry.gone.path)}
         for path in {*by_name, *names}:
             with suppress(LoraError, OSError):
-                entry = by_name.get(path) or by_inode.get(calls.stat(path, follow_symlinks=False).st_ino)
+                entry = by_name.get(path) or by_inode.get(timed_calls.stat(path, follow_symlinks=False).st_ino)
                 if entry is not None:
                     self._dispatch.attempt(Follow(entry.id, self._roots.side(path, entry.gone.identity)))

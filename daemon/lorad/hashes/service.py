@@ -20,7 +20,7 @@ from lorad.catalog.hashes import Counts, Identified, Wanted
 from lorad.hashes.backlog import Backlog
 from lorad.hashes.process import HashingProcess
 from lorad.hashes.turns import Hashed, Turns
-from lorad.watch import calls
+from lorad.watch import timed_calls
 from lorad.workers.backoff import Backoff
 from lorad.workers.worker import Failed
 
@@ -97,7 +97,7 @@ class HashingService:
 
     def look(self, generation: int, *, busy: bool) -> Hashed | None:
         """Whether the core has other work; what was found, until it is `taken`. Never blocks."""
-        if self._process.silent_seconds > _AWAY and calls.hangs(self._path):
+        if self._process.silent_seconds > _AWAY and timed_calls.hangs(self._path):
             # It is not the file's fault, and is tried again.
             self._process.kill()
         if self._process.silent_seconds > self._waits.silence:
@@ -187,7 +187,7 @@ class HashingService:
                 return
             if not wanted.paths:
                 continue
-            if _is_young(wanted.identity) or calls.hangs(wanted.paths[0]):
+            if _is_young(wanted.identity) or timed_calls.hangs(wanted.paths[0]):
                 self._left = True
             elif self._attempts[wanted.identity] < _ATTEMPTS:
                 self._hash(wanted)

@@ -10,7 +10,7 @@ import os
 from lorad.index.known_files import Files
 from lorad.index.records import File
 from lorad.index.view import View
-from lorad.watch import calls
+from lorad.watch import timed_calls
 
 
 class Away:
@@ -40,7 +40,7 @@ class Away:
     def is_on(self, path: bytes, file: File) -> bool:
         """Whether the folder of a hidden file is there, on the device that it was on."""
         try:
-            device = calls.stat(os.path.dirname(path)).st_dev
+            device = timed_calls.stat(os.path.dirname(path)).st_dev
         except OSError:
             return False
         return device in (file.identity.dev, self._files.held.renumbered.get(file.identity.dev))
@@ -62,7 +62,7 @@ class Away:
         """The device that a folder is on, or was on when it is gone; None when its root is gone."""
         while self._view.root(folder) is not None:
             try:
-                return calls.stat(folder).st_dev
+                return timed_calls.stat(folder).st_dev
             except OSError:
                 folder = os.path.dirname(folder)
         return None
@@ -82,8 +82,8 @@ def _is_gone(path: bytes, device: int | None) -> bool:
     """
     while (folder := os.path.dirname(path)) != path:
         try:
-            return calls.do(folder, _is_surely_there, folder, device)
-        except calls.NoAnswer:
+            return timed_calls.do(folder, _is_surely_there, folder, device)
+        except timed_calls.NoAnswer:
             return False
         except (FileNotFoundError, NotADirectoryError):
             path = folder

@@ -15,7 +15,7 @@ from lorad.blocks.extents import FileSystems, look
 from lorad.index.known_files import Files
 from lorad.index.records import File
 from lorad.library import Status
-from lorad.watch import calls
+from lorad.watch import timed_calls
 
 #: Seconds after which Linux has written to the disk what a program has written; by default it takes half of that.
 WRITTEN = 60.0
@@ -79,7 +79,7 @@ class Backlog:
         identity = file.identity
         try:
             facts = file.names, identity.dev, identity.ino, identity.size
-            found = calls.do(file.names[0], lambda: look(places.place(*facts)))
+            found = timed_calls.do(file.names[0], lambda: look(places.place(*facts)))
         except OSError:
             # What was known of it holds until it is there again.
             return

@@ -14,7 +14,7 @@ from loracore.adapter.function import config_function, config_text
 from loracore.tensorfile.peft import CONFIG
 from lorad.index.known_files import Files
 from lorad.index.records import File
-from lorad.watch import calls
+from lorad.watch import timed_calls
 
 
 class Configs:
@@ -51,7 +51,7 @@ class Configs:
             return
         self.forget()
         with suppress(OSError):
-            names: list[bytes] = calls.do(folder, os.listdir, folder)
+            names: list[bytes] = timed_calls.do(folder, os.listdir, folder)
             for each in names:
                 self.look(os.path.join(folder, each))
 
@@ -61,7 +61,7 @@ class Configs:
 
     def _text(self, folder: bytes) -> bytes | None:
         if self._read is None or self._read[0] != folder:
-            self._read = (folder, calls.do(folder, _text_in, folder))
+            self._read = (folder, timed_calls.do(folder, _text_in, folder))
         return self._read[1]
 
 

@@ -17,7 +17,7 @@ from lorad.index.records import File
 from lorad.library import Instruction, Library, Status
 from lorad.pipeline.protocol import OUR_MISTAKE
 from lorad.pipeline.restarts import PipelineBrokenError
-from lorad.watch import calls
+from lorad.watch import timed_calls
 
 
 class Failures:
@@ -45,7 +45,7 @@ class Failures:
         """Set a file aside as failed where handling it, inside, meets a mistake in lorad."""
         try:
             yield
-        except calls.NoAnswer:
+        except timed_calls.NoAnswer:
             # It is looked at again when its file system answers.
             return
         except (sqlite3.Error, PipelineBrokenError, StateError):
@@ -61,7 +61,7 @@ class Failures:
         self.mistake(path, why)
         identity = UNKNOWN
         with suppress(OSError):
-            identity = Identity.of(calls.stat(path, follow_symlinks=False))
+            identity = Identity.of(timed_calls.stat(path, follow_symlinks=False))
         known = self._files.by_path.get(path)
         if (hidden := self._files.hidden.get(path)) is not None:
             hidden.error = OUR_MISTAKE

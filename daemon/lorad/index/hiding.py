@@ -17,7 +17,7 @@ from lorad.index.names import Names
 from lorad.index.view import View
 from lorad.library import Status
 from lorad.pipeline.protocol import Identity
-from lorad.watch import calls
+from lorad.watch import timed_calls
 from lorad.watch.statx import born_ns
 
 
@@ -119,7 +119,7 @@ class Hiding:
 def _identity(path: bytes) -> Identity | None:
     """That of a regular file which a name leads to; None where there is none."""
     try:
-        status = calls.stat(path, follow_symlinks=False)
+        status = timed_calls.stat(path, follow_symlinks=False)
     except OSError:
         return None
     return Identity.of(status)

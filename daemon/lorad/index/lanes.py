@@ -8,7 +8,7 @@ from collections.abc import Callable
 from lorad.index.known_files import Files
 from lorad.index.records import File
 from lorad.pipeline.protocol import Target, lane_of
-from lorad.watch import calls
+from lorad.watch import timed_calls
 
 #: Files of one job: enough to make messages cheap, few enough that all loaders get some.
 _FILES = 64
@@ -38,13 +38,13 @@ class Lanes:
 
     def hold(self, file: File, queue: Callable[[], None]) -> bool:
         """Whether a file cannot be read now, as its mount does not answer; then it waits for that."""
-        if not calls.hangs(file.path):
+        if not timed_calls.hangs(file.path):
             return False
-        self._held[calls.mount_of(file.path) or b"/"].append(queue)
+        self._held[timed_calls.mount_of(file.path) or b"/"].append(queue)
         return True
 
     def release(self) -> None:
         """Queue again what waited for mounts that answer by now."""
-        for point in [point for point in self._held if not calls.hangs(point)]:
+        for point in [point for point in self._held if not timed_calls.hangs(point)]:
             for queue in self._held.pop(point):
                 queue()

@@ -17,7 +17,7 @@ from lorad.index.names import Names
 from lorad.index.records import DEATHS, File
 from lorad.index.view import View
 from lorad.library import Instruction, Status
-from lorad.watch import calls
+from lorad.watch import timed_calls
 from lorad.watch.scanner import Seen
 
 
@@ -79,7 +79,7 @@ class Looks:
         if seen is not None:
             self.see(seen)
         gone = [path] if seen is None and path in self._files.by_path else []
-        if path in self._files.folders and not calls.is_folder(path):
+        if path in self._files.folders and not timed_calls.is_folder(path):
             gone += self._files.folders.names_under(path)
         self.gone(gone)
         self._arrivals.arrived(path)
@@ -182,7 +182,7 @@ class Looks:
         file = self._files.hidden[path]
         identity = None
         with suppress(OSError):
-            identity = Identity.of(calls.stat(path, follow_symlinks=False))
+            identity = Identity.of(timed_calls.stat(path, follow_symlinks=False))
         if (
             self.put_off(path)
             or identity == file.identity

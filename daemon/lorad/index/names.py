@@ -12,7 +12,7 @@ from lorad.index.configs import Configs
 from lorad.index.known_files import Files
 from lorad.index.records import File
 from lorad.library import Instruction, Library, Status
-from lorad.watch import calls
+from lorad.watch import timed_calls
 from lorad.watch.scanner import TO_NOTHING, Seen
 from lorad.watch.statx import born_ns
 
@@ -82,7 +82,7 @@ class Names:
 
     def _leads_to(self, path: bytes, identity: Identity) -> bool:
         try:
-            return Identity.of(calls.stat(path, follow_symlinks=self._follow)) == identity
+            return Identity.of(timed_calls.stat(path, follow_symlinks=self._follow)) == identity
         except OSError:
             return False
 

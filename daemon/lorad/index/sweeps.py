@@ -10,7 +10,7 @@ from lorad.index.failures import Failures
 from lorad.index.known_files import Files
 from lorad.index.looks import Looks
 from lorad.index.view import View
-from lorad.watch import calls
+from lorad.watch import timed_calls
 from lorad.watch.mounts import is_below
 from lorad.watch.scanner import Seen, look_through
 
@@ -30,7 +30,7 @@ class Sweep:
         self.walked = walked
         self.looked = view.begin(root)
         self.entered = {each for each in view.entered if is_below(each, folder)}
-        self.place = calls.which(root)
+        self.place = timed_calls.which(root)
         #: A folder that is looked through by itself has just come, and so has what is in it.
         self.news = folder not in view.roots
 
@@ -120,11 +120,11 @@ class Sweeps:
     def _begin(self, folder: bytes) -> Sweep | None:
         """A sweep, unless its root is not there: that is not the end of the files in it."""
         root = self._view.root(folder)
-        if root is None or calls.which(root) is None:
+        if root is None or timed_calls.which(root) is None:
             return None
         try:
-            is_folder = calls.is_folder(folder)
-        except calls.NoAnswer:
+            is_folder = timed_calls.is_folder(folder)
+        except timed_calls.NoAnswer:
             return None
         if not is_folder:
             self._looks.touched(folder)
@@ -147,7 +147,7 @@ class Sweeps:
         return Sweep(folder, root, walked, self._view)
 
     def _end(self, sweep: Sweep) -> None:
-        if sweep.place != calls.which(sweep.root):
+        if sweep.place != timed_calls.which(sweep.root):
             return
         gone = []
         for path in list(self._looks.unseen):

@@ -16,7 +16,7 @@ import msgspec
 
 from loracore.tensorfile import SUFFIXES, has_reader
 from lorad.index.known_files import Files
-from lorad.watch import calls
+from lorad.watch import timed_calls
 from lorad.watch.exclude import Exclude
 from lorad.watch.mounts import Mount, MountTable, find, inside, is_below, is_remote
 from lorad.watch.scanner import Seen, look
@@ -97,7 +97,7 @@ class View:
         return (
             looked.inode != _inode(root)
             or (looked.exclude != self.exclude.patterns and self._excluded[root](path))
-            or (self.follow and not looked.follow and calls.real(path) != path)
+            or (self.follow and not looked.follow and timed_calls.real(path) != path)
             or (has_reader(path) and _suffix(path) not in looked.suffixes)
             or (root in self._moved and self._is_elsewhere(root, looked, path))
             or self._could_not_be_listed(root, path)
@@ -156,7 +156,7 @@ class View:
 
         A subvolume has a number of its own, and leaves no folder where it was.
         """
-        while not calls.may_be_there(folder := os.path.dirname(path)):
+        while not timed_calls.may_be_there(folder := os.path.dirname(path)):
             path = folder
         mount = find(self._mounts or (), folder)
         return mount is not None and mount.kind == b"btrfs"
@@ -226,7 +226,7 @@ def _places(mounts: Sequence[Mount], root: bytes) -> dict[bytes, Place]:
 def _fsid(mount: Mount, folder: bytes) -> int:
     # A server that does not answer is not asked.
     try:
-        return 0 if is_remote(mount) else calls.do(folder, os.statvfs, folder).f_fsid
+        return 0 if is_remote(mount) else timed_calls.do(folder, os.statvfs, folder).f_fsid
     except OSError:
         return 0
 
@@ -248,6 +248,6 @@ def _suffix(path: bytes) -> bytes:
 
 def _inode(folder: bytes) -> int:
     try:
-        return calls.stat(folder).st_ino
+        return timed_calls.stat(folder).st_ino
     except OSError:
         return 0

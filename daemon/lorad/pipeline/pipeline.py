@@ -24,7 +24,7 @@ from lorad.pipeline.protocol import (
     Using,
 )
 from lorad.pipeline.restarts import AWAY, INTERVAL, Fault, Health, Restarts, Verdict, Vital
-from lorad.watch import calls
+from lorad.watch import timed_calls
 
 #: Seconds until a process that could not be started is tried again.
 _RETRY = 5.0
@@ -183,7 +183,9 @@ class Pipeline:
             # Who has nothing to do takes no more memory than when it had; who has too much is looked at on.
             weigh = self._health.limit and (busy or name in self._worked)
             self._worked = self._worked | {name} if busy or name in self._health.paused else self._worked - {name}
-            away = self._health.stalled_seconds(name, now) > AWAY - INTERVAL and calls.hangs(self.reading(name))
+            away = self._health.stalled_seconds(name, now) > AWAY - INTERVAL and timed_calls.hangs(
+                self.reading(name)
+            )
             memory = _private_memory(pid) if weigh else 0
             vitals.append(Vital(name, pulse, name in self._ready, busy, memory, away))
         for verdict in self._health.look(now, vitals):

@@ -12,7 +12,7 @@ from lorad.index.arrivals import settled
 from lorad.pipeline.protocol import Identity
 from lorad.supervisor.configuration import Configuration
 from lorad.supervisor.waits import Waits
-from lorad.watch import calls
+from lorad.watch import timed_calls
 from lorad.watch.settle import SettleQueue
 
 #: Names that may still settle when those are looked for that could not be taken in.
@@ -85,6 +85,8 @@ class Intake:
     def _identity(self, path: bytes) -> Identity | None:
         """What a name leads to now."""
         try:
-            return Identity.of(calls.stat(path, follow_symlinks=self._configuration.config.watch.follow_symlinks))
+            return Identity.of(
+                timed_calls.stat(path, follow_symlinks=self._configuration.config.watch.follow_symlinks)
+            )
         except OSError:
             return None

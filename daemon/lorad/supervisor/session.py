@@ -22,7 +22,7 @@ from lorad.index.engine import Engine
 from lorad.index.executor import Duplicate
 from lorad.pipeline.pipeline import Pipeline
 from lorad.state_folder import ANOTHER
-from lorad.watch import calls
+from lorad.watch import timed_calls
 
 #: Seconds until a catalogue that could not be written is tried again.
 _RETRY = 5.0
@@ -54,7 +54,7 @@ class Session:
         self._state_dir = state_dir
         self._path = os.path.join(state_dir, CATALOGUE)
         #: Which folder that is: where its disk was unmounted, another one shows.
-        self._folder = calls.which(os.fsencode(state_dir))
+        self._folder = timed_calls.which(os.fsencode(state_dir))
         self._pipeline = pipeline
         self._tell = tell
         self._duplicate = duplicate
@@ -160,7 +160,7 @@ class Session:
         gc.collect()
         catalog = None
         try:
-            if calls.which(os.fsencode(self._state_dir)) != self._folder:
+            if timed_calls.which(os.fsencode(self._state_dir)) != self._folder:
                 raise sqlite3.OperationalError(ANOTHER)
             catalog = Catalog(self._state_dir)
             engine = Engine(

@@ -8,7 +8,7 @@ import re
 from collections.abc import Callable, Iterable, Sequence
 
 from loracore.settings import excluded
-from lorad.watch import calls
+from lorad.watch import timed_calls
 from lorad.watch.mounts import is_below
 from lorad.watch.scanner import is_ours
 
@@ -92,5 +92,5 @@ class LeftOut:
 
     def target(self, link: bytes) -> bool:
         """Whether a link leads to what is left out."""
-        target = calls.real(link)
+        target = timed_calls.real(link)
         return self._exclude(target) or target in self._folders

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from loracore.whole import regular, write_whole
-from lorad.watch import calls
+from lorad.watch import timed_calls
 from lorad.watch.mounts import Mount, find
 
 
@@ -24,7 +24,7 @@ def resolved(folders: Iterable[str], before: Mapping[bytes, bytes]) -> dict[byte
     `before`: where they led, which holds while their file systems do not answer.
     """
     paths = list(map(os.fsencode, folders))
-    return {path: calls.real(path, before.get(path, b"")) for path in paths}
+    return {path: timed_calls.real(path, before.get(path, b"")) for path in paths}
 
 
 class Place(NamedTuple):

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from watchdog.events import FileModifiedEvent, FileSystemEvent, FileSystemEventHandler
 from watchdog.observers.api import BaseObserver
 
-from lorad.watch import calls
+from lorad.watch import timed_calls
 from lorad.watch.events import EchoEvent, HealthEvent, LedEvent, RescanEvent
 from lorad.watch.news import Inbox
 from lorad.watch.root import RootEmitter
@@ -61,7 +61,7 @@ class RootObserver:
 
     def ask(self) -> None:
         """See whether the root's file system answers, where it may not."""
-        if calls.hangs(self.root) != self.silent:
+        if timed_calls.hangs(self.root) != self.silent:
             self.silent = not self.silent
             self._inbox.health(self.root, *self.says())
             if not self.silent:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from watchdog.events import FileSystemEvent
 
-from lorad.watch import calls
+from lorad.watch import timed_calls
 from lorad.watch.coverage import Coverage
 from lorad.watch.events import EchoEvent, HealthEvent, LedEvent, RescanEvent
 from lorad.watch.mounts import MountTable
@@ -90,7 +90,7 @@ class RootState:
 
     def _see_where_links_lead(self) -> None:
         for link in self._plan.links():
-            leads = calls.real(link, self._led.get(link, self._root))
+            leads = timed_calls.real(link, self._led.get(link, self._root))
             if leads != self._led.get(link, self._root):
                 self._led[link] = leads
                 self._emit(LedEvent(self._root, link=link, leads=leads))

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from loracore.causes import explained
 from loracore.tensorfile import has_reader
-from lorad.watch import calls
+from lorad.watch import timed_calls
 
 if TYPE_CHECKING:
     from lorad.watch.exclude import Exclude
@@ -166,7 +166,7 @@ def look_through(
             if (status.st_dev, status.st_ino) in visited:
                 continue
             visited.add((status.st_dev, status.st_ino))
-            for start in range(0, len(entries), _AT_ONCE) if calls.mount_of(folder) else ():
+            for start in range(0, len(entries), _AT_ONCE) if timed_calls.mount_of(folder) else ():
                 yield from _patiently(folder, _ask, entries[start : start + _AT_ONCE], follow)
         except (FileNotFoundError, NotADirectoryError):
             # It went meanwhile, which is told of elsewhere.
@@ -181,7 +181,7 @@ def look_through(
             if not is_folder(entry, follow=follow):
                 if (seen := _look(entry, downloads, follow)) is not None:
                     yield seen
-            elif not (entry.is_symlink() and (exclude or is_ours)(calls.real(entry.path))):
+            elif not (entry.is_symlink() and (exclude or is_ours)(timed_calls.real(entry.path))):
                 waiting.append(entry.path)
 
 
@@ -195,11 +195,11 @@ def _is_left_out(path: bytes, leaves_out: Callable[[bytes], bool], hidden: Calla
 
 def _patiently(folder: bytes, function: Callable[..., _T], *arguments: object) -> Generator[None, None, _T]:
     """Make a call that works on a folder, and give way to others while it lasts. Raises NoAnswer."""
-    call = calls.begin(folder, function, *arguments)
-    while not call.ended(calls.GLANCE):
-        if calls.hangs(folder):
-            calls.give_up(call)
-            raise calls.NoAnswer(folder)
+    call = timed_calls.begin(folder, function, *arguments)
+    while not call.ended(timed_calls.GLANCE):
+        if timed_calls.hangs(folder):
+            timed_calls.give_up(call)
+            raise timed_calls.NoAnswer(folder)
         yield
     return call.result()
 
@@ -221,7 +221,7 @@ def _ask(entries: Sequence[os.DirEntry[bytes]], follow: bool) -> None:
 def is_folder(entry: os.DirEntry[bytes], *, follow: bool) -> bool:
     try:
         if follow and entry.is_symlink():
-            return calls.do(calls.led(entry.path), entry.is_dir)
+            return timed_calls.do(timed_calls.led(entry.path), entry.is_dir)
         return entry.is_dir(follow_symlinks=follow)
     except OSError:
         return False
@@ -232,7 +232,7 @@ def look(path: bytes, *, follow: bool) -> Seen | None:
 
     Raises NoAnswer.
     """
-    return calls.do(calls.led(path) if follow else path, _look_now, path, follow)
+    return timed_calls.do(timed_calls.led(path) if follow else path, _look_now, path, follow)
 
 
 def _look_now(path: bytes, follow: bool) -> Seen | None:
@@ -249,7 +249,7 @@ def _look(entry: os.DirEntry[bytes], downloads: Collection[bytes], follow: bool)
     """One name that is no folder; None when it has vanished."""
     try:
         if follow and entry.is_symlink():
-            status = calls.do(calls.led(entry.path), entry.stat)
+            status = timed_calls.do(timed_calls.led(entry.path), entry.stat)
         else:
             status = entry.stat(follow_symlinks=follow)
     except FileNotFoundError:

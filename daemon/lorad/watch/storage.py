@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 
 import msgspec
 
-from lorad.watch import calls
+from lorad.watch import timed_calls
 from lorad.watch.mounts import Mount, find, inside, is_remote, is_volatile, read_mounts
 
 _access = ctypes.CDLL(None, use_errno=True).access
@@ -91,7 +91,7 @@ class Finder:
 
 def _is_read_only(folder: bytes, device: int) -> bool:
     try:
-        there = calls.stat(calls.through(folder)).st_dev == device
+        there = timed_calls.stat(timed_calls.through(folder)).st_dev == device
     except OSError:
         return False
     return there and _access(folder, os.W_OK) != 0 and ctypes.get_errno() == errno.EROFS

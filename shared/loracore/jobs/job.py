@@ -131,7 +131,7 @@ def find(name: str) -> Place:
     short = spec is not None and spec.short
     if spec is not None and spec.place:
         return Place(name, spec.place, _OURS, short)
-    for point in offered(GROUP).select(name=name):
+    for point in offered(GROUP, name=name):
         return Place(name, point.value, point.dist.name if point.dist else "", short)
     if spec is not None or name in _EXTRAS:
         raise MissingPackage(f"{name} is not installed here: {_install(name, _OURS)}", name)

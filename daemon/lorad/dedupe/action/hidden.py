@@ -16,7 +16,7 @@ from lorad.dedupe.action.journal import Context
 from lorad.dedupe.action.order import Result
 from lorad.dedupe.action.place import free_names
 from lorad.library.keepers import is_inside
-from lorad.watch import calls
+from lorad.watch import timed_calls
 from lorad.watch.scanner import HIDDEN, walk
 
 #: Names like its own, under which a file that was given back is looked for.
@@ -48,7 +48,7 @@ def shown_at(path: bytes, ino: int) -> bytes:
     folder, name = os.path.split(path)
     for each in (name, *islice(free_names(name), _NAMES)):
         with suppress(OSError):
-            if calls.stat(there := os.path.join(folder, each), follow_symlinks=False).st_ino == ino:
+            if timed_calls.stat(there := os.path.join(folder, each), follow_symlinks=False).st_ino == ino:
                 return there
     return b""
 
@@ -84,7 +84,7 @@ def find(
 def is_link(path: bytes) -> bool:
     """Whether a symbolic link stands at this name."""
     with suppress(OSError):
-        return stat.S_ISLNK(calls.stat(path, follow_symlinks=False).st_mode)
+        return stat.S_ISLNK(timed_calls.stat(path, follow_symlinks=False).st_mode)
     return False
 
 
@@ -115,10 +115,10 @@ def is_lost(entry: Entry) -> bool:
     own = folder = os.path.dirname(entry.gone.path)
     while is_inside(folder, entry.gone.root):
         try:
-            status = calls.stat(folder)
+            status = timed_calls.stat(folder)
             known = folder == entry.gone.root or (folder == own and status.st_ino == entry.folder.ino)
             same_disk = status.st_dev == entry.gone.identity.dev
-            return same_disk and (known or bool(calls.do(folder, os.listdir, folder)))
+            return same_disk and (known or bool(timed_calls.do(folder, os.listdir, folder)))
         except (FileNotFoundError, NotADirectoryError):
             folder = os.path.dirname(folder)
         except OSError:

@@ -25,7 +25,7 @@ from lorad.dedupe.action.journal import Context
 from lorad.dedupe.action.journal_file import RECIPES
 from lorad.dedupe.action.order import HELD, Refused, Result, spoken
 from lorad.dedupe.action.place import Folder, Reached, closing_fd, exchange, reach, rename_new, to_free_name
-from lorad.watch import calls
+from lorad.watch import timed_calls
 
 _LOG = logging.getLogger(__name__)
 _INTERRUPTED = "it was interrupted; nothing was changed"
@@ -105,7 +105,7 @@ def settle(context: Context, entry: Entry, reached: Reached, text: str) -> Entry
 def _repair(context: Context, entry: Entry) -> Result:
     try:
         # Where that does not answer, the others need not wait for it.
-        calls.stat(entry.gone.root)
+        timed_calls.stat(entry.gone.root)
         with reach(entry.gone.root, entry.gone.path) as reached:
             now = settle(context, entry, reached, _INTERRUPTED)
     except Exception as error:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from lorad.watch import calls
+from lorad.watch import timed_calls
 from lorad.watch.scanner import look, walk
 from tests.disks import Hanging
 
@@ -21,37 +21,37 @@ def path_in(hanging: Hanging) -> bytes:
 
 def test_on_a_local_disk_they_are_made_at_once(tmp_path: Path) -> None:
     """In the thread that makes them, with whatever they raise."""
-    assert calls.do(os.fsencode(tmp_path), threading.get_ident) == threading.get_ident()
+    assert timed_calls.do(os.fsencode(tmp_path), threading.get_ident) == threading.get_ident()
     with pytest.raises(FileNotFoundError):
-        calls.stat(os.fsencode(tmp_path / "none"))
-    assert not calls.hangs(os.fsencode(tmp_path))
+        timed_calls.stat(os.fsencode(tmp_path / "none"))
+    assert not timed_calls.hangs(os.fsencode(tmp_path))
 
 
 def test_where_a_program_serves_the_files_they_give_the_same(hanging: Hanging) -> None:
     path = path_in(hanging)
-    assert calls.stat(path) == os.stat(path)
-    assert calls.is_folder(os.path.dirname(path))
+    assert timed_calls.stat(path) == os.stat(path)
+    assert timed_calls.is_folder(os.path.dirname(path))
     with pytest.raises(FileNotFoundError):
-        calls.stat(path + b"none")
+        timed_calls.stat(path + b"none")
     with pytest.raises(ZeroDivisionError):
-        calls.do(path, lambda: 1 // 0)
+        timed_calls.do(path, lambda: 1 // 0)
 
 
 def test_they_are_given_up_while_it_hangs_and_made_again_afterwards(hanging: Hanging) -> None:
     path = path_in(hanging)
     hanging.hang()
     for _ in range(3):
-        with pytest.raises(calls.NoAnswer, match="does not answer"):
-            calls.stat(path)
-    assert calls.hangs(path)
+        with pytest.raises(timed_calls.NoAnswer, match="does not answer"):
+            timed_calls.stat(path)
+    assert timed_calls.hangs(path)
     seen = list(walk([os.path.dirname(path)], follow=False))
     assert [(one.path, one.failed) for one in seen] == [(os.path.dirname(path), True)]
     hanging.go_on()
     size = 0
     while not size:
         # The call that it held up ends after those that ask whether it answers, or before.
-        with suppress(calls.NoAnswer):
-            size = calls.stat(path).st_size
+        with suppress(timed_calls.NoAnswer):
+            size = timed_calls.stat(path).st_size
     assert size == 1
     found = look(path, follow=False)
     assert found is not None
@@ -62,14 +62,14 @@ def test_each_thread_finds_out_by_itself(hanging: Hanging) -> None:
     """A call that one of them has given up is not in the way of the others once that answers."""
     path = path_in(hanging)
     hanging.hang()
-    with pytest.raises(calls.NoAnswer):
-        calls.stat(path)
+    with pytest.raises(timed_calls.NoAnswer):
+        timed_calls.stat(path)
     failed: list[BaseException] = []
 
     def other() -> None:
         try:
-            calls.stat(path)
-        except calls.NoAnswer as error:
+            timed_calls.stat(path)
+        except timed_calls.NoAnswer as error:
             failed.append(error)
 
     thread = threading.Thread(target=other)
@@ -81,8 +81,8 @@ def test_each_thread_finds_out_by_itself(hanging: Hanging) -> None:
 def test_a_link_into_it_is_resolved_as_far_as_it_goes(hanging: Hanging, tmp_path: Path) -> None:
     link = tmp_path / "link"
     link.symlink_to(hanging.folder)
-    assert calls.real(os.fsencode(link)) == os.fsencode(hanging.folder)
+    assert timed_calls.real(os.fsencode(link)) == os.fsencode(hanging.folder)
     hanging.hang()
     inside = os.fsencode(link / "below")
-    assert calls.real(inside) == inside
-    assert calls.real(inside) == inside
+    assert timed_calls.real(inside) == inside
+    assert timed_calls.real(inside) == inside
