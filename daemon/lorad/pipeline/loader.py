@@ -64,7 +64,7 @@ class _Cancelled(Exception):
 class Loader:
     """Carries out the core's tasks. Between two slabs or files, one gives way to those of lower lanes."""
 
-    def __init__(self, line: Line, arena: Arena, index: int, *, facts: bool) -> None:
+    def __init__(self, line: Line, arena: Arena, index: int, *, facts: bool = True) -> None:
         self._line = line
         self._arena = arena
         self._index = index

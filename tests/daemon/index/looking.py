@@ -34,7 +34,7 @@ class Looking:
     ) -> None:
         def do(instructions: list[Instruction]) -> None: ...
 
-        library, configs = Library(), Configs(files, lambda layout: ())
+        library, configs = Library(), Configs(files, lambda layout: (), lambda *_: None)
         view = View(files, roots, exclude=exclude, follow=follow)
         self.away = Away(files, view)
         self.arrivals = Arrivals(files, view)

@@ -22,7 +22,7 @@ class Library:
 
     def __init__(self, folder: Path, *names: str) -> None:
         self.files = Files(Catalog(str(folder)))
-        self.configs = Configs(self.files, lambda layout: [])
+        self.configs = Configs(self.files, lambda layout: [], lambda *_: None)
         self.file = self.files.add(Identity(1, 2, 3, 4, 5))
         self.folder = folder
         for name in names:

@@ -16,7 +16,7 @@ from lorad.pipeline.restarts import (
     Restarts,
     Vital,
 )
-from lorad.supervisor import loop as supervisor
+from lorad.supervisor import status
 
 MIB = 1 << 20
 
@@ -50,7 +50,7 @@ def test_a_child_that_hangs_in_its_start_is_ended_though_its_heart_beats() -> No
     looks = [health.look(float(second), [vital(second, ready=False)]) for second in range(int(STARTING) + 2)]
     assert not any(looks[: int(STARTING) + 1])
     assert looks[-1][0].fault is Fault.STARTING
-    assert STARTING + 10 < supervisor._WITHOUT_HASHER
+    assert STARTING + 10 < status._WITHOUT_HASHER
 
 
 def test_a_child_that_became_ready_has_started() -> None:
