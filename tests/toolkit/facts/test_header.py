@@ -89,6 +89,23 @@ def test_peft_says_beside_the_file_what_it_is(tmp_path: Path) -> None:
     assert found.problem.startswith("adapter_config.json: ")
 
 
+def test_a_configuration_behind_a_link_is_read_and_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
+    """As in the cache of the Hugging Face hub, where all names are links."""
+    blobs, snapshot = tmp_path / "blobs", tmp_path / "snapshot"
+    snapshot.mkdir()
+    write_peft_folder(str(blobs), random_weights(llm(4), 1), rank=4, targets=["q_proj"], base="org/Base-7B")
+    for name in ("adapter_config.json", "adapter_model.safetensors"):
+        (snapshot / name).symlink_to(blobs / name)
+    name = os.fsencode(snapshot / "adapter_model.safetensors")
+    with open_regular(os.fsencode(blobs / "adapter_model.safetensors")) as source:
+        container = read_container(source, name)
+    assert facts(container, name).base == "org/Base-7B"
+    (snapshot / "adapter_config.json").unlink()
+    assert facts(container, name).base is None
+    os.mkfifo(snapshot / "adapter_config.json")
+    assert facts(container, name).problem == "adapter_config.json: it cannot be read, or is no JSON"
+
+
 def test_a_header_that_lies_about_its_rank_is_told(tmp_path: Path) -> None:
     path = tmp_path / "a.safetensors"
     write_safetensors(str(path), random_weights(sd15(4, width=8), 1, alpha=2), metadata={"ss_network_dim": "128"})

@@ -7,15 +7,17 @@ from collections import Counter
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
+import msgspec
+
 from loracore.adapter.adapter import NO_MODULE, understood
+from loracore.adapter.function import config_text
 from loracore.adapter.peft import PeftConfig
 from loracore.adapter.problems import Problems
-from loracore.errors import FileError
+from loracore.causes import explained
 from loracore.facts import Facts
 from loracore.names.keys import convention_of_file
 from loracore.names.recognition import Named, Shown, shown_family, stated_family
 from loracore.tensorfile import Container, Layer, Layout
-from loracore.tensorfile.peft import read_config
 from lorakit.facts import described
 from lorakit.facts.claims import ALPHAS, RANKS, disagreements
 from lorakit.facts.stated import Statements, as_count, statements
@@ -83,10 +85,17 @@ def _config(path: bytes) -> tuple[dict[str, Any], str | None]:
     if not name.startswith(b"adapter_model."):
         return {}, None
     try:
-        return read_config(folder), None
-    except FileError as error:
-        missing = isinstance(error.__cause__, FileNotFoundError)
-        return {}, None if missing else f"adapter_config.json: {error.reason}"
+        fd = os.open(folder, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            text = config_text(fd)
+        finally:
+            os.close(fd)
+        config = {} if text is None else msgspec.json.decode(text)
+    except OSError as error:
+        return {}, f"adapter_config.json: {explained(error)}"
+    except (msgspec.DecodeError, RecursionError, UnicodeError):
+        return {}, "adapter_config.json: it cannot be read, or is no JSON"
+    return (config, None) if isinstance(config, dict) else ({}, "adapter_config.json: it is no JSON object")
 
 
 _known: dict[tuple[bytes, bool, bool], _Shapes] = {}
