@@ -185,7 +185,7 @@ def _journal(state_dir: str, silent: Sequence[bytes]) -> Iterator[Finding]:
         remedy = "see history, and the daemon's log for what they wait for"
         yield Finding("journal", "warning", f"actions that are not at their end: {len(waiting)}", remedy)
     try:
-        yield _undo(state_dir, silent)
+        yield undoable(state_dir, silent)
     except (StateError, sqlite3.Error) as error:
         path = os.path.join(state_dir, CATALOGUE)
         text = explained(error, path) if isinstance(error, sqlite3.Error) else str(error)
@@ -193,7 +193,7 @@ def _journal(state_dir: str, silent: Sequence[bytes]) -> Iterator[Finding]:
         yield Finding(f"catalogue {shown(path)}", "problem", reason, remedy)
 
 
-def _undo(state_dir: str, silent: Sequence[bytes]) -> Finding:
+def undoable(state_dir: str, silent: Sequence[bytes] = ()) -> Finding:
     """Whether what was done to files can be undone. Raises StateError and sqlite3.Error.
 
     `silent`: folders that do not answer, which are not looked at.

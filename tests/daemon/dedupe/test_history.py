@@ -12,7 +12,7 @@ import pytest
 
 from loracore.paths import CATALOGUE
 from lorad.catalog.schema import migrate
-from lorad.checks.places import undo
+from lorad.checks.doctor import undoable
 from lorad.dedupe.action.order import FreeOrder
 from lorad.dedupe.history import look
 from tests.daemon.dedupe.world import World, make_world, side
@@ -31,7 +31,7 @@ def world(tmp_path: Path) -> World:
 def lacks(world: World) -> str:
     """What the only action lacks; the doctor says the same."""
     (looked,) = look(world.state)
-    finding = undo(world.state)
+    finding = undoable(world.state)
     assert (finding.level == "problem") == bool(looked.lacks)
     assert looked.lacks in finding.text
     return looked.lacks
@@ -95,6 +95,6 @@ def test_what_was_freed_needs_a_file_of_its_weights(world: World) -> None:
 def test_nothing_was_done(world: World) -> None:
     """Then nothing is said to be undoable."""
     assert list(look(world.state)) == []
-    assert undo(world.state).level == "ok"
+    assert undoable(world.state).level == "ok"
     world.undo(world.apply("delete").id)
     assert list(look(world.state)) == []
