@@ -164,7 +164,8 @@ def _show_sets(connect: Connect, as_json: bool, request: ListRuns | ListNames) -
         *(tables.Column(name, right=True) for name in ("files", "epoch", "steps", "size")),
         tables.Column("file", folds=True),
     ]
-    tables.show_table(heads, [row for one in found for row in listing.set_rows(one)])
+    if found:
+        tables.show_table(heads, [row for one in found for row in listing.set_rows(one)])
     click.echo(count(len(found), "run" if isinstance(request, ListRuns) else "name"), err=True)
 
 

@@ -33,7 +33,11 @@ def called(path: bytes, layout: int | None, facts: Facts) -> tuple[str, str | No
     if facts.session:
         of = f"session {facts.session}"
     elif facts.output:
-        of = f"output {facts.output.casefold()}"
+        of = f"output {_unmarked(facts.output.casefold())}"
     else:
-        of = "/".join((*folders, _MARKS.sub("", of_run) or of_run))
+        of = "/".join((*folders, _unmarked(of_run)))
     return stem, f"{layout} {of}"
+
+
+def _unmarked(stem: str) -> str:
+    return _MARKS.sub("", stem) or stem
