@@ -11,7 +11,6 @@ import re
 from collections.abc import Iterable, Sequence
 from datetime import datetime
 from difflib import get_close_matches
-from functools import lru_cache
 from typing import Literal, NamedTuple
 
 from loracore.errors import UsageError
@@ -236,21 +235,3 @@ def absolute_folders(expression: str, here: str) -> str:
         return f"{term[1]}{term[2]}{quote}{path}{quote}"
 
     return _TOKEN.sub(absolute, expression)
-
-
-def any_like(words: str | None, pattern: str) -> bool:
-    """Whether one of the words, which stand between newlines, is as the pattern has it."""
-    return words is not None and _pattern(pattern).search(words) is not None
-
-
-@lru_cache(64)
-def _pattern(glob: str) -> re.Pattern[str]:
-    """A pattern that matches in one word: `*` and `?` stand for no newline."""
-    parts = re.split(r"(\*|\?|\[[^\]]+\])", glob.replace("\n", " "))
-    stands = {"*": "[^\n]*", "?": "[^\n]"}
-    text = "".join(
-        stands.get(part)
-        or (part.replace("[!", "[^", 1) if part.startswith("[") and len(part) > 2 else re.escape(part))
-        for part in parts
-    )
-    return re.compile(f"\n{text}\n")

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from loracore.expressions import FIELDS, Ago, BadExpression, Term, absolute_folders, any_like, parse
+from loracore.expressions import FIELDS, Ago, BadExpression, Term, absolute_folders, parse
 
 
 @pytest.mark.parametrize(
@@ -79,12 +79,3 @@ def test_any_text_is_an_expression_or_is_refused(text: str) -> None:
 def test_folders_are_those_of_who_asks(given_: str, absolute: str) -> None:
     assert absolute_folders(given_, "/home/me") == absolute
     parse(absolute)
-
-
-@pytest.mark.parametrize(
-    ("pattern", "found"),
-    [("sks*", True), ("*cat", True), ("s?s cat", True), ("[a-m]eow", True), ("[!m]eow", False), ("sks", False),
-     ("sks*meow", False), ("[", False), ("*.*", False)],
-)  # fmt: skip
-def test_a_glob_is_of_one_word(pattern: str, found: bool) -> None:
-    assert any_like("\nsks cat\nmeow\n", pattern) is found

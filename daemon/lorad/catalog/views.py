@@ -15,11 +15,11 @@ from zlib import decompress
 
 import msgspec
 
-from loracore.expressions import any_like
 from loracore.identity import Identity
 from loracore.paths import CATALOGUE
 from loracore.tensorfile import Layout
 from lorad import state_folder
+from lorad.catalog.globs import any_like
 from lorad.library import Question
 from lorad.library.keepers import Rules
 from lorad.watch.storage import Storage

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import logging
+import sys
+import traceback
 from collections.abc import Callable
 
 from loracore import facts
@@ -10,7 +11,6 @@ from loracore.entrypoints import offered
 from loracore.facts import Facts
 from loracore.tensorfile import Container
 
-_LOG = logging.getLogger(__name__)
 #: What is kept of a file that it failed at, so that it is not tried at each start.
 _FAILED = Facts(problem="lorad failed at its facts, which is a mistake in lorad: please report that")
 
@@ -37,7 +37,7 @@ class FactsReader:
             return facts.encode(self._read(container, path))
         except Exception:
             # Of whatever is installed: the file can be told apart without it.
-            _LOG.exception("facts of %r", path)
+            print(f"facts of {path!r}:", traceback.format_exc(), file=sys.stderr)
             return facts.encode(_FAILED)
 
     def _load(self) -> None:
@@ -46,4 +46,4 @@ class FactsReader:
                 self._read = point.load()
             except Exception:
                 # The same: what it needs may be missing.
-                _LOG.exception("%s cannot be loaded; files get no facts", point.value)
+                print(f"{point.value} cannot be loaded:", traceback.format_exc(), file=sys.stderr)
