@@ -12,6 +12,7 @@ import msgspec
 from loracore.expressions import Term
 from loracore.facts import Facts, decode
 from lorad.catalog.conditions import Condition, Part, column, condition
+from lorad.catalog.views import value
 
 #: Fields whose values are counted for a choice among them; of the most frequent values so many.
 FACETS = (
@@ -57,6 +58,12 @@ class Found(NamedTuple):
         return self.condition.some if some else self.condition.every
 
 
+def is_listed(db: sqlite3.Connection) -> bool:
+    """Whether the rows have been made, see `lorad.catalog.facts`."""
+    tables = "SELECT count(*) FROM sqlite_master WHERE name = 'listing'"
+    return db.execute(tables).fetchone() == (1,) and value(db, "listing") is not None
+
+
 def find(db: sqlite3.Connection, terms: Sequence[Term], *, held: int = _HELD) -> Found:
     """The rows that all terms ask for. Up to `held` are few."""
     asked = condition(terms)
@@ -90,9 +97,9 @@ def rows(
     path = "path" if found.numbers is None else "+path"
     by = f"{path} {order}" if name == "path" else f"{name} IS NULL, {name} {order}, path"
     query = f"SELECT {_SHOWN}, {name} FROM listing WHERE {where} ORDER BY {by} LIMIT ?"
-    for *row, value in db.execute(query, (*values, most)):
+    for *row, cell in db.execute(query, (*values, most)):
         listed = _listed(row)
-        yield listed, Place(None if sort == "path" else value, listed.path)
+        yield listed, Place(None if sort == "path" else cell, listed.path)
 
 
 def sets(db: sqlite3.Connection, found: Found, by: str) -> list[str]:

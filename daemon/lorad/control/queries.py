@@ -38,7 +38,7 @@ from loracore.expressions import BadExpression
 from loracore.paths import shown
 from lorad.catalog.duplicates import names_in_sets_with
 from lorad.catalog.hashes import count, hashes_of
-from lorad.catalog.listing import facts_of
+from lorad.catalog.listing import facts_of, is_listed
 from lorad.catalog.views import (
     TOLD,
     Reader,
@@ -57,6 +57,7 @@ from lorad.watch import timed_calls
 Query = LibraryRequest | PlanDedupe
 #: SPEC section 1; `weights` is not told apart yet, and is an empty list.
 LEVELS = ("inode", "file", "tensors", "weights")
+_NOT_YET = Refusal("loading", "the list of files is being made, after an update; ask again in a moment")
 #: Bytes of the catalogue at hand: the rows that `list` goes through, of 100,000 files.
 _CACHE = 96 << 20
 #: Characters of a hash are at most those of 32 bytes.
@@ -157,11 +158,11 @@ class Queries:
             case ListFiles(expression):
                 asked = msgspec.structs.replace(query, expression=self._searches.expanded(expression))
                 with self._reading() as db:
-                    return lists.files(db, read_head(db), asked)
+                    return lists.files(db, read_head(db), asked) if is_listed(db) else _NOT_YET
             case ListRuns(expression) | ListNames(expression):
                 by = msgspec.structs.replace(query, expression=self._searches.expanded(expression))
                 with self._reading() as db:
-                    return lists.sets(db, read_head(db), by)
+                    return lists.sets(db, read_head(db), by) if is_listed(db) else _NOT_YET
             case ListSearches():
                 return Searches(self._searches.all())
             case SaveSearch(name, expression):

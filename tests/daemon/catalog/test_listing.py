@@ -16,9 +16,10 @@ from hypothesis import strategies as st
 
 from loracore.expressions import parse
 from loracore.facts import Facts, encode
+from loracore.paths import CATALOGUE
 from lorad.catalog import Catalog, Row
 from lorad.catalog.facts import FactsTable
-from lorad.catalog.listing import Listed, facets, find, rows
+from lorad.catalog.listing import Listed, facets, find, is_listed, rows
 from lorad.catalog.views import connect
 
 WORDS = ("ohwx", "Straße", "sks cat", "少女", "ab", "lux_v2", "Ärger")
@@ -317,3 +318,14 @@ def test_what_one_wrote_that_does_not_list_is_listed_by_the_next(tmp_path: Path)
     catalog = Catalog(str(tmp_path))
     assert [path for path, *_ in listing(catalog._db)] == [b"/r/a.pt"]
     catalog.close()
+
+
+def test_rows_that_are_still_to_be_made_are_not_taken_for_none(tmp_path: Path) -> None:
+    """After an update, and where the catalogue is of a version before them."""
+    Catalog(str(tmp_path)).close()
+    with closing(sqlite3.connect(tmp_path / CATALOGUE)) as db:
+        assert is_listed(db)
+        db.execute("DELETE FROM meta WHERE key = 'listing'")
+        assert not is_listed(db)
+        db.execute("DROP TABLE listing")
+        assert not is_listed(db)
