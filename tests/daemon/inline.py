@@ -143,7 +143,20 @@ class Life:
             self.engine.step(0)
         self.engine.step(0)
         self.engine.commits.save()
+        self._check_listing()
         return self
+
+    def _check_listing(self) -> None:
+        """What `list` goes through says of names in view what their tables say."""
+        db = self.catalog._db
+        names = (
+            "SELECT path, file FROM names JOIN files ON files.id = file WHERE active = 1 AND status != 'ignored'"
+        )
+        assert set(db.execute("SELECT path, file FROM listing")) == set(db.execute(names))
+        states = "SELECT path, state, status FROM listing JOIN files ON files.id = file WHERE state != status"
+        linked = "SELECT count(*) FROM names AS name WHERE active = 1 AND file = listing.file"
+        others = db.execute(f"{states} AND NOT (state = 'duplicate' AND status = 'unique' AND ({linked}) > 1)")
+        assert others.fetchall() == []
 
     def aged(self) -> Life:
         """As if all files had been there for a while when they were read."""
