@@ -80,8 +80,8 @@ _POWERS = {"": 0, "k": 1, "m": 2, "g": 3, "t": 4}
 _AGO = re.compile(r"(\d{1,6})([smhdw])")
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
 _DATE = re.compile(r"\d{4}(-\d\d(-\d\d([T ]\d\d(:\d\d(:\d\d)?)?)?)?)?")
-#: Characters of an expression, and its terms.
-_LONGEST, _MOST = 4096, 50
+#: Characters of an expression, its terms, and the `*` of one glob: each multiplies the time that it may take.
+_LONGEST, _MOST, _STARS = 4096, 50, 4
 
 
 class BadExpression(UsageError):
@@ -183,6 +183,8 @@ def _value(field: str, kind: Kind, text: str, where: str) -> str | float | int |
             raise BadExpression(f"{where}: {text[:40]!r} is no absolute path; such as {field}=/srv/loras")
         case "hash":
             return _one_of(HASHES, text, where)
+    if kind in ("text", "words") and text.count("*") > _STARS:
+        raise BadExpression(f"{where}: a glob may have {_STARS} `*`")
     if field == "state" and not set(text) & set("*?["):
         return _one_of(_STATES, text, where)
     return text

@@ -47,6 +47,7 @@ def test_what_an_expression_means(expression: str, terms: list[Term]) -> None:
         ("dir=loras", "no absolute path"),
         ('a title~"open', 'at 9: " has no end; close the quotes'),
         ("!", "give a word behind it"),
+        ("name=*a*b*c*d*", "a glob may have 4 `*`"),
         ("x " * 60, "60 terms, more than 50"),
         ("x" * 5000, "5,000 characters, more than 4,096"),
     ],
