@@ -1,13 +1,15 @@
 """What clients ask a daemon: a row for each method of `Client` and `AsyncClient`. No I/O.
 
 A row names the request, the type of the answer, and what the method returns; `loractl.steps` says how it is gone
-through. What has to do with jobs is in `loractl.job_requests`.
+through. What has to do with jobs is in `loractl.job_requests`. `resolve` alone looks at files, too, in
+`loractl.adapters`.
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -16,6 +18,9 @@ from loracore.errors import RefusedError
 from loracore.paths import AnyPath
 from loractl.job_requests import JobRequests
 from loractl.steps import Listing, Steps, all_pages, answered, ask, hears, listed
+
+if TYPE_CHECKING:
+    from loractl.adapters import Resolved
 
 
 class Requests(JobRequests):
@@ -68,6 +73,14 @@ class Requests(JobRequests):
                 if error.code != "not-found":
                     raise
         return (yield from ask(control.Show(last), control.Shown, self._timeout))
+
+    @answered
+    def resolve(self, name: str, base: str | None = None, *, cache: AnyPath | None = None) -> Steps[Resolved]:
+        """The PEFT folder of the adapter that is meant by a name; see `loractl.adapters`."""
+        # The names of all families are loaded with it, which takes 10 ms.
+        from loractl.adapters import resolving  # noqa: PLC0415
+
+        return resolving(name, base, cache, self._timeout)
 
     @answered
     def audit(self, timeout: float | None = None) -> Steps[control.Audited]:
