@@ -282,6 +282,8 @@ def _checked_file(hit: Hit) -> dict[str, object]:
     """The configuration of a PEFT folder, empty for a file. Raises FileError for what is no adapter."""
     place, facts = hit.place, hit.facts
     _check_unchanged(hit)
+    if hit.state == "pending" and not facts.modules:
+        raise ChangedFile("lorad has not read it yet; ask again after `loractl wait`", place)
     if hit.state == "failed" or not facts.sound:
         raise FileError(facts.problem or f"it cannot be read; see `loractl show {shown(hit.path)}`", place)
     config = _config(hit) if hit.folder else {}

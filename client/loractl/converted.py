@@ -19,14 +19,15 @@ from collections.abc import Callable, Iterator
 import msgspec
 
 from loracore import __version__
-from loracore.control import Show
+from loracore.control import GetStatus, Show, Status
 from loracore.control import Shown as ShownFile
-from loracore.errors import ChangedFile, FileError, JobFailed
+from loracore.errors import ChangedFile, FileError, JobFailed, UsageError
 from loracore.jobs import convert, hashes
 from loracore.jobs.change import Changed, Writing
 from loracore.jobs.convert import ConvertParameters
 from loracore.paths import AnyPath, absolute, default_cache_dir, shown
 from loracore.tensorfile.peft import read_config
+from loracore.whole import regular
 from loractl.job_requests import run
 from loractl.steps import Steps, ask
 
@@ -58,11 +59,26 @@ def converted(
     check_unchanged()
     place = os.path.join(root, hashlib.sha256(f"{__version__}\0{sha256}".encode()).hexdigest())
     if not _is_whole(place, sha256):
+        yield from _check_apart(root, timeout)
         with _making(root) as made:
             yield from _convert(path, sha256, made, timeout)
             check_unchanged()
             _name(made, place, sha256)
     return os.path.join(place, _ADAPTER)
+
+
+def _check_apart(root: str, timeout: float | None) -> Steps[None]:
+    """Raises UsageError for a cache in a watched folder: what is in it would be files of the library again."""
+    place = os.path.realpath(root)
+    status = yield from ask(GetStatus(), Status, timeout)
+    for each in status.roots:
+        watched = os.path.realpath(os.fsdecode(each.path))
+        if os.path.commonpath([place, watched]) != watched:
+            continue
+        # lorad leaves names out that begin so.
+        if not any(part.startswith(".lorad-") for part in os.path.relpath(place, watched).split("/")):
+            folder = shown(os.path.join(watched, ".lorad-adapters"))
+            raise UsageError(f"{shown(root)}: the cache for adapters is in a watched folder; take {folder}")
 
 
 def _sha256(path: bytes, timeout: float | None) -> Steps[str]:
@@ -102,7 +118,8 @@ def _job(path: bytes, adapter: str, timeout: float | None, *, fold: bool) -> Ste
     try:
         return (yield from run(convert.SPEC, wanted, f"resolve {shown(path)}", None, timeout))
     except JobFailed as error:
-        text = f"{shown(path)}: it cannot be made a PEFT folder in the cache for adapters: {error}"
+        root = shown(os.path.dirname(os.path.dirname(adapter)))
+        text = f"{shown(path)}: the daemon cannot make a PEFT folder of it in the cache {root}: {error}"
         raise JobFailed(text, error.code) from error
 
 
@@ -116,7 +133,7 @@ def _config(adapter: str) -> dict[str, object]:
 def _is_whole(place: str, sha256: str) -> bool:
     """Whether a folder of the cache has all that was written."""
     try:
-        with open(os.path.join(place, _NOTE), "rb") as file:
+        with open(os.path.join(place, _NOTE), "rb", opener=regular) as file:
             note = msgspec.json.decode(file.read(_MAX_NOTE), type=_Note)
         size = os.stat(os.path.join(place, _ADAPTER, _WEIGHTS)).st_size
         read_config(os.fsencode(os.path.join(place, _ADAPTER)))

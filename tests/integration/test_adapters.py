@@ -18,8 +18,10 @@ import pytest
 
 import loractl
 from loracore.adapter import read_adapter
-from loracore.errors import AmbiguousError, ChangedFile, FileError, JobFailed, NoAdapterError, UsageError
+from loracore.control import JobProgress
+from loracore.errors import AmbiguousError, ChangedFile, FileError, NoAdapterError, NoDaemonError, UsageError
 from loractl.adapters import Resolved
+from loractl.client import Events
 from tests.builders.architectures import llm, sdxl
 from tests.builders.weights import Layers, random_weights, scalar
 from tests.builders.write import write_peft_folder, write_safetensors
@@ -82,6 +84,12 @@ def resolve(running: Running, cache: Path, name: str, base: str | None = None) -
 def deltas(path: str) -> list[np.ndarray]:
     with read_adapter(path) as adapter:
         return [module.delta(np.float64) for module in sorted(adapter.modules, key=lambda module: module.name)]
+
+
+def conversion_begins(events: Events) -> None:
+    """Return when the second job runs; the first one hashes the file."""
+    while not isinstance(job := next(events).event, JobProgress) or job.id < 2:
+        pass
 
 
 def assert_whole(cache: Path, folders: int) -> None:
@@ -264,7 +272,7 @@ def test_a_killed_conversion_leaves_nothing_that_is_used(running: Running, cache
     socket = str(running.runtime / "control.sock")
     with running.client() as client, client.events(["job-progress"]) as events:
         process = subprocess.Popen([sys.executable, "-c", code, "story.v2", socket, str(cache)])
-        next(events)
+        conversion_begins(events)
         process.send_signal(signal.SIGKILL)
         process.wait()
     (cache / ".making-left").mkdir(parents=True, exist_ok=True)
@@ -274,9 +282,32 @@ def test_a_killed_conversion_leaves_nothing_that_is_used(running: Running, cache
     assert_whole(cache, 1)
 
 
+def test_a_daemon_that_is_killed_leaves_nothing_that_is_used(running: Running, cache: Path) -> None:
+    """The client is told; whatever was begun is removed by the next."""
+    with ThreadPoolExecutor(1) as pool, running.client() as client, client.events(["job-progress"]) as events:
+        asked = pool.submit(resolve, running, cache, "story.v2", LLAMA)
+        conversion_begins(events)
+        running.stop(signal.SIGKILL)
+        assert isinstance(asked.exception(), NoDaemonError | None)
+    running.start()
+    running.settle()
+    assert deltas(resolve(running, cache, "story.v2", LLAMA).path)
+    assert_whole(cache, 1)
+
+
+def test_a_cache_is_no_part_of_the_library(running: Running, library: Path) -> None:
+    with pytest.raises(UsageError, match="is in a watched folder; take /"):
+        resolve(running, library / "cache", "story.v2")
+    assert not (library / "cache").exists()
+    for _ in range(2):
+        found = resolve(running, library / ".lorad-adapters", "Tales")
+        assert found.source == str(library / "story.v2.safetensors")
+        running.settle()
+
+
 def test_a_cache_that_cannot_be_written_is_said(running: Running, tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"")
     with pytest.raises(FileError, match="the cache for adapters cannot be used"):
         resolve(running, tmp_path / "file", "story.v2")
-    with pytest.raises((FileError, JobFailed, UsageError)):
+    with pytest.raises(FileError, match="cannot be used"):
         resolve(running, Path("/proc/nothing"), "story.v2")
