@@ -1,9 +1,7 @@
 """Find the adapter of a language model that is meant by a name: `loractl.resolve`, and `resolve` of both clients.
 
-A name is, in this order: the path of an adapter folder or file, or the end of one; the name of a folder, or of a
-file with or without its suffix (case is ignored); a title, or what its trainer called it; a trigger word; the
-beginning of a hash, 8 hex digits or more. The first of these that files for the base model have decides. Several
-files are one adapter where they are duplicates of one function, and an error otherwise.
+What a name may be is in `loractl.adapter_names`; the first kind of name that files for the base model have
+decides. Several files are one adapter where they are duplicates of one function, and an error otherwise.
 
 What the daemon says of a file is held against the disk before it is used. What is not a PEFT folder yet is made
 one by `loractl.converted`.
@@ -12,38 +10,26 @@ one by `loractl.converted`.
 from __future__ import annotations
 
 import os
-import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Literal, NamedTuple
+from collections.abc import Sequence
+from typing import Literal
 
 import msgspec
 
 from loracore import control
-from loracore.errors import AmbiguousError, ChangedFile, FileError, NoAdapterError, UsageError
-from loracore.facts import Facts
+from loracore.errors import AmbiguousError, ChangedFile, FileError, NoAdapterError
 from loracore.names.recognition import Shown, stated_family
 from loracore.paths import AnyPath, shown
-from loracore.tensorfile.peft import read_config, weight_file
+from loractl.adapter_config import is_uniform, read_config
+from loractl.adapter_names import Hit, Kind, checked, hits_of, kinds
 from loractl.client import Client
-from loractl.converted import converted, is_uniform
-from loractl.steps import Steps, all_pages, ask, next_page
+from loractl.converted import converted
+from loractl.steps import Steps, ask
 
-Kind = Literal["path", "name", "title", "trigger", "hash"]
 #: How well it fits the base model that was asked for: none was; it states that one; it is one of the same family.
 Fit = Literal["any", "base", "family"]
 
-#: Characters of a name, and of a base model's.
-_LONGEST = 1024
-#: Characters that the daemon is asked to look for; what it finds is compared as a whole.
-_NEEDLE = 300
-_ASCII = re.compile(r"[\x20-\x7e]+")
-_HASH = re.compile(r"(?:0x)?[0-9a-f]{8,64}", re.IGNORECASE)
-#: Hashes that files of different functions may have in common.
-_SHARED_HASHES = ("layout", "layer")
 #: A base model's name of so many characters may be the beginning of a longer one, in facts.
 _CUT = 300
-#: Files that a hash may find.
-_MOST_HASHED = 64
 #: Files that a message names.
 _NAMED = 10
 
@@ -67,27 +53,6 @@ class Resolved(msgspec.Struct, frozen=True):
     uniform: bool
 
 
-class Hit(NamedTuple):
-    """A file that a name may mean, as the daemon knows it."""
-
-    path: bytes
-    size: int
-    mtime_ns: int
-    state: str
-    facts: Facts
-
-    @property
-    def folder(self) -> bytes:
-        """The PEFT folder that it is the weight file of; empty for another file."""
-        folder, name = os.path.split(self.path)
-        return folder if name.startswith(b"adapter_model.") else b""
-
-    @property
-    def place(self) -> str:
-        """What it is called by: its folder, or itself."""
-        return os.fsdecode(self.folder or self.path)
-
-
 def resolve(
     name: str, base: str | None = None, *, socket: str | None = None, cache: AnyPath | None = None
 ) -> Resolved:
@@ -103,11 +68,13 @@ def resolve(
 
 def resolving(name: str, base: str | None, cache: AnyPath | None, timeout: float | None) -> Steps[Resolved]:
     """The steps of `resolve`."""
-    wanted = _checked(name, "a name of an adapter")
-    base = None if base is None else _checked(base, "a name of a base model")
+    wanted = checked(name, "a name of an adapter")
+    if ".." in wanted.split("/"):
+        raise NoAdapterError(f"{shown(wanted[:60])}: a name of an adapter has not '..' in it")
+    base = None if base is None else checked(base, "a name of a base model")
     others: dict[bytes, Hit] = {}
-    for kind in _kinds(wanted):
-        hits = yield from _hits(kind, wanted, timeout)
+    for kind in kinds(wanted):
+        hits = yield from hits_of(kind, wanted, timeout)
         fitting, fit = _fitting(hits, base)
         if fitting:
             hit = yield from _one(wanted, fitting, timeout)
@@ -126,107 +93,6 @@ def resolving(name: str, base: str | None, cache: AnyPath | None, timeout: float
             )
         others.update((hit.path, hit) for hit in hits)
     raise NoAdapterError(_nothing(wanted, base, list(others.values())))
-
-
-def _checked(text: str, what: str) -> str:
-    """A name that may be looked for. Raises NoAdapterError."""
-    shape = "" if len(text) <= _LONGEST else f"{len(text):,} characters, more than {_LONGEST:,}"
-    if not text.strip().strip("/"):
-        shape = "nothing in it"
-    elif not shape and not text.isprintable():
-        shape = "characters in it that cannot be printed"
-    elif not shape and ".." in text.split("/"):
-        shape = "'..' in it"
-    if shape:
-        raise NoAdapterError(f"{shown(text[:60].encode('utf-8', 'backslashreplace'))}: {what} has not {shape}")
-    return text.rstrip("/")
-
-
-def _kinds(wanted: str) -> Iterator[Kind]:
-    yield "path" if "/" in wanted else "name"
-    yield "title"
-    yield "trigger"
-    if _HASH.fullmatch(wanted):
-        yield "hash"
-
-
-def _hits(kind: Kind, wanted: str, timeout: float | None) -> Steps[list[Hit]]:
-    """The files that have this name. The daemon finds those that contain it; they are compared here."""
-    match kind:
-        case "path":
-            return _listed([f"path={_quoted(_ending(wanted))}"], lambda hit: _is_path(hit, wanted), timeout)
-        case "name":
-            found = [f"path~{_quoted(_ascii(f'/{wanted}/adapter_model.'))}"]
-            found += [f"name~{_quoted(f'{wanted}{dot}'[:_NEEDLE])}" for dot in (".", "")[: 1 + ("." in wanted)]]
-            return _listed(found, lambda hit: wanted.casefold() in _names(hit), timeout)
-        case "title":
-            found = [f"{field}~{_quoted(wanted[:_NEEDLE])}" for field in ("title", "output")]
-            return _listed(found, lambda hit: wanted in (hit.facts.title, hit.facts.output), timeout)
-        case "trigger":
-            found = [f"trigger~{_quoted(wanted[:_NEEDLE])}"]
-            return _listed(found, lambda hit: wanted in hit.facts.triggers, timeout)
-    return _hashed(wanted, timeout)
-
-
-def _ascii(text: str) -> str:
-    """The longest part that is ASCII: SQLite knows no case of other characters."""
-    parts: list[str] = _ASCII.findall(text)
-    return max(parts, key=len)[-_NEEDLE:]
-
-
-def _ending(path: str) -> str:
-    """A glob for a path that ends so, or whose folder does."""
-    return "*" + re.sub(r"([*?[])", r"[\1]", path[-_NEEDLE:]) + "*"
-
-
-def _quoted(text: str) -> str:
-    """A value in an expression, whatever quotes are in it."""
-    return '"' + text.replace('"', '"\'"\'"') + '"'
-
-
-def _is_path(hit: Hit, wanted: str) -> bool:
-    known = {os.fsdecode(hit.path), hit.place}
-    if wanted.startswith("/"):
-        return wanted in known
-    return any(path.endswith(f"/{wanted}") for path in known)
-
-
-def _names(hit: Hit) -> set[str]:
-    name = os.path.basename(hit.place)
-    return {name.casefold()} if hit.folder else {name.casefold(), os.path.splitext(name)[0].casefold()}
-
-
-def _listed(expressions: Sequence[str], means: Callable[[Hit], bool], timeout: float | None) -> Steps[list[Hit]]:
-    found: dict[bytes, Hit] = {}
-    for expression in expressions:
-        following: control.Request | None = control.ListFiles(expression, most=control.MOST_LISTED)
-        while following is not None:
-            page = yield from ask(following, control.Files, timeout)
-            for file in page.files:
-                hit = Hit(file.path, file.size, file.mtime_ns, file.state, file.facts or Facts())
-                if means(hit):
-                    found[hit.path] = hit
-            following = next_page(following, page)
-    return _loaded(found.values())
-
-
-def _hashed(prefix: str, timeout: float | None) -> Steps[list[Hit]]:
-    """Files with a hash that begins so, of those that tell functions apart. Raises UsageError for very many."""
-    paths: set[bytes] = set()
-    for page in (yield from all_pages(control.Find(prefix), control.Found, timeout)):
-        paths |= {match.path for match in page.matches if match.kind not in _SHARED_HASHES}
-    if len(paths) > _MOST_HASHED:
-        raise UsageError(f"{prefix}: {len(paths):,} files have a hash that begins so; give more digits")
-    hits = []
-    for path in sorted(paths):
-        file = yield from ask(control.Show(path), control.Shown, timeout)
-        hits.append(Hit(file.path, file.size, file.mtime_ns, file.status, file.facts or Facts()))
-    return _loaded(hits)
-
-
-def _loaded(hits: Iterable[Hit]) -> list[Hit]:
-    """Without weight files of a folder that has another one which is loaded in their place."""
-    return [hit for hit in hits if not hit.folder or weight_file(hit.folder) in (None, hit.path)]
 
 
 def _fitting(hits: Sequence[Hit], base: str | None) -> tuple[list[Hit], Fit]:

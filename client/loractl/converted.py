@@ -26,8 +26,8 @@ from loracore.jobs import convert, hashes
 from loracore.jobs.change import Changed, Writing
 from loracore.jobs.convert import ConvertParameters
 from loracore.paths import AnyPath, absolute, default_cache_dir, shown
-from loracore.tensorfile.peft import read_config
 from loracore.whole import regular
+from loractl.adapter_config import is_uniform, read_config
 from loractl.job_requests import run
 from loractl.steps import Steps, ask
 
@@ -206,17 +206,3 @@ def _sync(folder: str) -> None:
         os.fsync(fd)
     finally:
         os.close(fd)
-
-
-def is_uniform(config: dict[str, object]) -> bool:
-    """Whether the usual alpha and rank of a PEFT configuration give the scale of all modules."""
-    ranks, alphas = config.get("rank_pattern") or {}, config.get("alpha_pattern") or {}
-    rank, alpha = config.get("r"), config.get("lora_alpha")
-    if not isinstance(ranks, dict) or not isinstance(alphas, dict):
-        return False
-    power = 0.5 if config.get("use_rslora") else 1.0
-    pairs = {(alphas.get(key, alpha), ranks.get(key, rank)) for key in [*ranks, *alphas]}
-    try:
-        return all(a / r**power == alpha / rank**power for a, r in pairs)  # type: ignore[operator]
-    except (TypeError, ZeroDivisionError, OverflowError):
-        return False

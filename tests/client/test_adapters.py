@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import os
 from fnmatch import fnmatchcase
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from loracore.errors import FileError, MalformedFile
 from loracore.expressions import parse
-from loractl.adapters import _ascii, _ending, _quoted
-from loractl.converted import is_uniform
+from loractl.adapter_config import is_uniform, read_config
+from loractl.adapter_names import _ascii, _ending, _quoted
 
 
 @pytest.mark.parametrize("name", ["chat", "it's", 'a "b" c', "'\"'\"", "rank>=3", "!x", "a*b?[c]", '"' * 300])
@@ -32,6 +35,19 @@ def test_a_path_is_a_glob_that_takes_it_alone() -> None:
         glob = _ending(path)
         assert fnmatchcase(f"/srv{path}/adapter_model.bin", glob)
         assert not fnmatchcase(path.replace("*", "y").replace("x", "y").replace("é", "e"), glob)
+
+
+def test_a_configuration_that_is_none_is_refused(tmp_path: Path) -> None:
+    """Neither waited for, nor read without end."""
+    config = tmp_path / "adapter_config.json"
+    os.mkfifo(config)
+    with pytest.raises(FileError, match=r"adapter_config\.json"):
+        read_config(bytes(tmp_path))
+    for data in (b" " * ((1 << 20) + 1), b"[1]", b"[" * 100_000, b'{"r": "\xff"}', b"{"):
+        config.unlink()
+        config.write_bytes(data)
+        with pytest.raises(MalformedFile):
+            read_config(bytes(tmp_path))
 
 
 @pytest.mark.parametrize(

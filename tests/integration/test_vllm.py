@@ -20,6 +20,7 @@ from typing import Any
 import pytest
 
 from loracore.errors import AmbiguousError, FileError, MissingPackage
+from loractl.adapter_config import is_uniform, read_config
 from tests.integration.running import Running
 from tests.integration.test_adapters import LLAMA, peft, plain
 
@@ -160,5 +161,4 @@ def test_the_remedy_for_different_scales_is_one(library: Path, tmp_path: Path) -
     """`convert --to peft --fold` of such a folder makes one that vLLM applies as PEFT does."""
     lorakit = import_module("lorakit")
     lorakit.convert(library / "uneven", tmp_path / "even", to="peft", fold=True)
-    config = import_module("loracore.tensorfile.peft").read_config(str(tmp_path / "even").encode())
-    assert import_module("loractl.converted").is_uniform(config)
+    assert is_uniform(read_config(bytes(tmp_path / "even")))
