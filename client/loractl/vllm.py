@@ -15,6 +15,7 @@ import os
 from typing import Any
 
 from loracore.errors import FileError, MissingPackage, NoAdapterError, NoDaemonError
+from loracore.paths import shown
 from loractl.adapters import Resolved
 from loractl.aioclient import AsyncClient
 
@@ -25,12 +26,18 @@ _log = logging.getLogger("vllm.lorad")
 
 
 def register() -> None:
-    """Have vLLM ask lorad for adapters that it does not know. Raises MissingPackage."""
+    """Have vLLM ask lorad for adapters that it does not know. Raises MissingPackage where there is no vLLM.
+
+    A vLLM without resolvers starts as before: it calls this wherever lorad is installed beside it.
+    """
     try:
         # vLLM is installed where it calls this, and takes long to load.
         from vllm.lora.resolver import LoRAResolverRegistry  # noqa: PLC0415
     except ModuleNotFoundError as error:
-        raise MissingPackage(f"loractl.vllm is a plugin of vLLM, and {error.name} is not installed") from error
+        if error.name != "vllm":
+            _log.warning("lorad is not asked for adapters: a newer vLLM is needed, this one has no %s", error.name)
+            return
+        raise MissingPackage("loractl.vllm is a plugin of vLLM, and vllm is not installed") from error
     if NAME not in LoRAResolverRegistry.get_supported_resolvers():
         LoRAResolverRegistry.register_resolver(NAME, resolver())
 
@@ -64,8 +71,9 @@ class Lookup:
             return None
         _check(found)
         if found.fit == "family":
+            source, base = shown(found.source), shown(found.base or "")
             _log.warning(
-                "%s states the base model %s; it is of the family of %s", found.source, found.base, base_model_name
+                "%s states the base model %s, which is of the family of %s", source, base, base_model_name
             )
         return LoRARequest(lora_name=lora_name, lora_int_id=_number(found.path), lora_path=found.path)
 

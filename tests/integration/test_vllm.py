@@ -152,6 +152,13 @@ def test_other_resolvers_are_asked_where_there_is_no_daemon(
     assert "none.sock" in caplog.text
 
 
+def test_a_vllm_without_resolvers_starts(registry: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (tmp_path / "site/vllm/lora/resolver.py").unlink()
+    del sys.modules["vllm.lora.resolver"]
+    register()
+    assert "a newer vLLM is needed" in caplog.text
+
+
 def test_without_vllm_it_says_so() -> None:
     with pytest.raises(MissingPackage, match="vllm is not installed"):
         register()
