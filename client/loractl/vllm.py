@@ -71,10 +71,8 @@ class Lookup:
             return None
         _check(found)
         if found.fit == "family":
-            source, base = shown(found.source), shown(found.base or "")
-            _log.warning(
-                "%s states the base model %s, which is of the family of %s", source, base, base_model_name
-            )
+            stated = shown(found.base or "no base model")
+            _log.warning("%s is for %s by its family: it states %s", shown(found.source), base_model_name, stated)
         return LoRARequest(lora_name=lora_name, lora_int_id=_number(found.path), lora_path=found.path)
 
 

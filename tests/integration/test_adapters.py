@@ -191,6 +191,12 @@ def test_different_scales_go_into_the_factors(running: Running, library: Path, c
         assert np.allclose(one, other, rtol=1e-6)
 
 
+def test_the_cache_is_the_users(running: Running, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
+    found = loractl.resolve("scales", socket=str(running.runtime / "control.sock"))
+    assert Path(found.path).is_relative_to(tmp_path / "xdg/lorad/adapters")
+
+
 def test_what_is_damaged_in_the_cache_is_made_anew(running: Running, cache: Path) -> None:
     path = Path(resolve(running, cache, "scales").path, "adapter_model.safetensors")
     whole = path.read_bytes()
