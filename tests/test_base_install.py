@@ -95,6 +95,28 @@ def test_the_thin_client_looks_for_a_daemon(site: Path) -> None:
     assert "no daemon at" in ran.stderr
 
 
+def test_adapters_are_found_by_the_thin_client(site: Path) -> None:
+    """Where a model server runs, lorad is a client."""
+    program = """
+import loractl, loractl.vllm
+from loracore.errors import LoraError
+
+for call in (lambda: loractl.resolve("chat", socket="/none"), loractl.vllm.register):
+    try:
+        call()
+    except LoraError as told:
+        print(type(told).__name__, told)
+"""
+    command = [sys.executable, "-S", "-c", program]
+    ran = subprocess.run(
+        command, env={**os.environ, "PYTHONPATH": str(site)}, capture_output=True, text=True, check=True
+    )
+    daemon, vllm = ran.stdout.splitlines()
+    assert daemon.startswith("NoDaemonError")
+    assert vllm.startswith("MissingPackage")
+    assert vllm.endswith("vllm is not installed")
+
+
 def test_functions_name_the_command_too(site: Path) -> None:
     """In Python it is the typed error."""
     command = [sys.executable, "-S", "-c", _FUNCTION]

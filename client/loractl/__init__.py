@@ -1,6 +1,6 @@
-"""The thin client: the command line, and `Client` and `AsyncClient` for scripts.
+"""The thin client: the command line, `Client` and `AsyncClient` for scripts, and `resolve` for model servers.
 
-It knows `loracore`, and the daemon only as a process to talk to. Both clients are loaded when they are first asked
+It knows `loracore`, and the daemon only as a process to talk to. They are loaded when they are first asked
 for, so that the command line does not wait for what it does not use. What jobs compute is in `lorakit`, which is
 loaded where a job runs in this process.
 """
@@ -14,12 +14,13 @@ import loracore  # noqa: F401 - old import paths of this package are found by it
 from loracore.errors import LoraError
 
 if TYPE_CHECKING:
+    from loractl.adapters import resolve
     from loractl.aioclient import AsyncClient
     from loractl.client import Client
 
-__all__ = ["AsyncClient", "Client"]
+__all__ = ["AsyncClient", "Client", "resolve"]
 
-_PLACES = {"Client": "loractl.client", "AsyncClient": "loractl.aioclient"}
+_PLACES = {"Client": "loractl.client", "AsyncClient": "loractl.aioclient", "resolve": "loractl.adapters"}
 
 
 def __getattr__(name: str) -> object:

@@ -147,6 +147,7 @@ class AsyncClient(Requests):
                 step = advance(steps, await answer)
             return step.value
         finally:
+            steps.close()
             if events is not None:
                 await events.close()
                 self._events.remove(events)

@@ -139,6 +139,7 @@ class Client(Requests):
                 step = advance(steps, self._exchange(step, events))
             return step.value
         finally:
+            steps.close()
             if events is not None:
                 events.close()
                 self._events.remove(events)

@@ -1,12 +1,14 @@
 """What clients ask a daemon: a row for each method of `Client` and `AsyncClient`. No I/O.
 
 A row names the request, the type of the answer, and what the method returns; `loractl.steps` says how it is gone
-through. Those of de-duplication are in `loractl.dedupe_requests`, those of jobs in `loractl.job_requests`.
+through. Those of de-duplication are in `loractl.dedupe_requests`, those of jobs in `loractl.job_requests`. `resolve`
+alone looks at files, too, in `loractl.adapters`.
 """
 
 from __future__ import annotations
 
 import os
+from typing import TYPE_CHECKING
 
 from loracore import control
 from loracore.errors import RefusedError
@@ -14,6 +16,9 @@ from loracore.paths import AnyPath
 from loractl.dedupe_requests import DedupeRequests
 from loractl.job_requests import JobRequests
 from loractl.steps import Listing, Steps, answered, ask, listed
+
+if TYPE_CHECKING:
+    from loractl.adapters import Resolved
 
 
 class Requests(DedupeRequests, JobRequests):
@@ -86,6 +91,14 @@ class Requests(DedupeRequests, JobRequests):
                 if error.code != "not-found":
                     raise
         return (yield from ask(control.Show(last), control.Shown, self._timeout))
+
+    @answered
+    def resolve(self, name: str, base: str | None = None, *, cache: AnyPath | None = None) -> Steps[Resolved]:
+        """The PEFT folder of the adapter that is meant by a name; see `loractl.adapters`."""
+        # The names of all families are loaded with it, which takes 10 ms.
+        from loractl.adapters import resolving  # noqa: PLC0415
+
+        return resolving(name, base, cache, self._timeout)
 
     @answered
     def audit(self, timeout: float | None = None) -> Steps[control.Audited]:

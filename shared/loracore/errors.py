@@ -10,7 +10,9 @@ LoraError
 ├── StateError               the state folder cannot be used
 │   └── StateLocked          another lorad works on it
 ├── UsageError               a wrong option or argument
-│   └── ConfigError          a wrong configuration; carries every problem found in it
+│   ├── ConfigError          a wrong configuration; carries every problem found in it
+│   ├── NoAdapterError       no adapter of a library is meant by a name
+│   └── AmbiguousError       files of different functions are meant by a name; carries their paths
 ├── MissingPackage           an optional package is not installed; names the command that does it
 ├── JobFailed                a job in the daemon did not come to its end; carries a code
 ├── NoDaemonError            no daemon can be reached
@@ -91,6 +93,19 @@ class ConfigError(UsageError):
         super().__init__("\n".join(f"{path}: {problem}" for problem in problems))
         self.path = path
         self.problems = tuple(problems)
+
+
+class NoAdapterError(UsageError):
+    """No adapter of a library is meant by this name, or none for this base model."""
+
+
+class AmbiguousError(UsageError):
+    """Files of different functions are meant by one name: `paths`. `str()` has a line for each, of 20 at most."""
+
+    def __init__(self, text: str, paths: Sequence[str]) -> None:
+        more = [f"and {len(paths) - 20:,} more"] if len(paths) > 20 else []
+        super().__init__("\n  ".join([text, *paths[:20], *more]))
+        self.paths = tuple(paths)
 
 
 class MissingPackage(LoraError):

@@ -84,6 +84,13 @@ def default_config_dir() -> str:
     return os.path.join(base, "lorad")
 
 
+def default_cache_dir() -> str:
+    """The user's folder for what can be made anew (XDG base directories). Raises UsageError."""
+    if (base := _base("XDG_CACHE_HOME", ".cache")) is None:
+        raise UsageError("this user has no home folder: set XDG_CACHE_HOME or HOME")
+    return os.path.join(base, "lorad")
+
+
 def _base(variable: str, *below: str) -> str | None:
     """A base directory by its variable, which does not count where it is relative or empty, or below the home."""
     given, ours = os.environ.get(variable, ""), home()
