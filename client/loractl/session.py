@@ -1,8 +1,8 @@
 """What clients ask a daemon: a row for each method of `Client` and `AsyncClient`. No I/O.
 
 A row names the request, the type of the answer, and what the method returns; `loractl.steps` says how it is gone
-through. Those of de-duplication are in `loractl.dedupe_requests`, those of jobs in `loractl.job_requests`. `resolve`
-alone looks at files, too, in `loractl.adapters`.
+through. Those of de-duplication are in `loractl.dedupe_requests`, those of jobs in `loractl.job_requests`. Only
+`resolve` looks at files, too, in `loractl.adapters`.
 """
 
 from __future__ import annotations
