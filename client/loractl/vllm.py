@@ -12,6 +12,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
+from importlib import import_module
 from typing import Any
 
 from loracore.errors import FileError, MissingPackage, NoAdapterError, NoDaemonError
@@ -31,22 +32,24 @@ def register() -> None:
     A vLLM without resolvers starts as before: it calls this wherever lorad is installed beside it.
     """
     try:
-        # vLLM is installed where it calls this, and takes long to load.
-        from vllm.lora.resolver import LoRAResolverRegistry  # noqa: PLC0415
+        registry = _vllm("resolver").LoRAResolverRegistry
     except ModuleNotFoundError as error:
         if error.name != "vllm":
             _log.warning("lorad is not asked for adapters: a newer vLLM is needed, this one has no %s", error.name)
             return
         raise MissingPackage("loractl.vllm is a plugin of vLLM, and vllm is not installed") from error
-    if NAME not in LoRAResolverRegistry.get_supported_resolvers():
-        LoRAResolverRegistry.register_resolver(NAME, resolver())
+    if NAME not in registry.get_supported_resolvers():
+        registry.register_resolver(NAME, resolver())
 
 
 def resolver() -> Any:
     """A `LoRAResolver` that asks lorad."""
-    from vllm.lora.resolver import LoRAResolver  # noqa: PLC0415 - as in `register`
+    return type("LoradResolver", (Lookup, _vllm("resolver").LoRAResolver), {})()
 
-    return type("LoradResolver", (Lookup, LoRAResolver), {})()
+
+def _vllm(module: str) -> Any:
+    """A module of vLLM, which is installed where it calls this, and takes long to load."""
+    return import_module(f"vllm.lora.{module}")
 
 
 class Lookup:
@@ -58,8 +61,6 @@ class Lookup:
         Raises AmbiguousError for a name of two functions, and other LoraErrors for an adapter that cannot be
         served: no other resolver is asked then.
         """
-        from vllm.lora.request import LoRARequest  # noqa: PLC0415 - as in `register`
-
         try:
             async with AsyncClient() as client:
                 found = await client.resolve(lora_name, base_model_name, cache=os.environ.get(CACHE) or None)
@@ -73,7 +74,9 @@ class Lookup:
         if found.fit == "family":
             stated = shown(found.base or "no base model")
             _log.warning("%s is for %s by its family: it states %s", shown(found.source), base_model_name, stated)
-        return LoRARequest(lora_name=lora_name, lora_int_id=_number(found.path), lora_path=found.path)
+        return _vllm("request").LoRARequest(
+            lora_name=lora_name, lora_int_id=_number(found.path), lora_path=found.path
+        )
 
 
 def _check(found: Resolved) -> None:
