@@ -14,13 +14,12 @@ import loracore  # noqa: F401 - old import paths of this package are found by it
 from loracore.errors import LoraError
 
 if TYPE_CHECKING:
-    from loractl.adapters import resolve
     from loractl.aioclient import AsyncClient
-    from loractl.client import Client
+    from loractl.client import Client, resolve
 
 __all__ = ["AsyncClient", "Client", "resolve"]
 
-_PLACES = {"Client": "loractl.client", "AsyncClient": "loractl.aioclient", "resolve": "loractl.adapters"}
+_PLACES = {"Client": "loractl.client", "AsyncClient": "loractl.aioclient", "resolve": "loractl.client"}
 
 
 def __getattr__(name: str) -> object:

@@ -21,7 +21,6 @@ from loracore.names.recognition import Shown, stated_family
 from loracore.paths import AnyPath, shown
 from loractl.adapter_config import is_uniform, read_config
 from loractl.adapter_names import Hit, Kind, checked, hits_of, kinds
-from loractl.client import Client
 from loractl.converted import converted
 from loractl.steps import Steps, ask
 
@@ -51,19 +50,6 @@ class Resolved(msgspec.Struct, frozen=True):
     source: str
     converted: bool
     uniform: bool
-
-
-def resolve(
-    name: str, base: str | None = None, *, socket: str | None = None, cache: AnyPath | None = None
-) -> Resolved:
-    """The PEFT folder of the adapter that is meant by `name`, for the base model `base`.
-
-    `socket`: as of `Client`. `cache`: the folder for converted adapters, which the daemon must be able to write
-    to; `lorad/adapters` in the user's cache folder by default. Raises NoAdapterError, AmbiguousError, FileError
-    for an adapter that cannot be used, and what `Client` raises.
-    """
-    with Client(socket) as client:
-        return client.resolve(name, base, cache=cache)
 
 
 def resolving(name: str, base: str | None, cache: AnyPath | None, timeout: float | None) -> Steps[Resolved]:

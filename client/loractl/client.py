@@ -14,20 +14,23 @@ import os
 import struct
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
-from typing import Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import zmq
 
 from loracore.control import Answer, JobProgress, Request, Told
 from loracore.errors import LoraError, NoDaemonError, RefusedError, TimedOutError
 from loracore.jobs.job import P, R, Spec
-from loracore.paths import default_config_dir, shown
+from loracore.paths import AnyPath, default_config_dir, shown
 from loractl.address import KEY_FILE, SERVER_KEY, Address, find_daemon
 from loractl.frames import MAX_ANSWER, A, Subscription, decode_answer, encode
 from loractl.job_requests import run
 from loractl.keys import load_pair, public_key
 from loractl.session import Requests
 from loractl.steps import Ask, Listing, Steps, T, Whole, advance, ask, next_page
+
+if TYPE_CHECKING:
+    from loractl.adapters import Resolved
 
 S = TypeVar("S", bound="zmq.Socket[Any]")
 
@@ -307,3 +310,16 @@ def receive_first(
 
 def _deadline(timeout: float | None) -> float | None:
     return None if timeout is None else time.monotonic() + timeout
+
+
+def resolve(
+    name: str, base: str | None = None, *, socket: str | None = None, cache: AnyPath | None = None
+) -> Resolved:
+    """The PEFT folder of the adapter that is meant by `name`, for the base model `base`.
+
+    `socket`: as of `Client`. `cache`: the folder for converted adapters, which the daemon must be able to write
+    to; `lorad/adapters` in the user's cache folder by default. Raises NoAdapterError, AmbiguousError, FileError
+    for an adapter that cannot be used, and what `Client` raises.
+    """
+    with Client(socket) as client:
+        return client.resolve(name, base, cache=cache)

@@ -78,25 +78,21 @@ class TensorReader:
         Raises:
             FileError: it is closed, the file ends before the layer, or its dtype has no values (F4, complex).
         """
-        from loracore.adapter.values import upcast  # noqa: PLC0415 - loads numpy
-
         with self._telling():
-            return upcast(self.layers[name], self._bytes(name), dtype)
+            return _upcast(self.layers[name], self._bytes(name), dtype)
 
     def read_rows(self, name: str, start: int, stop: int, dtype: DTypeLike = "float32") -> Array:
         """Rows `start` to `stop` of the layer's values: no more is read, where they lie in C order.
 
         Raises FileError as `read` does.
         """
-        from loracore.adapter.values import upcast  # noqa: PLC0415 - loads numpy
-
         layer, index = self.layers[name], self._index[name]
         if index in self.container.arrangement.strided or DTYPE_BITS[layer.dtype] % 8:
             return self.read(name, dtype)[start:stop]
         size = layer.nbytes // max(1, layer.shape[0])
         part = Layer(name, layer.dtype, (stop - start, *layer.shape[1:]))
         with self._telling():
-            return upcast(part, self.source.read(self._start(index) + start * size, part.nbytes), dtype)
+            return _upcast(part, self.source.read(self._start(index) + start * size, part.nbytes), dtype)
 
     def stored(self, name: str) -> bytes:
         """The layer's bytes: little-endian, in C order. Raises FileError as `read` does."""
@@ -139,3 +135,9 @@ class TensorReader:
         places = self.container.arrangement
         base = record_start(self.source, places.records[index]) if places.records else self.container.base
         return base + places.offsets[index]
+
+
+def _upcast(layer: Layer, data: bytes, dtype: DTypeLike) -> Array:
+    from loracore.adapter.values import upcast  # noqa: PLC0415 - loads numpy
+
+    return upcast(layer, data, dtype)
