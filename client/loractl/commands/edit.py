@@ -117,7 +117,7 @@ def _check(wanted: EditParameters) -> None:
             )
     changes = wanted.set or wanted.unset or wanted.strip or wanted.strip_all or wanted.repair_hashes
     changes = changes or wanted.title is not None or wanted.trigger
-    how = wanted.apply or wanted.touch or wanted.break_links or wanted.function
+    how = wanted.apply or wanted.touch or wanted.function
     if (wanted.undo or wanted.history) and (changes or how):
         raise UsageError("--undo and --history stand without the options that change a header")
     if wanted.history and (wanted.undo or wanted.paths):

@@ -242,3 +242,15 @@ def test_a_hostile_header_is_no_more_than_read(tmp_path: Path) -> None:
     assert (file.state, file.entries, len(file.changes)) == ("done", 20_000, 1000)
     assert file.changes[0].old is not None
     assert len(file.changes[0].old) < 240
+
+
+def test_an_undo_of_a_file_with_more_names_now(tmp_path: Path) -> None:
+    """Refused like an edit, with the same remedy."""
+    path = lora(tmp_path / "a.safetensors")
+    before = path.read_bytes()
+    number = edit(path, title="x", apply=True).id
+    assert number is not None
+    (tmp_path / "b.safetensors").hardlink_to(path)
+    assert "--break-links" in edit(undo=(number,)).files[0].reason
+    assert edit(undo=(number,), break_links=True).files[0].state == "undone"
+    assert path.read_bytes() == before

@@ -147,25 +147,30 @@ class Journal:
             _forget_hidden(write, numbers)
 
     def row(self, number: int) -> Row:
-        return self._rows("WHERE number = ?", number)[0]
+        with self._reading() as read:
+            return Row(*read.execute(f"SELECT {_COLUMNS} FROM files WHERE number = ?", (number,)).fetchone())
 
-    def unsettled(self) -> list[Row]:
+    def unsettled(self) -> list[int]:
         """Rows that were begun, and those whose old file may still be hidden; oldest first."""
-        return self._rows("WHERE hidden IS NOT NULL ORDER BY number")
+        return [number for number, _ in self._numbers("hidden IS NOT NULL ORDER BY number")]
 
-    def to_undo(self, edit: int) -> list[Row]:
-        """The files of an edit, newest first. Raises UsageError where there is no such edit."""
-        rows = self._rows(
-            "WHERE edit = ? AND undoes IS NULL AND state IN ('done', 'undone') ORDER BY number DESC", edit
-        )
+    def to_undo(self, edit: int) -> list[tuple[int, bytes]]:
+        """Row and path of the files of an edit, newest first. Raises UsageError where there is no such edit."""
+        wanted = "edit = ? AND undoes IS NULL AND state IN ('done', 'undone')"
+        rows = self._numbers(f"{wanted} ORDER BY number DESC", edit)
         if not rows:
             raise UsageError(f"there is no edit {edit}; `loractl edit --history` lists them")
         return rows
 
-    def _rows(self, where: str, *values: int) -> list[Row]:
+    def _numbers(self, where: str, *values: int) -> list[tuple[int, bytes]]:
+        """Without the headers, which may be many."""
+        with self._reading() as read:
+            return read.execute(f"SELECT number, path FROM files WHERE {where}", values).fetchall()
+
+    @contextmanager
+    def _reading(self) -> Iterator[sqlite3.Connection]:
         try:
-            found = self._connection.execute(f"SELECT {_COLUMNS} FROM files {where}", values).fetchall()
-            return [Row(*each) for each in found]
+            yield self._connection
         except sqlite3.Error as error:
             _fail(self._path, error)
 

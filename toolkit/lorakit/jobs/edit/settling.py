@@ -20,7 +20,8 @@ from lorakit.output.folder import NOREPLACE, renameat2
 
 def settle_all(journal: Journal) -> tuple[str, ...]:
     """Settle what other processes have left; a warning for each file that cannot be."""
-    return tuple(warning for row in journal.unsettled() if (warning := settle(journal, row)))
+    found = (settle(journal, journal.row(number)) for number in journal.unsettled())
+    return tuple(warning for warning in found if warning)
 
 
 def settle(journal: Journal, row: Row) -> str:

@@ -26,40 +26,42 @@ def undo(parameters: EditParameters, journal: Journal, context: Context) -> tupl
     Raises UsageError for an edit that is not in the journal, or has none of these files.
     """
     edits = sorted(set(parameters.undo), reverse=True)
-    rows = [row for edit in edits for row in journal.to_undo(edit)]
+    rows = [each for edit in edits for each in journal.to_undo(edit)]
     if parameters.paths:
         named = {os.path.realpath(path) for path in parameters.paths}
-        if missing := named - {row.path for row in rows}:
+        if missing := named - {path for _, path in rows}:
             raise UsageError(f"{shown(min(missing))}: it is no file of edit {', '.join(map(str, edits))}")
-        rows = [row for row in rows if row.path in named]
-    taking = _Taking(journal, context, len(rows))
-    for row in rows:
-        taking.add(row)
+        rows = [(number, path) for number, path in rows if path in named]
+    taking = _Taking(journal, context, len(rows), break_links=parameters.break_links)
+    for number, path in rows:
+        taking.add(number, path)
     taking.end()
     return tuple(taking.files)
 
 
 class _Taking:
-    def __init__(self, journal: Journal, context: Context, total: int) -> None:
+    def __init__(self, journal: Journal, context: Context, total: int, *, break_links: bool) -> None:
         self.files: list[FileEdit] = []
+        self._journal = journal
         self._context = context
+        self._break_links = break_links
         self._total = total
         self._batches = Batches(journal)
         #: Files that were taken back already by an edit after this one.
         self._seen: set[bytes] = set()
 
-    def add(self, row: Row) -> None:
+    def add(self, number: int, path: bytes) -> None:
         place = len(self.files)
-        if row.path in self._seen:
+        if path in self._seen:
             # The header that this edit wrote comes back with what waits.
             self._batches.flush()
-        self._seen.add(row.path)
-        told = self._teller(place, row.path)
+        self._seen.add(path)
+        told = self._teller(place, path)
         told(0)
-        file, order = _planned(row)
+        file, order = _planned(self._journal.row(number), break_links=self._break_links)
         self.files.append(file)
         if order is not None:
-            self._batches.add(order, lambda what: self._hear(place, what), told, undoes=row.number)
+            self._batches.add(order, lambda what: self._hear(place, what), told, undoes=number)
 
     def end(self) -> None:
         self._batches.end()
@@ -79,11 +81,11 @@ def became(file: FileEdit, what: Written | str, state: State) -> FileEdit:
     return msgspec.structs.replace(file, state=state, shared=what.shared, copied=what.copied)
 
 
-def _planned(row: Row) -> tuple[FileEdit, Order | None]:
+def _planned(row: Row, *, break_links: bool) -> tuple[FileEdit, Order | None]:
     if row.state == "undone":
         return FileEdit(row.path, "unchanged", reason="it was undone already"), None
     try:
-        return _order(row)
+        return _order(row, break_links=break_links)
     except FileError as error:
         return FileEdit(row.path, "refused", reason=error.reason), None
     except StateError as error:
@@ -92,12 +94,12 @@ def _planned(row: Row) -> tuple[FileEdit, Order | None]:
         return FileEdit(row.path, "refused", reason=f"it cannot be read: {explained(error)}"), None
 
 
-def _order(row: Row) -> tuple[FileEdit, Order | None]:
+def _order(row: Row, *, break_links: bool) -> tuple[FileEdit, Order | None]:
     """Raises FileError where what is there is not what the edit wrote."""
     if not os.path.lexists(row.path):
         raise FileError("it is not there any more; put it back at this name, and undo again")
     old = row.old_header
-    with opened(row.path, break_links=False) as (source, identity):
+    with opened(row.path, break_links=break_links) as (source, identity):
         header = read_header(source)
         if digest(header.raw) != row.new or identity.size != row.new_size:
             raise FileError("its header was changed since; undo later edits first, or set its entries anew")

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 
 from loracore.attributes import Attributes
 from loracore.causes import explained
+from loracore.causes import told as told_by
 from loracore.errors import ChangedFile, FileError
 from loracore.identity import Identity
 from loracore.tensorfile import Source
@@ -84,11 +85,16 @@ def write(order: Order, hidden: bytes, told: Callable[[int], object]) -> Written
                 _swap(order, hold, folder, old, hidden)
                 sync_folder(folder)
     except OSError as error:
-        raise FileError(f"it cannot be edited: {explained(error, order.path)}", os.fsdecode(order.path)) from error
+        raise FileError(f"it cannot be edited: {_why(error, order.path)}", os.fsdecode(order.path)) from error
     except FileError as error:
         error.path = error.path or os.fsdecode(order.path)
         raise
     return written
+
+
+def _why(error: OSError, path: bytes) -> str:
+    """With what was tried, where that is noted."""
+    return told_by(error) if hasattr(error, "__notes__") else explained(error, path)
 
 
 def drop(path: bytes, hidden: bytes) -> None:
