@@ -7,6 +7,7 @@ hidden file for as long as that may be there. One process at a time writes it.
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import sqlite3
@@ -22,6 +23,7 @@ from loracore.causes import explained
 from loracore.errors import StateError, UsageError
 from loracore.paths import default_state_dir
 from loracore.time import now_text
+from lorakit.jobs.edit.data import sync_folder
 from lorakit.jobs.edit.writing import Order, Written
 
 _VERSION = 1
@@ -200,7 +202,7 @@ def writing() -> Iterator[Journal]:
     place = folder()
     path = os.path.join(place, "edits.sqlite")
     try:
-        os.makedirs(place, 0o700, exist_ok=True)
+        _make_folder(place)
         lock = os.open(os.path.join(place, "lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except OSError as error:
         raise StateError(f"{place}: the journal of edits cannot be kept: {explained(error, place)}") from error
@@ -236,6 +238,22 @@ def listed() -> list[tuple[int, str, bytes, str]]:
         _fail(path, error)
     finally:
         connection.close()
+
+
+def _make_folder(place: str) -> None:
+    """With those above it, durably: without it after a power cut, nothing could be undone. Raises OSError."""
+    above = os.path.dirname(place)
+    if os.path.isdir(place):
+        return
+    if not os.path.isdir(above):
+        _make_folder(above)
+    with contextlib.suppress(FileExistsError):
+        os.mkdir(place, 0o700)
+    fd = os.open(above, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        sync_folder(fd)
+    finally:
+        os.close(fd)
 
 
 def _opened(path: str, *, make: bool) -> sqlite3.Connection:

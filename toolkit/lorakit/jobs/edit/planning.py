@@ -77,7 +77,9 @@ def opened(path: bytes, *, break_links: bool) -> Iterator[tuple[Source, Identity
         for place in (path, os.path.dirname(path)):
             if not os.access(place, os.W_OK):
                 what = "it" if place == path else "its folder"
-                raise FileError(f"{what} may not be written by this user, or lies on a disk that is read-only")
+                raise FileError(
+                    f"{what} may not be written here; run it as its owner, where its disk is mounted for writing"
+                )
         yield Source(source.fd, identity.size), identity
 
 
