@@ -30,8 +30,8 @@ _BASE = ("click", "markdown-it-py", "mdurl", "msgspec", "pygments", "pyzmq", "ri
 _JOBS = {
     "hashes": "FILE", "metadata": "FILE --values", "importance": "FILE", "spectrum": "FILE", "pca": "FILE",
     "plot": "rank FILE -o OUT.png", "resize": "FILE -o OUT --rank 2", "merge": "FILE FILE -o OUT",
-    "convert": "FILE --to peft -o OUT", "bake": "FILE --base FILE -o OUT", "compare": "FILE FILE -o OUT",
-    "extract": "FILE FILE --rank 2 -o OUT", "report": "OUT",
+    "convert": "FILE --to peft -o OUT", "edit": "FILE --title x", "bake": "FILE --base FILE -o OUT",
+    "compare": "FILE FILE -o OUT", "extract": "FILE FILE --rank 2 -o OUT", "report": "OUT",
 }  # fmt: skip
 
 

@@ -43,6 +43,7 @@ COMMANDS = {
     "spectrum": ("analyse", "Singular values of each module."),
     "pca": ("analyse", "Principal components of each layer."),
     "plot": ("analyse", "A picture of what is in the weights."),
+    "edit": ("edit", "Change what headers say, of one file or thousands; --apply does it."),
     "resize": ("resize", "A LoRA of other ranks, or of another size."),
     "merge": ("merge", "Several LoRAs as one, with a weight each."),
     "convert": ("convert", "kohya, PEFT or diffusers naming, another dtype or container."),

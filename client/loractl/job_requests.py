@@ -19,6 +19,7 @@ from loracore.jobs import (
     bake,
     compare,
     convert,
+    edit,
     extract,
     hashes,
     importance,
@@ -111,6 +112,7 @@ class JobRequests:
     resize = of_job(resize.SPEC)
     merge = of_job(merge.SPEC)
     convert = of_job(convert.SPEC)
+    edit = of_job(edit.SPEC)
     bake = of_job(bake.SPEC)
     compare = of_job(compare.SPEC)
     extract = of_job(extract.SPEC)

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
         bake,
         compare,
         convert,
+        edit,
         extract,
         hashes,
         importance,
@@ -29,8 +30,8 @@ if TYPE_CHECKING:
     )
 
 __all__ = [
-    "bake", "compare", "convert", "extract", "hashes", "importance", "merge", "metadata", "pca", "plot", "report",
-    "resize", "spectrum",
+    "bake", "compare", "convert", "edit", "extract", "hashes", "importance", "merge", "metadata", "pca", "plot",
+    "report", "resize", "spectrum",
 ]  # fmt: skip
 
 

@@ -170,6 +170,21 @@ def convert(path: Path, output: Path, *, to: Convention | None = None, **options
     return _written("convert", output, options, path=_absolute(path), to=to)
 
 
+def edit(paths: Path | Sequence[Path] = (), *, apply: bool = False, **options: Any) -> dict[str, Any]:
+    """What the headers of files become, by the fields of `EditResult`; `apply` writes it.
+
+    Other `options` are those of `EditParameters`, such as `set`, `unset`, `title` and `undo`. What cannot be
+    done to a file is said in `files`. Raises UsageError and StateError.
+    """
+    lists = {name: _texts(options.pop(name)) for name in ("unset", "strip", "trigger", "undo") if name in options}
+    job = _job("edit")
+    try:
+        wanted = job.parameters(paths=_listed(paths), apply=apply, **lists, **options)
+        return _found("edit", job.decoded(msgspec.msgpack.encode(wanted)))
+    except (msgspec.MsgspecError, TypeError, OverflowError, UnicodeError) as error:
+        raise UsageError(f"wrong parameters: {error}") from error
+
+
 def bake(paths: Path | Sequence[Path], base: Path, output: Path, **options: Any) -> dict[str, Any]:
     """Merge LoRAs into a base model, which stays as it is, by the fields of `Changed`.
 
@@ -241,6 +256,11 @@ def _listed(paths: Path | Sequence[Path]) -> tuple[bytes, ...]:
 
 def _absolute(path: Path) -> bytes:
     return os.path.abspath(os.fsencode(path))
+
+
+def _texts(given: object) -> tuple[Any, ...]:
+    """One, or several."""
+    return tuple(given) if isinstance(given, list | tuple | set | frozenset) else (given,)
 
 
 def _alone() -> Alone:

@@ -120,7 +120,7 @@ def undo(connect: Connect, as_json: bool, ids: tuple[int, ...], everything: bool
 
     Content, name, mode, owner, times and extended attributes come back; where another file has taken the name, as
     `NAME (given back).EXT`. Exit 5 when one was refused; 2 when there is no such action. What is undone already is
-    nothing to do.
+    nothing to do. Edits of headers have ids of their own: `loractl edit --undo` takes those back.
 
     \b
     loractl undo 12               take back action 12

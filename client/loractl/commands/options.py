@@ -118,6 +118,18 @@ def runs_job(function: Callable[..., Any], *, writes_output: bool = True) -> Cal
     return json_option(local(detached(_places(command))))
 
 
+def runs_here(function: Callable[..., Any]) -> Callable[..., Any]:
+    """--json. The command gets `run`, which has a job done in this process, and `as_json`."""
+
+    @wraps(function)
+    def command(as_json: bool, **options: Any) -> Any:
+        connect = _connector(None, None, None)
+        ours = _Runner(connect, local=True, detach=False, needs_daemon=False, as_json=as_json)
+        return function(ours, as_json=as_json, **options)
+
+    return json_option(command)
+
+
 class _Runner:
     """`RunJob` by the options."""
 

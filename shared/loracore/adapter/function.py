@@ -65,6 +65,13 @@ def header_function(metadata: Mapping[str, str], layers: Sequence[str] = ()) -> 
         return _unread(json.dumps(sorted(metadata.items())).encode())
 
 
+def may_say_function(key: str) -> bool:
+    """Whether an entry of this name in a header's metadata is one that `header_function` goes by."""
+    if key == DIFFUSERS_METADATA or key.rpartition(".")[2] in _FIELDS:
+        return True
+    return key in (*_RANKS, *_ALPHAS, *_ARGUMENTS)
+
+
 def config_function(text: bytes, layers: Sequence[str] = ()) -> bytes | None:
     """The digest of what an `adapter_config.json` says; None where the scale is 1 and it says nothing else.
 

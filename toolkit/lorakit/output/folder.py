@@ -25,8 +25,9 @@ from loracore.errors import UsageError
 from lorakit.output.draft import Draft, cannot
 
 #: renameat2(2).
-_NOREPLACE, _EXCHANGE = 1, 2
-_UNSUPPORTED = (errno.ENOSYS, errno.EINVAL, errno.EOPNOTSUPP)
+NOREPLACE, EXCHANGE = 1, 2
+#: What a file system says that does not know these flags.
+UNSUPPORTED = (errno.ENOSYS, errno.EINVAL, errno.EOPNOTSUPP)
 _AT_FDCWD = -100
 #: Names that are tried for a hidden folder.
 _TRIES = 100
@@ -139,26 +140,36 @@ class FolderDraft:
 
     def _appear(self) -> None:
         if not os.path.lexists(self.path):
-            _rename(self._hidden, self.path, _NOREPLACE)
+            _rename(self._hidden, self.path, NOREPLACE)
             return
         if not self._force:
             raise FileExistsError(errno.EEXIST, "it is there", self.path)
         # Looked at again: it may have become another since.
         refuse_folder(self.path, force=True, kind=self._kind)
-        _rename(self._hidden, self.path, _EXCHANGE)
+        _rename(self._hidden, self.path, EXCHANGE)
         # What was there has the hidden name now, and goes when the context is left.
 
 
-def _rename(source: bytes, target: bytes, flags: int) -> None:
+def renameat2(source: bytes, target: bytes, flags: int, *, folder: int = _AT_FDCWD) -> None:
+    """Rename as these flags of the system call say, in the folder of a descriptor. Raises OSError."""
     call = getattr(_libc, "renameat2", None)
     code = errno.ENOSYS
     if call is not None:
-        if call(_AT_FDCWD, source, _AT_FDCWD, target, flags) == 0:
+        if call(folder, source, folder, target, flags) == 0:
             return
         code = ctypes.get_errno()
-    if code not in _UNSUPPORTED:
-        raise OSError(code, os.strerror(code), target)
-    if flags == _NOREPLACE:
+    raise OSError(code, os.strerror(code), target)
+
+
+def _rename(source: bytes, target: bytes, flags: int) -> None:
+    try:
+        renameat2(source, target, flags)
+    except OSError as error:
+        if error.errno not in UNSUPPORTED:
+            raise
+    else:
+        return
+    if flags == NOREPLACE:
         # An empty folder would be replaced in silence; a file or a full folder is an error by itself.
         if os.path.lexists(target):
             raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), target)

@@ -6,7 +6,7 @@ import os
 
 import msgspec
 
-from lorad.dedupe.action.attributes import Attributes
+from loracore.attributes import Attributes
 from lorad.dedupe.action.order import Raw, Result, Side, spoken
 from lorad.dedupe.action.place import NAME_BYTES, Folder, cut
 from lorad.dedupe.action.registry import ACTIONS, Action

@@ -15,12 +15,12 @@ from typing import NamedTuple
 
 import msgspec
 
+from loracore.attributes import Attributes, make_file, rehearse
 from loracore.causes import doing, told
 from loracore.errors import FileError
 from loracore.identity import Identity
 from lorad.blocks.extents import unshared_bytes
 from lorad.dedupe.action import recipe, units
-from lorad.dedupe.action.attributes import Attributes, make_file, rehearse
 from lorad.dedupe.action.compare import Layers, function_of, pieces, write_all
 from lorad.dedupe.action.entry import Entry
 from lorad.dedupe.action.hidden import path_in, result_of

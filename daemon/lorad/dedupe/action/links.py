@@ -9,8 +9,8 @@ from __future__ import annotations
 import os
 
 from loracore import causes
+from loracore.attributes import Attributes
 from loracore.causes import doing
-from lorad.dedupe.action.attributes import Attributes
 from lorad.dedupe.action.entry import Entry
 from lorad.dedupe.action.hold import Held
 from lorad.dedupe.action.journal import Context

@@ -8,10 +8,10 @@ from contextlib import ExitStack
 import msgspec
 
 from loracore.adapter.folder import weight_parts
+from loracore.attributes import Attributes
 from loracore.identity import Identity
 from lorad.blocks.extents import unshared_bytes
 from lorad.dedupe.action import quarantine, reflink, sidecars, units
-from lorad.dedupe.action.attributes import Attributes
 from lorad.dedupe.action.compare import Layers, function_of, same_bytes, same_layers
 from lorad.dedupe.action.entry import Entry
 from lorad.dedupe.action.folders import same_folders

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, ClassVar, NamedTuple
 from loracore import causes
 
 if TYPE_CHECKING:
-    from lorad.dedupe.action.attributes import Attributes
+    from loracore.attributes import Attributes
     from lorad.dedupe.action.entry import Entry
     from lorad.dedupe.action.hold import Held
     from lorad.dedupe.action.journal import Context

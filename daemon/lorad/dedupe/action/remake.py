@@ -15,9 +15,9 @@ from typing import NamedTuple
 import msgspec
 from blake3 import blake3
 
+from loracore.attributes import make_file
 from loracore.errors import FileError
 from lorad.dedupe.action import links, quarantine, recipe, sidecars, units
-from lorad.dedupe.action.attributes import make_file
 from lorad.dedupe.action.compare import Layers, pieces, write_all
 from lorad.dedupe.action.entry import Entry
 from lorad.dedupe.action.hold import Held, hold

@@ -13,10 +13,10 @@ from contextlib import ExitStack, suppress
 
 import msgspec
 
+from loracore.attributes import Attributes, make_file
 from loracore.errors import FileError
 from loracore.tensorfile import has_reader
 from lorad.dedupe.action import recipe
-from lorad.dedupe.action.attributes import Attributes, make_file
 from lorad.dedupe.action.compare import Layers
 from lorad.dedupe.action.folders import same_folders
 from lorad.dedupe.action.hold import Held, hold, watchful

@@ -66,9 +66,7 @@ def test_what_attributes_were_tried_on_stands_in_no_way(tmp_path: Path, monkeypa
     before = world.look()
     number = world.apply("delete").id
     with monkeypatch.context() as patch:
-        patch.setattr(
-            "lorad.dedupe.action.attributes.Attributes.give", lambda *_: os.kill(os.getpid(), signal.SIGKILL)
-        )
+        patch.setattr("loracore.attributes.Attributes.give", lambda *_: os.kill(os.getpid(), signal.SIGKILL))
         pid = os.fork()
         if not pid:
             world.free(number)

@@ -17,7 +17,7 @@ import msgspec
 import pytest
 from blake3 import blake3
 
-from lorad.dedupe.action.attributes import Attributes
+from loracore.attributes import Attributes
 from lorad.dedupe.action.compare import Layers
 from lorad.dedupe.action.hold import hold
 from lorad.dedupe.action.journal_file import JOURNAL, MARKER

@@ -21,9 +21,9 @@ from loracore.errors import ChangedFile, FileError, MalformedFile
 from loracore.jobs.hashes import HashesParameters, HashesResult
 from loracore.jobs.job import Alone, Cancelled
 from loracore.tensorfile import open_container
+from lorakit.filehash.legacy import ORDER
+from lorakit.filehash.shared_read import Excerpt, Piece
 from lorakit.jobs.hashes.job import JOB
-from lorakit.jobs.hashes.legacy import ORDER
-from lorakit.jobs.hashes.shared_read import Excerpt, Piece
 from tests.builders import real
 from tests.builders.architectures import LayerSpec, sd15
 from tests.builders.weights import random_weights

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import zlib
-from collections.abc import Callable
 from hashlib import sha256
 
 from blake3 import blake3
@@ -19,8 +18,8 @@ from loracore.jobs.hashes import SPEC, HashesParameters, HashesResult
 from loracore.jobs.job import Context
 from loracore.tensorfile import Container, Source, open_regular, read_container
 from loracore.tensorfile.peft import weight_file
-from lorakit.jobs.hashes.legacy import LENGTH, START, LegacyHash
-from lorakit.jobs.hashes.shared_read import Excerpt, Lane, Piece, read_once
+from lorakit.filehash.legacy import LENGTH, START, LegacyHash
+from lorakit.filehash.shared_read import Excerpt, Lane, Piece, behind, read_once
 
 
 def run(parameters: HashesParameters, context: Context) -> HashesResult:
@@ -56,7 +55,7 @@ def _hash(source: Source, path: bytes, context: Context) -> HashesResult:
     data, legacy = sha256(), None
     if container is not None:
         legacy = LegacyHash(container)
-        lanes += [_behind(container.base, data.update), legacy.excerpt.feed]
+        lanes += [behind(container.base, data.update), legacy.excerpt.feed]
     lanes += [crc.update, fast.update]
     if first is not None:
         lanes.append(first.feed)
@@ -86,19 +85,6 @@ def _container(source: Source, path: bytes) -> Container | None:
         # Nothing of it is loaded here; those who ask what it is need its hashes.
         return None
     return container if container.format == "safetensors" else None
-
-
-def _behind(start: int, update: Callable[[memoryview], object]) -> Lane:
-    """`update` for all that lies at `start` or behind it."""
-    left = start
-
-    def lane(block: memoryview) -> None:
-        nonlocal left
-        skipped = min(left, len(block))
-        left -= skipped
-        update(block[skipped:])
-
-    return lane
 
 
 class _Crc32:

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from hashlib import sha256
 
 from loracore.tensorfile import Container
-from lorakit.jobs.hashes.shared_read import Excerpt, Piece
+from lorakit.filehash.shared_read import Excerpt, Piece
 
 #: AutoV1's range (AUTOMATIC1111/stable-diffusion-webui, the model hash of its first versions).
 START, LENGTH = 0x100000, 0x10000

@@ -49,6 +49,19 @@ def read_once(source: Source, lanes: Sequence[Lane], threads: int, told: Callabl
     told(source.size)
 
 
+def behind(start: int, update: Callable[[memoryview], object]) -> Lane:
+    """`update` for all that lies at `start` or behind it."""
+    left = start
+
+    def lane(block: memoryview) -> None:
+        nonlocal left
+        skipped = min(left, len(block))
+        left -= skipped
+        update(block[skipped:])
+
+    return lane
+
+
 class _Reading:
     def __init__(self, source: Source, lanes: Sequence[Lane]) -> None:
         self._source = source
