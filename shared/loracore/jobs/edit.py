@@ -11,7 +11,7 @@ from loracore.jobs.job import Spec
 #: `planned`: it would be changed. `unchanged`: its header says all of it already.
 State = Literal["planned", "unchanged", "done", "undone", "refused"]
 #: Of an edit in the journal. `interrupted`: it was killed in its middle, and the next edit settles it.
-PastState = Literal["done", "undone", "interrupted"]
+DoneState = Literal["done", "undone", "interrupted"]
 
 
 class EditParameters(msgspec.Struct, frozen=True):
@@ -71,13 +71,13 @@ class FileEdit(msgspec.Struct, frozen=True):
     warnings: tuple[str, ...] = ()
 
 
-class PastEdit(msgspec.Struct, frozen=True):
+class DoneEdit(msgspec.Struct, frozen=True):
     """A file of an edit in the journal. `id`: of the edit, which may have had many files."""
 
     id: int
     time: str
     path: bytes
-    state: PastState
+    state: DoneState
 
 
 class EditResult(msgspec.Struct, frozen=True):
@@ -88,7 +88,7 @@ class EditResult(msgspec.Struct, frozen=True):
 
     id: int | None
     files: tuple[FileEdit, ...] = ()
-    history: tuple[PastEdit, ...] = ()
+    history: tuple[DoneEdit, ...] = ()
     warnings: tuple[str, ...] = ()
 
 

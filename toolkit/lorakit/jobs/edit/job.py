@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable
 
 from loracore.errors import UsageError
-from loracore.jobs.edit import SPEC, EditParameters, EditResult, FileEdit, PastEdit, PastState
+from loracore.jobs.edit import SPEC, DoneEdit, DoneState, EditParameters, EditResult, FileEdit
 from loracore.jobs.job import Context
 from loracore.paths import shown
 from lorakit.jobs.edit import journal as journals
@@ -17,7 +17,7 @@ from lorakit.jobs.edit.settling import settle_all
 from lorakit.jobs.edit.undo import became, undo
 from lorakit.jobs.edit.writing import Order, Written
 
-_PAST: dict[str, PastState] = {"done": "done", "undone": "undone", "begun": "interrupted"}
+_PAST: dict[str, DoneState] = {"done": "done", "undone": "undone", "begun": "interrupted"}
 
 
 def run(parameters: EditParameters, context: Context) -> EditResult:
@@ -26,7 +26,7 @@ def run(parameters: EditParameters, context: Context) -> EditResult:
     Raises UsageError for parameters that cannot be meant, StateError where the journal cannot be kept.
     """
     if parameters.history:
-        rows = (PastEdit(edit, time, path, _PAST[state]) for edit, time, path, state in journals.listed())
+        rows = (DoneEdit(edit, time, path, _PAST[state]) for edit, time, path, state in journals.listed())
         return EditResult(None, history=tuple(rows))
     if not parameters.undo:
         check_parameters(parameters)
