@@ -7,6 +7,7 @@ Numbers, sizes and times have `>`, `>=`, `<` and `<=` as well. Quotes keep space
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterable, Sequence
 from datetime import datetime
@@ -42,6 +43,7 @@ FIELDS: dict[str, Field] = {
         "text",
         "pending, grouped, unique, duplicate or failed",
     ),
+    "format": Field("text", "safetensors, torch-zip …"),
     "family": Field("text", "the base family, by names and shapes: sd15, sdxl, flux …"),
     "base": Field("text", "the base model, as it is stated"),
     "algorithm": Field("text", "lora, locon, loha, lokr, dora …"),
@@ -80,6 +82,8 @@ _POWERS = {"": 0, "k": 1, "m": 2, "g": 3, "t": 4}
 _AGO = re.compile(r"(\d{1,6})([smhdw])")
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
 _DATE = re.compile(r"\d{4}(-\d\d(-\d\d([T ]\d\d(:\d\d(:\d\d)?)?)?)?)?")
+#: What a size may be at most, and the digits of one.
+_LARGEST, _DIGITS = 2**62, 30
 #: Characters of an expression, its terms, and the `*` of one glob: each multiplies the time that it may take.
 _LONGEST, _MOST, _STARS = 4096, 50, 4
 
@@ -108,6 +112,8 @@ class Term(NamedTuple):
 
 def parse(expression: str) -> list[Term]:
     """The terms of an expression. Raises BadExpression."""
+    if not expression.isascii() and any("\ud800" <= char <= "\udfff" for char in expression):
+        raise BadExpression("the expression is not UTF-8; ask for such names by a glob: `?` stands for a byte")
     if len(expression) > _LONGEST:
         raise BadExpression(f"the expression has {len(expression):,} characters, more than {_LONGEST:,}")
     terms = []
@@ -145,6 +151,8 @@ def _term(token: str, start: int) -> Term:
     where = f"at {start + 1}, {token[:60]}"
     found = _TERM.fullmatch(token)
     if found is None:
+        if token in ("=", "!=", "~", "!~", ">", ">=", "<", "<="):
+            raise BadExpression(f"{where}: write a term without spaces, such as rank>=32")
         negated = token.startswith("!")
         word = _unquoted(token[1:] if negated else token)
         if not word:
@@ -172,7 +180,8 @@ def _value(field: str, kind: Kind, text: str, where: str) -> str | float | int |
         case "size":
             if (size := _SIZE.fullmatch(text)) is None:
                 raise BadExpression(f"{where}: {text[:40]!r} is no size; such as {field}>100MB")
-            return int(float(size[1]) * (1024 if size[3] else 1000) ** _POWERS[size[2].lower()])
+            size_bytes = float(size[1][:_DIGITS]) * (1024 if size[3] else 1000) ** _POWERS[size[2].lower()]
+            return int(min(size_bytes, _LARGEST))
         case "time" | "date":
             return _when(field, text, where)
         case "yes":
@@ -232,7 +241,7 @@ def absolute_folders(expression: str, here: str) -> str:
         if term is None or _ALSO.get(term[1].lower(), term[1].lower()) != "dir":
             return found[0]
         folder = _unquoted(term[3])
-        path = folder if folder.startswith("/") else f"{here.rstrip('/')}/{folder}".rstrip("/.") or "/"
+        path = os.path.normpath(os.path.join(here, folder))
         quote = "'" if '"' in path else '"'
         return f"{term[1]}{term[2]}{quote}{path}{quote}"
 

@@ -187,6 +187,38 @@ def test_a_scan_of_the_same_state_folder_takes_nothing_away(running: Running, li
     assert names(running, "family=flux") == ["new night.safetensors", "night.safetensors"]
 
 
+def test_peft_configuration_is_read_by_whichever_name_has_it(running: Running, library: Path) -> None:
+    """A weight file that is an adapter's under one of its names only."""
+    staged = library.parent / "staged"
+    (staged / "A").mkdir(parents=True)
+    write_peft_folder(str(staged / "Z"), random_weights(llm(8), 9), rank=8, targets=["q_proj"], base="org/Nine")
+    os.link(staged / "Z/adapter_model.safetensors", staged / "A/x.safetensors")
+    staged.rename(library / "new")
+    running.settle()
+    assert [file["base"] for file in listed(running, "dir=new", cwd=library)] == ["org/Nine"] * 2
+
+
+def test_what_contradicts_itself_is_refused(running: Running, tmp_path: Path) -> None:
+    assert loractl(running, "list", "family=flux", "--save", "big").returncode == 0
+    for wrong in (
+        ["--save", "big"], ["--save", "", "x"], ["x", "--save", "a", "--forget", "big"], ["--runs", "--names"],
+        ["--runs", "-o", str(tmp_path / "runs.csv")], ["--facets", "family", "--sort", "size"], ["--forget", ""],
+    ):  # fmt: skip
+        done = loractl(running, "list", *wrong)
+        assert (done.returncode, done.stdout) == (2, ""), wrong
+    assert names(running, "@big") == ["night.safetensors"]
+    assert not (tmp_path / "runs.csv").exists()
+
+
+def test_a_table_has_heads_in_a_pipe_and_unreadable_files_are_not_sound(running: Running) -> None:
+    done = loractl(running, "list", "sound=no", "--columns", "name,state")
+    assert [line.split() for line in done.stdout.splitlines()] == [
+        ["name", "state"],
+        ["broken.safetensors", "failed"],
+    ]
+    assert loractl(running, "list", "--facets", "format").returncode == 0
+
+
 def test_runs_are_the_epochs_of_one_training(tmp_path: Path) -> None:
     root = tmp_path / "library"
     for epoch in (1, 2, 10):

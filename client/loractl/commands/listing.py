@@ -81,10 +81,13 @@ def list_files(
     `loractl list family=sdxl 'rank>=32' trigger~ohwx`;
     `loractl list anime 'size>200MB' --sort -size -o large.csv`.
     """
+    _check_alone(runs, names, saved, facets is not None, save is not None, forget is not None)
     asked = absolute_folders(" ".join(map(_quoted, expression)), os.getcwd())
     parse(asked)
-    if save or saved or forget:
-        _searches(connect, as_json, save or forget, "" if forget else asked)
+    if save is not None and not asked.strip():
+        raise UsageError("--save needs an expression to save; --forget NAME forgets one")
+    if saved or save is not None or forget is not None:
+        _searches(connect, as_json, forget if save is None else save, "" if save is None else asked)
         return
     if runs or names:
         _show_sets(connect, as_json, ListRuns(asked) if runs else ListNames(asked))
@@ -106,9 +109,23 @@ def list_files(
     elif not output:
         heads, rows = listing.rows(files, chosen)
         if files:
-            tables.show_table(heads, rows)
+            tables.show_table(heads, rows, heads=True)
         more = f"; the first {len(files):,} are shown, --limit 0 shows all" if len(files) < total else ""
         click.echo(f"{count(total, 'file')}{more}", err=True)
+
+
+def _check_alone(*given: bool) -> None:
+    """What lists something else than files is asked for alone, and files alone are sorted and written."""
+    context = click.get_current_context()
+    files = [f"--{name}" for name in ("sort", "columns", "limit", "output") if _is_given(context, name)]
+    if sum(given) > 1:
+        raise UsageError("give one of --runs, --names, --facets, --save, --saved and --forget")
+    if any(given) and files:
+        raise UsageError(f"{', '.join(files)}: only for a list of files; --json writes the others for programs")
+
+
+def _is_given(context: click.Context, name: str) -> bool:
+    return context.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE
 
 
 def _quoted(argument: str) -> str:
@@ -142,10 +159,10 @@ def _files(connect: Connect, asked: str, sort: str, most: int) -> tuple[list[Lis
 def _searches(connect: Connect, as_json: bool, name: str | None, expression: str) -> None:
     """Save an expression, or forget it where it is empty; without a name, tell what is saved."""
     with connect() as daemon:
-        searches = (daemon.save_search(name, expression) if name else daemon.searches()).searches
+        searches = (daemon.searches() if name is None else daemon.save_search(name, expression)).searches
     if as_json:
         forms.print_json({"searches": searches})
-    elif not name:
+    elif name is None:
         heads = [tables.Column("name"), tables.Column("expression", folds=True)]
         tables.show_table(heads, [(f"@{name}", shown(text)) for name, text in searches.items()])
 
@@ -165,7 +182,7 @@ def _show_sets(connect: Connect, as_json: bool, request: ListRuns | ListNames) -
         tables.Column("file", folds=True),
     ]
     if found:
-        tables.show_table(heads, [row for one in found for row in listing.set_rows(one)])
+        tables.show_table(heads, [row for one in found for row in listing.set_rows(one)], heads=True)
     click.echo(count(len(found), "run" if isinstance(request, ListRuns) else "name"), err=True)
 
 
@@ -182,5 +199,5 @@ def _show_facets(connect: Connect, as_json: bool, asked: str, fields: Sequence[s
         for field, values in page.facets.items()
         for first, (value, number) in zip([True] + [False] * len(values), values, strict=False)
     ]
-    tables.show_table(heads, rows)
+    tables.show_table(heads, rows, heads=True)
     click.echo(count(page.total, "file"), err=True)

@@ -34,12 +34,12 @@ class Column(NamedTuple):
 Row = Sequence[str]
 
 
-def show_table(columns: Sequence[Column], rows: Iterable[Row], *, title: str = "") -> None:
-    """Print rows of texts that are fit for a terminal (`loracore.paths.shown`)."""
+def show_table(columns: Sequence[Column], rows: Iterable[Row], *, title: str = "", heads: bool = False) -> None:
+    """Print rows of texts that are fit for a terminal (`loracore.paths.shown`). `heads`: also in a pipe."""
     if sys.stdout.isatty():
         _print_rich(columns, rows, title)
     else:
-        print_plain(columns, rows)
+        print_plain(columns, [[column.name for column in columns], *rows] if heads else rows)
 
 
 def _print_rich(columns: Sequence[Column], rows: Iterable[Row], title: str) -> None:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import re
 import time
+from calendar import monthrange
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any, NamedTuple
 
 from loracore.expressions import FIELDS, WORD, Ago, Term
+from loracore.identity import bounded
+from loracore.time import rfc3339
 
 #: Fields whose column has another name, and those that have none.
 _COLUMNS = {"path": "folded", "modified": "mtime_ns", "trigger": "triggers", "tag": "tags"}
@@ -24,12 +27,14 @@ _HASHES = {
         value: f"CASE WHEN model_hash IS NULL THEN 0 ELSE {text} END"
         for value, text in {
             "unchecked": f"({_CHECKED}) IS NULL",
-            "right": f"lower(hex(({_CHECKED}))) = model_hash",
-            "wrong": f"lower(hex(({_CHECKED}))) NOT IN ('', model_hash)",
+            "right": f"substr(lower(hex(({_CHECKED}))), 1, length(model_hash)) = model_hash",
+            "wrong": f"substr(lower(hex(({_CHECKED}))), 1, length(model_hash)) NOT IN ('', model_hash)",
         }.items()
     },
 }
 _LAST = "\U0010ffff"
+#: The last times that there are.
+_LAST_MONTH, _END = datetime(9999, 12, 1, tzinfo=UTC), datetime.max.replace(tzinfo=UTC)
 
 #: A condition, and its parameters.
 Part = tuple[str, list[Any]]
@@ -53,13 +58,10 @@ def condition(terms: Sequence[Term]) -> Condition:
     others = [term for term in terms if not _match(term)]
     match = " AND ".join(f"({match})" for _, match in indexed)
     every = [_term(term) for term in others]
-    some = [
-        _looked_through(term) if term.field == WORD and term.operator == "~" else _term(term) for term in others
-    ]
     if indexed:
         # All at once are looked up faster than one after the other.
         every.insert(0, ("id IN (SELECT rowid FROM words WHERE words MATCH ?)", [match]))
-        some += [_looked_through(term) for term, _ in indexed]
+    some = [_of_one_row(term) for term in terms]
     return Condition(_all(every), _all(some), match if not others else "")
 
 
@@ -77,12 +79,17 @@ def _match(term: Term) -> str:
     return _quoted(folded) if term.field == WORD else f"{column(term.field)} : {_quoted(folded)}"
 
 
-def _looked_through(term: Term) -> Part:
-    """A term that the index knows, asked of one row."""
-    names = _WORDS if term.field == WORD else (column(term.field),)
-    text = " OR ".join(f"instr(texts.{name}, ?)" for name in names)
+def _of_one_row(term: Term) -> Part:
+    """The same as `_term`, where few rows are asked, one after the other."""
     folded = str(term.value).casefold()
-    return f"EXISTS (SELECT 1 FROM texts WHERE texts.id = listing.id AND ({text}))", [folded] * len(names)
+    if term.field == WORD:
+        text, values = " OR ".join(f"instr(texts.{name}, ?)" for name in _WORDS), [folded] * len(_WORDS)
+    elif term.field == "tag":
+        text, values = _words("texts.tags", term.operator.lstrip("!"), folded)
+    else:
+        return _term(term)
+    negated = "NOT " if term.operator.startswith("!") else ""
+    return f"{negated}EXISTS (SELECT 1 FROM texts WHERE texts.id = listing.id AND ({text}))", values
 
 
 def _quoted(folded: str) -> str:
@@ -136,10 +143,13 @@ def _word(word: str, operator: str) -> Part:
 def _text(name: str, operator: str, value: str) -> Part:
     if operator.endswith("~"):
         text, values = f"instr(coalesce({name}, ''), ?)", [value]
-    elif _GLOB & set(value):
-        text, values = f"coalesce({name}, '') GLOB ?", [value]
-    else:
+    elif not _GLOB & set(value):
         text, values = f"coalesce({name}, '') = ?", ["" if value == "unknown" else value]
+    elif value.count("*") < 2 and "[" not in value:
+        # SQLite's own, which is faster, goes back to each `*`.
+        text, values = f"coalesce({name} GLOB ?, 0)", [value]
+    else:
+        text, values = f"is_like({name}, ?)", [value]
     return f"NOT {text}" if operator.startswith("!") else text, values
 
 
@@ -180,13 +190,13 @@ def _time(name: str, operator: str, value: object) -> Part:
         start = end = int((time.time() - value.seconds) * 1e9)
     else:
         start, end = _period(str(value))
-    return _between(name, operator, start, end)
+    return _between(name, operator, bounded(start), bounded(end))
 
 
 def _date(name: str, operator: str, value: object) -> Part:
     """Dates are compared as far as they are given: 2025-06 is all of June."""
     if isinstance(value, Ago):
-        start = datetime.fromtimestamp(time.time() - value.seconds, UTC).isoformat(timespec="seconds").casefold()
+        start = rfc3339(time.time() - value.seconds, "seconds").casefold()
         return _between(name, operator, start, start)
     start = str(value).casefold()
     return _between(name, operator, start, start + _LAST)
@@ -214,9 +224,10 @@ def _period(date: str) -> tuple[int, int]:
     start = datetime(*(parts + [1, 1, 1, 0, 0, 0][len(parts) :]), tzinfo=UTC)  # type: ignore[misc, arg-type]
     match len(parts):
         case 1:
-            end = start.replace(year=min(start.year + 1, 9999))
+            end = start.replace(year=start.year + 1) if start.year < 9999 else _END
         case 2:
-            end = (start + timedelta(days=31)).replace(day=1)
+            end = start + timedelta(days=monthrange(start.year, start.month)[1]) if start < _LAST_MONTH else _END
         case _:
-            end = start + timedelta(seconds=(86400, 3600, 60, 1)[len(parts) - 3])
+            seconds = (86400, 3600, 60, 1)[len(parts) - 3]
+            end = start + timedelta(seconds=seconds) if start < _LAST_MONTH else _END
     return int(start.timestamp()) * 10**9, int(end.timestamp()) * 10**9

@@ -28,7 +28,7 @@ _FACTS = (
 _COLUMNS = ("path", "file", "folded", "name", "stem", "run", "size", "mtime_ns", "state", "format", *_FACTS)
 _FILE = (
     "SELECT size, mtime_ns, CASE WHEN status = 'unique' AND (SELECT count(*) FROM names WHERE file = files.id "
-    "AND active = 1) > 1 THEN 'duplicate' ELSE status END, format, layout, encoded "
+    "AND active = 1) > 1 THEN 'duplicate' ELSE status END, format, layout, error, encoded "
     "FROM files LEFT JOIN facts ON facts.file = files.id WHERE files.id = ?"
 )
 
@@ -90,8 +90,10 @@ class FactsTable:
             self._drop(listed[path])
         if not paths:
             return
-        *of_file, layout, encoded = found
+        *of_file, layout, error, encoded = found
         facts = _decoded(encoded)
+        if found[2] == Status.FAILED.value:
+            facts = msgspec.structs.replace(facts, sound=False, problem=error)
         said = _said(facts)
         for path in paths:
             folded_path = path.decode("utf-8", "backslashreplace").casefold()

@@ -1,24 +1,27 @@
-"""Globs on several words in one column, for SQLite's queries to call."""
+"""Globs for SQLite to call, in a time that grows with the text alone: none goes back to an earlier `*`."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
+from fnmatch import translate
 from functools import lru_cache
 
 
-def any_like(words: str | None, pattern: str) -> bool:
-    """Whether one of the words, which stand between newlines, is as the pattern has it."""
-    return words is not None and _pattern(pattern).search(words) is not None
+def is_like(text: str | None, glob: str) -> bool:
+    """Whether a text is as the glob has it."""
+    return text is not None and _matcher(glob)(text) is not None
+
+
+def any_like(words: str | None, glob: str) -> bool:
+    """Whether one of the words, which stand between newlines, is."""
+    return words is not None and any(map(_matcher(glob), filter(None, words.split("\n"))))
 
 
 @lru_cache(64)
-def _pattern(glob: str) -> re.Pattern[str]:
-    """A pattern that matches in one word: `*` and `?` stand for no newline."""
-    parts = re.split(r"(\*|\?|\[[^\]]+\])", glob.replace("\n", " "))
-    stands = {"*": "[^\n]*", "?": "[^\n]"}
-    text = "".join(
-        stands.get(part)
-        or (part.replace("[!", "[^", 1) if part.startswith("[") and len(part) > 2 else re.escape(part))
-        for part in parts
-    )
-    return re.compile(f"\n{text}\n")
+def _matcher(glob: str) -> Callable[[str], re.Match[str] | None]:
+    try:
+        return re.compile(translate(glob)).match
+    except re.error:
+        # Brackets that are none, such as `[z-a]`, stand for themselves.
+        return re.compile(re.escape(glob) + r"\Z").match

@@ -115,17 +115,16 @@ def sets(db: sqlite3.Connection, found: Found, by: str) -> list[str]:
 
 def members(db: sqlite3.Connection, found: Found, by: str, value: str, most: int) -> list[Listed]:
     """The rows that have a value, by epoch, steps and path; at most so many."""
-    where, values = found.where()
+    where, values = found.condition.some
     query = f"SELECT {_SHOWN} FROM listing WHERE {by} = ? AND {where} ORDER BY epoch, steps, path LIMIT ?"
     return [_listed(row) for row in db.execute(query, (value, *values, most))]
 
 
 def size(db: sqlite3.Connection, found: Found, by: str, value: str) -> int:
     """How many rows have a value."""
-    where, values = found.where()
-    return int(
-        db.execute(f"SELECT count(*) FROM listing WHERE {by} = ? AND {where}", (value, *values)).fetchone()[0]
-    )
+    where, values = found.condition.some
+    (count,) = db.execute(f"SELECT count(*) FROM listing WHERE {by} = ? AND {where}", (value, *values)).fetchone()
+    return int(count)
 
 
 def facets(db: sqlite3.Connection, found: Found, fields: Sequence[str]) -> dict[str, list[tuple[str, int]]]:

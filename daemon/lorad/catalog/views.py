@@ -19,7 +19,7 @@ from loracore.identity import Identity
 from loracore.paths import CATALOGUE
 from loracore.tensorfile import Layout
 from lorad import state_folder
-from lorad.catalog.globs import any_like
+from lorad.catalog.globs import any_like, is_like
 from lorad.library import Question
 from lorad.library.keepers import Rules
 from lorad.watch.storage import Storage
@@ -120,7 +120,8 @@ class Snapshot(NamedTuple):
 def connect(state_dir: str) -> sqlite3.Connection:
     """A connection that cannot write."""
     db = state_folder.connect(os.path.join(state_dir, CATALOGUE), "ro")
-    db.create_function("any_like", 2, any_like, deterministic=True)
+    for function in (any_like, is_like):
+        db.create_function(function.__name__, 2, function, deterministic=True)
     return db
 
 

@@ -48,7 +48,7 @@ from lorad.catalog.views import (
 )
 from lorad.control import lists
 from lorad.control.pages import BadCursor, Pages, planned_pages
-from lorad.control.searches import SavedSearches
+from lorad.control.searches import CannotSave, SavedSearches
 from lorad.dedupe.plan import Plan
 from lorad.dedupe.planner import BadPolicy, Planner
 from lorad.publish.duplicates import judge
@@ -114,6 +114,8 @@ class Queries:
             return ask()
         except (BadCursor, BadExpression, BadPolicy) as error:
             return Refusal("malformed", str(error))
+        except CannotSave as error:
+            return Refusal("failed", str(error))
         except (sqlite3.Error, OSError) as error:
             self.close()
             return Refusal("failed", f"{shown(self._state_dir)}: the catalogue cannot be read: {error!s}")

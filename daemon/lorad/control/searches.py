@@ -7,6 +7,7 @@ import re
 
 import msgspec
 
+from loracore.causes import explained
 from loracore.expressions import BadExpression, parse
 from loracore.paths import shown
 from loracore.whole import regular, write_whole
@@ -26,6 +27,10 @@ class _Saved(msgspec.Struct, frozen=True):
 _DECODER = msgspec.json.Decoder(_Saved)
 
 
+class CannotSave(Exception):
+    """The disk would not take it; the text says why."""
+
+
 class SavedSearches:
     """For use in one thread."""
 
@@ -33,19 +38,21 @@ class SavedSearches:
         self._path = os.path.join(state_dir, _FILE)
 
     def all(self) -> dict[str, str]:
-        """By name. Raises OSError, and BadExpression where the file is not as it was written."""
+        """By name. Raises CannotSave where it cannot be read, BadExpression where it is not as it was written."""
         try:
             with open(self._path, "rb", opener=regular) as file:
                 return _DECODER.decode(file.read()).searches
         except FileNotFoundError:
             return {}
+        except OSError as error:
+            raise CannotSave(f"{shown(self._path)}: {explained(error)}") from error
         except msgspec.MsgspecError as error:
             raise BadExpression(
                 f"{shown(self._path)}: it cannot be read: {error}; mend it or remove it"
             ) from error
 
     def save(self, name: str, expression: str) -> dict[str, str]:
-        """Save or, where it is empty, forget; all there are then. Raises BadExpression and OSError."""
+        """Save or, where it is empty, forget; all there are then. Raises BadExpression and CannotSave."""
         if _NAME.fullmatch(name) is None:
             raise BadExpression(f"the name {name[:40]!r}: take up to 64 letters, digits, _ . and -")
         searches = self.all()
@@ -59,11 +66,14 @@ class SavedSearches:
         if len(searches) > _MOST:
             raise BadExpression(f"{_MOST:,} searches are saved; forget some first")
         searches = dict(sorted(searches.items()))
-        write_whole(self._path, msgspec.json.format(msgspec.json.encode(_Saved(1, searches))) + b"\n")
+        try:
+            write_whole(self._path, msgspec.json.format(msgspec.json.encode(_Saved(1, searches))) + b"\n")
+        except OSError as error:
+            raise CannotSave(f"{shown(self._path)}: {explained(error)}; nothing was saved") from error
         return searches
 
     def expanded(self, expression: str) -> str:
-        """An expression with what each `@NAME` stands for. Raises BadExpression and OSError."""
+        """An expression with what each `@NAME` stands for. Raises BadExpression and CannotSave."""
         if not _USED.search(expression):
             return expression
         searches = self.all()

@@ -6,14 +6,13 @@ when that is another one.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 
 from blake3 import blake3
 
 from lorad.catalog import Catalog
 from lorad.index.known_files import Files
-from lorad.index.records import File
+from lorad.index.records import File, is_adapter
 from lorad.library import Status
 from lorad.pipeline.facts import is_installed
 
@@ -50,7 +49,7 @@ class FactsOfFiles:
 
     def configured(self, file: File, path: bytes, text: bytes | None) -> None:
         """This is in the configuration beside a name; facts that go by another one are computed anew."""
-        if not os.path.basename(path).startswith(b"adapter_model."):
+        if path != file.path or not is_adapter(path):
             return
         digest = self._beside[file.id] = None if text is None else blake3(text).digest(_DIGEST)
         if self._known.get(file.id, digest) != digest:

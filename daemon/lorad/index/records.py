@@ -25,6 +25,11 @@ DEATHS = 3
 _STATUS = {status.value: status for status in Status}
 
 
+def is_adapter(path: bytes) -> bool:
+    """Whether a name is that of the weights in a PEFT folder."""
+    return os.path.basename(path).startswith(b"adapter_model.")
+
+
 class File:
     """One inode in one state, and what is known of it."""
 
@@ -102,8 +107,9 @@ class File:
 
     @property
     def path(self) -> bytes:
-        """The name under which it is read."""
-        return (self.names or self.aside)[0]
+        """The name under which it is read: the first, but one that has a configuration of PEFT's beside it."""
+        names = self.names or self.aside
+        return names[0] if len(names) < 2 else next(filter(is_adapter, names), names[0])
 
     @property
     def twin_key(self) -> tuple[int, bytes] | None:

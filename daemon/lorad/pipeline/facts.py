@@ -12,7 +12,7 @@ from loracore.facts import Facts
 from loracore.tensorfile import Container
 
 #: What is kept of a file that it failed at, so that it is not tried at each start.
-_FAILED = Facts(problem="lorad failed at its facts, which is a mistake in lorad: please report that")
+_FAILED = Facts(sound=False, problem="lorad failed at its facts, which is a mistake in lorad: please report that")
 
 
 def is_installed() -> bool:

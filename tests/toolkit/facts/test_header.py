@@ -125,11 +125,13 @@ def test_what_is_no_adapter_is_not_sound(tmp_path: Path) -> None:
 
 def test_texts_of_strangers_are_bounded(tmp_path: Path) -> None:
     path = tmp_path / "a.safetensors"
-    tags = {"x": {f"tag {number} " + "y" * 1000: number for number in range(500)}}
+    most = {"everywhere": 2**63 - 1}
+    tags = {"y": most, "z": most, "x": {f"tag {number} " + "y" * 1000: number for number in range(500)}}
     metadata = {
         "modelspec.title": "t" * 100_000,
         "ss_tag_frequency": json.dumps(tags),
         "modelspec.trigger_phrase": ", ".join(f"{number} " + "w" * 500 for number in range(1000)),
+        "ss_dataset_dirs": json.dumps({"x": {"img_count": 2**63 - 1}}),
         "ss_epoch": "99999999999999999999999",
         "ss_steps": "-5",
     }

@@ -18,6 +18,8 @@ from loracore.jobs.metadata import Dataset, TrainingInfo
 from lorakit.facts.stated import Statements, as_count, as_number
 
 _TAGS = 1000
+#: Beyond, a count is none of images.
+_MOST_IMAGES = 1 << 40
 _WORDS = 50
 _WORD = 300
 _DATASETS = 200
@@ -186,7 +188,7 @@ def _frequencies(stated: Statements) -> Counter[str]:
         for tag, number in tags.items() if isinstance(tags, dict) else [(folder, tags)]:
             count = as_count(number)
             if count is not None and tag.strip():
-                counts[tag.strip()] += count
+                counts[tag.strip()] = min(counts[tag.strip()] + count, _MOST_IMAGES)
     return counts
 
 
