@@ -31,7 +31,9 @@ _ALL = "\0all"
 @click.option(
     "--break-links", is_flag=True, help="Also a file of several names (hard links): under this name alone."
 )
-@click.option("--touch", is_flag=True, help="Give it the time of now. Without, mtime stays as it is.")
+@click.option(
+    "--touch", is_flag=True, help="Give it the time of now; with --undo, also where its time is another."
+)
 @click.option("--apply", is_flag=True, help="Do it. Without, it is only shown.")
 @click.option(
     "--repair-hashes", is_flag=True, help="Compute the hashes that the header states anew (reads the file)."
@@ -58,7 +60,7 @@ def edit(
     """Change what the headers of FILE... say (safetensors); the data stay as they are, to the last bit.
 
     It shows what would change; --apply does it. Each file is written whole beside itself, with the data's blocks
-    shared where the file system can, and then put in place at once; mode, owner, times and attributes stay. The
+    shared where the file system can, and then put in place at once; mode, owner, mtime and attributes stay. The
     old header is kept in the journal of your state folder (~/.local/state/lorad/edits), for --undo.
 
     It is done in this process, with your rights, also where a daemon runs. Exit 2 when a file was refused; the

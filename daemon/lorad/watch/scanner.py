@@ -14,9 +14,9 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from loracore.causes import explained
+from loracore.downloads import being_downloaded, why_unfinished
 from loracore.tensorfile import has_reader
 from lorad.watch import timed_calls
-from lorad.watch.downloads import being_downloaded, why_unfinished
 
 if TYPE_CHECKING:
     from lorad.watch.exclude import Exclude

@@ -113,8 +113,28 @@ def test_undo_wants_what_the_edit_wrote(tmp_path: Path) -> None:
     assert edit(undo=(number,)).files[0].state == "refused"
     shutil.copyfile(tmp_path / "moved.safetensors", path)
     time = path.stat().st_mtime_ns
-    assert edit(undo=(number,)).files[0].state == "undone"
+    assert "its time is another" in edit(undo=(number,)).files[0].reason
+    assert edit(undo=(number,), touch=True).files[0].state == "undone"
     assert (path.read_bytes(), path.stat().st_mtime_ns) == (before, time)
+
+
+def test_undo_does_not_take_another_file_of_the_same_header(tmp_path: Path) -> None:
+    """As of two epochs whose headers were stripped, one of which was given the name of the other."""
+    first = lora(tmp_path / "1.safetensors", {"epoch": "1"}, seed=1)
+    second = lora(tmp_path / "2.safetensors", {"epoch": "2"}, seed=2)
+    os.utime(second, ns=(0, 1_700_000_000_000_000_000))
+    number = edit(first, second, strip_all=True, apply=True).id
+    assert number is not None
+    os.replace(second, first)
+    before = first.read_bytes()
+    assert [file.state for file in edit(undo=(number,)).files] == ["refused", "refused"]
+    assert first.read_bytes() == before
+
+
+def test_a_download_is_not_edited(tmp_path: Path) -> None:
+    path = lora(tmp_path / "a.safetensors")
+    (tmp_path / "a.safetensors.aria2").touch()
+    assert "a download that is not finished" in edit(path, title="x", apply=True).files[0].reason
 
 
 def test_all_is_stripped_but_what_loading_needs(tmp_path: Path) -> None:

@@ -55,12 +55,42 @@ def test_it_is_noted_as_done(interrupted: Path, settle: Callable[[], tuple[str, 
 def test_a_file_that_was_moved_away_leaves_the_old_one(
     interrupted: Path, settle: Callable[[], tuple[str, ...]]
 ) -> None:
-    """It gets its name again: both files are there then, each whole."""
+    """Its owner may have removed it as well: nothing comes back by itself; the warning names what is hidden."""
     old = (interrupted.parent / os.fsdecode(HIDDEN)).read_bytes()
     interrupted.rename(interrupted.with_name("moved.safetensors"))
+    (warning,) = settle()
+    assert os.fsdecode(HIDDEN) in warning
+    assert not interrupted.exists()
+    assert (interrupted.parent / os.fsdecode(HIDDEN)).read_bytes() == old
+
+
+def test_what_is_away_is_settled_when_it_is_there_again(
+    interrupted: Path, settle: Callable[[], tuple[str, ...]]
+) -> None:
+    """As on a disk that was not mounted at the next edit, where an empty folder stands in its place."""
+    new = interrupted.read_bytes()
+    folder, away = interrupted.parent, interrupted.parent.with_name("away")
+    folder.rename(away)
+    folder.mkdir()
     assert settle() == ()
-    assert interrupted.read_bytes() == old
-    assert not left(interrupted.parent)
+    assert [past.state for past in edit(history=True).history] == ["interrupted", "done"]
+    folder.rmdir()
+    away.rename(folder)
+    assert settle() == ()
+    assert (interrupted.read_bytes(), left(folder)) == (new, [])
+    assert edit(undo=(1,)).files[0].state == "undone"
+
+
+def test_what_another_program_wrote_meanwhile_is_never_removed(
+    interrupted: Path, settle: Callable[[], tuple[str, ...]]
+) -> None:
+    """It replaced the file between the last look at it and the exchange, so it has the hidden name."""
+    theirs = lora(interrupted.with_name("theirs.safetensors"), {"title": "theirs"}, seed=7).read_bytes()
+    hidden = interrupted.parent / os.fsdecode(HIDDEN)
+    interrupted.with_name("theirs.safetensors").replace(hidden)
+    (warning,) = settle()
+    assert os.fsdecode(HIDDEN) in warning
+    assert hidden.read_bytes() == theirs
 
 
 def test_what_was_changed_since_is_left_and_said(interrupted: Path, settle: Callable[[], tuple[str, ...]]) -> None:

@@ -81,7 +81,7 @@ class Batches:
         """Note what is in place, remove the old files of these, and settle the others."""
         self._journal.finish([(number, written) for number, (_, written) in done.items()])
         for number, (each, _) in done.items():
-            # What stays is removed when the next edit settles it.
+            # What stays, or is not where it was, is removed when an edit settles it.
             with contextlib.suppress(OSError):
                 drop(each.order.path, each.hidden)
                 self._dropped.append(number)

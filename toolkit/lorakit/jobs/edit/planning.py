@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from loracore.causes import explained
+from loracore.downloads import why_unfinished
 from loracore.errors import ChangedFile, FileError
 from loracore.identity import Identity
 from loracore.jobs.edit import EditParameters, FileEdit
@@ -67,6 +68,8 @@ def opened(path: bytes, *, break_links: bool) -> Iterator[tuple[Source, Identity
     _check_name(path)
     with open_regular(path) as source:
         identity, status = settled(source.fd), os.fstat(source.fd)
+        if why := why_unfinished(path, identity.size, None):
+            raise FileError(f"{why}; edit it when it is complete")
         if status.st_nlink > 1 and not break_links:
             raise FileError(
                 f"it has {status.st_nlink} names (hard links), which would be two files then; --break-links edits "

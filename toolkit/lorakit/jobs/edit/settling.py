@@ -1,7 +1,7 @@
 """Ends what was interrupted: each file is found as it was or as it was to be, and what was hidden goes.
 
 What stands at the name is told by its header, which is compared with both of the journal: so it holds whatever
-number its disk or its inode has now. Where neither is there, nothing is removed.
+number its disk or its inode has now. What is neither of the two is never removed.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ from loracore.paths import shown
 from loracore.tensorfile import open_regular
 from lorakit.jobs.edit.journal import Journal, Row, digest
 from lorakit.jobs.edit.writing import drop
-from lorakit.output.folder import NOREPLACE, renameat2
 
 
 def settle_all(journal: Journal) -> tuple[str, ...]:
@@ -33,15 +32,21 @@ def settle(journal: Journal, row: Row) -> str:
         return f"{shown(folder)}: it is not there, and so an interrupted edit in it cannot be settled"
     try:
         here, aside = _which(row, row.path), _which(row, hidden)
-        if row.state == "begun" and aside == "old" and here == "none":
-            # The old file alone is there: it gets its name again, unless something came to stand there.
-            renameat2(hidden, row.path, NOREPLACE)
-        elif row.state == "begun" and aside == "old" and here == "other":
+        if here == aside == "none":
+            # Its disk may be away, or its folder was moved: nothing is known of it until it is there again.
+            return ""
+        # Beside the old file, what is neither is the new one, half written.
+        if aside == "other" and not (row.state == "begun" and here == "old"):
             return (
-                f"{shown(row.path)}: it was changed after an edit of it was interrupted; what it was before is "
-                f"{shown(hidden)}: remove that, or give it its name again"
+                f"{shown(row.path)}: another program replaced it as it was edited; what that wrote may be "
+                f"{shown(hidden)}: give it its name again, or remove it"
             )
-        elif aside != "none":
+        if row.state == "begun" and aside == "old" and here in ("none", "other"):
+            return (
+                f"{shown(row.path)}: it was removed or changed after an edit of it was interrupted; what it was "
+                f"before is {shown(hidden)}: remove that, or give it its name again"
+            )
+        if aside != "none":
             drop(row.path, row.hidden)
         mtime_ns = os.stat(row.path).st_mtime_ns if row.state == "begun" and here == "new" else row.new_mtime_ns
     except OSError as error:

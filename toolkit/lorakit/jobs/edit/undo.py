@@ -32,7 +32,7 @@ def undo(parameters: EditParameters, journal: Journal, context: Context) -> tupl
         if missing := named - {path for _, path in rows}:
             raise UsageError(f"{shown(min(missing))}: it is no file of edit {', '.join(map(str, edits))}")
         rows = [(number, path) for number, path in rows if path in named]
-    taking = _Taking(journal, context, len(rows), break_links=parameters.break_links)
+    taking = _Taking(journal, context, len(rows), break_links=parameters.break_links, touched=parameters.touch)
     for number, path in rows:
         taking.add(number, path)
     taking.end()
@@ -40,11 +40,14 @@ def undo(parameters: EditParameters, journal: Journal, context: Context) -> tupl
 
 
 class _Taking:
-    def __init__(self, journal: Journal, context: Context, total: int, *, break_links: bool) -> None:
+    def __init__(
+        self, journal: Journal, context: Context, total: int, *, break_links: bool, touched: bool
+    ) -> None:
         self.files: list[FileEdit] = []
         self._journal = journal
         self._context = context
         self._break_links = break_links
+        self._touched = touched
         self._total = total
         self._batches = Batches(journal)
         #: Files that were taken back already by an edit after this one.
@@ -58,7 +61,7 @@ class _Taking:
         self._seen.add(path)
         told = self._teller(place, path)
         told(0)
-        file, order = _planned(self._journal.row(number), break_links=self._break_links)
+        file, order = _planned(self._journal.row(number), break_links=self._break_links, touched=self._touched)
         self.files.append(file)
         if order is not None:
             self._batches.add(order, lambda what: self._hear(place, what), told, undoes=number)
@@ -81,11 +84,11 @@ def became(file: FileEdit, what: Written | str, state: State) -> FileEdit:
     return msgspec.structs.replace(file, state=state, shared=what.shared, copied=what.copied)
 
 
-def _planned(row: Row, *, break_links: bool) -> tuple[FileEdit, Order | None]:
+def _planned(row: Row, *, break_links: bool, touched: bool) -> tuple[FileEdit, Order | None]:
     if row.state == "undone":
         return FileEdit(row.path, "unchanged", reason="it was undone already"), None
     try:
-        return _order(row, break_links=break_links)
+        return _order(row, break_links=break_links, touched=touched)
     except FileError as error:
         return FileEdit(row.path, "refused", reason=error.reason), None
     except StateError as error:
@@ -94,7 +97,7 @@ def _planned(row: Row, *, break_links: bool) -> tuple[FileEdit, Order | None]:
         return FileEdit(row.path, "refused", reason=f"it cannot be read: {explained(error)}"), None
 
 
-def _order(row: Row, *, break_links: bool) -> tuple[FileEdit, Order | None]:
+def _order(row: Row, *, break_links: bool, touched: bool) -> tuple[FileEdit, Order | None]:
     """Raises FileError where what is there is not what the edit wrote."""
     if not os.path.lexists(row.path):
         raise FileError("it is not there any more; put it back at this name, and undo again")
@@ -103,8 +106,13 @@ def _order(row: Row, *, break_links: bool) -> tuple[FileEdit, Order | None]:
         header = read_header(source)
         if digest(header.raw) != row.new or identity.size != row.new_size:
             raise FileError("its header was changed since; undo later edits first, or set its entries anew")
-        # Who touched it since has given it a time of its own.
         kept = row.new_mtime_ns is None or identity.mtime_ns == row.new_mtime_ns
+        if not kept and not touched:
+            # Files whose headers were stripped may have the same one.
+            raise FileError(
+                "its time is another than after the edit, so it may be another file of the same header; "
+                "--touch undoes it all the same"
+            )
         before = metadata_of(old)
         changes, entries = listed(header.metadata, before)
     mtime_ns = row.old_mtime_ns if kept else identity.mtime_ns

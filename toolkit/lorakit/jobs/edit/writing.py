@@ -98,9 +98,8 @@ def _why(error: OSError, path: bytes) -> str:
 
 
 def drop(path: bytes, hidden: bytes) -> None:
-    """Remove what has the hidden name beside `path`. Raises OSError where it is there and stays."""
-    with contextlib.suppress(FileNotFoundError):
-        os.unlink(os.path.join(os.path.dirname(path), hidden))
+    """Remove what has the hidden name beside `path`. Raises OSError where it is not there, or stays."""
+    os.unlink(os.path.join(os.path.dirname(path), hidden))
 
 
 @contextmanager
