@@ -41,11 +41,12 @@ bench: $(VENV)/.dev
 	$(BIN)/python -m bench.change_compare
 	$(BIN)/python -m bench.change_bake
 
-# The integration tests with 200 killed scans instead of 30, 1,000 kills of a daemon and its children instead of
-# 50, 100 histories instead of 10, and 50 histories of an owner for each action instead of one; all of them new ones.
+# The integration tests with 200 killed scans instead of 15, 1,000 kills of a daemon and its children instead of
+# 25, 100 histories instead of 10, and 50 histories of an owner for each action instead of one; all of them new ones.
 soak: $(VENV)/.dev
 	LORAD_RANDOM=1 LORAD_KILLS=200 LORAD_DAEMON_KILLS=1000 LORAD_HISTORIES=100 LORAD_OWNERS=50 LORAD_DEDUPE_EXAMPLES=1500 \
-		$(BIN)/python -m pytest tests/integration tests/daemon/dedupe/test_owner.py --timeout 7200
+		LORAD_EDIT_STRIDE=1 \
+		$(BIN)/python -m pytest tests/integration tests/daemon/dedupe/test_owner.py tests/toolkit/jobs/edit --timeout 7200
 
 # The service under a real systemd in a container, as root: installed from the wheel, in both profiles. It needs
 # Debian's packages debootstrap and systemd-container, and keeps the container (300 MB) for the next time.

@@ -16,6 +16,7 @@ CONFIG = b"adapter_config.json"
 #: A longer configuration is not one.
 _MAX_CONFIG = 1 << 20
 #: In the order in which PEFT and vLLM look for them.
+_OBJECT = msgspec.json.Decoder(dict[str, object])
 _WEIGHTS = (b"adapter_model.safetensors", b"adapter_model.bin", b"adapter_model.pt")
 
 
@@ -36,7 +37,7 @@ def read_config(folder: bytes) -> dict[str, object]:
     if len(data) > _MAX_CONFIG:
         raise MalformedFile(f"longer than the {_MAX_CONFIG:,} bytes that it may have", os.fsdecode(path))
     try:
-        return msgspec.json.decode(data, type=dict[str, object])
+        return _OBJECT.decode(data)
     except (msgspec.MsgspecError, RecursionError, UnicodeError) as error:
         raise MalformedFile(f"its JSON cannot be read: {error}", os.fsdecode(path)) from error
 

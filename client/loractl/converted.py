@@ -47,6 +47,9 @@ class _Note(msgspec.Struct, frozen=True):
     bytes: int
 
 
+_NOTES = msgspec.json.Decoder(_Note)
+
+
 def converted(
     path: bytes, check_unchanged: Callable[[], None], cache: AnyPath | None, timeout: float | None
 ) -> Steps[str]:
@@ -134,7 +137,7 @@ def _is_whole(place: str, sha256: str) -> bool:
     """Whether a folder of the cache has all that was written."""
     try:
         with open(os.path.join(place, _NOTE), "rb", opener=regular) as file:
-            note = msgspec.json.decode(file.read(_MAX_NOTE), type=_Note)
+            note = _NOTES.decode(file.read(_MAX_NOTE))
         size = os.stat(os.path.join(place, _ADAPTER, _WEIGHTS)).st_size
         read_config(os.fsencode(os.path.join(place, _ADAPTER)))
     except (OSError, msgspec.MsgspecError, FileError):

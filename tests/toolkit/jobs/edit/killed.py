@@ -61,6 +61,10 @@ def dies(step: int, **what: Any) -> bool:
     return status != 0
 
 
+#: One step of so many is tried; `make soak` tries each.
+STRIDE = int(os.environ.get("LORAD_EDIT_STRIDE", "3"))
+
+
 class World:
     """Two files, fresh for each step, as they are before and after the edit."""
 
@@ -95,11 +99,11 @@ class World:
 
 
 def main(base: Path, *, undoing: bool) -> int:
-    """All steps, one after the other; how many there were."""
+    """Steps, one after the other; how many there were."""
     world = World(base)
     step = 0
     while True:
-        step += 1
+        step += STRIDE
         world.make()
         if undoing:
             found = edit(*world.paths, **CHANGES)
