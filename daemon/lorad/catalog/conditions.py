@@ -149,8 +149,14 @@ def _text(name: str, operator: str, value: str) -> Part:
         # SQLite's own, which is faster, goes back to each `*`.
         text, values = f"coalesce({name} GLOB ?, 0)", [value]
     else:
-        text, values = f"is_like({name}, ?)", [value]
+        # Its longest text without signs is looked for first, which is faster.
+        text, values = f"(instr(coalesce({name}, ''), ?) AND is_like({name}, ?))", [_literal(value), value]
     return f"NOT {text}" if operator.startswith("!") else text, values
+
+
+def _literal(glob: str) -> str:
+    """The longest part of a glob that stands for itself; "" where brackets may make one of any part."""
+    return "" if "[" in glob else max(re.split(r"[*?]", glob), key=len)
 
 
 def _words(name: str, operator: str, value: str) -> Part:
@@ -161,17 +167,16 @@ def _words(name: str, operator: str, value: str) -> Part:
     elif value.endswith("*") and not _GLOB & set(value[:-1]):
         text, needle = f"instr(coalesce({name}, ''), ?)", f"\n{value[:-1]}"
     else:
-        # What a word begins with is looked for first, which is faster.
         begins = "\n" + re.split(r"[*?\[]", value, maxsplit=1)[0]
         text = f"(instr(coalesce({name}, ''), ?) AND any_like({name}, ?))"
-        return f"NOT {text}" if operator.startswith("!") else text, [begins, value]
+        return f"NOT {text}" if operator.startswith("!") else text, [max(begins, _literal(value), key=len), value]
     return f"NOT {text}" if operator.startswith("!") else text, [needle]
 
 
 def _tags(operator: str, value: str) -> Part:
     """As `_words`, of a column that few terms ask for; where it can be, the index of words is asked first."""
     text, values = _words("tags", operator.lstrip("!"), value)
-    literal = max(re.split(r"[*?\[\]]", value), key=len)
+    literal = _literal(value)
     if len(literal) >= _INDEXED:
         text = f"id IN (SELECT rowid FROM words WHERE words MATCH ?) AND {text}"
         values = [f"tags : {_quoted(literal)}", *values]

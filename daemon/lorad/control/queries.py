@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import sqlite3
+import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import TypeVar
 
@@ -58,6 +59,8 @@ Query = LibraryRequest | PlanDedupe
 #: SPEC section 1; `weights` is not told apart yet, and is an empty list.
 LEVELS = ("inode", "file", "tensors", "weights")
 _NOT_YET = Refusal("loading", "the list of files is being made, after an update; ask again in a moment")
+#: Seconds after which a list of files is given up, and steps of SQLite between two looks at the clock.
+_PATIENCE, _STEPS = 10.0, 10_000
 #: Bytes of the catalogue at hand: the rows that `list` goes through, of 100,000 files.
 _CACHE = 96 << 20
 #: Characters of a hash are at most those of 32 bytes.
@@ -68,8 +71,10 @@ _T = TypeVar("_T")
 class Queries:
     """For use in one thread. Opens the catalogue when it is first asked."""
 
-    def __init__(self, state_dir: str) -> None:
+    def __init__(self, state_dir: str, *, patience: float = _PATIENCE) -> None:
+        """`patience`: seconds that a list of files may take."""
         self._state_dir = state_dir
+        self._patience = patience
         self._reader = Reader(state_dir, cache=_CACHE)
         self._pages = Pages()
         self._searches = SavedSearches(state_dir)
@@ -159,11 +164,11 @@ class Queries:
                 )
             case ListFiles(expression):
                 asked = msgspec.structs.replace(query, expression=self._searches.expanded(expression))
-                with self._reading() as db:
+                with self._reading() as db, self._in_time(db):
                     return lists.files(db, read_head(db), asked) if is_listed(db) else _NOT_YET
             case ListRuns(expression) | ListNames(expression):
                 by = msgspec.structs.replace(query, expression=self._searches.expanded(expression))
-                with self._reading() as db:
+                with self._reading() as db, self._in_time(db):
                     return lists.sets(db, read_head(db), by) if is_listed(db) else _NOT_YET
             case ListSearches():
                 return Searches(self._searches.all())
@@ -196,6 +201,20 @@ class Queries:
         db = self._reader.db
         with one_generation(db):
             yield db
+
+    @contextlib.contextmanager
+    def _in_time(self, db: sqlite3.Connection) -> Iterator[None]:
+        """Raises BadExpression for what takes too long: others wait for their answers meanwhile."""
+        deadline = time.monotonic() + self._patience
+        db.set_progress_handler(lambda: time.monotonic() > deadline, _STEPS)
+        try:
+            yield
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode != sqlite3.SQLITE_INTERRUPT:
+                raise
+            raise BadExpression(f"it takes longer than {self._patience:.0f} s; ask with fewer terms") from error
+        finally:
+            db.set_progress_handler(None, 0)
 
     def _list(self, what: str, cursor: str, compute: lists.Compute, *, lasts: bool = True) -> msgspec.Raw:
         """A page, at hand or computed; one that does not last is always computed when a list begins."""

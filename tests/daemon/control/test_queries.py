@@ -17,16 +17,19 @@ from loracore.control import (
     Answer,
     Duplicates,
     Failed,
+    Files,
     Find,
     Found,
     Groups,
     ListDuplicates,
     ListFailed,
+    ListFiles,
     ListGroups,
     Refusal,
     Show,
     Shown,
 )
+from lorad.catalog import Catalog, Row
 from lorad.control import pages
 from lorad.control.queries import Queries, Query
 from tests.builders.weights import random_weights
@@ -243,3 +246,26 @@ def test_answers_over_the_socket_are_the_same(served: Served) -> None:
         for query in (ListGroups(), ListDuplicates(), ListFailed(), Show(path(served.library, "a.safetensors"))):
             assert line.ask(query) == ask(served.library, query)
     assert json.loads((served.library.state / "groups.json").read_text())["generation"] >= 1
+
+
+def test_a_list_that_takes_too_long_is_given_up_and_the_next_one_is_answered(tmp_path: Path) -> None:
+    """The clock is looked at every 10,000 steps, so there have to be some rows."""
+    catalog = Catalog(str(tmp_path))
+    form = (None, None, None, "safetensors", None, None, 0.5, None, 0, 0)
+    for number in range(1, 3001):
+        catalog.files.save([Row(number, 1, number, 10, 20, 30, 40, "unique", *form)])
+        catalog.names.save([(b"/r/%d.pt" % number, number, 1, None)])
+    catalog.facts.refresh(range(1, 3001), ())
+    catalog.close()
+    queries = Queries(str(tmp_path), patience=0)
+    refused = queries.answer(ListFiles("size>5 name!~x"))
+    assert isinstance(refused, Refusal)
+    assert refused.code == "malformed"
+    assert "takes longer than 0 s" in refused.text
+    assert isinstance(queries.answer(ListGroups()), msgspec.Raw)
+    queries.close()
+    patient = Queries(str(tmp_path))
+    answer = patient.answer(ListFiles("size>5 name!~x"))
+    assert isinstance(answer, Files)
+    assert answer.total == 3000
+    patient.close()
