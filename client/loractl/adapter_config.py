@@ -15,8 +15,8 @@ from loracore.whole import regular
 CONFIG = b"adapter_config.json"
 #: A longer configuration is not one.
 _MAX_CONFIG = 1 << 20
-#: In the order in which PEFT and vLLM look for them.
 _OBJECT = msgspec.json.Decoder(dict[str, object])
+#: In the order in which PEFT and vLLM look for them.
 _WEIGHTS = (b"adapter_model.safetensors", b"adapter_model.bin", b"adapter_model.pt")
 
 

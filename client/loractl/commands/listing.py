@@ -25,7 +25,7 @@ from loractl.commands.options import Connect, Name, asks_daemon
 from loractl.view import exports, forms, listing, tables
 from loractl.view.tables import count
 
-#: Rows that a terminal is shown where nobody has said how many.
+#: Rows on a terminal by default.
 _SHOWN = 200
 
 

@@ -14,7 +14,7 @@ from loracore.paths import shown
 from loracore.time import rfc3339
 from loractl.view import tables
 
-#: What is shown where nobody has said what.
+#: The columns by default.
 COLUMNS = ("family", "base", "algorithm", "rank", "size", "state", "path")
 #: Fields that have another name in `Facts`.
 _ATTRIBUTES = {"component": "components", "trigger": "triggers", "tag": "tags", "hash": "model_hash"}

@@ -37,7 +37,7 @@ class FactsTable:
     """`facts`, and `listing` and `texts`, which follow from it. Rows of files that are dropped go with them."""
 
     def __init__(self, db: sqlite3.Connection, *, lists: bool) -> None:
-        """Without `lists` nothing is written to them, and all rows are made anew when somebody lists again."""
+        """Without `lists` nothing is written to them, and the next catalogue with it makes all rows anew."""
         self._db = db
         self.lists = lists
 

@@ -32,7 +32,7 @@ class Replies:
         self._lock = threading.Lock()
 
     def hand_on(self, request: Request, later: Give, to: Callable[[Reply], None]) -> Answer | None:
-        """Have somebody else reply, who does not block; the answer where too many wait for that."""
+        """Have `to` reply later, without blocking; the answer where too many replies are awaited already."""
         with self._lock:
             if self._waiting >= _HANDED_ON:
                 return BUSY
@@ -53,7 +53,7 @@ class Replies:
 
 
 def failed(error: Exception) -> Refusal:
-    """What is answered where something went wrong that nobody thought of."""
+    """The answer after a mistake in lorad."""
     return Refusal("failed", ascii(f"{type(error).__name__}: {error}")[1:-1][:500])
 
 

@@ -44,7 +44,7 @@ class Turns:
             self._changed.notify_all()
 
     def give_way(self, jobs_run: bool) -> None:
-        """A job that somebody waits for begins, or has ended."""
+        """A job of a client begins (`jobs_run`), or the last one has ended."""
         with self._changed:
             self._jobs_run = jobs_run
             self._see()

@@ -23,7 +23,7 @@ from lorad.watch.watcher import Watcher
 
 
 class Parts:
-    """All of them, made before any works, for whoever uses one.
+    """All of them, made before any works.
 
     `status` returns the newest status, in the thread of the metrics. For the loop's thread.
     """

@@ -11,7 +11,7 @@ from lorad.watch.canary import Canary
 from lorad.watch.news import Inbox
 from lorad.watch.root_news import RootObserver
 
-#: Seconds that echoes may take when somebody waits for them.
+#: Seconds that a `wait` allows for echoes.
 _SYNC = 2.0
 #: A look that is this late says that everything was at a standstill, not the watch alone.
 _LATE = 1.0
@@ -80,7 +80,7 @@ class LifeCheck:
 
 @dataclass
 class Sync:
-    """Somebody wants to know when all that happened until now has been told."""
+    """A `wait`: it is answered when all that happened until now has been told."""
 
     token: int
     number: int = 0

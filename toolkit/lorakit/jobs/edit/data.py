@@ -21,7 +21,7 @@ _CANNOT = (
     errno.EOPNOTSUPP, errno.EINVAL, errno.EXDEV, errno.ENOTTY, errno.ENOSYS, errno.EBADF, errno.EPERM,
     errno.ETXTBSY,
 )  # fmt: skip
-#: Bytes that are copied at once: so often it is looked whether somebody wants to write, and progress is told.
+#: Bytes that are copied between two looks at the lease and two reports of progress.
 _PIECE = 8 << 20
 #: A larger block would make headers needlessly long.
 _LARGEST_BLOCK = 64 << 10
