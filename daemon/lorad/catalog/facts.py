@@ -13,11 +13,12 @@ from typing import Any
 import msgspec
 
 from loracore.facts import VERSION, Facts, decode
+from lorad.catalog.globs import fold
 from lorad.catalog.runs import called
 from lorad.library import Status
 
 #: Of the rows of `listing`; those of another version are made anew.
-_ROWS = 1
+_ROWS = 2
 _NOTHING = Facts()
 #: Columns of `listing` that are searched and sorted by, behind those of the name and the file.
 _FACTS = (
@@ -96,10 +97,10 @@ class FactsTable:
             facts = msgspec.structs.replace(facts, sound=False, problem=error)
         said = _said(facts)
         for path in paths:
-            folded_path = path.decode("utf-8", "backslashreplace").casefold()
+            folded_path = fold(path.decode("utf-8", "backslashreplace"))
             name = folded_path.rpartition("/")[2]
             row = (path, file, folded_path, name, *called(path, layout, facts), *of_file, *said)
-            text = "\n".join((name, folded(facts.title) or "", *(word.casefold() for word in facts.triggers)))
+            text = "\n".join((name, folded(facts.title) or "", *map(fold, facts.triggers)))
             texts = (text, _joined(tag for tag, _ in facts.tags))
             if path in listed:
                 self._update(listed[path], row, texts)
@@ -144,7 +145,7 @@ class FactsTable:
 
 def folded(text: str | None) -> str | None:
     """As it is searched and sorted by."""
-    return text.casefold() if text else None
+    return fold(text) if text else None
 
 
 def _decoded(encoded: bytes | None) -> Facts:
@@ -169,5 +170,5 @@ def _said(facts: Facts) -> tuple[Any, ...]:
 
 def _joined(words: Iterable[str]) -> str:
     """Words so that each can be found whole."""
-    text = "\n".join(word.replace("\n", " ").casefold() for word in words)
+    text = "\n".join(fold(word.replace("\n", " ")) for word in words)
     return f"\n{text}\n" if text else ""

@@ -8,6 +8,11 @@ from fnmatch import translate
 from functools import lru_cache
 
 
+def fold(text: str) -> str:
+    """A text as it is searched and sorted by: without case, and without NUL, where SQLite's own globs end."""
+    return text.casefold().replace("\0", "\ufffd")
+
+
 def is_like(text: str | None, glob: str) -> bool:
     """Whether a text is as the glob has it."""
     return text is not None and _matcher(glob)(text) is not None

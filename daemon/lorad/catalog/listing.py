@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import itertools
 import sqlite3
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import msgspec
 
 from loracore.expressions import Term
 from loracore.facts import Facts, decode
-from lorad.catalog.conditions import Condition, Part, column, condition
+from lorad.catalog.conditions import SHORT, Condition, Part, column, condition
 from lorad.catalog.views import value
 
 #: Fields whose values are counted for a choice among them; of the most frequent values so many.
@@ -20,10 +21,16 @@ FACETS = (
     "format",
 )  # fmt: skip
 _VALUES = 50
+#: Those that `listing_short` begins with; authors are too many to be counted with others.
+_GROUPED = SHORT[: SHORT.index("author")]
 #: What is shown of a row.
 _SHOWN = "path, size, mtime_ns, state, format, (SELECT encoded FROM facts WHERE facts.file = listing.file)"
-#: Rows whose numbers are held, so that the condition is not asked of all rows twice.
-_HELD = 20_000
+#: Rows that are faster looked up by their numbers than found among all.
+_FEW = 20_000
+#: How many of the rows that come first are looked at: so many times those that would do if what is asked for lay
+#: evenly among them.
+_MARGIN = 1.5
+_ALL: Part = ("1", [])
 
 
 class Place(NamedTuple):
@@ -45,17 +52,29 @@ class Listed(NamedTuple):
 
 
 class Found(NamedTuple):
-    """How many rows there are, and which: their numbers as JSON where they are few, else what holds for them."""
+    """What is asked for; where terms ask for words, the numbers of the rows, as JSON, and how many they are."""
 
-    total: int
-    numbers: str | None
     condition: Condition
+    numbers: str | None = None
+    total: int = 0
+    is_few: bool = False
 
-    def where(self, *, some: bool = False) -> Part:
-        """What holds for them; `some`: they are gone through until enough are found."""
+    def where(self) -> Part:
+        """What holds for them."""
         if self.numbers is not None:
             return "id IN (SELECT value FROM json_each(?))", [self.numbers]
-        return self.condition.some if some else self.condition.every
+        return self.condition.some
+
+    def table(self, name: str) -> str:
+        """Where they are looked for, and their column `name`."""
+        if self.numbers is None:
+            is_short = self.condition.is_short and name in SHORT
+        else:
+            is_short = not self.is_few and name in SHORT
+        return f"listing {'INDEXED BY listing_short' if is_short else 'NOT INDEXED'}"
+
+
+_EVERYTHING = Found(condition(()))
 
 
 def is_listed(db: sqlite3.Connection) -> bool:
@@ -64,46 +83,105 @@ def is_listed(db: sqlite3.Connection) -> bool:
     return db.execute(tables).fetchone() == (1,) and value(db, "listing") is not None
 
 
-def find(db: sqlite3.Connection, terms: Sequence[Term], *, held: int = _HELD) -> Found:
-    """The rows that all terms ask for. Up to `held` are few."""
+def find(db: sqlite3.Connection, terms: Sequence[Term], *, few: int = _FEW) -> Found:
+    """The rows that all terms ask for. Up to `few` are few."""
     asked = condition(terms)
-    if asked.match:
-        where: Part = ("words MATCH ?", [asked.match])
-        table = "words"
-    else:
-        where, table = asked.every, "listing"
-    text, values = where
-    if terms:
-        numbers = db.execute(f"SELECT rowid FROM {table} WHERE {text} LIMIT {held + 1}", values).fetchall()
-        if len(numbers) <= held:
-            return Found(len(numbers), msgspec.json.encode([number for (number,) in numbers]).decode(), asked)
-    (total,) = db.execute(f"SELECT count(*) FROM {table} WHERE {text}", values).fetchone()
-    return Found(total, None, asked)
+    return Found(asked) if asked.every == asked.some else _numbered(db, asked, few)
 
 
-def rows(
+def _numbered(db: sqlite3.Connection, asked: Condition, few: int) -> Found:
+    text, values = asked.every
+    query = f"SELECT count(*), json_group_array(rowid) FROM {asked.table} WHERE {text}"
+    total, numbers = db.execute(query, values).fetchone()
+    return Found(asked, numbers, total, total <= few)
+
+
+def page(
     db: sqlite3.Connection, found: Found, *, sort: str, descending: bool, after: Place | None, most: int
-) -> Iterator[tuple[Listed, Place]]:
-    """Up to `most` rows, by a field and then by path; what is not known comes last.
+) -> tuple[int, list[tuple[Listed, Place]]]:
+    """How many rows there are, and up to `most`, by a field and then by path; what is not known comes last.
 
     With each comes its place, from which the list may go on.
     """
-    name, order = "path" if sort == "path" else column(sort), "DESC" if descending else "ASC"
-    where, values = found.where(some=name == "path")
-    if after is not None:
-        further, more = _behind(name, after, descending)
-        where, values = f"({where}) AND {further}", [*values, *more]
-    # With a plus, the index by path is not gone through: few rows are faster sorted.
-    path = "path" if found.numbers is None else "+path"
-    by = f"{path} {order}" if name == "path" else f"{name} IS NULL, {name} {order}, path"
-    query = f"SELECT {_SHOWN}, {name} FROM listing WHERE {where} ORDER BY {by} LIMIT ?"
-    for *row, cell in db.execute(query, (*values, most)):
+    name, direction = "path" if sort == "path" else column(sort), "DESC" if descending else "ASC"
+    by = f"path {direction}" if name == "path" else f"{name} {direction} NULLS LAST, path"
+    order = _Order(name, by, _behind(name, after, descending) if after is not None else _ALL)
+    if not most:
+        return count(db, found), []
+    if found == _EVERYTHING and name == "path":
+        # The index by path gives the order.
+        query = f"SELECT id FROM listing WHERE {order.behind[0]} ORDER BY {by} LIMIT ?"
+        total, numbers = count(db, found), _numbers(db, query, [*order.behind[1], most])
+    elif found.numbers is None:
+        total, numbers = _counted(db, found, order, most)
+    else:
+        total, numbers = found.total, _first(db, found, order, most)
+    query = f"SELECT {_SHOWN}, {name} FROM listing WHERE id IN (SELECT value FROM json_each(?)) ORDER BY +{by}"
+    shown = []
+    for *row, cell in db.execute(query, (msgspec.json.encode(numbers).decode(),)):
         listed = _listed(row)
-        yield listed, Place(None if sort == "path" else cell, listed.path)
+        shown.append((listed, Place(None if sort == "path" else cell, listed.path)))
+    return total, shown
+
+
+def count(db: sqlite3.Connection, found: Found) -> int:
+    if found.numbers is not None:
+        return found.total
+    text, values = found.condition.some
+    (total,) = db.execute(f"SELECT count(*) FROM listing WHERE {text}", values).fetchone()
+    return int(total)
+
+
+class _Order(NamedTuple):
+    """In which order rows come, by the column `name` first, and which are behind the last one shown."""
+
+    name: str
+    by: str
+    behind: Part
+
+
+def _counted(db: sqlite3.Connection, found: Found, order: _Order, most: int) -> tuple[int, list[int]]:
+    """How many rows there are, and the numbers of the first: each is seen once, and a function counts."""
+    passed = itertools.count()
+    db.create_function("passed", 0, passed.__next__)
+    text, values = found.condition.some
+    # In one CASE, so that it counts what the condition holds for; with the plus, so that no index gives the order,
+    # with which it would end before all rows were seen.
+    query = (
+        f"SELECT id FROM {found.table(order.name)} "
+        f"WHERE CASE WHEN {text} THEN passed() >= 0 AND {order.behind[0]} END ORDER BY +{order.by} LIMIT ?"
+    )
+    numbers = _numbers(db, query, [*values, *order.behind[1], most])
+    return next(passed), numbers
+
+
+def _first(db: sqlite3.Connection, found: Found, order: _Order, most: int) -> list[int]:
+    """The numbers of the first rows, where those of all are known."""
+    table, (behind, place) = found.table(order.name), order.behind
+    if not found.is_few:
+        # Most often they are among those that come first of all rows.
+        (rows,) = db.execute("SELECT count(*) FROM listing").fetchone()
+        enough = most + int(_MARGIN * most * rows / found.total)
+        source = "listing" if order.name == "path" else table
+        first = f"SELECT id FROM {source} WHERE {behind} ORDER BY {order.by} LIMIT {enough}"
+        text, values = found.condition.some
+        query = f"SELECT id FROM listing WHERE id IN ({first}) AND {text} ORDER BY +{order.by} LIMIT ?"
+        numbers = _numbers(db, query, [*place, *values, most])
+        if len(numbers) == most:
+            return numbers
+    text, values = found.where()
+    query = f"SELECT id FROM {table} WHERE {text} AND {behind} ORDER BY +{order.by} LIMIT ?"
+    return _numbers(db, query, [*values, *place, most])
+
+
+def _numbers(db: sqlite3.Connection, query: str, values: Sequence[Any]) -> list[int]:
+    return [number for (number,) in db.execute(query, values)]
 
 
 def sets(db: sqlite3.Connection, found: Found, by: str) -> list[str]:
     """Values of the column `by` that rows of different weights have, sorted."""
+    if found.numbers is None and found != _EVERYTHING:
+        found = _numbered(db, found.condition, _FEW)
     where, values = found.where()
     query = (
         f"SELECT {by} FROM (SELECT {by}, file FROM listing WHERE {by} IS NOT NULL AND {where}) AS listed "
@@ -129,18 +207,30 @@ def size(db: sqlite3.Connection, found: Found, by: str, value: str) -> int:
 
 def facets(db: sqlite3.Connection, found: Found, fields: Sequence[str]) -> dict[str, list[tuple[str, int]]]:
     """How many rows have each value of these fields, the most frequent first; "" where it is not known."""
-    if not fields:
-        return {}
+    counts: dict[str, Counter[Any]] = {field: Counter() for field in fields}
+    if counts and found.numbers is None and not found.condition.is_short:
+        found = _numbered(db, found.condition, _FEW)
     where, values = found.where()
-    query = f"SELECT {', '.join(map(column, fields))} FROM listing WHERE {where}"
-    table = db.execute(query, values).fetchall()
-    counted: dict[str, list[tuple[str, int]]] = {}
-    for field, cells in zip(fields, zip(*table, strict=True) if table else [()] * len(fields), strict=True):
-        counts = Counter(cells)
-        counted[field] = [
-            ("" if value is None else str(value), count) for value, count in counts.most_common(_VALUES)
-        ]
-    return counted
+    for asked, group in _grouped(counts):
+        table, columns = found.table(asked[0]), ", ".join(asked)
+        query = f"SELECT {columns}, count(*) FROM {table} WHERE {where} GROUP BY {', '.join(group)}"
+        for *cells, count in db.execute(query, values):
+            for field, cell in zip(asked, cells, strict=True):
+                counts[field][cell] += count
+    return {
+        field: [("" if value is None else str(value), count) for value, count in counted.most_common(_VALUES)]
+        for field, counted in counts.items()
+    }
+
+
+def _grouped(fields: Collection[str]) -> Iterator[tuple[Sequence[str], Sequence[str]]]:
+    """Fields that are counted at once, and what rows are grouped by: in the index's order nothing is sorted."""
+    together = [field for field in _GROUPED if field in fields]
+    if together:
+        yield together, _GROUPED[: _GROUPED.index(together[-1]) + 1]
+    for field in fields:
+        if field not in _GROUPED:
+            yield [field], [field]
 
 
 def facts_of(db: sqlite3.Connection, file: int) -> Facts | None:
@@ -149,7 +239,7 @@ def facts_of(db: sqlite3.Connection, file: int) -> Facts | None:
 
 
 def _behind(name: str, after: Place, descending: bool) -> Part:
-    """What comes behind a place in the order of `rows`."""
+    """What comes behind a place in the order of `page`."""
     further = "<" if descending else ">"
     if name == "path":
         return f"path {further} ?", [after.path]

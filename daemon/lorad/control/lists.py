@@ -137,8 +137,10 @@ def files(db: sqlite3.Connection, head: Head, request: ListFiles) -> Files:
     page: list[ListedFile] = []
     last: Place | None
     cursor, room, last = "", PAGE_BYTES, None
-    rows = listing.rows(db, found, sort=sort, descending=descending, after=after, most=most + 1)
-    for row, place in rows if most else ():
+    total, rows = listing.page(
+        db, found, sort=sort, descending=descending, after=after, most=most + 1 if most else 0
+    )
+    for row, place in rows:
         file = ListedFile(*row)
         room -= len(msgspec.msgpack.encode(file))
         if last is not None and (room < 0 or len(page) == most):
@@ -146,7 +148,7 @@ def files(db: sqlite3.Connection, head: Head, request: ListFiles) -> Files:
             break
         page.append(file)
         last = place
-    return Files(head.generation, page, found.total, listing.facets(db, found, request.facets), cursor)
+    return Files(head.generation, page, total, listing.facets(db, found, request.facets), cursor)
 
 
 def sets(db: sqlite3.Connection, head: Head, request: ListRuns | ListNames) -> FileSets:

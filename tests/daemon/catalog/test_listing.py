@@ -18,8 +18,9 @@ from loracore.expressions import parse
 from loracore.facts import Facts, encode
 from loracore.paths import CATALOGUE
 from lorad.catalog import Catalog, Row
+from lorad.catalog.conditions import SHORT
 from lorad.catalog.facts import FactsTable
-from lorad.catalog.listing import Listed, facets, find, is_listed, rows
+from lorad.catalog.listing import Listed, facets, find, is_listed, page
 from lorad.catalog.views import connect
 
 WORDS = ("ohwx", "Straße", "sks cat", "少女", "ab", "lux_v2", "Ärger")
@@ -174,39 +175,46 @@ def filled(folder: Path, listed: list[File]) -> None:
 
 
 def asked(
-    db: sqlite3.Connection, expression: str, sort: str = "path", *, descending: bool = False, held: int = 10_000
+    db: sqlite3.Connection, expression: str, sort: str = "path", *, descending: bool = False, few: int = 10_000
 ) -> list[Listed]:
     """All rows, page by page."""
-    found = find(db, parse(expression), held=held)
+    found = find(db, parse(expression), few=few)
     listed: list[Listed] = []
     after = None
     while True:
-        page = list(rows(db, found, sort=sort, descending=descending, after=after, most=3))
-        listed += [file for file, _ in page]
-        if len(page) < 3:
-            assert len(listed) == found.total
+        total, rows = page(db, found, sort=sort, descending=descending, after=after, most=3)
+        listed += [file for file, _ in rows]
+        if len(rows) < 3:
+            assert len(listed) == total
             return listed
-        after = page[-1][1]
+        after = rows[-1][1]
 
 
 @settings(max_examples=200)
 @given(files, st.lists(st.sampled_from(sorted(TERMS)), max_size=3), st.sampled_from([0, 2, 10_000]))
-def test_terms_find_what_they_say(folder: Path, listed: list[File], terms: list[str], held: int) -> None:
+def test_terms_find_what_they_say(folder: Path, listed: list[File], terms: list[str], few: int) -> None:
     """Whether they are held to be few or many."""
     filled(folder, listed)
     wanted = sorted(
         file[0] for file in listed if file[1] != "ignored" and all(TERMS[term](file) for term in terms)
     )
     with closing(connect(str(folder))) as db:
-        found = asked(db, " ".join(terms), held=held)
+        found = asked(db, " ".join(terms), few=few)
         assert [file.path for file in found] == wanted
         described = {file[0]: file[3] for file in listed}
         assert all(file.facts == described[file.path] for file in found)
 
 
-@settings(max_examples=200)
-@given(files, st.sampled_from(["path", "size", "rank", "title", "family", "state", "modified"]), st.booleans())
-def test_pages_go_on_in_every_order(folder: Path, listed: list[File], sort: str, descending: bool) -> None:
+@settings(max_examples=300)
+@given(
+    files,
+    st.sampled_from(["path", "size", "rank", "title", "family", "state", "modified", "base", "name"]),
+    st.booleans(),
+    st.sampled_from(["", "rank>=3", "name~V2-", "ohwx", "!ab", "rank!=3 ab"]),
+)
+def test_pages_go_on_in_every_order(
+    folder: Path, listed: list[File], sort: str, descending: bool, expression: str
+) -> None:
     filled(folder, listed)
     keys: dict[str, Callable[[File], Any]] = {
         "path": lambda file: file[0],
@@ -216,27 +224,64 @@ def test_pages_go_on_in_every_order(folder: Path, listed: list[File], sort: str,
         "family": lambda file: said(file).family,
         "state": lambda file: file[1],
         "modified": lambda file: MTIME,
+        "base": lambda file: text(said(file).base) or None,
+        "name": lambda file: text(file[0].rsplit(b"/", 1)[-1].decode()),
     }
     key = keys[sort]
-    shown = sorted((file for file in listed if file[1] != "ignored"), key=lambda file: file[0])
+    asked_for = [file for file in listed if all(TERMS[term](file) for term in expression.split())]
+    shown = sorted((file for file in asked_for if file[1] != "ignored"), key=lambda file: file[0])
     if sort == "path":
         wanted = shown[::-1] if descending else shown
     else:
         known = [file for file in shown if key(file) is not None]
         wanted = sorted(known, key=key, reverse=descending) + [file for file in shown if key(file) is None]
     with closing(connect(str(folder))) as db:
-        assert [file.path for file in asked(db, "", sort, descending=descending)] == [file[0] for file in wanted]
+        for few in (0, 10_000):
+            found = asked(db, expression, sort, descending=descending, few=few)
+            assert [file.path for file in found] == [file[0] for file in wanted]
 
 
-@given(files)
-def test_facets_count_all_that_is_asked_for(folder: Path, listed: list[File]) -> None:
+@pytest.mark.parametrize("sort", ["path", "title", "name"])
+@pytest.mark.parametrize("descending", [False, True])
+def test_many_rows_are_found_wherever_they_stand(folder: Path, sort: str, descending: bool) -> None:
+    """Also where those with a word are the last by the order."""
+    last = [f"{letter}{number:02}" for letter in ("a", "ohwx b") for number in range(20)]
+    listed = [(f"/root/{name}.pt".encode(), "unique", 1, Facts(title=name)) for name in last]
     filled(folder, listed)
-    shown = [file for file in listed if file[1] != "ignored" and rank(file) >= 2]
+    wanted = sorted((path for path, *_ in listed if b"ohwx" in path), reverse=descending)
     with closing(connect(str(folder))) as db:
-        found = facets(db, find(db, parse("rank>=2")), ["family", "rank", "state"])
-    assert dict(found["family"]) == Counter(said(file).family or "" for file in shown)
-    assert dict(found["rank"]) == Counter(str(said(file).rank) for file in shown)
-    assert dict(found["state"]) == Counter(file[1] for file in shown)
+        assert [file.path for file in asked(db, "ohwx", sort, descending=descending, few=0)] == wanted
+
+
+def test_a_text_is_searched_beyond_a_nul(folder: Path) -> None:
+    """At which SQLite's globs end."""
+    facts = Facts(title="a\0sks", triggers=("b\0sks",))
+    filled(folder, [(b"/root/a.pt", "unique", 1, facts)])
+    with closing(connect(str(folder))) as db:
+        for expression in ("title~sks", "title=*sks", "trigger~sks", "sks", "ks", "title=a\0sks", "title~\0s"):
+            assert len(asked(db, expression)) == 1, expression
+        assert not asked(db, "title~\0x") + asked(db, "!sks")
+
+
+@given(files, st.sampled_from(["rank>=3", "ohwx", "!lux", "name~V2-"]))
+def test_facets_count_all_that_is_asked_for(folder: Path, listed: list[File], term: str) -> None:
+    filled(folder, listed)
+    shown = [file for file in listed if file[1] != "ignored" and TERMS[term](file)]
+    with closing(connect(str(folder))) as db:
+        for few in (0, 10_000):
+            found = facets(db, find(db, parse(term), few=few), ["state", "family", "author", "rank"])
+            assert list(found) == ["state", "family", "author", "rank"]
+            assert dict(found["family"]) == Counter(said(file).family or "" for file in shown)
+            assert dict(found["rank"]) == Counter(str(said(file).rank or "") for file in shown)
+            assert dict(found["state"]) == Counter(file[1] for file in shown)
+            assert dict(found["author"]) == ({"": len(shown)} if shown else {})
+
+
+def test_the_index_of_what_is_short_has_the_columns_that_are_held_to_be_in_it(tmp_path: Path) -> None:
+    Catalog(str(tmp_path)).close()
+    with closing(connect(str(tmp_path))) as db:
+        columns = [name for _, _, name in db.execute("PRAGMA index_info(listing_short)")]
+    assert columns == list(SHORT)
 
 
 def listing(db: sqlite3.Connection) -> list[tuple[Any, ...]]:
