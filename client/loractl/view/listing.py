@@ -28,7 +28,7 @@ def table(files: Sequence[ListedFile], columns: Sequence[str]) -> Table:
 
 def rows(files: Sequence[ListedFile], columns: Sequence[str]) -> tuple[list[tables.Column], list[tuple[str, ...]]]:
     """Heads, and rows as people read them."""
-    folds = {"path", "name", "dir", "title", "problem", "trigger", "tag"}
+    folds = {"path", "name", "dir", "title", "problem", "trigger", "tag", "own", "note"}
     heads = [tables.Column(name, right=FIELDS[name].kind in _NUMBERS, folds=name in folds) for name in columns]
     return heads, [tuple(_text(file, name) for name in columns) for file in files]
 
@@ -62,7 +62,7 @@ def _form(file: ListedFile) -> dict[str, Any]:
         known |= {"sound": None, "modules": None}
     return {
         "path": os.fsdecode(file.path), "size": file.size, "mtime_ns": file.mtime_ns, "state": file.state,
-        "format": file.format, **known,
+        "format": file.format, **known, "own": file.own, "note": file.note or None,
     }  # fmt: skip
 
 
@@ -75,6 +75,8 @@ def _cell(file: ListedFile, name: str) -> Cell:
         "modified": lambda: rfc3339(file.mtime_ns / 1e9, "seconds"),
         "state": lambda: file.state,
         "format": lambda: file.format,
+        "own": lambda: ", ".join(file.own) or None,
+        "note": lambda: file.note or None,
     }
     if name in own:
         return own[name]()

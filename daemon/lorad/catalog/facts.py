@@ -1,7 +1,8 @@
 """The facts of files, and a row for each name of a model in view with all that `list` looks at; both are written.
 
 Texts in `listing` and `texts` are folded: case is ignored where they are searched and sorted. What is shown comes
-from `facts`. The rows follow from `names`, `files` and `facts` alone, so they can be made anew at any time.
+from `facts` and `tagged`. The rows follow from these, `names` and `files` alone, so they can be made anew at any
+time.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import msgspec
 
 from loracore.facts import VERSION, Facts, decode
 from lorad.catalog.runs import called
+from lorad.catalog.tags import said_of
 from lorad.library import Status
 
 #: Of the rows of `listing`; those of another version are made anew.
@@ -23,13 +25,14 @@ _NOTHING = Facts()
 _FACTS = (
     "family", "base", "algorithm", "convention", "rank", "min_rank", "alpha", "modules", "component", "dtype",
     "sound", "problem", "title", "author", "trainer", "triggers", "epoch", "steps", "date", "licence", "output",
-    "session", "model_hash",
+    "session", "model_hash", "own", "note",
 )  # fmt: skip
 _COLUMNS = ("path", "file", "folded", "name", "stem", "run", "size", "mtime_ns", "state", "format", *_FACTS)
 _FILE = (
     "SELECT size, mtime_ns, CASE WHEN status = 'unique' AND (SELECT count(*) FROM names WHERE file = files.id "
-    "AND active = 1) > 1 THEN 'duplicate' ELSE status END, format, layout, error, encoded "
-    "FROM files LEFT JOIN facts ON facts.file = files.id WHERE files.id = ?"
+    "AND active = 1) > 1 THEN 'duplicate' ELSE status END, format, layout, error, encoded, said "
+    "FROM files LEFT JOIN facts ON facts.file = files.id "
+    "LEFT JOIN tagged ON tagged.file = files.id WHERE files.id = ?"
 )
 
 
@@ -90,17 +93,17 @@ class FactsTable:
             self._drop(listed[path])
         if not paths:
             return
-        *of_file, layout, error, encoded = found
-        facts = _decoded(encoded)
+        *of_file, layout, error, encoded, user = found
+        facts, own = _decoded(encoded), said_of(user)
         if found[2] == Status.FAILED.value:
             facts = msgspec.structs.replace(facts, sound=False, problem=error)
-        said = _said(facts)
+        said = (*_said(facts), _joined(own.tags) or None, folded(own.note))
         for path in paths:
             folded_path = path.decode("utf-8", "backslashreplace").casefold()
             name = folded_path.rpartition("/")[2]
             row = (path, file, folded_path, name, *called(path, layout, facts), *of_file, *said)
             text = "\n".join((name, folded(facts.title) or "", *(word.casefold() for word in facts.triggers)))
-            texts = (text, _joined(tag for tag, _ in facts.tags))
+            texts = (text, _joined((*own.tags, *(tag for tag, _ in facts.tags))))
             if path in listed:
                 self._update(listed[path], row, texts)
             else:
@@ -156,7 +159,7 @@ def _decoded(encoded: bytes | None) -> Facts:
 
 
 def _said(facts: Facts) -> tuple[Any, ...]:
-    """What is searched of facts, in the order of `_FACTS`."""
+    """What is searched of facts, in the order of `_FACTS` but for its end."""
     return (
         facts.family, folded(facts.base), facts.algorithm, facts.convention, facts.rank, facts.min_rank,
         facts.alpha, facts.modules or None, _joined(facts.components), folded(facts.dtype),

@@ -11,7 +11,9 @@ import msgspec
 
 from loracore.expressions import Term
 from loracore.facts import Facts, decode
+from loracore.tags import Tags
 from lorad.catalog.conditions import Condition, Part, column, condition
+from lorad.catalog.tags import said_of
 from lorad.catalog.views import value
 
 #: Fields whose values are counted for a choice among them; of the most frequent values so many.
@@ -21,7 +23,10 @@ FACETS = (
 )  # fmt: skip
 _VALUES = 50
 #: What is shown of a row.
-_SHOWN = "path, size, mtime_ns, state, format, (SELECT encoded FROM facts WHERE facts.file = listing.file)"
+_SHOWN = (
+    "path, size, mtime_ns, state, format, (SELECT encoded FROM facts WHERE facts.file = listing.file), "
+    "(SELECT said FROM tagged WHERE tagged.file = listing.file)"
+)
 #: Rows whose numbers are held, so that the condition is not asked of all rows twice.
 _HELD = 20_000
 
@@ -42,6 +47,8 @@ class Listed(NamedTuple):
     state: str
     format: str | None
     facts: Facts | None
+    own: tuple[str, ...]
+    note: str
 
 
 class Found(NamedTuple):
@@ -148,6 +155,11 @@ def facts_of(db: sqlite3.Connection, file: int) -> Facts | None:
     return _decoded(row[0]) if row else None
 
 
+def tags_of(db: sqlite3.Connection, file: int) -> Tags:
+    row = db.execute("SELECT said FROM tagged WHERE file = ?", (file,)).fetchone()
+    return said_of(row[0] if row else None)
+
+
 def _behind(name: str, after: Place, descending: bool) -> Part:
     """What comes behind a place in the order of `rows`."""
     further = "<" if descending else ">"
@@ -160,8 +172,9 @@ def _behind(name: str, after: Place, descending: bool) -> Part:
 
 
 def _listed(row: Sequence[Any]) -> Listed:
-    path, size, mtime_ns, state, form, encoded = row
-    return Listed(path, size, mtime_ns, state, form, _decoded(encoded))
+    path, size, mtime_ns, state, form, encoded, user = row
+    said = said_of(user)
+    return Listed(path, size, mtime_ns, state, form, _decoded(encoded), said.tags, said.note)
 
 
 def _decoded(encoded: bytes | None) -> Facts | None:

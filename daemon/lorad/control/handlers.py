@@ -12,7 +12,7 @@ import math
 import os
 import time
 from collections.abc import Callable, Collection
-from typing import Literal, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 import msgspec
 
@@ -25,11 +25,14 @@ from loracore.control import (
     Examined,
     GetStatus,
     JobRequest,
+    ListTags,
     Refusal,
     Reply,
     Request,
     StartJob,
     Status,
+    TagFiles,
+    TagRequest,
     Wait,
 )
 from loracore.settings import grace_seconds
@@ -66,10 +69,10 @@ _PATIENCE = 2.0
 class Command(NamedTuple):
     """What only the core can do. `reply` is called once, from any thread, now or later.
 
-    `wait` is answered by `Waited`. For `audit`, the core calls `Handlers.audit` with what it watches.
+    `Wait` is answered by `Waited`. For `Audit`, the core calls `Handlers.audit` with what it watches.
     """
 
-    kind: Literal["wait", "audit"]
+    request: Wait | Audit | TagRequest
     reply: Reply
 
 
@@ -162,10 +165,8 @@ class Handlers:
         match request:
             case GetStatus():
                 return self._present_status()
-            case Wait():
-                return self._command(request, "wait", later)
-            case Audit():
-                return self._command(request, "audit", later)
+            case Wait() | Audit() | TagFiles() | ListTags():
+                return self._replies.hand_on(request, later, lambda reply: self._post(Command(request, reply)))
             case Doctor():
                 taken = self._examiner.submit(lambda: later(done(request, self._examine)))
             case _ if isinstance(request, ActionRequest):
@@ -184,9 +185,6 @@ class Handlers:
         return msgspec.structs.replace(
             status, uptime_seconds=round(status.uptime_seconds + time.monotonic() - since, 3)
         )
-
-    def _command(self, request: Request, kind: Literal["wait", "audit"], later: Give) -> Answer | None:
-        return self._replies.hand_on(request, later, lambda reply: self._post(Command(kind, reply)))
 
     def _about_jobs(self, request: JobRequest, later: Give, owner: Owner | None) -> Answer | None:
         jobs = self._jobs

@@ -49,7 +49,7 @@ from lorad.publish.duplicates import judge, own_bytes
 Compute = Callable[[sqlite3.Connection, Head, str], dict[str, msgspec.Raw]]
 
 #: Fields that a list cannot be sorted by: they have several values, or are asked for alone.
-_UNSORTED = frozenset({"dir", "component", "trigger", "tag", "hash"})
+_UNSORTED = frozenset({"dir", "component", "trigger", "tag", "own", "hash"})
 _PLACE = msgspec.msgpack.Decoder(tuple[str | int | float | None, bytes])
 
 

@@ -39,7 +39,7 @@ from loracore.expressions import BadExpression
 from loracore.paths import shown
 from lorad.catalog.duplicates import names_in_sets_with
 from lorad.catalog.hashes import count, hashes_of
-from lorad.catalog.listing import facts_of, is_listed
+from lorad.catalog.listing import facts_of, is_listed, tags_of
 from lorad.catalog.views import (
     TOLD,
     Reader,
@@ -253,7 +253,7 @@ def _show(db: sqlite3.Connection, path: bytes) -> Shown | Refusal:
             return _show(db, weights)
         return Refusal("not-found", f"{shown(path)}: not in the catalogue; {why}")
     name = next(name for name in names if name.path == path)
-    form, hashes = format_of(db, name.file), hashes_of(db, name.file)
+    form, hashes, said = format_of(db, name.file), hashes_of(db, name.file), tags_of(db, name.file)
     rules, sets = lists.sets_among(db, names)
     found = judge(sets[0], rules) if sets else None
     links = [other.path for other in names if other.file == name.file and other is not name]
@@ -276,4 +276,6 @@ def _show(db: sqlite3.Connection, path: bytes) -> Shown | Refusal:
         hashes_error=hashes.error or "",
         differing=sorted(found.differs) if found else [],
         facts=facts_of(db, name.file),
+        own=said.tags,
+        note=said.note,
     )

@@ -34,6 +34,7 @@ from lorad.index.records import File
 from lorad.index.results import Results
 from lorad.index.statistics import Statistics
 from lorad.index.sweeps import Sweeps
+from lorad.index.tags import TagsOfFiles
 from lorad.index.view import View
 from lorad.library import Library, Status
 from lorad.pipeline.dispatch import Finished, Lost
@@ -75,17 +76,21 @@ class Engine:
         self.files = files = Files(catalog)
         self.statistics = Statistics()
         self._library = library = Library()
+        self._duplicate = duplicate
         self.reads = reads = Reading(catalog, files, follow=follow, loaders=pipeline.loaders)
         #: Duplicates whose blocks are to be looked at, once all is read.
         self.blocks = blocks = Backlog(files)
         self._executor = executor = Executor(
-            catalog, files, library, reads, blocks, tell=tell, duplicate=duplicate,
+            catalog, files, library, reads, blocks, tell=tell, duplicate=self._met_twins,
             about=lambda path: self.failures.about(path),  # noqa: PLW0108 - it is made below
         )  # fmt: skip
         do = executor.do
         leaves_out = Exclude(exclude, roots)
         _load(executor, leaves_out)
         self._facts = facts = FactsOfFiles(catalog, files, reads.want_header)
+        self.tags = tags = TagsOfFiles(
+            catalog, files, executor.signature_of_layout, os.fsdecode(state_dir) if catalog.facts.lists else None
+        )
         self._configs = configs = Configs(files, reads.plans.layer_names, facts.configured)
         view = View(files, roots, exclude=leaves_out, follow=follow)
         away = Away(files, view)
@@ -103,7 +108,7 @@ class Engine:
         self.holders = Holders(catalog, files, away, self.sweeps, executor.signature_of_layout)
         self._results = Results(
             catalog, pipeline, files, library, reads, executor=executor, configs=configs, facts=facts, names=names,
-            failures=failures, looks=looks, tell=tell,
+            failures=failures, looks=looks, tags=tags, tell=tell,
         )  # fmt: skip
         self.commits = Commits(
             catalog, files, pipeline, self.statistics, os.fsdecode(state_dir),
@@ -175,6 +180,7 @@ class Engine:
         self._feed()
         if not self.sweeps.active and not self.reading:
             self.blocks.look(_LOOKS, now)
+        self.tags.save()
         self.commits.record(settled=self.settled)
 
     def identified(self, number: int, identity: Identity, found: Identified) -> File | None:
@@ -182,6 +188,7 @@ class Engine:
         if not self.has(number, identity):
             return None
         self._catalog.hashes.save(number, found)
+        self.tags.identified(self.files.by_id[number], found)
         self.commits.save()
         return self.files.by_id[number]
 
@@ -200,8 +207,15 @@ class Engine:
         self.reads.plans.forget()
         self._executor.forget_layouts()
 
+    def _met_twins(self, file: File, twins: Sequence[bytes]) -> None:
+        """A file has become a duplicate of others, of which these are some names."""
+        self.tags.met_twins(file)
+        if self._duplicate is not None:
+            self._duplicate(file, twins)
+
     def _forgot(self, file: int) -> None:
         self._facts.forget(file)
+        self.tags.forget(file)
         self._pipeline.dispatcher.cancel(file)
         self.reads.questions.drop(file)
 

@@ -16,6 +16,7 @@ from lorad.index.names import Names
 from lorad.index.questions import Wanted
 from lorad.index.reads import Reading
 from lorad.index.records import DEATHS, File
+from lorad.index.tags import TagsOfFiles
 from lorad.library import Library, Status
 from lorad.pipeline.dispatch import Finished, Job, Lost, PiecesJob
 from lorad.pipeline.pipeline import Pipeline
@@ -39,6 +40,7 @@ class Results:
         names: Names,
         failures: Failures,
         looks: Looks,
+        tags: TagsOfFiles,
         tell: Callable[[Event], None],
     ) -> None:
         self._catalog = catalog
@@ -52,6 +54,7 @@ class Results:
         self._names = names
         self._failures = failures
         self._looks = looks
+        self._tags = tags
         self._tell = tell
         #: What is to be read again when an action is over.
         self.postponed: list[tuple[Job, File, Wanted | None]] = []
@@ -154,6 +157,7 @@ class Results:
         for name in file.names:
             self._configs.look(name)
         self._facts.learnt(file, header.facts)
+        self._tags.learnt(file)
         alone = not self._library.has_layout(file.layout)
         self._executor.do(self._library.header(file.id, file.layout))
         if file.names:

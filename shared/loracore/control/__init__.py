@@ -22,3 +22,4 @@ from loracore.control.health import *
 from loracore.control.jobs import *
 from loracore.control.library import *
 from loracore.control.status import *
+from loracore.control.tags import *

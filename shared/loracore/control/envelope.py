@@ -11,8 +11,9 @@ from loracore.control.health import HealthAnswer, HealthRequest
 from loracore.control.jobs import JobAnswer, JobRequest
 from loracore.control.library import LibraryAnswer, LibraryRequest
 from loracore.control.status import StatusAnswer, StatusRequest
+from loracore.control.tags import TagAnswer, TagRequest
 
-Request = StatusRequest | LibraryRequest | HealthRequest | DedupeRequest | JobRequest
+Request = StatusRequest | LibraryRequest | TagRequest | HealthRequest | DedupeRequest | JobRequest
 
 
 class Asked(Struct, frozen=True):
@@ -34,7 +35,7 @@ class Refusal(Struct, frozen=True, tag="refused"):
     text: str
 
 
-Answer = StatusAnswer | LibraryAnswer | HealthAnswer | DedupeAnswer | JobAnswer | Refusal
+Answer = StatusAnswer | LibraryAnswer | TagAnswer | HealthAnswer | DedupeAnswer | JobAnswer | Refusal
 
 
 #: Takes the answer to a request.

@@ -85,7 +85,7 @@ def test_a_wait_is_answered_when_the_core_says_so(served: Served) -> None:
     with Line(served) as line:
         line.send(encode(Asked(1, Wait())))
         command = served.held.get(timeout=SECONDS)
-        assert command.kind == "wait"
+        assert command.request == Wait()
         honest(served)
         command.reply(Waited(42))
         command.reply(Waited(43))
