@@ -52,6 +52,7 @@ from lorad.control.pages import BadCursor, Pages, planned_pages
 from lorad.control.searches import CannotSave, SavedSearches
 from lorad.dedupe.plan import Plan
 from lorad.dedupe.planner import BadPolicy, Planner
+from lorad.index.records import ADAPTERS
 from lorad.publish.duplicates import judge
 from lorad.watch import timed_calls
 
@@ -228,14 +229,11 @@ class Queries:
             return page
 
 
-_ADAPTERS = (b"adapter_model.safetensors", b"adapter_model.bin")
-
-
 def _not_known(path: bytes) -> tuple[bytes | None, str]:
     """A file that is meant by a path that the catalogue does not have, or why there is none."""
     if os.path.isdir(path):
         # A PEFT adapter counts through its weight file.
-        weights = [os.path.join(path, name) for name in _ADAPTERS if os.path.lexists(os.path.join(path, name))]
+        weights = [os.path.join(path, name) for name in ADAPTERS if os.path.lexists(os.path.join(path, name))]
         return (weights[0], "") if weights else (None, "it is a folder: name a file in it")
     if os.path.lexists(path):
         return None, "it is in no watched folder, or not seen yet"

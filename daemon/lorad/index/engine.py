@@ -180,7 +180,7 @@ class Engine:
         self._feed()
         if not self.sweeps.active and not self.reading:
             self.blocks.look(_LOOKS, now)
-        self.tags.save()
+        self.tags.models.save()
         self.commits.record(settled=self.settled)
 
     def identified(self, number: int, identity: Identity, found: Identified) -> File | None:

@@ -26,6 +26,10 @@ DEATHS = 3
 _STATUS = {status.value: status for status in Status}
 
 
+#: What the weights in a folder of PEFT are called.
+ADAPTERS = (b"adapter_model.safetensors", b"adapter_model.bin")
+
+
 def is_adapter(path: bytes) -> bool:
     """Whether a name is that of the weights in a PEFT folder."""
     return os.path.basename(path).startswith(b"adapter_model.")

@@ -25,6 +25,7 @@ from loracore.control import (
     Waited,
 )
 from loracore.errors import StateError
+from lorad.index import tagging
 from lorad.pipeline.launch import Crew
 from lorad.pipeline.restarts import PipelineBrokenError
 from lorad.supervisor.announcer import Announcer
@@ -204,7 +205,7 @@ class Daemon:
             )
             return
         try:
-            answer = engine.tags.answer(request)
+            answer = tagging.answer(request, engine.tags, engine.files)
             engine.commits.save()
         except sqlite3.Error as error:
             reply(Refusal("failed", f"nothing was kept: {error}"))
