@@ -82,7 +82,7 @@ def _model(adapter: Adapter, stated: Statements, architecture: ArchitectureInfo)
         format=adapter.format,
         model_name=described.name(stated) or os.fsencode(stem).decode("utf-8", "backslashreplace"),
         base_model=described.base_model(stated) or family,
-        base_model_file=stated.text("ss_sd_model_name", "ot.base_model_name"),
+        base_model_file=described.base_file(stated),
         base_model_hash=stated.text("ss_new_sd_model_hash", "ss_sd_model_hash"),
         family=family,
         network_rank=architecture.rank,
