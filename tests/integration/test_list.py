@@ -285,6 +285,22 @@ def test_each_trainers_files_are_one_run(tmp_path: Path) -> None:
         assert shown["facts"]["epoch"] == 1
 
 
+def test_facts_follow_the_model_card(running: Running, library: Path) -> None:
+    """Also where it was written while lorad was stopped."""
+    card = library / "chat/README.md"
+    card.write_text("---\nlicense: llama3\ntags:\n- unsloth\n---\n")
+    running.settle()
+    assert names(running, "licence=llama3", "trainer=unsloth") == ["adapter_model.safetensors"]
+    running.stop()
+    card.write_text("---\nlicense: mit\n---\n")
+    running.start()
+    running.settle()
+    assert names(running, "licence=mit", "trainer=peft") == ["adapter_model.safetensors"]
+    card.unlink()
+    running.settle()
+    assert names(running, "licence=unknown", "trainer=peft") == ["adapter_model.safetensors"]
+
+
 def _made(path: Path) -> str:
     path.parent.mkdir(parents=True, exist_ok=True)
     return str(path)

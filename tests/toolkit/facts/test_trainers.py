@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import lorakit
 from loracore.facts import Facts
-from tests.builders import trainers
-from tests.builders.architectures import flux, sdxl
+from tests.builders import real, trainers
+from tests.builders.architectures import flux, llm, sdxl
 from tests.builders.weights import Layers, random_weights
-from tests.builders.write import write_safetensors
+from tests.builders.write import write_peft_folder, write_safetensors
 from tests.toolkit.facts.test_header import of
 
 SDXL = random_weights(sdxl(4, width=16, every=10), 1, alpha=2)
@@ -66,3 +67,24 @@ def test_simpletuner_is_told_from_diffusers(tmp_path: Path) -> None:
     assert (found.trainer, found.steps, found.title) == ("SimpleTuner", 500, None)
     assert (found.triggers, found.base, found.alpha) == (("a photo of jlxy",), "flux-1-dev", 4.0)
     assert stated(tmp_path, trainers.simpletuner("jlxy", 1500), FLUX).title == "jlxy"
+
+
+def test_a_model_card_states_what_nothing_else_does(tmp_path: Path) -> None:
+    """Its licence, its trainer and its prompt; the header and `adapter_config.json` are asked first."""
+    path = write_peft_folder(str(tmp_path / "chat"), random_weights(llm(4), 1), rank=4, targets=["q_proj"])
+    card = tmp_path / "chat/README.md"
+    card.write_text("---\nbase_model: org/other\nlicense: llama3\ntags:\n- axolotl\n- trl\n---\n")
+    found = of(path)
+    assert (found.base, found.licence, found.trainer) == ("meta-llama/Meta-Llama-3-8B", "llama3", "axolotl")
+    assert lorakit.metadata(path)["model_info"]["license"] == "llama3"
+    # TRL's own cards have the key misspelt, with a word that is none.
+    card.write_text("---\nlicence: license\ntags: [trl]\n---\n")
+    assert (of(path).licence, of(path).trainer) == (None, "TRL")
+    (tmp_path / "flux").mkdir()
+    text = "base_model: org/FLUX\nlicense: other\nlicense_name: flux-1-dev\ninstance_prompt: a photo of sks dog"
+    (tmp_path / "flux/README.md").write_text(f"---\n{text}\n---\n")
+    (path,) = real.by_diffusers(str(tmp_path / "flux"), config={"r": 4})[:1]
+    found = of(path)
+    assert (found.base, found.licence, found.triggers) == ("org/FLUX", "flux-1-dev", ("a photo of sks dog",))
+    # A library's own README says nothing of its files.
+    assert of(write_safetensors(str(tmp_path / "flux/a.safetensors"), FLUX)).licence is None

@@ -49,7 +49,7 @@ def base_model(stated: Statements) -> str | None:
     if found in (None, _HINT):
         found = stated.text(
             "modelspec.architecture", "ss_base_model", "ss_base_model_name", "ss_sd_model_name",
-            "ot.base_model_name", "ot.model_type", "base_model",
+            "ot.base_model_name", "ot.model_type", "base_model", "card.base_model",
         )  # fmt: skip
     # ModelSpec's mark of an adapter.
     return found.removesuffix("/lora") if found else None
@@ -69,7 +69,9 @@ def author(stated: Statements) -> str | None:
 
 
 def licence(stated: Statements) -> str | None:
-    return stated.text("modelspec.license", "license")
+    found = stated.text("modelspec.license", "license", "card.license")
+    # The hub's word for one that it has no word for.
+    return (stated.text("card.license_name") or found) if found == "other" else found
 
 
 def _title(stated: Statements) -> str | None:

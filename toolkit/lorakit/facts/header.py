@@ -1,4 +1,4 @@
-"""The facts of one file, from its header and the `adapter_config.json` beside it."""
+"""The facts of one file, from its header, and the `adapter_config.json` and the model card beside it."""
 
 from __future__ import annotations
 
@@ -44,10 +44,10 @@ class _Shapes(NamedTuple):
 
 
 def facts(container: Container, path: bytes) -> Facts:
-    """What is known of the file at `path` by its header. Only a PEFT configuration beside it is read besides."""
+    """What is known of the file at `path` by its header. Only what an adapter has beside it is read besides."""
     config, wrong = _config(path)
     shapes = _shapes_of(container.layout, config)
-    stated = statements(container.metadata, config)
+    stated = statements(container.metadata, config, path)
     training = training_info(stated, None)
     epoch, steps = saved_after(stated)
     family = stated_family(shapes.family, config, container.metadata)

@@ -29,8 +29,13 @@ _FOLDER = re.compile(r"(\d{1,6})_(.+)", re.DOTALL)
 _TRIGGERS = (
     "modelspec.trigger_phrase", "modelspec.trigger_phrases", "modelspec.trigger_words", "ss_trigger_words",
     "ssmd_keywords", "trained_words", "trigger_words", "trigger_word", "trigger_phrase",
-    "activation text", "instance_prompt",
+    "activation text", "instance_prompt", "card.instance_prompt",
 )  # fmt: skip
+#: What trainers tag a model card with, those first that build on others.
+_TAGGED = {
+    "unsloth": "Unsloth", "axolotl": "axolotl", "llama-factory": "LLaMA-Factory", "autotrain": "AutoTrain",
+    "simpletuner": "SimpleTuner", "ai-toolkit": "ai-toolkit", "trl": "TRL", "diffusers-training": "diffusers",
+}  # fmt: skip
 #: Network modules of musubi-tuner, which writes kohya's keys.
 _MUSUBI = frozenset(
     f"networks.lora_{name}"
@@ -91,7 +96,7 @@ def training_info(stated: Statements, algorithm: str | None) -> TrainingInfo:
 
 
 def _trainer(stated: Statements) -> str | None:
-    """Which program wrote it, by the keys that it alone writes."""
+    """Which program wrote it, by the keys that it alone writes, or its tag in the model card."""
     software = stated.first("software")
     if isinstance(software, dict) and isinstance(software.get("name"), str):
         return " ".join(str(software[key]) for key in ("name", "version") if key in software)
@@ -107,6 +112,10 @@ def _trainer(stated: Statements) -> str | None:
         return f"kohya sd-scripts {(revision or '')[:12]}".strip()
     if "global_step" in keys and stated.first("modelspec.implementation") == "diffusers":
         return "SimpleTuner"
+    tags = stated.first("card.tags")
+    for tag, trainer in _TAGGED.items():
+        if isinstance(tags, list) and tag in tags:
+            return trainer
     if "lora_adapter_metadata" in keys:
         return "diffusers"
     return "PEFT" if "peft.peft_type" in keys else None
