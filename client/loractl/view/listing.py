@@ -36,7 +36,7 @@ def rows(files: Sequence[ListedFile], columns: Sequence[str]) -> tuple[list[tabl
 def told(facts: Facts | None) -> Iterator[tuple[str, str]]:
     """What is known of facts, each by the name of its field."""
     for name in FIELDS if facts else ():
-        value = getattr(facts, _ATTRIBUTES.get(name, name), None)
+        value = _value(facts, name)
         if value not in (None, ()):
             yield name, _shown(_plain(name, value))
 
@@ -80,7 +80,14 @@ def _cell(file: ListedFile, name: str) -> Cell:
     }
     if name in own:
         return own[name]()
-    return _plain(name, getattr(file.facts, _ATTRIBUTES.get(name, name), None))
+    return _plain(name, _value(file.facts, name))
+
+
+def _value(facts: Facts | None, name: str) -> Any:
+    if name == "base" and facts is not None:
+        # A file that states no version of it states its file in both places.
+        return tuple(dict.fromkeys(text for text in (facts.base, facts.base_file) if text))
+    return getattr(facts, _ATTRIBUTES.get(name, name), None)
 
 
 def _plain(name: str, value: Any) -> Cell:
@@ -96,6 +103,9 @@ def _plain(name: str, value: Any) -> Cell:
 
 
 def _text(file: ListedFile, name: str) -> str:
+    if name == "base" and file.facts and file.facts.base_file:
+        # The version is known by its family, and its column is narrow.
+        return shown(file.facts.base_file.removesuffix(".safetensors").removesuffix(".ckpt"))
     return tables.size(file.size) if name == "size" else _shown(_cell(file, name))
 
 

@@ -111,6 +111,8 @@ def _term(term: Term) -> Part:
             return _text(name, operator, str(value).casefold())
         case "words" if field == "tag":
             return _tags(operator, str(value).casefold())
+        case "words" if field == "base" and value == "unknown" and operator in ("=", "!="):
+            return f"{name} IS {'' if operator == '=' else 'NOT '}NULL", []
         case "words":
             return _words(name, operator, str(value).casefold())
         case "number" | "size":

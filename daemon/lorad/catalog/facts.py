@@ -14,12 +14,12 @@ from typing import Any
 import msgspec
 
 from loracore.facts import VERSION, Facts, decode
-from lorad.catalog.runs import called
+from lorad.catalog.runs import called, with_marks
 from lorad.catalog.tags import said_of
 from lorad.library import Status
 
 #: Of the rows of `listing`; those of another version are made anew.
-_ROWS = 1
+_ROWS = 2
 _NOTHING = Facts()
 #: Columns of `listing` that are searched and sorted by, behind those of the name and the file.
 _FACTS = (
@@ -94,15 +94,18 @@ class FactsTable:
         if not paths:
             return
         *of_file, layout, error, encoded, user = found
-        facts, own = _decoded(encoded), said_of(user)
+        stated, own = _decoded(encoded), said_of(user)
         if found[2] == Status.FAILED.value:
-            facts = msgspec.structs.replace(facts, sound=False, problem=error)
-        said = (*_said(facts), _joined(own.tags) or None, folded(own.note))
+            stated = msgspec.structs.replace(stated, sound=False, problem=error)
+        said = _joined(own.tags) or None, folded(own.note)
         for path in paths:
+            facts = stated if stated is _NOTHING else with_marks(stated, path)
             folded_path = path.decode("utf-8", "backslashreplace").casefold()
             name = folded_path.rpartition("/")[2]
-            row = (path, file, folded_path, name, *called(path, layout, facts), *of_file, *said)
-            text = "\n".join((name, folded(facts.title) or "", *(word.casefold() for word in facts.triggers)))
+            stem, run, is_folder = called(path, layout, facts)
+            row = (path, file, folded_path, name, stem, run, *of_file, *_said(facts), *said)
+            folder, title = stem if is_folder else "", folded(facts.title) or ""
+            text = "\n".join((name, folder, title, *(word.casefold() for word in facts.triggers)))
             texts = (text, _joined((*own.tags, *(tag for tag, _ in facts.tags))))
             if path in listed:
                 self._update(listed[path], row, texts)
@@ -161,8 +164,9 @@ def _decoded(encoded: bytes | None) -> Facts:
 def _said(facts: Facts) -> tuple[Any, ...]:
     """What is searched of facts, in the order of `_FACTS` but for its end."""
     return (
-        facts.family, folded(facts.base), facts.algorithm, facts.convention, facts.rank, facts.min_rank,
-        facts.alpha, facts.modules or None, _joined(facts.components), folded(facts.dtype),
+        facts.family, _joined(filter(None, (facts.base, facts.base_file))) or None,
+        facts.algorithm, facts.convention, facts.rank, facts.min_rank, facts.alpha,
+        facts.modules or None, _joined(facts.components), folded(facts.dtype),
         None if facts is _NOTHING else int(facts.sound), folded(facts.problem), folded(facts.title),
         folded(facts.author), folded(facts.trainer), _joined(facts.triggers), facts.epoch, facts.steps,
         folded(facts.date), folded(facts.licence), folded(facts.output), folded(facts.session),

@@ -13,6 +13,7 @@ from loracore.expressions import Term
 from loracore.facts import Facts, decode
 from loracore.tags import Tags
 from lorad.catalog.conditions import Condition, Part, column, condition
+from lorad.catalog.runs import with_marks
 from lorad.catalog.tags import said_of
 from lorad.catalog.views import value
 
@@ -121,9 +122,10 @@ def sets(db: sqlite3.Connection, found: Found, by: str) -> list[str]:
 
 
 def members(db: sqlite3.Connection, found: Found, by: str, value: str, most: int) -> list[Listed]:
-    """The rows that have a value, by epoch, steps and path; at most so many."""
+    """The rows that have a value, by epoch, steps and path, the last ones without; at most so many."""
     where, values = found.condition.some
-    query = f"SELECT {_SHOWN} FROM listing WHERE {by} = ? AND {where} ORDER BY epoch, steps, path LIMIT ?"
+    order = "epoch IS NULL, epoch, steps IS NULL, steps, path"
+    query = f"SELECT {_SHOWN} FROM listing WHERE {by} = ? AND {where} ORDER BY {order} LIMIT ?"
     return [_listed(row) for row in db.execute(query, (value, *values, most))]
 
 
@@ -144,15 +146,18 @@ def facets(db: sqlite3.Connection, found: Found, fields: Sequence[str]) -> dict[
     counted: dict[str, list[tuple[str, int]]] = {}
     for field, cells in zip(fields, zip(*table, strict=True) if table else [()] * len(fields), strict=True):
         counts = Counter(cells)
-        counted[field] = [
-            ("" if value is None else str(value), count) for value, count in counts.most_common(_VALUES)
-        ]
+        counted[field] = [(_said(value), count) for value, count in counts.most_common(_VALUES)]
     return counted
 
 
-def facts_of(db: sqlite3.Connection, file: int) -> Facts | None:
+def _said(value: Any) -> str:
+    """A value, several ones in a row; "" where it is not known."""
+    return "" if value is None else ", ".join(str(value).strip("\n").split("\n"))
+
+
+def facts_of(db: sqlite3.Connection, file: int, path: bytes) -> Facts | None:
     row = db.execute("SELECT encoded FROM facts WHERE file = ?", (file,)).fetchone()
-    return _decoded(row[0]) if row else None
+    return _decoded(row[0], path) if row else None
 
 
 def tags_of(db: sqlite3.Connection, file: int) -> Tags:
@@ -174,11 +179,11 @@ def _behind(name: str, after: Place, descending: bool) -> Part:
 def _listed(row: Sequence[Any]) -> Listed:
     path, size, mtime_ns, state, form, encoded, user = row
     said = said_of(user)
-    return Listed(path, size, mtime_ns, state, form, _decoded(encoded), said.tags, said.note)
+    return Listed(path, size, mtime_ns, state, form, _decoded(encoded, path), said.tags, said.note)
 
 
-def _decoded(encoded: bytes | None) -> Facts | None:
+def _decoded(encoded: bytes | None, path: bytes) -> Facts | None:
     try:
-        return decode(encoded) if encoded else None
+        return with_marks(decode(encoded), path) if encoded else None
     except msgspec.MsgspecError:
         return None

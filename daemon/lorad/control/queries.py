@@ -273,7 +273,7 @@ def _show(db: sqlite3.Connection, path: bytes) -> Shown | Refusal:
         hashes=hashes.hexadecimal(),
         hashes_error=hashes.error or "",
         differing=sorted(found.differs) if found else [],
-        facts=facts_of(db, name.file),
+        facts=facts_of(db, name.file, path),
         own=said.tags,
         note=said.note,
     )
