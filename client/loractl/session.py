@@ -95,8 +95,7 @@ class Requests(DedupeRequests, JobRequests, TagRequests):
     @answered
     def resolve(self, name: str, base: str | None = None, *, cache: AnyPath | None = None) -> Steps[Resolved]:
         """The PEFT folder of the adapter that is meant by a name; see `loractl.adapters`."""
-        # The names of all families are loaded with it, which takes 10 ms.
-        from loractl.adapters import resolving  # noqa: PLC0415 - loads the tables of families
+        from loractl.adapters import resolving  # noqa: PLC0415 - loads the tables of families, for 10 ms
 
         return resolving(name, base, cache, self._timeout)
 

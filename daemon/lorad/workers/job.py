@@ -65,6 +65,11 @@ class JobProcess:
         """Whether it has ended, or could not be started."""
         return self._failed or (self._helper is not None and self._helper.status is not None)
 
+    @property
+    def starved(self) -> float:
+        """Seconds that it was ready to run and others had the processors."""
+        return self._helper.starved if self._helper is not None else 0.0
+
     def end(self) -> None:
         """There is no more to do."""
         if self._helper is not None:
