@@ -8,10 +8,12 @@ through. Those of de-duplication are in `loractl.dedupe_requests`, those of jobs
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from loracore import control
 from loracore.errors import RefusedError
+from loracore.identity import Edited
 from loracore.paths import AnyPath
 from loractl.dedupe_requests import DedupeRequests
 from loractl.job_requests import JobRequests
@@ -104,6 +106,11 @@ class Requests(DedupeRequests, JobRequests):
     def audit(self, timeout: float | None = None) -> Steps[control.Audited]:
         """Compare the disk with the catalogue and the JSON files."""
         return ask(control.Audit(), control.Audited, timeout)
+
+    @answered
+    def note_edits(self, files: Sequence[Edited]) -> Steps[control.Noted]:
+        """Have the daemon know edited files by what it knows of them as they were, up to `control.MOST_EDITED`."""
+        return ask(control.NoteEdits([*files]), control.Noted, self._timeout)
 
     @answered
     def doctor(self) -> Steps[control.Examined]:

@@ -11,13 +11,14 @@ import logging
 import math
 import os
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from typing import Literal, NamedTuple, Protocol
 
 import msgspec
 
 from loracore.config import Config, Watch
 from loracore.control import (
+    MOST_EDITED,
     ActionRequest,
     Answer,
     Audit,
@@ -25,6 +26,8 @@ from loracore.control import (
     Examined,
     GetStatus,
     JobRequest,
+    Noted,
+    NoteEdits,
     Refusal,
     Reply,
     Request,
@@ -32,6 +35,7 @@ from loracore.control import (
     Status,
     Wait,
 )
+from loracore.identity import Edited
 from loracore.settings import grace_seconds
 from lorad.control.dedupe_handlers import DedupeHandlers, Deduper
 from lorad.control.queries import Queries, Query
@@ -66,11 +70,13 @@ _PATIENCE = 2.0
 class Command(NamedTuple):
     """What only the core can do. `reply` is called once, from any thread, now or later.
 
-    `wait` is answered by `Waited`. For `audit`, the core calls `Handlers.audit` with what it watches.
+    `wait` is answered by `Waited`. For `audit`, the core calls `Handlers.audit` with what it watches. `edits` says
+    that `files` were edited, and is answered by `Noted`.
     """
 
-    kind: Literal["wait", "audit"]
+    kind: Literal["wait", "audit", "edits"]
     reply: Reply
+    files: Sequence[Edited] = ()
 
 
 class Handlers:
@@ -166,6 +172,8 @@ class Handlers:
                 return self._command(request, "wait", later)
             case Audit():
                 return self._command(request, "audit", later)
+            case NoteEdits(files):
+                return self._note(request, files)
             case Doctor():
                 taken = self._examiner.submit(lambda: later(done(request, self._examine)))
             case _ if isinstance(request, ActionRequest):
@@ -187,6 +195,15 @@ class Handlers:
 
     def _command(self, request: Request, kind: Literal["wait", "audit"], later: Give) -> Answer | None:
         return self._replies.hand_on(request, later, lambda reply: self._post(Command(kind, reply)))
+
+    def _note(self, request: NoteEdits, files: Sequence[Edited]) -> Answer:
+        """The client does not wait for the core; so many may wait for it as of other requests."""
+        if len(files) > MOST_EDITED:
+            return Refusal("malformed", f"{len(files)} files at once; give at most {MOST_EDITED}")
+        refused = self._replies.hand_on(
+            request, lambda answer: None, lambda reply: self._post(Command("edits", reply, files))
+        )
+        return refused or Noted()
 
     def _about_jobs(self, request: JobRequest, later: Give, owner: Owner | None) -> Answer | None:
         jobs = self._jobs

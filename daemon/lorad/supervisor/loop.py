@@ -13,7 +13,7 @@ from collections.abc import Callable
 from functools import partial
 
 from loracore.config import Config
-from loracore.control import Answer, FileHashed, PublishedEvent, Reply, Waited
+from loracore.control import Answer, FileHashed, Noted, PublishedEvent, Reply, Waited
 from loracore.errors import StateError
 from lorad.pipeline.launch import Crew
 from lorad.pipeline.restarts import PipelineBrokenError
@@ -177,6 +177,11 @@ class Daemon:
                 engine.looks.touched(path)
         while self._intake.commands:
             command = self._intake.commands.popleft()
+            if command.kind == "edits":
+                if engine:
+                    engine.edited(command.files)
+                command.reply(Noted())
+                continue
             wait = command.reply if command.kind == "wait" else partial(self._audit, command.reply)
             self._intake.waits.ask(wait)
 

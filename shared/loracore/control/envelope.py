@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from loracore.control.dedupe import DedupeAnswer, DedupeRequest
+from loracore.control.edits import EditAnswer, EditRequest
 from loracore.control.events import Event
 from loracore.control.frame import VERSION, Struct
 from loracore.control.health import HealthAnswer, HealthRequest
@@ -12,7 +13,7 @@ from loracore.control.jobs import JobAnswer, JobRequest
 from loracore.control.library import LibraryAnswer, LibraryRequest
 from loracore.control.status import StatusAnswer, StatusRequest
 
-Request = StatusRequest | LibraryRequest | HealthRequest | DedupeRequest | JobRequest
+Request = StatusRequest | LibraryRequest | HealthRequest | DedupeRequest | JobRequest | EditRequest
 
 
 class Asked(Struct, frozen=True):
@@ -34,7 +35,7 @@ class Refusal(Struct, frozen=True, tag="refused"):
     text: str
 
 
-Answer = StatusAnswer | LibraryAnswer | HealthAnswer | DedupeAnswer | JobAnswer | Refusal
+Answer = StatusAnswer | LibraryAnswer | HealthAnswer | DedupeAnswer | JobAnswer | EditAnswer | Refusal
 
 
 #: Takes the answer to a request.
