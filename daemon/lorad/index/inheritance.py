@@ -63,7 +63,7 @@ class Inheritance:
             return None
         known = self._files.at_inode(edited.after)
         if known is not None and known.identity == edited.after and known.layout is not None:
-            late = known.weights is None and self._found(edited, known) is not None
+            late = known.weights is None and self._fits(edited, known) is not None
             if not late:
                 return None
         else:
@@ -88,11 +88,13 @@ class Inheritance:
             self._drop(next(iter(self._replaced)))
 
     def of(self, file: File) -> Inherited | None:
-        """What a file takes over whose header was just read; None where it is no edited one, or another one."""
+        """What a file takes over whose header was just read, once. None where no edit of it fits."""
         edited = self._edits.get(file.identity)
-        found = self._found(edited, file) if edited is not None else None
-        self._edits.pop(file.identity, None)
-        return found
+        if edited is None:
+            return None
+        before = self._fits(edited, file)
+        del self._edits[file.identity]
+        return self._drop(before) if before is not None else None
 
     def forget_old(self) -> None:
         """Drop what nobody asked for in time."""
@@ -105,8 +107,8 @@ class Inheritance:
         self._replaced.clear()
         self._bytes = 0
 
-    def _found(self, edited: Edited, file: File) -> Inherited | None:
-        """What is kept of what an edited file was, if the file is of the same layout and has the same name."""
+    def _fits(self, edited: Edited, file: File) -> Identity | None:
+        """What an edited file was, if that is kept, was of the same layout, and had the same name."""
         before = edited.before
         for _ in range(_IN_A_ROW):
             if before in self._replaced or before not in self._edits:
@@ -115,9 +117,10 @@ class Inheritance:
         kept = self._replaced.get(before)
         if kept is None or kept.layout != file.layout or edited.path not in kept.names:
             return None
-        return kept if edited.path in file.names else None
+        return before if edited.path in file.names else None
 
-    def _drop(self, identity: Identity) -> None:
+    def _drop(self, identity: Identity) -> Inherited | None:
         kept = self._replaced.pop(identity, None)
         if kept is not None:
             self._bytes -= kept.size
+        return kept

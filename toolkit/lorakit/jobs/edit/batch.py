@@ -73,8 +73,8 @@ class Batches:
                 except FileError as error:
                     failed[number] = each, error.reason
         finally:
-            self._notices.send()
             self._end(numbers, done)
+            self._notices.send()
         for each, written in done.values():
             each.heard(written)
         for number, (each, why) in failed.items():
