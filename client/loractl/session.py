@@ -7,10 +7,12 @@ of tags in `loractl.tag_requests`. Only `resolve` looks at files, too, in `lorac
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from loracore import control
 from loracore.errors import RefusedError
+from loracore.identity import Edited
 from loracore.paths import AnyPath
 from loractl.dedupe_requests import DedupeRequests
 from loractl.job_requests import JobRequests
@@ -103,6 +105,11 @@ class Requests(DedupeRequests, JobRequests, TagRequests):
     def audit(self, timeout: float | None = None) -> Steps[control.Audited]:
         """Compare the disk with the catalogue and the JSON files."""
         return ask(control.Audit(), control.Audited, timeout)
+
+    @answered
+    def note_edits(self, files: Sequence[Edited]) -> Steps[control.Noted]:
+        """Have the daemon know edited files by what it knows of them as they were, up to `control.MOST_EDITED`."""
+        return ask(control.NoteEdits([*files]), control.Noted, self._timeout)
 
     @answered
     def doctor(self) -> Steps[control.Examined]:

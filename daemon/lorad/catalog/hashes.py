@@ -18,7 +18,7 @@ _WANTED = (
     f"SELECT id, coalesce(hashes.deaths, 0), dev, ino, size, mtime_ns, ctime_ns {_KNOWN} "
     "AND sha256 IS NULL AND hashes.error IS NULL"
 )
-_TAGGED = "AND EXISTS (SELECT 1 FROM tagged WHERE tagged.file = files.id)"
+_TAGGED = "AND model IS NULL AND EXISTS (SELECT 1 FROM tagged WHERE tagged.file = files.id)"
 
 
 class Identified(NamedTuple):

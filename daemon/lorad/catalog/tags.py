@@ -115,8 +115,8 @@ class TagTable:
 
     def known(self) -> list[tuple[int, int, int]]:
         """Numbers of files, each with that of its model, or `UNSURE`, and whether it is hashed."""
-        query = "SELECT file, model, EXISTS (SELECT 1 FROM hashes WHERE file = tagged.file AND sha256 IS NOT NULL)"
-        return self._db.execute(f"{query} FROM tagged").fetchall()
+        hashed = "SELECT 1 FROM hashes WHERE file = tagged.file AND coalesce(sha256, model) IS NOT NULL"
+        return self._db.execute(f"SELECT file, model, EXISTS ({hashed}) FROM tagged").fetchall()
 
     def save(self, file: int, model: int | None, said: Tags) -> None:
         """A file is this model, or (None) none of which something is said."""

@@ -18,6 +18,7 @@ import msgspec
 
 from loracore.config import Config, Watch
 from loracore.control import (
+    MOST_EDITED,
     ActionRequest,
     Answer,
     Audit,
@@ -26,6 +27,8 @@ from loracore.control import (
     GetStatus,
     JobRequest,
     ListTags,
+    Noted,
+    NoteEdits,
     Refusal,
     Reply,
     Request,
@@ -69,10 +72,11 @@ _PATIENCE = 2.0
 class Command(NamedTuple):
     """What only the core can do. `reply` is called once, from any thread, now or later.
 
-    `Wait` is answered by `Waited`. For `Audit`, the core calls `Handlers.audit` with what it watches.
+    `Wait` is answered by `Waited`, `NoteEdits` by `Noted`. For `Audit`, the core calls `Handlers.audit` with what
+    it watches.
     """
 
-    request: Wait | Audit | TagRequest
+    request: Wait | Audit | TagRequest | NoteEdits
     reply: Reply
 
 
@@ -167,6 +171,8 @@ class Handlers:
                 return self._present_status()
             case Wait() | Audit() | TagFiles() | ListTags():
                 return self._replies.hand_on(request, later, lambda reply: self._post(Command(request, reply)))
+            case NoteEdits():
+                return self._note(request)
             case Doctor():
                 taken = self._examiner.submit(lambda: later(done(request, self._examine)))
             case _ if isinstance(request, ActionRequest):
@@ -185,6 +191,15 @@ class Handlers:
         return msgspec.structs.replace(
             status, uptime_seconds=round(status.uptime_seconds + time.monotonic() - since, 3)
         )
+
+    def _note(self, request: NoteEdits) -> Answer:
+        """The client does not wait for the core; so many may wait for it as of other requests."""
+        if len(request.files) > MOST_EDITED:
+            return Refusal("malformed", f"{len(request.files)} files at once; give at most {MOST_EDITED}")
+        refused = self._replies.hand_on(
+            request, lambda answer: None, lambda reply: self._post(Command(request, reply))
+        )
+        return refused or Noted()
 
     def _about_jobs(self, request: JobRequest, later: Give, owner: Owner | None) -> Answer | None:
         jobs = self._jobs

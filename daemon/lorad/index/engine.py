@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Sequence
 
 from loracore.control import Event
-from loracore.identity import bounded
+from loracore.identity import Edited, bounded
 from loracore.messages import Progress
 from lorad.catalog import Catalog, Identified
 from lorad.index.arrivals import Arrivals
@@ -26,6 +26,7 @@ from lorad.index.facts import FactsOfFiles
 from lorad.index.failures import Failures
 from lorad.index.hiding import Hiding
 from lorad.index.holders import Holders
+from lorad.index.inheritance import Inheritance
 from lorad.index.known_files import Files
 from lorad.index.looks import Looks
 from lorad.index.names import Names
@@ -97,9 +98,10 @@ class Engine:
         self.arrivals = arrivals = Arrivals(files, view)
         self.names = names = Names(files, configs, library, follow=follow, do=do, tell=tell, forgot=self._forgot)
         self.failures = failures = Failures(files, library, names, do=do, tell=tell, mistake=mistake)
+        self.inheritance = inheritance = Inheritance(catalog, files, view, tags)
         self.looks = looks = Looks(
             files, view, away=away, configs=configs, names=names, arrivals=arrivals, failures=failures,
-            do=do, tell=tell, defer=defer, remind=remind,
+            do=do, tell=tell, defer=defer, remind=remind, replaced=inheritance.replaced,
         )  # fmt: skip
         self.hiding = Hiding(files, view, names, looks, executor)
         self.sweeps = Sweeps(
@@ -108,7 +110,7 @@ class Engine:
         self.holders = Holders(catalog, files, away, self.sweeps, executor.signature_of_layout)
         self._results = Results(
             catalog, pipeline, files, library, reads, executor=executor, configs=configs, facts=facts, names=names,
-            failures=failures, looks=looks, tags=tags, tell=tell,
+            failures=failures, looks=looks, tags=tags, inheritance=inheritance, tell=tell,
         )  # fmt: skip
         self.commits = Commits(
             catalog, files, pipeline, self.statistics, os.fsdecode(state_dir),
@@ -160,6 +162,7 @@ class Engine:
         self._results.repeat_postponed()
         self._feed()
         self._configs.forget()
+        self.inheritance.forget_old()
         now = time.monotonic()
         self.blocks.add_written(now)
         busy = self.sweeps.active
@@ -183,6 +186,15 @@ class Engine:
         self.tags.models.save()
         self.commits.record(settled=self.settled)
 
+    def edited(self, files: Sequence[Edited]) -> None:
+        """A client says that it replaced these files by others of the same layers."""
+        for each in files:
+            known = self.inheritance.note(each)
+            if known is not None and not self.looks.is_put_off(known):
+                # It was taken for a stranger: its header alone is read again.
+                with self.failures.about(each.path):
+                    self.names.read_again(known)
+
     def identified(self, number: int, identity: Identity, found: Identified) -> File | None:
         """Keep a file's identity hashes, at once, if it is still the file that was hashed; the file then."""
         if not self.has(number, identity):
@@ -200,6 +212,8 @@ class Engine:
     def tidy(self) -> None:
         """Drop what is kept of layouts that no file has any more. Only when all is `finished`."""
         self.holders.note_dirty()
+        # What it holds goes by the numbers of layouts and questions.
+        self.inheritance.forget_all()
         self._library.forget_unused()
         self._catalog.forget_unused()
         self._catalog.commit(new_generation=False)

@@ -10,6 +10,7 @@ from lorad.index.configs import Configs
 from lorad.index.executor import Executor
 from lorad.index.facts import FactsOfFiles
 from lorad.index.failures import Failures
+from lorad.index.inheritance import Inheritance
 from lorad.index.known_files import Files
 from lorad.index.looks import Looks
 from lorad.index.names import Names
@@ -41,6 +42,7 @@ class Results:
         failures: Failures,
         looks: Looks,
         tags: TagsOfFiles,
+        inheritance: Inheritance,
         tell: Callable[[Event], None],
     ) -> None:
         self._catalog = catalog
@@ -55,6 +57,7 @@ class Results:
         self._failures = failures
         self._looks = looks
         self._tags = tags
+        self._inheritance = inheritance
         self._tell = tell
         #: What is to be read again when an action is over.
         self.postponed: list[tuple[Job, File, Wanted | None]] = []
@@ -157,9 +160,14 @@ class Results:
         for name in file.names:
             self._configs.look(name)
         self._facts.learnt(file, header.facts)
-        self._tags.learnt(file)
         alone = not self._library.has_layout(file.layout)
-        self._executor.do(self._library.header(file.id, file.layout))
+        inherited = self._inheritance.of(file)
+        if inherited is None:
+            self._tags.learnt(file)
+            self._executor.do(self._library.header(file.id, file.layout))
+        else:
+            self._tags.inherits(inherited.model, file)
+            self._executor.inherit(file, inherited)
         if file.names:
             self._tell(FileGrouped(file.names[0], header.layout_signature, alone))
 

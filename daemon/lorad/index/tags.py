@@ -72,10 +72,12 @@ class TagsOfFiles:
                 self._is(twin, model)
                 self._guessed.discard(twin.id)
 
-    def inherits(self, before: int, file: File) -> None:
-        """A file is what another one was that it has replaced."""
-        if (model := self._of.get(before)) is not None:
+    def inherits(self, model: Model | None, file: File) -> None:
+        """A file is what another one was that it has replaced: this model, if any."""
+        if model is not None and self.models.by_id.get(model.id) is model:
             self._is(file, model)
+        else:
+            self.learnt(file)
 
     def identified(self, file: File, found: Identified) -> None:
         """A file was hashed: now it is certain what is said of it."""

@@ -17,6 +17,8 @@ from loracore.control import (
     Answer,
     Audit,
     FileHashed,
+    Noted,
+    NoteEdits,
     PublishedEvent,
     Refusal,
     Reply,
@@ -193,6 +195,10 @@ class Daemon:
                     self._intake.waits.ask(reply)
                 case Audit():
                     self._intake.waits.ask(partial(self._audit, reply))
+                case NoteEdits(files):
+                    if engine:
+                        engine.edited(files)
+                    reply(Noted())
                 case _:
                     self._tag(request, reply)
 
