@@ -27,6 +27,7 @@ COMMANDS = {
     "status": ("status", "Progress, queues, processes, watch health, errors."),
     "wait": ("status", "Return when the JSON files say what is on disk."),
     "list": ("listing", "Files by what they are: family, rank, trigger words …"),
+    "tag": ("tag", "Tags and notes of your own, kept by weights."),
     "groups": ("queries", "Files by layout."),
     "duplicates": ("queries", "Files that hold the same weights."),
     "failed": ("queries", "Files that could not be read, and why."),

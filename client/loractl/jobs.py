@@ -24,6 +24,7 @@ from loracore.errors import JobFailed, NoDaemonError, RefusedError
 from loracore.framing import unpacked
 from loracore.jobs import job
 from loracore.jobs.job import Alone, encoded
+from loractl.edits import EditNotes
 from loractl.view.tables import count
 
 if TYPE_CHECKING:
@@ -87,7 +88,8 @@ def run_here(name: str, parameters: msgspec.Struct, result: type[R], told: Told 
     """Do a job in this process. Raises LoraError, as the job does, and MissingPackage."""
     place = job.find(name)
     job.use_one_thread_each(os.environ)
-    answer = job.work(place, encoded(parameters), Alone(threads(), told))
+    with EditNotes() as notes:
+        answer = job.work(place, encoded(parameters), Alone(threads(), told, notes.note))
     return unpacked(answer, result)
 
 

@@ -1,27 +1,29 @@
 """What clients ask a daemon: a row for each method of `Client` and `AsyncClient`. No I/O.
 
 A row names the request, the type of the answer, and what the method returns; `loractl.steps` says how it is gone
-through. Those of de-duplication are in `loractl.dedupe_requests`, those of jobs in `loractl.job_requests`. Only
-`resolve` looks at files, too, in `loractl.adapters`.
+through. Those of de-duplication are in `loractl.dedupe_requests`, those of jobs in `loractl.job_requests`, those
+of tags in `loractl.tag_requests`. Only `resolve` looks at files, too, in `loractl.adapters`.
 """
 
 from __future__ import annotations
 
-import os
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from loracore import control
 from loracore.errors import RefusedError
+from loracore.identity import Edited
 from loracore.paths import AnyPath
 from loractl.dedupe_requests import DedupeRequests
 from loractl.job_requests import JobRequests
 from loractl.steps import Listing, Steps, answered, ask, listed
+from loractl.tag_requests import TagRequests, names_of
 
 if TYPE_CHECKING:
     from loractl.adapters import Resolved
 
 
-class Requests(DedupeRequests, JobRequests):
+class Requests(DedupeRequests, JobRequests, TagRequests):
     """The rows."""
 
     @answered
@@ -95,8 +97,7 @@ class Requests(DedupeRequests, JobRequests):
     @answered
     def resolve(self, name: str, base: str | None = None, *, cache: AnyPath | None = None) -> Steps[Resolved]:
         """The PEFT folder of the adapter that is meant by a name; see `loractl.adapters`."""
-        # The names of all families are loaded with it, which takes 10 ms.
-        from loractl.adapters import resolving  # noqa: PLC0415 - loads the tables of families
+        from loractl.adapters import resolving  # noqa: PLC0415 - loads the tables of families, for 10 ms
 
         return resolving(name, base, cache, self._timeout)
 
@@ -106,16 +107,14 @@ class Requests(DedupeRequests, JobRequests):
         return ask(control.Audit(), control.Audited, timeout)
 
     @answered
+    def note_edits(self, files: Sequence[Edited]) -> Steps[control.Noted]:
+        """Have the daemon know edited files by what it knows of them as they were, up to `control.MOST_EDITED`."""
+        return ask(control.NoteEdits([*files]), control.Noted, self._timeout)
+
+    @answered
     def doctor(self) -> Steps[control.Examined]:
         """What is wrong with the daemon's machine."""
         return ask(control.Doctor(), control.Examined, self._timeout)
-
-
-def names_of(path: AnyPath) -> list[bytes]:
-    """What the daemon may know a file as: its absolute path, and that without symbolic links in its folder."""
-    absolute = os.path.abspath(os.fsencode(path))
-    folder, name = os.path.split(absolute)
-    return list(dict.fromkeys([absolute, os.path.join(os.path.realpath(folder), name)]))
 
 
 def join_groups(one: control.Group, other: control.Group) -> control.Group | None:

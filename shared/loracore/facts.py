@@ -9,7 +9,7 @@ from __future__ import annotations
 import msgspec
 
 #: Facts of another version are computed anew.
-VERSION = 1
+VERSION = 2
 #: The group of entry points that compute facts: a function of a `Container` and the file's path.
 GROUP = "lorad.facts"
 
@@ -20,8 +20,10 @@ class Facts(msgspec.Struct, frozen=True, omit_defaults=True):
     By names and shapes: `family`, `algorithm` (several joined by `+`, the most frequent first), `convention`,
     `rank` and `min_rank` (the highest and the lowest), `modules`, `dtype` (of most matrices), `components`.
     `sound`: nothing in the header keeps it from being used; `problem` is the first line of what does, or of what
-    is odd. As it is stated: all others. `alpha`: tensors are not read for it. `model_hash`: what the header says
-    that `sshs_model_hash` is. `tags`: the most frequent, with how many images have each.
+    is odd. As it is stated: all others. `base_file`: the file or the name of the base model, whose version
+    `base` may be. `alpha`: tensors are not read for it. `epoch` and `steps`: after which it was saved.
+    `model_hash`: what the header says that `sshs_model_hash` is. `tags`: the most frequent, with how many images
+    have each.
     """
 
     family: str | None = None
@@ -36,6 +38,7 @@ class Facts(msgspec.Struct, frozen=True, omit_defaults=True):
     sound: bool = True
     problem: str | None = None
     base: str | None = None
+    base_file: str | None = None
     title: str | None = None
     author: str | None = None
     trainer: str | None = None

@@ -58,6 +58,14 @@ class Identity(msgspec.Struct, frozen=True, array_like=True):
         return self.dev != now.dev and self.ctime_ns == now.ctime_ns and self.lasts(now)
 
 
+class Edited(msgspec.Struct, frozen=True):
+    """A file whose header alone was written anew: what its name led to before that, and what it leads to since."""
+
+    path: bytes
+    before: Identity
+    after: Identity
+
+
 #: Of a name whose file cannot be looked at.
 UNKNOWN = Identity(0, 0, 0, 0, 0)
 

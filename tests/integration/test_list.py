@@ -19,6 +19,7 @@ import pytest
 from loracore.control import Files, ListFiles
 from loracore.errors import RefusedError
 from loracore.paths import CATALOGUE
+from tests.builders import trainers
 from tests.builders.architectures import flux, llm, sd15, sdxl
 from tests.builders.weights import random_weights
 from tests.builders.write import write_peft_folder, write_safetensors
@@ -77,6 +78,7 @@ def test_files_are_listed_by_what_they_are(running: Running, library: Path) -> N
     assert names(running, "name~dog copy") == ["dog copy.safetensors"]
     (chat,) = listed(running, "base=meta-llama/*")
     assert (chat["alpha"], chat["convention"], chat["rank"]) == (8.0, "peft", 4)
+    assert names(running, "chat") == ["adapter_model.safetensors"]
     (broken,) = listed(running, "state=failed")
     assert (broken["family"], broken["modules"], broken["sound"]) == (None, None, None)
     assert names(running, "--sort", "-rank")[:2] == ["night.safetensors", "Cat Style.safetensors"]
@@ -239,14 +241,64 @@ def test_runs_are_the_epochs_of_one_training(tmp_path: Path) -> None:
         done = loractl(daemon, "list", "--runs", "--json")
         sets = {one["name"]: one for one in json.loads(done.stdout)["sets"]}
         folder = str(root).casefold()
-        assert set(sets) == {"session 77", f"{folder}/toolkit/dog", f"{folder}/peft"}
-        assert [file["epoch"] for file in sets["session 77"]["files"]] == [1, 2, 10]
+        assert set(sets) == {"cat (session 77)", f"{folder}/toolkit/dog", f"{folder}/peft"}
+        assert [file["epoch"] for file in sets["cat (session 77)"]["files"]] == [1, 2, 10]
         assert sets[f"{folder}/peft"]["total"] == 3
         done = loractl(daemon, "list", "--names", "--json")
         assert [(one["name"], one["total"]) for one in json.loads(done.stdout)["sets"]] == [("cat", 2)]
         done = loractl(daemon, "list", "--runs", "family=flux")
         assert "dog" in done.stdout
         assert done.stderr == "1 run\n"
+
+
+def test_each_trainers_files_are_one_run(tmp_path: Path) -> None:
+    """By session, by what they were told, or by names; base models are found by version and file alike."""
+    root = tmp_path / "library"
+    for number, (name, metadata) in enumerate((
+        ("kohya/cat-000004", trainers.kohya("cat", "77", 4, 400)), ("cat", trainers.kohya("cat", "77", 10, 1000)),
+        ("one/save/2025-02-03_12-10-00-save-200-10-0", trainers.onetrainer("models/ink.safetensors")),
+        ("one/ink", trainers.onetrainer("models/ink.safetensors")),
+        ("ai/first_000000250", trainers.ai_toolkit("first", 250, 5, "face")),
+        ("ai/first", trainers.ai_toolkit("first", 500, 10, "face")),
+        ("ai/other/first", trainers.ai_toolkit("first", 500, 10, "dog")),
+        ("bare/paint-000001", {"ss_network_dim": "4"}), ("bare/paint", {"ss_network_dim": "4"}),
+    )):  # fmt: skip
+        layers = random_weights(sdxl(4, width=16, every=10), number)
+        write_safetensors(_made(root / f"{name}.safetensors"), layers, metadata=metadata)
+    with Running(tmp_path, [root]) as daemon:
+        daemon.settle()
+        done = loractl(daemon, "list", "--runs", "--json")
+        sets = {one["name"]: one["files"] for one in json.loads(done.stdout)["sets"]}
+        told = {name: [(file["epoch"], file["steps"]) for file in files] for name, files in sets.items()}
+        assert told == {
+            "cat (session 77)": [(4, 400), (10, 1000)],
+            "ink": [(10, 200), (None, None)],
+            "first": [(5, 250), (10, 500)],
+            f"{root}/bare/paint".casefold(): [(1, None), (None, None)],
+        }
+        assert names(daemon, "base~pony") == names(daemon, "base=sdxl_base_v1-0") == [
+            "cat.safetensors", "cat-000004.safetensors",
+        ]  # fmt: skip
+        assert names(daemon, "epoch=1") == ["paint-000001.safetensors"]
+        assert "ponyDiffusionV6XL " in loractl(daemon, "list", "epoch=4").stdout
+        shown = json.loads(loractl(daemon, "show", str(root / "bare/paint-000001.safetensors"), "--json").stdout)
+        assert shown["facts"]["epoch"] == 1
+
+
+def test_facts_follow_the_model_card(running: Running, library: Path) -> None:
+    """Also where it was written while lorad was stopped."""
+    card = library / "chat/README.md"
+    card.write_text("---\nlicense: llama3\ntags:\n- unsloth\n---\n")
+    running.settle()
+    assert names(running, "licence=llama3", "trainer=unsloth") == ["adapter_model.safetensors"]
+    running.stop()
+    card.write_text("---\nlicense: mit\n---\n")
+    running.start()
+    running.settle()
+    assert names(running, "licence=mit", "trainer=peft") == ["adapter_model.safetensors"]
+    card.unlink()
+    running.settle()
+    assert names(running, "licence=unknown", "trainer=peft") == ["adapter_model.safetensors"]
 
 
 def _made(path: Path) -> str:

@@ -21,6 +21,7 @@ from pathlib import Path
 
 import pytest
 
+import lorakit
 from loracore.control import ActionRefused, ActionTaken, DuplicateFound, Told
 from loracore.errors import RefusedError
 from tests.builders import architectures
@@ -303,6 +304,10 @@ def write_anew(root: Path) -> None:
         shutil.copy2(path, path.with_suffix(".tmp")).rename(path)
 
 
+def edit_headers(root: Path) -> None:
+    lorakit.edit(list((root / "b").glob("*.safetensors")), title="Ink", apply=True)
+
+
 def restore(root: Path) -> None:
     """From a backup, after all is gone."""
     shutil.copytree(root / "b", root.parent / "backup")
@@ -311,14 +316,15 @@ def restore(root: Path) -> None:
 
 
 DONE = [move, move_folder, move_over_another, move_to_another_root, touch, touch_and_move, change_mode, link,
-        write_anew, restore]  # fmt: skip
+        write_anew, edit_headers, restore]  # fmt: skip
 
 
 @pytest.mark.parametrize("done", DONE)
 @pytest.mark.parametrize("when", ["running", "stopped", "killed at once"])
 def test_what_is_done_to_old_files_makes_none_new(
-    root: Path, tmp_path: Path, done: Callable[[Path], None], when: str
+    root: Path, tmp_path: Path, done: Callable[[Path], None], when: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "edits"))
     keep_aside(root)
     (tmp_path / "other").mkdir()
     with acting(tmp_path, root, tmp_path / "other") as daemon:

@@ -140,6 +140,10 @@ def _facts(answer: Shown) -> Iterator[tuple[str, str]]:
     if answer.format:
         yield "format", answer.format
     yield from listing.told(answer.facts)
+    if answer.own:
+        yield "own tags", shown(", ".join(answer.own))
+    if answer.note:
+        yield "note", shown(answer.note)
     if answer.layout is not None:
         yield "layout", answer.layout.hex()
         yield "layers", f"{answer.layers:,}"

@@ -28,7 +28,7 @@ def table(files: Sequence[ListedFile], columns: Sequence[str]) -> Table:
 
 def rows(files: Sequence[ListedFile], columns: Sequence[str]) -> tuple[list[tables.Column], list[tuple[str, ...]]]:
     """Heads, and rows as people read them."""
-    folds = {"path", "name", "dir", "title", "problem", "trigger", "tag"}
+    folds = {"path", "name", "dir", "title", "problem", "trigger", "tag", "own", "note"}
     heads = [tables.Column(name, right=FIELDS[name].kind in _NUMBERS, folds=name in folds) for name in columns]
     return heads, [tuple(_text(file, name) for name in columns) for file in files]
 
@@ -36,7 +36,7 @@ def rows(files: Sequence[ListedFile], columns: Sequence[str]) -> tuple[list[tabl
 def told(facts: Facts | None) -> Iterator[tuple[str, str]]:
     """What is known of facts, each by the name of its field."""
     for name in FIELDS if facts else ():
-        value = getattr(facts, _ATTRIBUTES.get(name, name), None)
+        value = _value(facts, name)
         if value not in (None, ()):
             yield name, _shown(_plain(name, value))
 
@@ -62,7 +62,7 @@ def _form(file: ListedFile) -> dict[str, Any]:
         known |= {"sound": None, "modules": None}
     return {
         "path": os.fsdecode(file.path), "size": file.size, "mtime_ns": file.mtime_ns, "state": file.state,
-        "format": file.format, **known,
+        "format": file.format, **known, "own": file.own, "note": file.note or None,
     }  # fmt: skip
 
 
@@ -75,10 +75,19 @@ def _cell(file: ListedFile, name: str) -> Cell:
         "modified": lambda: rfc3339(file.mtime_ns / 1e9, "seconds"),
         "state": lambda: file.state,
         "format": lambda: file.format,
+        "own": lambda: ", ".join(file.own) or None,
+        "note": lambda: file.note or None,
     }
     if name in own:
         return own[name]()
-    return _plain(name, getattr(file.facts, _ATTRIBUTES.get(name, name), None))
+    return _plain(name, _value(file.facts, name))
+
+
+def _value(facts: Facts | None, name: str) -> Any:
+    if name == "base" and facts is not None:
+        # A file that states no version of it states its file in both places.
+        return tuple(dict.fromkeys(text for text in (facts.base, facts.base_file) if text))
+    return getattr(facts, _ATTRIBUTES.get(name, name), None)
 
 
 def _plain(name: str, value: Any) -> Cell:
@@ -94,6 +103,9 @@ def _plain(name: str, value: Any) -> Cell:
 
 
 def _text(file: ListedFile, name: str) -> str:
+    if name == "base" and file.facts and file.facts.base_file:
+        # The version is known by its family, and its column is narrow.
+        return shown(file.facts.base_file.removesuffix(".safetensors").removesuffix(".ckpt"))
     return tables.size(file.size) if name == "size" else _shown(_cell(file, name))
 
 

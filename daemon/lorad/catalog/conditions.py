@@ -141,6 +141,8 @@ def _term(term: Term) -> Part:
     match FIELDS[field].kind:
         case "text":
             return _text(name, operator, fold(str(value)))
+        case "words" if field == "base" and value == "unknown" and operator in ("=", "!="):
+            return f"{name} IS {'' if operator == '=' else 'NOT '}NULL", []
         case "words":
             return _words(name, operator, fold(str(value)))
         case "number" | "size":

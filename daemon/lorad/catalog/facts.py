@@ -1,7 +1,8 @@
 """The facts of files, and a row for each name of a model in view with all that `list` looks at; both are written.
 
 Texts in `listing` and `texts` are folded: case is ignored where they are searched and sorted. What is shown comes
-from `facts`. The rows follow from `names`, `files` and `facts` alone, so they can be made anew at any time.
+from `facts` and `tagged`. The rows follow from these, `names` and `files` alone, so they can be made anew at any
+time.
 """
 
 from __future__ import annotations
@@ -14,7 +15,8 @@ import msgspec
 
 from loracore.facts import VERSION, Facts, decode
 from lorad.catalog.globs import fold
-from lorad.catalog.runs import called
+from lorad.catalog.runs import called, with_marks
+from lorad.catalog.tags import said_of
 from lorad.library import Status
 
 #: Of the rows of `listing`; those of another version are made anew.
@@ -24,13 +26,14 @@ _NOTHING = Facts()
 _FACTS = (
     "family", "base", "algorithm", "convention", "rank", "min_rank", "alpha", "modules", "component", "dtype",
     "sound", "problem", "title", "author", "trainer", "triggers", "epoch", "steps", "date", "licence", "output",
-    "session", "model_hash",
+    "session", "model_hash", "own", "note",
 )  # fmt: skip
 _COLUMNS = ("path", "file", "folded", "name", "stem", "run", "size", "mtime_ns", "state", "format", *_FACTS)
 _FILE = (
     "SELECT size, mtime_ns, CASE WHEN status = 'unique' AND (SELECT count(*) FROM names WHERE file = files.id "
-    "AND active = 1) > 1 THEN 'duplicate' ELSE status END, format, layout, error, encoded "
-    "FROM files LEFT JOIN facts ON facts.file = files.id WHERE files.id = ?"
+    "AND active = 1) > 1 THEN 'duplicate' ELSE status END, format, layout, error, encoded, said "
+    "FROM files LEFT JOIN facts ON facts.file = files.id "
+    "LEFT JOIN tagged ON tagged.file = files.id WHERE files.id = ?"
 )
 
 
@@ -91,17 +94,20 @@ class FactsTable:
             self._drop(listed[path])
         if not paths:
             return
-        *of_file, layout, error, encoded = found
-        facts = _decoded(encoded)
+        *of_file, layout, error, encoded, user = found
+        stated, own = _decoded(encoded), said_of(user)
         if found[2] == Status.FAILED.value:
-            facts = msgspec.structs.replace(facts, sound=False, problem=error)
-        said = _said(facts)
+            stated = msgspec.structs.replace(stated, sound=False, problem=error)
+        said = _joined(own.tags) or None, folded(own.note)
         for path in paths:
+            facts = stated if stated is _NOTHING else with_marks(stated, path)
             folded_path = fold(path.decode("utf-8", "backslashreplace"))
             name = folded_path.rpartition("/")[2]
-            row = (path, file, folded_path, name, *called(path, layout, facts), *of_file, *said)
-            text = "\n".join((name, folded(facts.title) or "", *map(fold, facts.triggers)))
-            texts = (text, _joined(tag for tag, _ in facts.tags))
+            stem, run, is_folder = called(path, layout, facts)
+            row = (path, file, folded_path, name, stem, run, *of_file, *_said(facts), *said)
+            folder, title = stem if is_folder else "", folded(facts.title) or ""
+            text = "\n".join((name, folder, title, *map(fold, facts.triggers)))
+            texts = (text, _joined((*own.tags, *(tag for tag, _ in facts.tags))))
             if path in listed:
                 self._update(listed[path], row, texts)
             else:
@@ -157,10 +163,11 @@ def _decoded(encoded: bytes | None) -> Facts:
 
 
 def _said(facts: Facts) -> tuple[Any, ...]:
-    """What is searched of facts, in the order of `_FACTS`."""
+    """What is searched of facts, in the order of `_FACTS` but for its end."""
     return (
-        facts.family, folded(facts.base), facts.algorithm, facts.convention, facts.rank, facts.min_rank,
-        facts.alpha, facts.modules or None, _joined(facts.components), folded(facts.dtype),
+        facts.family, _joined(filter(None, (facts.base, facts.base_file))) or None,
+        facts.algorithm, facts.convention, facts.rank, facts.min_rank, facts.alpha,
+        facts.modules or None, _joined(facts.components), folded(facts.dtype),
         None if facts is _NOTHING else int(facts.sound), folded(facts.problem), folded(facts.title),
         folded(facts.author), folded(facts.trainer), _joined(facts.triggers), facts.epoch, facts.steps,
         folded(facts.date), folded(facts.licence), folded(facts.output), folded(facts.session),

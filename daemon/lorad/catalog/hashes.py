@@ -18,6 +18,7 @@ _WANTED = (
     f"SELECT id, coalesce(hashes.deaths, 0), dev, ino, size, mtime_ns, ctime_ns {_KNOWN} "
     "AND sha256 IS NULL AND hashes.error IS NULL"
 )
+_TAGGED = "AND model IS NULL AND EXISTS (SELECT 1 FROM tagged WHERE tagged.file = files.id)"
 
 
 class Identified(NamedTuple):
@@ -93,6 +94,9 @@ class HashTable:
     def __init__(self, db: sqlite3.Connection) -> None:
         self._db = db
 
+    def of(self, file: int) -> Identified:
+        return hashes_of(self._db, file)
+
     def save(self, file: int, found: Identified) -> None:
         """Keep the identity hashes of a file, or why it has none."""
         marks = ", ".join("?" * (1 + len(found)))
@@ -105,14 +109,16 @@ def hashes_of(db: sqlite3.Connection, file: int) -> Identified:
     return Identified(*row) if row else Identified()
 
 
-def wanted_after(db: sqlite3.Connection, file: int) -> Wanted | None:
-    """The first file above this number that has no hashes yet."""
-    return _wanted(db, db.execute(f"{_WANTED} AND id > ? ORDER BY id LIMIT 1", (file,)).fetchone())
+def wanted_after(db: sqlite3.Connection, file: int, *, tagged: bool = False) -> Wanted | None:
+    """The first file above this number that has no hashes yet. `tagged`: of those in the table of this name."""
+    query = f"{_WANTED} {_TAGGED if tagged else ''} AND id > ? ORDER BY id LIMIT 1"
+    return _wanted(db, db.execute(query, (file,)).fetchone())
 
 
-def wanted_before(db: sqlite3.Connection, file: int) -> Wanted | None:
+def wanted_before(db: sqlite3.Connection, file: int, *, tagged: bool = False) -> Wanted | None:
     """The last one below it."""
-    return _wanted(db, db.execute(f"{_WANTED} AND id < ? ORDER BY id DESC LIMIT 1", (file,)).fetchone())
+    query = f"{_WANTED} {_TAGGED if tagged else ''} AND id < ? ORDER BY id DESC LIMIT 1"
+    return _wanted(db, db.execute(query, (file,)).fetchone())
 
 
 def count(db: sqlite3.Connection) -> Counts:

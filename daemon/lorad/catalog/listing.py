@@ -12,7 +12,10 @@ import msgspec
 
 from loracore.expressions import Term
 from loracore.facts import Facts, decode
+from loracore.tags import Tags
 from lorad.catalog.conditions import SHORT, Condition, Part, column, condition
+from lorad.catalog.runs import with_marks
+from lorad.catalog.tags import said_of
 from lorad.catalog.views import value
 
 #: Fields whose values are counted for a choice among them; of the most frequent values so many.
@@ -24,7 +27,10 @@ _VALUES = 50
 #: Those that `listing_short` begins with; authors are too many to be counted with others.
 _GROUPED = SHORT[: SHORT.index("author")]
 #: What is shown of a row.
-_SHOWN = "path, size, mtime_ns, state, format, (SELECT encoded FROM facts WHERE facts.file = listing.file)"
+_SHOWN = (
+    "path, size, mtime_ns, state, format, (SELECT encoded FROM facts WHERE facts.file = listing.file), "
+    "(SELECT said FROM tagged WHERE tagged.file = listing.file)"
+)
 #: Rows that are faster looked up by their numbers than found among all.
 _FEW = 20_000
 #: How many of the rows that come first are looked at: so many times those that would do if what is asked for lay
@@ -49,6 +55,8 @@ class Listed(NamedTuple):
     state: str
     format: str | None
     facts: Facts | None
+    own: tuple[str, ...]
+    note: str
 
 
 class Found(NamedTuple):
@@ -192,9 +200,10 @@ def sets(db: sqlite3.Connection, found: Found, by: str) -> list[str]:
 
 
 def members(db: sqlite3.Connection, found: Found, by: str, value: str, most: int) -> list[Listed]:
-    """The rows that have a value, by epoch, steps and path; at most so many."""
+    """The rows that have a value, by epoch, steps and path, the last ones without; at most so many."""
     where, values = found.condition.some
-    query = f"SELECT {_SHOWN} FROM listing WHERE {by} = ? AND {where} ORDER BY epoch, steps, path LIMIT ?"
+    order = "epoch IS NULL, epoch, steps IS NULL, steps, path"
+    query = f"SELECT {_SHOWN} FROM listing WHERE {by} = ? AND {where} ORDER BY {order} LIMIT ?"
     return [_listed(row) for row in db.execute(query, (value, *values, most))]
 
 
@@ -218,7 +227,7 @@ def facets(db: sqlite3.Connection, found: Found, fields: Sequence[str]) -> dict[
             for field, cell in zip(asked, cells, strict=True):
                 counts[field][cell] += count
     return {
-        field: [("" if value is None else str(value), count) for value, count in counted.most_common(_VALUES)]
+        field: [(_said(value), count) for value, count in counted.most_common(_VALUES)]
         for field, counted in counts.items()
     }
 
@@ -233,9 +242,19 @@ def _grouped(fields: Collection[str]) -> Iterator[tuple[Sequence[str], Sequence[
             yield [field], [field]
 
 
-def facts_of(db: sqlite3.Connection, file: int) -> Facts | None:
+def _said(value: Any) -> str:
+    """A value, several ones in a row; "" where it is not known."""
+    return "" if value is None else ", ".join(str(value).strip("\n").split("\n"))
+
+
+def facts_of(db: sqlite3.Connection, file: int, path: bytes) -> Facts | None:
     row = db.execute("SELECT encoded FROM facts WHERE file = ?", (file,)).fetchone()
-    return _decoded(row[0]) if row else None
+    return _decoded(row[0], path) if row else None
+
+
+def tags_of(db: sqlite3.Connection, file: int) -> Tags:
+    row = db.execute("SELECT said FROM tagged WHERE file = ?", (file,)).fetchone()
+    return said_of(row[0] if row else None)
 
 
 def _behind(name: str, after: Place, descending: bool) -> Part:
@@ -250,12 +269,13 @@ def _behind(name: str, after: Place, descending: bool) -> Part:
 
 
 def _listed(row: Sequence[Any]) -> Listed:
-    path, size, mtime_ns, state, form, encoded = row
-    return Listed(path, size, mtime_ns, state, form, _decoded(encoded))
+    path, size, mtime_ns, state, form, encoded, user = row
+    said = said_of(user)
+    return Listed(path, size, mtime_ns, state, form, _decoded(encoded, path), said.tags, said.note)
 
 
-def _decoded(encoded: bytes | None) -> Facts | None:
+def _decoded(encoded: bytes | None, path: bytes) -> Facts | None:
     try:
-        return decode(encoded) if encoded else None
+        return with_marks(decode(encoded), path) if encoded else None
     except msgspec.MsgspecError:
         return None

@@ -20,6 +20,7 @@ from lorad.catalog.facts import FactsTable
 from lorad.catalog.hashes import HashTable
 from lorad.catalog.schema import migrate
 from lorad.catalog.tables import AnswerTable, FileTable, HeldTables, Interned, LayoutTable, NameTable
+from lorad.catalog.tags import TagTable
 from lorad.catalog.views import value
 
 #: Bytes of SQLite's header, which is written first.
@@ -61,6 +62,7 @@ class Catalog:
         self.answers = AnswerTable(self._db)
         self.hashes = HashTable(self._db)
         self.facts = FactsTable(self._db, lists=lists)
+        self.tags = TagTable(self._db)
         self.layouts = LayoutTable(self._db)
         self.arrangements = Interned(self._db, "arrangement", Arrangement.decode)
         self.held = HeldTables(self._db)
@@ -91,7 +93,7 @@ class Catalog:
         """Forget files with all that was learnt from them."""
         files = list(files)
         self._dropped |= bool(files)
-        for table in ("files", "names", "answers", "hashes", "facts"):
+        for table in ("files", "names", "answers", "hashes", "facts", "tagged"):
             column = "id" if table == "files" else "file"
             self._db.executemany(f"DELETE FROM {table} WHERE {column} = ?", ((file,) for file in files))
 

@@ -12,12 +12,13 @@ import math
 import os
 import time
 from collections.abc import Callable, Collection
-from typing import Literal, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 import msgspec
 
 from loracore.config import Config, Watch
 from loracore.control import (
+    MOST_EDITED,
     ActionRequest,
     Answer,
     Audit,
@@ -25,11 +26,16 @@ from loracore.control import (
     Examined,
     GetStatus,
     JobRequest,
+    ListTags,
+    Noted,
+    NoteEdits,
     Refusal,
     Reply,
     Request,
     StartJob,
     Status,
+    TagFiles,
+    TagRequest,
     Wait,
 )
 from loracore.settings import grace_seconds
@@ -66,10 +72,11 @@ _PATIENCE = 2.0
 class Command(NamedTuple):
     """What only the core can do. `reply` is called once, from any thread, now or later.
 
-    `wait` is answered by `Waited`. For `audit`, the core calls `Handlers.audit` with what it watches.
+    `Wait` is answered by `Waited`, `NoteEdits` by `Noted`. For `Audit`, the core calls `Handlers.audit` with what
+    it watches.
     """
 
-    kind: Literal["wait", "audit"]
+    request: Wait | Audit | TagRequest | NoteEdits
     reply: Reply
 
 
@@ -162,10 +169,10 @@ class Handlers:
         match request:
             case GetStatus():
                 return self._present_status()
-            case Wait():
-                return self._command(request, "wait", later)
-            case Audit():
-                return self._command(request, "audit", later)
+            case Wait() | Audit() | TagFiles() | ListTags():
+                return self._replies.hand_on(request, later, lambda reply: self._post(Command(request, reply)))
+            case NoteEdits():
+                return self._note(request)
             case Doctor():
                 taken = self._examiner.submit(lambda: later(done(request, self._examine)))
             case _ if isinstance(request, ActionRequest):
@@ -185,8 +192,14 @@ class Handlers:
             status, uptime_seconds=round(status.uptime_seconds + time.monotonic() - since, 3)
         )
 
-    def _command(self, request: Request, kind: Literal["wait", "audit"], later: Give) -> Answer | None:
-        return self._replies.hand_on(request, later, lambda reply: self._post(Command(kind, reply)))
+    def _note(self, request: NoteEdits) -> Answer:
+        """The client does not wait for the core; so many may wait for it as of other requests."""
+        if len(request.files) > MOST_EDITED:
+            return Refusal("malformed", f"{len(request.files)} files at once; give at most {MOST_EDITED}")
+        refused = self._replies.hand_on(
+            request, lambda answer: None, lambda reply: self._post(Command(request, reply))
+        )
+        return refused or Noted()
 
     def _about_jobs(self, request: JobRequest, later: Give, owner: Owner | None) -> Answer | None:
         jobs = self._jobs

@@ -36,9 +36,11 @@ from loracore.control import (
     Match,
 )
 from loracore.expressions import FIELDS, BadExpression, field_named, parse
+from loracore.facts import Facts
 from lorad.catalog import listing
 from lorad.catalog.duplicates import Copies, names_in_sets, sets_of
 from lorad.catalog.listing import FACETS, Place
+from lorad.catalog.runs import run_name
 from lorad.catalog.search import Hit, search
 from lorad.catalog.views import Head, Name, names_by_layout, names_failed, read_terms
 from lorad.control.pages import BadCursor, Row, paginate
@@ -49,7 +51,7 @@ from lorad.publish.duplicates import judge, own_bytes
 Compute = Callable[[sqlite3.Connection, Head, str], dict[str, msgspec.Raw]]
 
 #: Fields that a list cannot be sorted by: they have several values, or are asked for alone.
-_UNSORTED = frozenset({"dir", "component", "trigger", "tag", "hash"})
+_UNSORTED = frozenset({"dir", "component", "trigger", "tag", "own", "hash"})
 _PLACE = msgspec.msgpack.Decoder(tuple[str | int | float | None, bytes])
 
 
@@ -161,7 +163,7 @@ def sets(db: sqlite3.Connection, head: Head, request: ListRuns | ListNames) -> F
     room = PAGE_BYTES
     for value in values[first:]:
         members = [ListedFile(*row) for row in listing.members(db, found, by, value, MOST_IN_SET)]
-        name = value.partition(" ")[2] if by == "run" else value
+        name = run_name(value, members[0].facts or Facts()) if by == "run" and members else value
         room -= sum(len(msgspec.msgpack.encode(file)) for file in members)
         if page and room < 0:
             return FileSets(head.generation, page, len(values), _encode(Place(values[first + len(page) - 1], b"")))

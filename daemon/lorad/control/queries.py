@@ -39,7 +39,7 @@ from loracore.expressions import BadExpression
 from loracore.paths import shown
 from lorad.catalog.duplicates import names_in_sets_with
 from lorad.catalog.hashes import count, hashes_of
-from lorad.catalog.listing import facts_of, is_listed
+from lorad.catalog.listing import facts_of, is_listed, tags_of
 from lorad.catalog.views import (
     TOLD,
     Reader,
@@ -52,6 +52,7 @@ from lorad.control.pages import BadCursor, Pages, planned_pages
 from lorad.control.searches import CannotSave, SavedSearches
 from lorad.dedupe.plan import Plan
 from lorad.dedupe.planner import BadPolicy, Planner
+from lorad.index.records import ADAPTERS
 from lorad.publish.duplicates import judge
 from lorad.watch import timed_calls
 
@@ -228,14 +229,11 @@ class Queries:
             return page
 
 
-_ADAPTERS = (b"adapter_model.safetensors", b"adapter_model.bin")
-
-
 def _not_known(path: bytes) -> tuple[bytes | None, str]:
     """A file that is meant by a path that the catalogue does not have, or why there is none."""
     if os.path.isdir(path):
         # A PEFT adapter counts through its weight file.
-        weights = [os.path.join(path, name) for name in _ADAPTERS if os.path.lexists(os.path.join(path, name))]
+        weights = [os.path.join(path, name) for name in ADAPTERS if os.path.lexists(os.path.join(path, name))]
         return (weights[0], "") if weights else (None, "it is a folder: name a file in it")
     if os.path.lexists(path):
         return None, "it is in no watched folder, or not seen yet"
@@ -253,7 +251,7 @@ def _show(db: sqlite3.Connection, path: bytes) -> Shown | Refusal:
             return _show(db, weights)
         return Refusal("not-found", f"{shown(path)}: not in the catalogue; {why}")
     name = next(name for name in names if name.path == path)
-    form, hashes = format_of(db, name.file), hashes_of(db, name.file)
+    form, hashes, said = format_of(db, name.file), hashes_of(db, name.file), tags_of(db, name.file)
     rules, sets = lists.sets_among(db, names)
     found = judge(sets[0], rules) if sets else None
     links = [other.path for other in names if other.file == name.file and other is not name]
@@ -275,5 +273,7 @@ def _show(db: sqlite3.Connection, path: bytes) -> Shown | Refusal:
         hashes=hashes.hexadecimal(),
         hashes_error=hashes.error or "",
         differing=sorted(found.differs) if found else [],
-        facts=facts_of(db, name.file),
+        facts=facts_of(db, name.file, path),
+        own=said.tags,
+        note=said.note,
     )

@@ -22,13 +22,16 @@ class Backlog:
         """Go through all of them again."""
         self._newest = self._oldest = _END
 
-    def next(self) -> Wanted | None:
-        """A file that was not given since the beginning; what arrived meanwhile comes first."""
-        wanted = wanted_after(self._reader.db, self._newest)
+    def next(self, *, tagged: bool = False) -> Wanted | None:
+        """A file that was not given since the beginning; what arrived meanwhile comes first.
+
+        `tagged`: one of those of which users say something, or may.
+        """
+        wanted = wanted_after(self._reader.db, self._newest, tagged=tagged)
         if wanted is not None:
             self._newest = wanted.file
             return wanted
-        wanted = wanted_before(self._reader.db, self._oldest)
+        wanted = wanted_before(self._reader.db, self._oldest, tagged=tagged)
         if wanted is not None:
             self._oldest = wanted.file
             if self._newest == _END:

@@ -33,6 +33,8 @@ class HashingProcess:
         self._result_fd: int | None = None
         self._paused = False
         self._heard: float | None = None
+        #: For how long it had been starved by then.
+        self._starved = 0.0
 
     def hash(self, path: bytes, identity: Identity) -> HashesResult | Failed:
         """The hashes of the file with this identity.
@@ -69,15 +71,17 @@ class HashingProcess:
 
     @property
     def silent_seconds(self) -> float:
-        """For how long nothing was heard from it while it had a file and could work."""
-        heard = self._heard
-        return 0.0 if heard is None or self._paused else time.monotonic() - heard
+        """For how long nothing was heard from it while it had a file, could work and had a processor."""
+        heard, process = self._heard, self._process
+        if heard is None or process is None or self._paused:
+            return 0.0
+        return time.monotonic() - heard - max(0.0, process.starved - self._starved)
 
     def pause(self, paused: bool) -> None:
         """Have it stand still, or go on."""
         if paused != self._paused:
             if self._heard is not None:
-                self._heard = time.monotonic()
+                self._heard_now()
             self._paused = paused
             self._obey()
 
@@ -96,10 +100,15 @@ class HashingProcess:
             self._result_fd = None
 
     def _hear(self, _: Progress | None = None) -> None:
-        self._heard = time.monotonic()
+        self._heard_now()
         if self._paused:
             # It was started since.
             self._obey()
+
+    def _heard_now(self) -> None:
+        process = self._process
+        self._starved = process.starved if process is not None else 0.0
+        self._heard = time.monotonic()
 
     def _obey(self) -> None:
         process = self._process

@@ -95,15 +95,18 @@ class HashingService:
         if not on_arrival:
             self._process.kill()
 
-    def look(self, generation: int, *, busy: bool) -> Hashed | None:
-        """Whether the core has other work; what was found, until it is `taken`. Never blocks."""
+    def look(self, generation: int, *, busy: bool, tagged: int) -> Hashed | None:
+        """Whether the core has other work; what was found, until it is `taken`. Never blocks.
+
+        `tagged`: another number whenever others of the files in `tagged` are to be hashed, 0 for none.
+        """
         if self._process.silent_seconds > _AWAY and timed_calls.hangs(self._path):
             # It is not the file's fault, and is tried again.
             self._process.kill()
         if self._process.silent_seconds > self._waits.silence:
             self._hung = True
             self._process.kill()
-        self.turns.look(generation, busy=busy)
+        self.turns.look(generation, busy=busy, tagged=tagged)
         return self.turns.found
 
     def taken(self) -> None:
@@ -126,7 +129,7 @@ class HashingService:
     @property
     def state(self) -> Hashing:
         """For `status`."""
-        if not self.turns.wanted:
+        if not self.turns.all:
             return Hashing(on_arrival=False)
         hashed, waiting, failed = self._counts
         return Hashing(True, hashed, waiting, failed, self._path, self.turns.trouble)
@@ -180,7 +183,7 @@ class HashingService:
                 self._counts = self._backlog.counts()
                 count_at = time.monotonic() + max(_COUNT, _COUNT_SHARE * (time.monotonic() - now))
                 self._wake()
-            wanted = self._backlog.next()
+            wanted = self._backlog.next(tagged=not self.turns.all)
             if wanted is None:
                 # Those that are not there any more are forgotten.
                 self._attempts = failed

@@ -24,7 +24,8 @@ class Turns:
     def __init__(self, pause: Callable[[bool], None]) -> None:
         self._pause = pause
         self._changed = threading.Condition()
-        self.wanted = False
+        #: Whether all files are hashed, and how many were ever asked for besides; 0 for none.
+        self._all, self._tagged = False, 0
         self._stopping = self._news = False
         #: Whose work comes first: that of jobs, and of the core.
         self._jobs_run, self._busy = False, True
@@ -37,10 +38,19 @@ class Turns:
 
     # For others, from any thread
 
-    def use(self, wanted: bool) -> None:
-        """Hash from now on, or no more. What could not be done before is tried again."""
+    @property
+    def all(self) -> bool:
+        """Whether all files are to be hashed, and not only those that are tagged."""
+        return self._all
+
+    @property
+    def wanted(self) -> bool:
+        return self._all or bool(self._tagged)
+
+    def use(self, every: bool) -> None:
+        """Hash all files from now on, or no more. What could not be done before is tried again."""
         with self._changed:
-            self.wanted, self._news, self.trouble = wanted, True, ""
+            self._all, self._news, self.trouble = every, True, ""
             self._changed.notify_all()
 
     def give_way(self, jobs_run: bool) -> None:
@@ -49,12 +59,12 @@ class Turns:
             self._jobs_run = jobs_run
             self._see()
 
-    def look(self, generation: int, *, busy: bool) -> None:
+    def look(self, generation: int, *, busy: bool, tagged: int) -> None:
         """The core's work, and what the catalogue has."""
         with self._changed:
-            if (generation, busy) != (self._generation, self._busy):
-                self._news |= generation != self._generation
-                self._generation, self._busy = generation, busy
+            if (generation, busy, tagged) != (self._generation, self._busy, self._tagged):
+                self._news |= (generation, tagged) != (self._generation, self._tagged)
+                self._generation, self._busy, self._tagged = generation, busy, tagged
                 self._see()
 
     def taken(self) -> None:

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Sequence
 
 from loracore.control import Event
-from loracore.identity import bounded
+from loracore.identity import Edited, bounded
 from loracore.messages import Progress
 from lorad.catalog import Catalog, Identified
 from lorad.index.arrivals import Arrivals
@@ -26,6 +26,7 @@ from lorad.index.facts import FactsOfFiles
 from lorad.index.failures import Failures
 from lorad.index.hiding import Hiding
 from lorad.index.holders import Holders
+from lorad.index.inheritance import Inheritance
 from lorad.index.known_files import Files
 from lorad.index.looks import Looks
 from lorad.index.names import Names
@@ -34,6 +35,7 @@ from lorad.index.records import File
 from lorad.index.results import Results
 from lorad.index.statistics import Statistics
 from lorad.index.sweeps import Sweeps
+from lorad.index.tags import TagsOfFiles
 from lorad.index.view import View
 from lorad.library import Library, Status
 from lorad.pipeline.dispatch import Finished, Lost
@@ -75,26 +77,31 @@ class Engine:
         self.files = files = Files(catalog)
         self.statistics = Statistics()
         self._library = library = Library()
+        self._duplicate = duplicate
         self.reads = reads = Reading(catalog, files, follow=follow, loaders=pipeline.loaders)
         #: Duplicates whose blocks are to be looked at, once all is read.
         self.blocks = blocks = Backlog(files)
         self._executor = executor = Executor(
-            catalog, files, library, reads, blocks, tell=tell, duplicate=duplicate,
+            catalog, files, library, reads, blocks, tell=tell, duplicate=self._met_twins,
             about=lambda path: self.failures.about(path),  # noqa: PLW0108 - it is made below
         )  # fmt: skip
         do = executor.do
         leaves_out = Exclude(exclude, roots)
         _load(executor, leaves_out)
         self._facts = facts = FactsOfFiles(catalog, files, reads.want_header)
+        self.tags = tags = TagsOfFiles(
+            catalog, files, executor.signature_of_layout, os.fsdecode(state_dir) if catalog.facts.lists else None
+        )
         self._configs = configs = Configs(files, reads.plans.layer_names, facts.configured)
         view = View(files, roots, exclude=leaves_out, follow=follow)
         away = Away(files, view)
         self.arrivals = arrivals = Arrivals(files, view)
         self.names = names = Names(files, configs, library, follow=follow, do=do, tell=tell, forgot=self._forgot)
         self.failures = failures = Failures(files, library, names, do=do, tell=tell, mistake=mistake)
+        self.inheritance = inheritance = Inheritance(catalog, files, view, tags)
         self.looks = looks = Looks(
             files, view, away=away, configs=configs, names=names, arrivals=arrivals, failures=failures,
-            do=do, tell=tell, defer=defer, remind=remind,
+            do=do, tell=tell, defer=defer, remind=remind, replaced=inheritance.replaced,
         )  # fmt: skip
         self.hiding = Hiding(files, view, names, looks, executor)
         self.sweeps = Sweeps(
@@ -103,7 +110,7 @@ class Engine:
         self.holders = Holders(catalog, files, away, self.sweeps, executor.signature_of_layout)
         self._results = Results(
             catalog, pipeline, files, library, reads, executor=executor, configs=configs, facts=facts, names=names,
-            failures=failures, looks=looks, tell=tell,
+            failures=failures, looks=looks, tags=tags, inheritance=inheritance, tell=tell,
         )  # fmt: skip
         self.commits = Commits(
             catalog, files, pipeline, self.statistics, os.fsdecode(state_dir),
@@ -155,6 +162,7 @@ class Engine:
         self._results.repeat_postponed()
         self._feed()
         self._configs.forget()
+        self.inheritance.forget_old()
         now = time.monotonic()
         self.blocks.add_written(now)
         busy = self.sweeps.active
@@ -175,13 +183,24 @@ class Engine:
         self._feed()
         if not self.sweeps.active and not self.reading:
             self.blocks.look(_LOOKS, now)
+        self.tags.models.save()
         self.commits.record(settled=self.settled)
+
+    def edited(self, files: Sequence[Edited]) -> None:
+        """A client says that it replaced these files by others of the same layers."""
+        for each in files:
+            known = self.inheritance.note(each)
+            if known is not None and not self.looks.is_put_off(known):
+                # It was taken for a stranger: its header alone is read again.
+                with self.failures.about(each.path):
+                    self.names.read_again(known)
 
     def identified(self, number: int, identity: Identity, found: Identified) -> File | None:
         """Keep a file's identity hashes, at once, if it is still the file that was hashed; the file then."""
         if not self.has(number, identity):
             return None
         self._catalog.hashes.save(number, found)
+        self.tags.identified(self.files.by_id[number], found)
         self.commits.save()
         return self.files.by_id[number]
 
@@ -193,6 +212,8 @@ class Engine:
     def tidy(self) -> None:
         """Drop what is kept of layouts that no file has any more. Only when all is `finished`."""
         self.holders.note_dirty()
+        # What it holds goes by the numbers of layouts and questions.
+        self.inheritance.forget_all()
         self._library.forget_unused()
         self._catalog.forget_unused()
         self._catalog.commit(new_generation=False)
@@ -200,8 +221,15 @@ class Engine:
         self.reads.plans.forget()
         self._executor.forget_layouts()
 
+    def _met_twins(self, file: File, twins: Sequence[bytes]) -> None:
+        """A file has become a duplicate of others, of which these are some names."""
+        self.tags.met_twins(file)
+        if self._duplicate is not None:
+            self._duplicate(file, twins)
+
     def _forgot(self, file: int) -> None:
         self._facts.forget(file)
+        self.tags.forget(file)
         self._pipeline.dispatcher.cancel(file)
         self.reads.questions.drop(file)
 

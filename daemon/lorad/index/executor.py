@@ -15,8 +15,9 @@ from itertools import islice
 from blake3 import blake3
 
 from loracore.control import DuplicateFound, Event
-from lorad.catalog import Answer, Catalog
+from lorad.catalog import Answer, Catalog, Identified
 from lorad.index.backlog import Backlog
+from lorad.index.inheritance import Inherited
 from lorad.index.known_files import Files
 from lorad.index.questions import layer_digests, weight_signature
 from lorad.index.reads import Reading
@@ -146,6 +147,26 @@ class Executor:
     def answer(self, file: int, question: Question, digests: bytes) -> None:
         """A file has answered a question."""
         self.do(self._answer(file, question.number, digests))
+
+    def inherit(self, file: File, before: Inherited) -> None:
+        """A file takes its place by what another one of these layers has answered. It is asked what is missing."""
+        assert file.layout is not None
+        group = self._library.groups.get(file.layout)
+        asked = {question.number for question in group.sequence} if group else set()
+        answers = [
+            Answer(file.id, number, answer_key(digests), digests)
+            for number, digests in before.answers.items()
+            if number in asked
+        ]
+        self._catalog.answers.save(answers)
+        if before.digest is not None:
+            self._catalog.hashes.save(file.id, Identified(model=before.digest))
+        keys = {answer.number: answer.key for answer in answers}
+        self.do(self._library.restore(file.id, file.layout, keys, None))
+        if before.weights is not None:
+            self._files.twins.told_apart(file, before.weights)
+            # It may be shown with others now, or alone.
+            self.do([])
 
     def _restore(self, file: File, answers: dict[int, bytes], twin: int | None) -> None:
         """A file of an earlier run takes its place again."""

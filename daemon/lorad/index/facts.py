@@ -1,7 +1,7 @@
 """Which files have facts, and which are read anew for them: those that came before facts did, or another version.
 
-Facts come with a file's header. They go by the `adapter_config.json` beside it as well, so they are computed anew
-when that is another one.
+Facts come with a file's header. They go by the `adapter_config.json` and the model card beside it as well, so they
+are computed anew when those are other ones.
 """
 
 from __future__ import annotations
@@ -10,9 +10,10 @@ from collections.abc import Callable
 
 from blake3 import blake3
 
+from loracore.adapter.card import has_card
 from lorad.catalog import Catalog
 from lorad.index.known_files import Files
-from lorad.index.records import File, is_adapter
+from lorad.index.records import File
 from lorad.library import Status
 from lorad.pipeline.facts import is_installed
 
@@ -48,8 +49,8 @@ class FactsOfFiles:
             self._files.store.described(file, facts, config)
 
     def configured(self, file: File, path: bytes, text: bytes | None) -> None:
-        """This is in the configuration beside a name; facts that go by another one are computed anew."""
-        if path != file.path or not is_adapter(path):
+        """This is stated beside a name; facts that go by something else are computed anew."""
+        if path != file.path or not has_card(path):
             return
         digest = self._beside[file.id] = None if text is None else blake3(text).digest(_DIGEST)
         if self._known.get(file.id, digest) != digest:

@@ -24,8 +24,9 @@ from lorad.watch.scanner import Seen
 class Looks:
     """A name is looked at when it was `touched`, when a sweep meets it, and when its file was found changed.
 
-    `defer(path, status)` may put a name off until it has settled, and says whether it did. With `remind`, failures
-    that are known from before are told of as well.
+    `defer(path, status)` may put a name off until it has settled, and says whether it did. `replaced` hears of a
+    file whose name leads to another one, before it is dropped. With `remind`, failures that are known from before
+    are told of as well.
     """
 
     def __init__(
@@ -42,6 +43,7 @@ class Looks:
         tell: Callable[[Event], None],
         defer: Callable[[bytes, os.stat_result], bool] | None = None,
         remind: bool = False,
+        replaced: Callable[[File], None] = lambda file: None,
     ) -> None:
         self._files = files
         self._view = view
@@ -54,6 +56,7 @@ class Looks:
         self._tell = tell
         self._defer = defer
         self._remind = remind
+        self._replaced = replaced
         #: Names that an action is under way on: what happens to them meanwhile is not seen, so that `touched` is
         #: to be called for each when it is over.
         self.put_off: Callable[[bytes], bool] = lambda path: False
@@ -119,6 +122,7 @@ class Looks:
             self._names.read_again(known)
             return
         if known is not None:
+            self._replaced(known)
             self._names.drop(path)
         if seen.passed_over:
             self._names.pass_over(seen, identity, fresh=seen.failed and self._arrivals.is_new(path))
@@ -162,6 +166,7 @@ class Looks:
             seen = self._view.look(path)
             if seen is not None and self._is_being_written(seen, file):
                 # What it was is gone, and what it will be is not there yet.
+                self._replaced(file)
                 self._names.drop(path)
             elif seen is not None:
                 self.see(seen)

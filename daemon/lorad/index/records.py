@@ -14,6 +14,7 @@ import os
 from collections.abc import Callable, Iterable
 
 from loracore.identity import Identity, bounded, tick_of
+from loracore.tags import Tags
 from lorad.catalog import Catalog, NameRow, Row
 from lorad.index.held import Held, Weights
 from lorad.library import Status
@@ -23,6 +24,10 @@ HIDDEN = 2
 #: A file that kills this many loaders is failed.
 DEATHS = 3
 _STATUS = {status.value: status for status in Status}
+
+
+#: What the weights in a folder of PEFT are called.
+ADAPTERS = (b"adapter_model.safetensors", b"adapter_model.bin")
 
 
 def is_adapter(path: bytes) -> bool:
@@ -134,6 +139,9 @@ class Store:
         self._dropped_names: list[bytes] = []
         self._dropped_files: list[int] = []
         self._facts: dict[int, tuple[bytes, bytes | None]] = {}
+        self._tags: dict[int, tuple[int | None, Tags]] = {}
+        #: How many were saved, of all times.
+        self.tags_saved = 0
         self._kept: dict[str, bytes] = {}
         self._restored: set[int] = set()
 
@@ -157,9 +165,14 @@ class Store:
         """The header of a file was read for facts, which go by a configuration of this digest."""
         self._facts[file.id] = (facts, config)
 
+    def tagged(self, file: File, model: int | None, said: Tags) -> None:
+        """A file is of a model that users say this of; see `lorad.catalog.tags`."""
+        self._tags[file.id] = (model, said)
+
     def dropped(self, file: File) -> None:
         self._dirty.pop(file.id, None)
         self._facts.pop(file.id, None)
+        self._tags.pop(file.id, None)
         self._dropped_files.append(file.id)
 
     def lost(self, file: File, path: bytes) -> None:
@@ -178,7 +191,7 @@ class Store:
     @property
     def unsaved(self) -> int:
         names = len(self._new_names) + len(self._dropped_names)
-        dropped, facts = len(self._dropped_files), len(self._facts)
+        dropped, facts = len(self._dropped_files), len(self._facts) + len(self._tags)
         return len(self._dirty) + names + dropped + facts + len(self._kept) + self._held.unsaved
 
     def save(self) -> set[bytes] | None:
@@ -192,11 +205,16 @@ class Store:
         self._kept.clear()
         for file, (facts, config) in self._facts.items():
             self._catalog.facts.save(file, facts, config)
+        for file, (model, said) in self._tags.items():
+            self._catalog.tags.save(file, model, said)
+        self.tags_saved += len(self._tags)
+        told = {*self._facts, *self._tags}
+        self._facts.clear()
+        self._tags.clear()
         rows = [row for row in (file.row() for file in self._dirty.values()) if not self._is_stored(row)]
         if not (rows or self._new_names or self._dropped_names or self._dropped_files):
-            self._catalog.facts.refresh(self._facts, ())
+            self._catalog.facts.refresh(told, ())
             self._dirty.clear()
-            self._facts.clear()
             return None
         touched = {name for row in rows for name in self._dirty[row.id].names}
         touched.update(self._new_names, self._dropped_names)
@@ -204,9 +222,9 @@ class Store:
         self._catalog.drop_files(self._dropped_files)
         self._catalog.files.save(rows)
         self._catalog.names.save(self._new_names.values())
-        files = {*(row.id for row in rows), *self._facts, *self._dropped_files}
+        files = {*(row.id for row in rows), *told, *self._dropped_files}
         self._catalog.facts.refresh(files, {*self._new_names, *self._dropped_names})
-        for book in (self._dirty, self._new_names, self._dropped_names, self._dropped_files, self._facts):
+        for book in (self._dirty, self._new_names, self._dropped_names, self._dropped_files):
             book.clear()
         return touched
 

@@ -10,12 +10,14 @@ from lorad.index.configs import Configs
 from lorad.index.executor import Executor
 from lorad.index.facts import FactsOfFiles
 from lorad.index.failures import Failures
+from lorad.index.inheritance import Inheritance
 from lorad.index.known_files import Files
 from lorad.index.looks import Looks
 from lorad.index.names import Names
 from lorad.index.questions import Wanted
 from lorad.index.reads import Reading
 from lorad.index.records import DEATHS, File
+from lorad.index.tags import TagsOfFiles
 from lorad.library import Library, Status
 from lorad.pipeline.dispatch import Finished, Job, Lost, PiecesJob
 from lorad.pipeline.pipeline import Pipeline
@@ -39,6 +41,8 @@ class Results:
         names: Names,
         failures: Failures,
         looks: Looks,
+        tags: TagsOfFiles,
+        inheritance: Inheritance,
         tell: Callable[[Event], None],
     ) -> None:
         self._catalog = catalog
@@ -52,6 +56,8 @@ class Results:
         self._names = names
         self._failures = failures
         self._looks = looks
+        self._tags = tags
+        self._inheritance = inheritance
         self._tell = tell
         #: What is to be read again when an action is over.
         self.postponed: list[tuple[Job, File, Wanted | None]] = []
@@ -155,7 +161,13 @@ class Results:
             self._configs.look(name)
         self._facts.learnt(file, header.facts)
         alone = not self._library.has_layout(file.layout)
-        self._executor.do(self._library.header(file.id, file.layout))
+        inherited = self._inheritance.of(file)
+        if inherited is None:
+            self._tags.learnt(file)
+            self._executor.do(self._library.header(file.id, file.layout))
+        else:
+            self._tags.inherits(inherited.model, file)
+            self._executor.inherit(file, inherited)
         if file.names:
             self._tell(FileGrouped(file.names[0], header.layout_signature, alone))
 

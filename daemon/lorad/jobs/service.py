@@ -9,7 +9,7 @@ import logging
 import os
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from loracore.config import Jobs as Settings
 from loracore.control import (
@@ -31,6 +31,7 @@ from loracore.control import (
     StartJob,
 )
 from loracore.errors import LoraError, StateError
+from loracore.identity import Edited
 from loracore.jobs import job as finding
 from lorad.jobs.board import KEPT, Board, Entry, Owner
 from lorad.jobs.results import KeptResult
@@ -49,7 +50,8 @@ _GRACE, _PATIENCE = 5.0, 2.0
 class JobService:
     """Serves clients (`lorad.control.handlers.JobRunner`). `tell` hears how jobs are, in any thread.
 
-    `running` hears whether one runs, in a thread of ours: what can wait gives way to it.
+    `running` hears whether one runs, in a thread of ours: what can wait gives way to it. `edited` hears of files
+    that one has edited, in a thread of ours, too.
     """
 
     def __init__(
@@ -59,6 +61,7 @@ class JobService:
         tell: Callable[[Event], None],
         *,
         running: Callable[[bool], None] = lambda _: None,
+        edited: Callable[[Sequence[Edited]], None] = lambda files: None,
         grace: float = _GRACE,
         room: int = KEPT,
     ) -> None:
@@ -66,6 +69,7 @@ class JobService:
         self._settings = settings
         self._tell = tell
         self._tell_running = running
+        self._tell_edited = edited
         self._grace = grace
         self._board = Board(room=room)
         self._places: dict[str, finding.Place] = {}
@@ -243,7 +247,7 @@ class JobService:
                 entry.done, entry.total, entry.what = now.done, now.total, now.what
             self._tell(JobProgress(entry.id, now.done, now.total, now.what))
 
-        self._end(entry, process.run(order, progress), result)
+        self._end(entry, process.run(order, progress, self._tell_edited), result)
 
     def _end(self, entry: Entry, last: Result | Failed, result: KeptResult | None) -> None:
         with self._changed:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
+from loracore.control import NoteEdits
+from loracore.identity import Edited
 from lorad.control.handlers import Command
 from lorad.index.arrivals import settled
 from lorad.pipeline.protocol import Identity
@@ -20,7 +22,7 @@ _FEW = 1000
 
 
 class Intake:
-    """For the loop's thread, but for `post`, which the control thread calls, and `look_again`, which audits call.
+    """For the loop's thread, but for `post` (the control thread), `edited` (jobs) and `look_again` (audits).
 
     `sync` has the watch say when it has told of all that happened until now, see `Waits`. `wake` ends the loop's
     waiting, from any thread.
@@ -45,6 +47,10 @@ class Intake:
         """A client wants something of the core. Called by the control thread."""
         self.commands.append(command)
         self._wake()
+
+    def edited(self, files: Sequence[Edited]) -> None:
+        """A job has edited these files. Called by the thread that runs it."""
+        self.post(Command(NoteEdits(list(files)), lambda answer: None))
 
     def look_again(self, path: bytes) -> None:
         """A file is not what was read of it. Called by the thread that audits."""

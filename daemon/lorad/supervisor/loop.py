@@ -13,8 +13,21 @@ from collections.abc import Callable
 from functools import partial
 
 from loracore.config import Config
-from loracore.control import Answer, FileHashed, PublishedEvent, Reply, Waited
+from loracore.control import (
+    Answer,
+    Audit,
+    FileHashed,
+    Noted,
+    NoteEdits,
+    PublishedEvent,
+    Refusal,
+    Reply,
+    TagRequest,
+    Wait,
+    Waited,
+)
 from loracore.errors import StateError
+from lorad.index import tagging
 from lorad.pipeline.launch import Crew
 from lorad.pipeline.restarts import PipelineBrokenError
 from lorad.supervisor.announcer import Announcer
@@ -176,9 +189,34 @@ class Daemon:
             if engine:
                 engine.looks.touched(path)
         while self._intake.commands:
-            command = self._intake.commands.popleft()
-            wait = command.reply if command.kind == "wait" else partial(self._audit, command.reply)
-            self._intake.waits.ask(wait)
+            request, reply = self._intake.commands.popleft()
+            match request:
+                case Wait():
+                    self._intake.waits.ask(reply)
+                case Audit():
+                    self._intake.waits.ask(partial(self._audit, reply))
+                case NoteEdits(files):
+                    if engine:
+                        engine.edited(files)
+                    reply(Noted())
+                case _:
+                    self._tag(request, reply)
+
+    def _tag(self, request: TagRequest, reply: Reply) -> None:
+        """Keep what users say of their files."""
+        engine = self._session.engine
+        if engine is None:
+            reply(
+                Refusal("loading", self._session.trouble or "the catalogue is being read; ask again in a moment")
+            )
+            return
+        try:
+            answer = tagging.answer(request, engine.tags, engine.files)
+            engine.commits.save()
+        except sqlite3.Error as error:
+            reply(Refusal("failed", f"nothing was kept: {error}"))
+            raise
+        reply(answer)
 
     def _audit(self, reply: Reply, answer: Answer) -> None:
         """Compare, once all that was on disk before is known."""
@@ -191,7 +229,8 @@ class Daemon:
         """Keep what was hashed meanwhile, and let files be hashed when there is nothing else to do."""
         engine, hashing = self._session.engine, self._parts.hashing
         busy = engine is None or engine.hurries or bool(self._parts.decisions.service.dispatch.left)
-        hashed = hashing.look(self._session.generation, busy=busy)
+        tagged = engine.tags.asked if engine else 0
+        hashed = hashing.look(self._session.generation, busy=busy, tagged=tagged)
         if engine is not None:
             hashing.let_go_unless(engine.has)
         file = engine.identified(*hashed) if hashed is not None and engine is not None else None

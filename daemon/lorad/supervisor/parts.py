@@ -54,7 +54,9 @@ class Parts:
             self.metrics = MetricsServer(config.metrics.listen, status)
         self.decisions = Decisions(state_dir, here, tell_clients, announcer.complain, wake)
         self.hashing = HashingService(state_dir, announcer.not_hashed, wake)
-        self.jobs = JobService(state_dir, config.jobs, tell_clients, running=self.hashing.turns.give_way)
+        self.jobs = JobService(
+            state_dir, config.jobs, tell_clients, running=self.hashing.turns.give_way, edited=self.intake.edited
+        )
         self.control = ControlServer(
             config.runtime_dir,
             state_dir,

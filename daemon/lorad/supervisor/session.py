@@ -131,12 +131,14 @@ class Session:
             return
         self._pipeline.dispatcher.cancel()
         try:
+            self.engine.tags.models.save()
             self.engine.commits.save()
             self.catalog.close()
         except sqlite3.Error as error:
             why = explained(error, self._path)
             self._complain(f"{self._path}: {why}; the last findings are not saved and will be made again")
             self.catalog.abandon()
+        self.engine.tags.models.close()
         self.engine = self.catalog = None
 
     def fail(self, error: Exception) -> None:
@@ -149,6 +151,8 @@ class Session:
         self._pipeline.dispatcher.cancel()
         if self.catalog:
             self.catalog.abandon()
+        if self.engine:
+            self.engine.tags.models.close()
         self.engine = self.catalog = None
         self._open_at = time.monotonic() + _RETRY
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 import signal
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
+from loracore.identity import Edited
 from loracore.jobs.job import use_one_thread_each
 from loracore.paths import home
 from lorad.workers.process import HelperProcess
-from lorad.workers.worker import LONGEST_WORD, WORDS, Failed, Order, Progress, Result, Stop, Word
+from lorad.workers.worker import LONGEST_WORD, WORDS, Edits, Failed, Order, Progress, Result, Stop, Word
 
 
 class JobProcess:
@@ -28,13 +29,23 @@ class JobProcess:
         self._helper: HelperProcess[Word] | None = None
         self._cancelled = self._failed = False
 
-    def run(self, order: Order, progress: Callable[[Progress], None]) -> Result | Failed:
-        """Do one job and end. `progress` is called with how far it is."""
-        last = self.do(order, progress)
+    def run(
+        self,
+        order: Order,
+        progress: Callable[[Progress], None],
+        edited: Callable[[Sequence[Edited]], None] = lambda files: None,
+    ) -> Result | Failed:
+        """Do one job and end. `progress` is called with how far it is, `edited` with files that it edited."""
+        last = self.do(order, progress, edited)
         self.end()
         return last
 
-    def do(self, order: Order, progress: Callable[[Progress], None]) -> Result | Failed:
+    def do(
+        self,
+        order: Order,
+        progress: Callable[[Progress], None],
+        edited: Callable[[Sequence[Edited]], None] = lambda files: None,
+    ) -> Result | Failed:
         """Do a job and wait for its end, however that comes. One that `died` in it does no other."""
         name = order.place.name
         try:
@@ -48,6 +59,8 @@ class JobProcess:
         for word in helper.words():
             if isinstance(word, Progress):
                 progress(word)
+            elif isinstance(word, Edits):
+                edited(word.files)
             elif self._cancelled and isinstance(word, Failed):
                 break
             else:
@@ -64,6 +77,11 @@ class JobProcess:
     def died(self) -> bool:
         """Whether it has ended, or could not be started."""
         return self._failed or (self._helper is not None and self._helper.status is not None)
+
+    @property
+    def starved(self) -> float:
+        """Seconds that it was ready to run and others had the processors."""
+        return self._helper.starved if self._helper is not None else 0.0
 
     def end(self) -> None:
         """There is no more to do."""

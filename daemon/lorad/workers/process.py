@@ -71,6 +71,18 @@ class HelperProcess(Generic[T]):
         """Its exit status, after `end`."""
         return self._process.returncode
 
+    @property
+    def starved(self) -> float:
+        """Seconds that its threads were ready to run and others had the processors; 0 where that is not told."""
+        if self._process.returncode is not None:
+            return 0.0
+        tasks, nanoseconds = f"/proc/{self._process.pid}/task", 0
+        with suppress(OSError, IndexError):
+            for thread in os.listdir(tasks):
+                with open(f"{tasks}/{thread}/schedstat", "rb") as file:
+                    nanoseconds += int(file.read().split()[1])
+        return nanoseconds / 1e9
+
     def send(self, wish: msgspec.Struct) -> None:
         """Ask something of it; nothing happens where it has ended."""
         with self._writing, suppress(BrokenPipeError):

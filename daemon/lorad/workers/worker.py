@@ -16,7 +16,7 @@ import signal
 import threading
 import traceback
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import BinaryIO
 
 import msgspec
@@ -25,6 +25,7 @@ from loracore.causes import explained
 from loracore.control import MAX_REQUEST
 from loracore.errors import LoraError, MissingPackage, causes
 from loracore.framing import read, write
+from loracore.identity import Edited
 from loracore.jobs import job
 from loracore.jobs.job import Cancelled
 from loracore.paths import shown
@@ -74,6 +75,12 @@ class Progress(msgspec.Struct, frozen=True, tag="progress"):
     what: str
 
 
+class Edits(msgspec.Struct, frozen=True, tag="edits"):
+    """The job has edited these files; see `Context.edited`."""
+
+    files: Sequence[Edited]
+
+
 class Result(msgspec.Struct, frozen=True, tag="result"):
     """The last word: the result is written, and has so many bytes."""
 
@@ -87,7 +94,7 @@ class Failed(msgspec.Struct, frozen=True, tag="failed"):
     text: str
 
 
-Word = Progress | Result | Failed
+Word = Progress | Edits | Result | Failed
 WORDS: msgspec.msgpack.Decoder[Word] = msgspec.msgpack.Decoder(Word)
 _WISHES: msgspec.msgpack.Decoder[Wish] = msgspec.msgpack.Decoder(Wish)
 #: A word is short; an order holds parameters.
@@ -110,6 +117,9 @@ class _Working:
             raise Cancelled("the job was cancelled")
         self._newest = done, total, what
         self._news.set()
+
+    def edited(self, files: Sequence[Edited]) -> None:
+        self._say(Edits(files))
 
     def cancel(self) -> None:
         self._cancelled = True

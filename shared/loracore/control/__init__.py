@@ -15,6 +15,7 @@ all that makes a message known. `envelope` joins the families. Import all of it 
 from __future__ import annotations
 
 from loracore.control.dedupe import *
+from loracore.control.edits import *
 from loracore.control.envelope import *
 from loracore.control.events import *
 from loracore.control.frame import *
@@ -22,3 +23,4 @@ from loracore.control.health import *
 from loracore.control.jobs import *
 from loracore.control.library import *
 from loracore.control.status import *
+from loracore.control.tags import *

@@ -5,14 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from loracore.control.dedupe import DedupeAnswer, DedupeRequest
+from loracore.control.edits import EditAnswer, EditRequest
 from loracore.control.events import Event
 from loracore.control.frame import VERSION, Struct
 from loracore.control.health import HealthAnswer, HealthRequest
 from loracore.control.jobs import JobAnswer, JobRequest
 from loracore.control.library import LibraryAnswer, LibraryRequest
 from loracore.control.status import StatusAnswer, StatusRequest
+from loracore.control.tags import TagAnswer, TagRequest
 
-Request = StatusRequest | LibraryRequest | HealthRequest | DedupeRequest | JobRequest
+Request = StatusRequest | LibraryRequest | TagRequest | HealthRequest | DedupeRequest | JobRequest | EditRequest
 
 
 class Asked(Struct, frozen=True):
@@ -34,7 +36,7 @@ class Refusal(Struct, frozen=True, tag="refused"):
     text: str
 
 
-Answer = StatusAnswer | LibraryAnswer | HealthAnswer | DedupeAnswer | JobAnswer | Refusal
+Answer = StatusAnswer | LibraryAnswer | TagAnswer | HealthAnswer | DedupeAnswer | JobAnswer | EditAnswer | Refusal
 
 
 #: Takes the answer to a request.

@@ -126,7 +126,8 @@ class Shown(Struct, frozen=True, tag="shown"):
 
     `links` are other names of its inode. `kept` and `duplicates` are its set, as in `duplicates.json`: the file
     itself is among them. `layers` counts them. `hashes` are its identity hashes in hex, those that it has, by the
-    names of `Match`; `hashes_error` says why it cannot be hashed. `differing` is that of its `DuplicateSet`.
+    names of `Match`; `hashes_error` says why it cannot be hashed. `differing` is that of its `DuplicateSet`. `own`
+    and `note` are as in `ListedFile`.
     """
 
     path: bytes
@@ -146,10 +147,15 @@ class Shown(Struct, frozen=True, tag="shown"):
     hashes_error: str = ""
     differing: list[bytes] = []
     facts: Facts | None = None
+    own: tuple[str, ...] = ()
+    note: str = ""
 
 
 class ListedFile(Struct, frozen=True):
-    """`state` is as in processed.json. `facts`: None where its header was not read for them."""
+    """`state` is as in processed.json. `facts`: None where its header was not read for them.
+
+    `own` and `note`: the user's own tags and note, see `TagFiles`.
+    """
 
     path: bytes
     size: int
@@ -157,6 +163,8 @@ class ListedFile(Struct, frozen=True):
     state: str
     format: str | None = None
     facts: Facts | None = None
+    own: tuple[str, ...] = ()
+    note: str = ""
 
 
 class Files(Struct, frozen=True, tag="listed"):

@@ -7,7 +7,7 @@ The entry point of another package leads to a `Job` that is its own SPEC.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, MutableMapping
+from collections.abc import Callable, Iterator, MutableMapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib import import_module
@@ -18,6 +18,7 @@ import msgspec
 from loracore.entrypoints import offered
 from loracore.errors import LoraError, MissingPackage, UsageError
 from loracore.framing import unpacked
+from loracore.identity import Edited
 
 #: Implementations are entry points of this group; their names are those of the commands.
 GROUP = "lorad.jobs"
@@ -36,6 +37,12 @@ class Context(Protocol):
 
     def progress(self, done: float, total: float, what: str = "") -> None:
         """Tell how far it is, in units of the job's choice; cheap, so call it often. Raises Cancelled."""
+
+    def edited(self, files: Sequence[Edited]) -> None:
+        """Have the daemon know files by what it knows of them as they were. Cheap, and never raises.
+
+        At most 48 KiB at once, which is a message.
+        """
 
     #: Threads that it may use at once.
     threads: int
@@ -81,15 +88,25 @@ class Job(Spec[..., P, R], Generic[P, R]):
 
 
 class Alone:
-    """The context of a job in the caller's own process: `told` hears how far it is."""
+    """The context of a job in the caller's own process: `told` hears how far it is, `edited` of edited files."""
 
-    def __init__(self, threads: int = 1, told: Callable[[float, float, str], Any] | None = None) -> None:
+    def __init__(
+        self,
+        threads: int = 1,
+        told: Callable[[float, float, str], Any] | None = None,
+        edited: Callable[[Sequence[Edited]], Any] | None = None,
+    ) -> None:
         self.threads = threads
         self._told = told
+        self._edited = edited
 
     def progress(self, done: float, total: float, what: str = "") -> None:
         if self._told is not None:
             self._told(done, total, what)
+
+    def edited(self, files: Sequence[Edited]) -> None:
+        if self._edited is not None:
+            self._edited(files)
 
 
 _OURS = "lorad"

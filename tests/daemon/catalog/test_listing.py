@@ -57,6 +57,7 @@ facts = st.builds(
     Facts,
     family=st.sampled_from(FAMILIES),
     base=st.none() | words,
+    base_file=st.none() | words,
     rank=st.none() | st.integers(1, 6),
     title=st.none() | words,
     triggers=st.lists(words, max_size=2).map(tuple),
@@ -90,6 +91,10 @@ def has_word(word: str) -> Callable[[File], bool]:
     return lambda file: any(text(word) in each for each in haystack(file))
 
 
+def bases(file: File) -> list[str]:
+    return [text(each) for each in (said(file).base, said(file).base_file) if each]
+
+
 def rank(file: File) -> float:
     return (file[3] and file[3].rank) or float("nan")
 
@@ -103,8 +108,12 @@ TERMS: dict[str, Callable[[File], bool]] = {
     "family!=sdxl": lambda file: said(file).family != "sdxl",
     "family=unknown": lambda file: said(file).family is None,
     "family=s*": lambda file: fnmatch.fnmatchcase(text(said(file).family), "s*"),
-    "base~STRASSE": lambda file: "strasse" in text(said(file).base),
-    "base!~ohwx": lambda file: "ohwx" not in text(said(file).base),
+    "base~STRASSE": lambda file: any("strasse" in base for base in bases(file)),
+    "base!~ohwx": lambda file: not any("ohwx" in base for base in bases(file)),
+    "base=AB": lambda file: "ab" in bases(file),
+    "base=l*": lambda file: any(base.startswith("l") for base in bases(file)),
+    "base=unknown": lambda file: not bases(file),
+    "base!=unknown": lambda file: bool(bases(file)),
     "rank>=3": lambda file: rank(file) >= 3,
     "rank<3": lambda file: rank(file) < 3,
     "rank!=3": lambda file: rank(file) != 3,
@@ -138,7 +147,7 @@ TERMS: dict[str, Callable[[File], bool]] = {
     "date>999999w": lambda file: bool(said(file).date),
     "name=[!o]*": lambda file: not text(file[0].rsplit(b"/", 1)[-1].decode()).startswith("o"),
     "name=*o*w*-*": lambda file: fnmatch.fnmatchcase(text(file[0].rsplit(b"/", 1)[-1].decode()), "*o*w*-*"),
-    "base!=*": lambda file: said(file).base is None,
+    "base!=*": lambda file: not bases(file),
     "trigger=[z-a]x": lambda file: False,
     "hash=none": lambda file: True,
     "ohwx": has_word("ohwx"),

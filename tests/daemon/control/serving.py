@@ -16,7 +16,7 @@ import pytest
 import zmq
 
 from loracore import config
-from loracore.control import Answer, Answered, Asked, ChildState, Error, Request, Root, Status, Waited
+from loracore.control import Answer, Answered, Asked, ChildState, Error, Request, Root, Status, Wait, Waited
 from lorad.control.dedupe_handlers import Deduper
 from lorad.control.handlers import Command
 from lorad.control.server import ControlServer
@@ -82,7 +82,7 @@ class Served:
     def _post(self, command: Command) -> None:
         if self.held is not None:
             self.held.put(command)
-        elif command.kind == "wait":
+        elif isinstance(command.request, Wait):
             command.reply(Waited(7))
         else:
             self.server.handlers.audit(

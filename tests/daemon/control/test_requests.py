@@ -15,14 +15,20 @@ from loracore.control import (
     GetSavings,
     GetStatus,
     ListHistory,
+    NoteEdits,
     PlanDedupe,
     Request,
     Show,
     UndoActions,
 )
+from loracore.identity import Edited, Identity
 from lorad.control.requests import RefusedRequest, Requests
 
 encode = msgspec.msgpack.encode
+
+
+def _edit(after: list[float]) -> dict[str, object]:
+    return {"path": b"/a", "before": [1, 2, 3, 4, 5], "after": after}
 
 
 def refused(*frames: bytes) -> RefusedRequest:
@@ -44,6 +50,8 @@ def refused(*frames: bytes) -> RefusedRequest:
         UndoActions(all=True),
         ListHistory("7"),
         GetSavings(),
+        NoteEdits([Edited(b"/a\xff", Identity(2**64 - 1, 2**63, 1, -1, 2), Identity(1, 2, 3, 4, 5))]),
+        NoteEdits([]),
     ],
 )
 def test_requests_are_read(request_: Request) -> None:
@@ -74,6 +82,14 @@ def test_requests_are_read(request_: Request) -> None:
         (encode({"id": 3, "request": {"type": "dedupe", "action": None}}), 3, "malformed"),
         (encode({"id": 3, "request": {"type": "undo", "ids": "all"}}), 3, "malformed"),
         (encode({"id": 3, "request": {"type": "undo", "ids": [1.5], "all": 1}}), 3, "malformed"),
+        (encode({"id": 3, "request": {"type": "note-edits"}}), 3, "malformed"),
+        (encode({"id": 3, "request": {"type": "note-edits", "files": [{"path": "/a"}]}}), 3, "malformed"),
+        (encode({"id": 3, "request": {"type": "note-edits", "files": [_edit([1, 2, 3, 4])]}}), 3, "malformed"),
+        (
+            encode({"id": 3, "request": {"type": "note-edits", "files": [_edit([1, 2, 3, 4, 5.5])]}}),
+            3,
+            "malformed",
+        ),
         (encode({"id": 3, "request": []}), 3, "malformed"),
         (encode({"id": 3, "request": {"type": "\x1b[31m" * 1000}}), 3, "unknown-request"),
     ],

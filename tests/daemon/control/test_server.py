@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 from loracore import config
 from loracore.control import (
     MAX_REQUEST,
+    MOST_EDITED,
     Answer,
     Asked,
     Audit,
@@ -27,12 +28,15 @@ from loracore.control import (
     GetStatus,
     ListDuplicates,
     ListGroups,
+    Noted,
+    NoteEdits,
     Refusal,
     Status,
     Wait,
     Waited,
 )
 from loracore.errors import StateError, UsageError
+from loracore.identity import Edited, Identity
 from lorad.control.handlers import Command
 from lorad.control.server import ControlServer
 from lorad.control.sockets import MAX_FRAME
@@ -85,7 +89,7 @@ def test_a_wait_is_answered_when_the_core_says_so(served: Served) -> None:
     with Line(served) as line:
         line.send(encode(Asked(1, Wait())))
         command = served.held.get(timeout=SECONDS)
-        assert command.kind == "wait"
+        assert command.request == Wait()
         honest(served)
         command.reply(Waited(42))
         command.reply(Waited(43))
@@ -357,3 +361,21 @@ def test_a_status_is_answered_while_the_core_computes(served: Served) -> None:
     finally:
         ended.set()
         thread.join()
+
+
+def test_edits_are_noted_at_once_and_so_many(served: Served) -> None:
+    """The core gets them when it has time; too many in one request, and too many that wait, are refused."""
+    served.held = queue.Queue()
+    one = Edited(b"/a", Identity(1, 2, 3, 4, 5), Identity(1, 3, 3, 4, 6))
+    with Line(served) as line:
+        assert code(line.ask(NoteEdits([one] * (MOST_EDITED + 1)))) == "malformed"
+        assert isinstance(line.ask(NoteEdits([one] * MOST_EDITED)), Noted)
+        asked = 1
+        while isinstance(answer := line.ask(NoteEdits([one])), Noted):
+            asked += 1
+        assert code(answer) == "busy"
+        first = served.held.get(timeout=SECONDS)
+        assert first.request == NoteEdits([one] * MOST_EDITED)
+        assert served.held.qsize() == asked - 1 < 1000
+        first.reply(Noted())
+        assert isinstance(line.ask(NoteEdits([one])), Noted)

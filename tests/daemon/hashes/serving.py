@@ -27,7 +27,7 @@ class Core:
         self.catalog = Catalog(str(state))
         self.found: list[Hashed] = []
         self.complaints: list[str] = []
-        self.busy = False
+        self.busy, self.tagged = False, 0
         self._woken = threading.Event()
         self._number = max((row.id for row in self.catalog.files.rows()), default=0)
         self.service = HashingService(
@@ -61,7 +61,7 @@ class Core:
         deadline = time.monotonic() + SECONDS
         while not done():
             assert time.monotonic() < deadline, (self.found, self.complaints, self.service.state)
-            hashed = self.service.look(self.catalog.generation, busy=self.busy)
+            hashed = self.service.look(self.catalog.generation, busy=self.busy, tagged=self.tagged)
             if hashed is not None:
                 self.found.append(hashed)
                 self.catalog.hashes.save(hashed.file, hashed.found)

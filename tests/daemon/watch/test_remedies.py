@@ -415,6 +415,10 @@ def test_it_is_told_once_that_a_path_leads_to_another_folder_than_the_root(root:
         os.rename(new, link)  # in one step: between two, a look finds a link that leads nowhere
         assert watched.synced() == [Led(link, leads)]
         assert watched.synced() == []
+    os.unlink(link)
+    assert watched.synced() == [Led(link, link)]
+    os.symlink(root, link)
+    assert watched.synced() == [Led(link, root)]
 
 
 def test_a_root_that_is_not_there_at_the_start_is_waited_for(root: bytes, begin: Begin) -> None:

@@ -1,4 +1,4 @@
-"""A helper program: `python -m tests.daemon.workers.program echo|deaf|stubborn`."""
+"""A helper program: `python -m tests.daemon.workers.program echo|deaf|stubborn|busy`."""
 
 from __future__ import annotations
 
@@ -37,6 +37,9 @@ def main() -> None:
             child = subprocess.Popen([sys.executable, "-c", "import signal; signal.pause()"])
             write(words, Text(str(child.pid)))
             _wait()
+        case "busy":
+            while True:
+                pass
 
 
 def _wait() -> NoReturn:

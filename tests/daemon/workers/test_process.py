@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -44,6 +45,23 @@ def start() -> Iterator[Start]:
             return made
 
         yield started
+
+
+def test_it_is_told_for_how_long_others_had_its_processor(start: Start) -> None:
+    """One that is as busy as it can be, on one processor with another one that comes first."""
+    processor = min(os.sched_getaffinity(0))
+    first, last = start("busy"), start("busy")
+    for helper, nice in ((first, 0), (last, 19)):
+        process = psutil.Process(helper._process.pid)
+        process.cpu_affinity([processor])
+        process.nice(nice)
+    deadline = time.monotonic() + SECONDS
+    while last.starved < 0.5:
+        assert time.monotonic() < deadline
+        assert not last.has_ended(0.05)
+    last.kill()
+    last.end()
+    assert last.starved == 0
 
 
 def test_it_answers_until_there_is_no_more_to_do(start: Start) -> None:

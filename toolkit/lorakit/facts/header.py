@@ -1,4 +1,4 @@
-"""The facts of one file, from its header and the `adapter_config.json` beside it."""
+"""The facts of one file, from its header, and the `adapter_config.json` and the model card beside it."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from loracore.names.recognition import Named, Shown, shown_family, stated_family
 from loracore.tensorfile import Container, Layer, Layout
 from lorakit.facts import described
 from lorakit.facts.claims import ALPHAS, RANKS, disagreements
-from lorakit.facts.stated import Statements, as_count, statements
-from lorakit.facts.training import training_info
+from lorakit.facts.stated import Statements, statements
+from lorakit.facts.training import saved_after, training_info
 
 #: Layouts whose facts are kept at hand.
 _LAYOUTS = 1024
@@ -44,11 +44,12 @@ class _Shapes(NamedTuple):
 
 
 def facts(container: Container, path: bytes) -> Facts:
-    """What is known of the file at `path` by its header. Only a PEFT configuration beside it is read besides."""
+    """What is known of the file at `path` by its header. Only what an adapter has beside it is read besides."""
     config, wrong = _config(path)
     shapes = _shapes_of(container.layout, config)
-    stated = statements(container.metadata, config)
+    stated = statements(container.metadata, config, path)
     training = training_info(stated, None)
+    epoch, steps = saved_after(stated)
     family = stated_family(shapes.family, config, container.metadata)
     lies = next(disagreements(stated, RANKS, "rank", shapes.ranks), None)
     return Facts(
@@ -64,16 +65,17 @@ def facts(container: Container, path: bytes) -> Facts:
         sound=shapes.sound,
         problem=_cut(shapes.problem or wrong or lies),
         base=_cut(described.base_model(stated)),
+        base_file=_cut(described.base_file(stated)),
         title=_cut(described.title(stated)),
         author=_cut(described.author(stated)),
         trainer=_cut(training.trainer),
         triggers=tuple(word[:_TEXT] for word in training.trigger_words[:_TRIGGERS]),
         tags=tuple((tag[:_TEXT], count) for tag, count in list(training.tag_frequencies.items())[:_TAGS]),
-        epoch=as_count(training.epochs),
-        steps=as_count(training.steps),
+        epoch=epoch,
+        steps=steps,
         date=_cut(training.date),
         licence=_cut(described.licence(stated)),
-        output=_cut(stated.text("ss_output_name")),
+        output=_cut(described.output(stated)),
         session=_cut(training.session_id),
         model_hash=_cut(stated.text("sshs_model_hash")),
     )

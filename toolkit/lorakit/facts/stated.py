@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from loracore.adapter.card import card_entries, card_text, has_card
 from loracore.jobs.metadata import Stated
 
 #: A longer text is not parsed; tag frequencies of 100,000 images come to one MiB.
@@ -119,10 +121,15 @@ class Statements:
         return _clean(text)
 
 
-def statements(metadata: Mapping[str, str], config: Mapping[str, Any]) -> Statements:
-    """A file's metadata, and its configurations under prefixes: `peft.`, `ot.` (OneTrainer), `toolkit.`."""
+def statements(metadata: Mapping[str, str], config: Mapping[str, Any], path: bytes) -> Statements:
+    """A file's metadata, and what is below prefixes: `peft.`, `ot.` (OneTrainer), `toolkit.`, and `card.`.
+
+    The last one is the model card beside the file at `path`, which is read.
+    """
     stated = Statements(metadata)
     stated.add("peft", config)
+    text = card_text(os.path.dirname(path)) if has_card(path) else None
+    stated.add("card", {} if text is None else card_entries(text))
     parts = stated.values.get("lora_adapter_metadata")
     if isinstance(parts, dict):
         # diffusers: `transformer.r`, `text_encoder.lora_alpha`.

@@ -1,9 +1,10 @@
 """What trainers write about a training, brought to the same names.
 
-Keys: kohya-ss/sd-scripts `train_network.py` (`ss_*`); OneTrainer `modules/util/config/TrainConfig.py` (in
-`ot_config`, asked for as `ot.*`); ai-toolkit `toolkit/metadata.py` (`software`, `training_info`); the webui's
-extension additional-networks (`ssmd_*`); Stability's ModelSpec (`modelspec.*`); training checkpoints (`epoch`,
-`global_step`).
+Keys: kohya-ss/sd-scripts `train_network.py` and musubi-tuner `training/trainer_base.py` (`ss_*`); OneTrainer
+`modules/util/config/TrainConfig.py` (in `ot_config`, asked for as `ot.*`); ai-toolkit `toolkit/metadata.py`
+(`software`, `training_info`); SimpleTuner `helpers/training/save_hooks.py` (`global_step`, `trained_words`); the
+webui's extension additional-networks (`ssmd_*`); Stability's ModelSpec (`modelspec.*`); training checkpoints
+(`epoch`, `global_step`).
 """
 
 from __future__ import annotations
@@ -27,8 +28,29 @@ _DATASETS = 200
 _FOLDER = re.compile(r"(\d{1,6})_(.+)", re.DOTALL)
 _TRIGGERS = (
     "modelspec.trigger_phrase", "modelspec.trigger_phrases", "modelspec.trigger_words", "ss_trigger_words",
-    "ssmd_keywords", "trigger_words", "trigger_word", "trigger_phrase", "activation text", "instance_prompt",
+    "ssmd_keywords", "trained_words", "trigger_words", "trigger_word", "trigger_phrase",
+    "activation text", "instance_prompt", "card.instance_prompt",
 )  # fmt: skip
+#: What trainers tag a model card with, those first that build on others.
+_TAGGED = {
+    "unsloth": "Unsloth", "axolotl": "axolotl", "llama-factory": "LLaMA-Factory", "autotrain": "AutoTrain",
+    "simpletuner": "SimpleTuner", "ai-toolkit": "ai-toolkit", "trl": "TRL", "diffusers-training": "diffusers",
+}  # fmt: skip
+#: Network modules of musubi-tuner, which writes kohya's keys.
+_MUSUBI = frozenset(
+    f"networks.lora_{name}"
+    for name in (
+        "flux_2", "framepack", "hidream_o1", "hv_1_5", "ideogram4", "kandinsky", "krea2", "qwen_image", "wan",
+        "zimage",
+    )
+)  # fmt: skip
+
+
+def saved_after(stated: Statements) -> tuple[int | None, int | None]:
+    """After which epoch and step it was saved; how many were planned, which others state, is not that."""
+    epoch = stated.number("ss_epoch", "toolkit.epoch", "epoch")
+    steps = stated.number("ss_steps", "toolkit.step", "global_step", "step", "steps")
+    return as_count(epoch), as_count(steps)
 
 
 def training_info(stated: Statements, algorithm: str | None) -> TrainingInfo:
@@ -74,7 +96,7 @@ def training_info(stated: Statements, algorithm: str | None) -> TrainingInfo:
 
 
 def _trainer(stated: Statements) -> str | None:
-    """Which program wrote it, by the keys that it alone writes."""
+    """Which program wrote it, by the keys that it alone writes, or its tag in the model card."""
     software = stated.first("software")
     if isinstance(software, dict) and isinstance(software.get("name"), str):
         return " ".join(str(software[key]) for key in ("name", "version") if key in software)
@@ -83,9 +105,17 @@ def _trainer(stated: Statements) -> str | None:
     keys = stated.values
     if any(key.startswith("ot_") for key in keys):
         return " ".join(filter(None, ("OneTrainer", stated.text("ot_branch"), stated.text("ot_revision"))))
+    if "ss_num_train_items" in keys or stated.first("ss_network_module") in _MUSUBI:
+        return "musubi-tuner"
     revision = stated.text("ss_sd_scripts_commit_hash")
     if revision or str(stated.first("ss_network_module")).startswith(("networks.", "lycoris.")):
         return f"kohya sd-scripts {(revision or '')[:12]}".strip()
+    if "global_step" in keys and stated.first("modelspec.implementation") == "diffusers":
+        return "SimpleTuner"
+    tags = stated.first("card.tags")
+    for tag, trainer in _TAGGED.items():
+        if isinstance(tags, list) and tag in tags:
+            return trainer
     if "lora_adapter_metadata" in keys:
         return "diffusers"
     return "PEFT" if "peft.peft_type" in keys else None
@@ -174,6 +204,9 @@ def _subsets(dataset: dict[str, Any]) -> Iterator[Dataset]:
     batch = as_count(dataset.get("batch_size_per_device"))
     parts = [part for part in subsets if isinstance(part, dict)] if isinstance(subsets, list) else []
     for part in parts or [dataset]:
+        if part.get("is_reg") is True:
+            # Images of the class, which it is not to learn.
+            continue
         name = next((part[key] for key in ("image_dir", "video_directory", "image_directory", "metadata_file")
                      if isinstance(part.get(key), str)), "")  # fmt: skip
         images = as_count(part.get("img_count", part.get("num_train_images")))
@@ -199,13 +232,29 @@ def _trigger_words(
         words = _words(stated.first(key))
         if words:
             return words, key
+    words = _class_tokens(stated)
+    if words:
+        return words, "class tokens"
     folders = [dataset.name.replace("\\", "/").rstrip("/").rsplit("/", 1)[-1] for dataset in datasets]
+    # ai-toolkit writes the trigger word as kohya's folder, and no datasets.
+    folders = folders or list(stated.mapping("ss_tag_frequency"))
     shown = [match[2].strip() for match in map(_FOLDER.fullmatch, folders) if match]
     if any(shown):
         return list(dict.fromkeys(word[:_WORD] for word in shown if word))[:_WORDS], "dataset folders"
     images = sum(dataset.images or 0 for dataset in datasets)
     everywhere = [tag[:_WORD] for tag, count in frequencies.most_common(_WORDS) if images and count >= images]
     return everywhere, "tags of every image" if everywhere else None
+
+
+def _class_tokens(stated: Statements) -> list[str]:
+    """What kohya's configuration file says that the images show, where their folders do not."""
+    described = stated.first("ss_datasets")
+    datasets = described if isinstance(described, list) else []
+    datasets = [dataset.get("subsets") for dataset in datasets if isinstance(dataset, dict)]
+    subsets = [part for parts in datasets if isinstance(parts, list) for part in parts if isinstance(part, dict)]
+    tokens = [part.get("class_tokens") for part in subsets if part.get("is_reg") is not True]
+    words = [token.strip()[:_WORD] for token in tokens if isinstance(token, str)]
+    return list(dict.fromkeys(word for word in words if word))[:_WORDS]
 
 
 def _words(value: Any) -> list[str]:

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import contextlib
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from loracore.errors import FileError
+from loracore.identity import Edited
 from lorakit.jobs.edit.journal import Journal
+from lorakit.jobs.edit.notices import Notices
 from lorakit.jobs.edit.settling import settle
 from lorakit.jobs.edit.writing import Order, Written, drop, write
 
@@ -32,10 +34,11 @@ class _Waiting:
 
 
 class Batches:
-    """What is added is written when it is enough, and at the end."""
+    """What is added is written when it is enough, and at the end. `edited` hears of each file that is in place."""
 
-    def __init__(self, journal: Journal) -> None:
+    def __init__(self, journal: Journal, edited: Callable[[Sequence[Edited]], object]) -> None:
         self._journal = journal
+        self._notices = Notices(edited)
         self._waiting: list[_Waiting] = []
         #: Rows whose hidden files are gone, which the next commit says.
         self._dropped: list[int] = []
@@ -66,16 +69,29 @@ class Batches:
         try:
             for number, each in zip(numbers, batch, strict=True):
                 try:
-                    done[number] = each, write(each.order, each.hidden, each.told)
+                    done[number] = each, self._write(each)
                 except FileError as error:
                     failed[number] = each, error.reason
         finally:
             self._end(numbers, done)
+            self._notices.send()
         for each, written in done.values():
             each.heard(written)
         for number, (each, why) in failed.items():
             in_place = self._journal.row(number).state == "done"
             each.heard(f"it has the new header, but not all went well: {why}" if in_place else why)
+
+    def _write(self, each: _Waiting) -> Written:
+        """Raises FileError."""
+
+        def told(count: int) -> None:
+            # Files before a long one are not to wait for it.
+            self._notices.send_due()
+            each.told(count)
+
+        written = write(each.order, each.hidden, told)
+        self._notices.add(Edited(each.order.path, each.order.identity, written.identity))
+        return written
 
     def _end(self, numbers: list[int], done: dict[int, tuple[_Waiting, Written]]) -> None:
         """Note what is in place, remove the old files of these, and settle the others."""

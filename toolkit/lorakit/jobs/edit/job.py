@@ -60,7 +60,7 @@ class _Editing:
         return tuple(self._look()[0] for _ in self._paths)
 
     def apply(self, journal: journals.Journal) -> tuple[FileEdit, ...]:
-        batches = Batches(journal)
+        batches = Batches(journal, self._context.edited)
         for path in self._paths:
             if self._has_more_names(path):
                 # Another name of it may wait to be written, which changes the file that is looked at here.

@@ -132,7 +132,7 @@ class Journal:
         """These files are in place, and their old ones are about to be removed."""
         with self._durably() as write:
             for number, written in done:
-                _done(write, number, written.mtime_ns)
+                _done(write, number, written.identity.mtime_ns)
 
     def settle(self, row: Row, *, done: bool, mtime_ns: int | None) -> None:
         """How a file was found; nothing of it has the hidden name."""

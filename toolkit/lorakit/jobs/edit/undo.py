@@ -49,7 +49,7 @@ class _Taking:
         self._break_links = break_links
         self._touched = touched
         self._total = total
-        self._batches = Batches(journal)
+        self._batches = Batches(journal, context.edited)
         #: Files that were taken back already by an edit after this one.
         self._seen: set[bytes] = set()
 

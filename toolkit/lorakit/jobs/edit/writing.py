@@ -55,11 +55,14 @@ class Order:
 
 @dataclass(frozen=True)
 class Written:
-    """Bytes that are the old file's blocks, and bytes that were copied; mtime of the new file."""
+    """Bytes that are the old file's blocks, and bytes that were copied; what the new file is in its place.
+
+    A file system may keep a coarser mtime than it was given.
+    """
 
     shared: int
     copied: int
-    mtime_ns: int
+    identity: Identity
 
 
 def write(order: Order, hidden: bytes, told: Callable[[int], object]) -> Written:
@@ -78,18 +81,18 @@ def write(order: Order, hidden: bytes, told: Callable[[int], object]) -> Written
                 told(count)
 
             with _new_file(folder, hidden) as (new, is_named):
-                written = _fill(order, old, new, came)
+                shared, copied = _fill(order, old, new, came)
                 hold.look()
                 if not is_named:
                     os.link(b"/proc/self/fd/%d" % new, hidden, dst_dir_fd=folder, follow_symlinks=True)
                 _swap(order, hold, folder, old, hidden)
                 sync_folder(folder)
+                return Written(shared, copied, Identity.of(os.fstat(new)))
     except OSError as error:
         raise FileError(f"it cannot be edited: {_why(error, order.path)}", os.fsdecode(order.path)) from error
     except FileError as error:
         error.path = error.path or os.fsdecode(order.path)
         raise
-    return written
 
 
 def _why(error: OSError, path: bytes) -> str:
@@ -138,8 +141,8 @@ def _new_file(folder: int, hidden: bytes) -> Iterator[tuple[int, bool]]:
         os.close(new)
 
 
-def _fill(order: Order, old: int, new: int, came: Callable[[int], object]) -> Written:
-    """All bytes and attributes of the new file, on the disk and looked at."""
+def _fill(order: Order, old: int, new: int, came: Callable[[int], object]) -> tuple[int, int]:
+    """All bytes and attributes of the new file, on the disk and looked at. How many are shared, and copied."""
     status = os.fstat(old)
     attributes = Attributes.of(old, status)
     _write_all(new, order.raw)
@@ -151,8 +154,7 @@ def _fill(order: Order, old: int, new: int, came: Callable[[int], object]) -> Wr
     mtime = time.time_ns() if order.mtime_ns is None else order.mtime_ns
     os.utime(new, ns=(status.st_atime_ns, mtime))
     os.fsync(new)
-    # A file system may keep coarser times than it is given.
-    return Written(shared, copied, os.fstat(new).st_mtime_ns)
+    return shared, copied
 
 
 def _write_all(fd: int, data: bytes) -> None:

@@ -45,7 +45,7 @@ def run(parameters: MetadataParameters, context: Context) -> MetadataResult:
     """
     context.progress(0, 1)
     with read_adapter(os.fsdecode(parameters.path)) as adapter:
-        stated = statements(adapter.metadata, adapter.config)
+        stated = statements(adapter.metadata, adapter.config, os.fsencode(adapter.path))
         architecture = _architecture(adapter)
         training = training_info(stated, architecture.algorithm)
         model = _model(adapter, stated, architecture)
@@ -82,7 +82,7 @@ def _model(adapter: Adapter, stated: Statements, architecture: ArchitectureInfo)
         format=adapter.format,
         model_name=described.name(stated) or os.fsencode(stem).decode("utf-8", "backslashreplace"),
         base_model=described.base_model(stated) or family,
-        base_model_file=stated.text("ss_sd_model_name", "ot.base_model_name"),
+        base_model_file=described.base_file(stated),
         base_model_hash=stated.text("ss_new_sd_model_hash", "ss_sd_model_hash"),
         family=family,
         network_rank=architecture.rank,
@@ -101,7 +101,7 @@ def _all(adapter: Adapter, stated: Statements) -> dict[str, Any]:
     entries = {
         key: value
         for key, value in stated.values.items()
-        if key.partition(".")[0] not in ("peft", "ot", "toolkit")
+        if key.partition(".")[0] not in ("peft", "ot", "toolkit", "card")
     }
     configuration = {
         key.removeprefix("peft."): value for key, value in stated.values.items() if key.startswith("peft.")
