@@ -122,9 +122,6 @@ MIGRATIONS = (
     CREATE TABLE facts (
         file INTEGER PRIMARY KEY, version INTEGER NOT NULL, encoded BLOB NOT NULL, config BLOB
     );
-    -- What users say of a file, see lorad.catalog.tags; `model` is that of their database, 0 where it is still
-    -- to be seen whether they say anything.
-    CREATE TABLE tagged (file INTEGER PRIMARY KEY, model INTEGER NOT NULL, said BLOB NOT NULL);
     -- A row for each name in view, with all that `list` asks for; texts are folded, lists between newlines. `stem`
     -- is what the model is called, `run` stands for the training that it came from. All of it follows from names,
     -- files and facts, see lorad.catalog.facts.
@@ -135,7 +132,7 @@ MIGRATIONS = (
         family TEXT, base TEXT, algorithm TEXT, convention TEXT, rank INTEGER, min_rank INTEGER, alpha REAL,
         modules INTEGER, component TEXT, dtype TEXT, sound INTEGER, problem TEXT, title TEXT, author TEXT,
         trainer TEXT, triggers TEXT, epoch INTEGER, steps INTEGER, date TEXT, licence TEXT, output TEXT,
-        session TEXT, model_hash TEXT, own TEXT, note TEXT
+        session TEXT, model_hash TEXT
     );
     CREATE INDEX listing_file ON listing (file);
     CREATE INDEX listing_stem ON listing (stem);
@@ -154,6 +151,13 @@ MIGRATIONS = (
     CREATE VIRTUAL TABLE words USING fts5(
         text, tags, content = 'texts', content_rowid = 'id', tokenize = 'trigram'
     );
+    """,
+    """
+    -- What users say of a file, see lorad.catalog.tags; `model` is that of their database, 0 where it is still
+    -- to be seen whether they say anything.
+    CREATE TABLE tagged (file INTEGER PRIMARY KEY, model INTEGER NOT NULL, said BLOB NOT NULL);
+    ALTER TABLE listing ADD COLUMN own TEXT;
+    ALTER TABLE listing ADD COLUMN note TEXT;
     """,
 )
 

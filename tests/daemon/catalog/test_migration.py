@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 from loracore.paths import CATALOGUE
+from loracore.tags import Tags
 from lorad.catalog import Catalog, Identified, Row
 from lorad.catalog.schema import MIGRATIONS
+from lorad.catalog.tables import FileTable
+from lorad.catalog.views import connect
 
 #: The tables of version 1, as lorad wrote them before it kept identity hashes.
 _VERSION_1 = """
@@ -101,3 +105,26 @@ def test_hashes_go_with_their_file(tmp_path: Path) -> None:
     with sqlite3.connect(tmp_path / CATALOGUE) as db:
         assert db.execute("SELECT file FROM hashes").fetchall() == [(2,)]
     db.close()
+
+
+def test_version_9_lists_what_it_listed_and_takes_tags(tmp_path: Path) -> None:
+    """The rows of its list are made anew, as it had fewer columns."""
+    old = sqlite3.connect(tmp_path / CATALOGUE)
+    for script in MIGRATIONS[:9]:
+        old.executescript(script)
+    old.execute("PRAGMA user_version = 9")
+    FileTable(old).save(
+        [Row(7, 1, 2, 10, 20, 30, 40, "unique", 3, None, 8, "safetensors", b"r", b"s", 0.5, None, 0, 0)]
+    )
+    old.execute("INSERT INTO names (path, file, active) VALUES (?, 7, 1)", (b"/a",))
+    old.execute("INSERT INTO meta VALUES ('listing', 1)")
+    old.commit()
+    old.close()
+    catalog = Catalog(str(tmp_path))
+    catalog.tags.save(7, 1, Tags(("good",)))
+    catalog.facts.refresh([7], [])
+    catalog.commit(new_generation=True)
+    catalog.close()
+    with closing(connect(str(tmp_path))) as db:
+        (row,) = db.execute("SELECT path, state, own FROM listing").fetchall()
+        assert row == (b"/a", "unique", "\ngood\n")
