@@ -5,14 +5,14 @@ from __future__ import annotations
 import re
 import time
 from calendar import monthrange
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any, NamedTuple
 
 from loracore.expressions import FIELDS, WORD, Ago, Term
 from loracore.identity import bounded
 from loracore.time import rfc3339
-from lorad.catalog.globs import fold
+from lorad.catalog.globs import fold, for_sqlite
 
 #: Fields whose column has another name, and those that have none.
 _COLUMNS = {"path": "folded", "modified": "mtime_ns", "trigger": "triggers", "tag": "tags"}
@@ -25,7 +25,6 @@ SHORT = (
 _GLOB, _SIGNS = frozenset("*?["), re.compile(r"[*?\[]")
 #: The index of words knows no shorter ones.
 _INDEXED = 3
-_MATCHING = "SELECT rowid FROM words WHERE words MATCH ?"
 #: Of a hash that the header states.
 _CHECKED = "SELECT model FROM hashes WHERE hashes.file = listing.file"
 _HASHES = {
@@ -45,53 +44,54 @@ _LAST_MONTH, _END = datetime(9999, 12, 1, tzinfo=UTC), datetime.max.replace(tzin
 
 #: A condition, and its parameters.
 Part = tuple[str, list[Any]]
+#: It holds for all.
+ALL: Part = ("1", [])
 
 
 class Condition(NamedTuple):
     """What holds for the rows that all terms ask for.
 
-    `every` holds in `table` for all of them. `some` is the same for rows of `listing` that are looked at one after
-    the other: words are not looked up in their index then, which takes as long as there are rows with them. Where
-    no term asks for words or tags, both are the same. `is_short`: `listing_short` has all that is looked at.
+    `rows` is what all terms but those of words and tags ask of `listing`; `is_short`: `listing_short` has all that
+    is looked at for it. `texts` is what those ask of `texts`, None where there are none. `words` is the same of
+    all rows of `table`: the index of words is asked where it can be, which takes as long as there are rows with
+    them.
     """
 
+    rows: Part
+    is_short: bool
+    texts: Part | None
     table: str
-    every: Part
-    some: Part
-    is_short: bool = False
+    words: Part
+
+    @property
+    def all(self) -> Part:
+        """All of it, of a row of `listing`."""
+        if self.texts is None:
+            return self.rows
+        within = f"EXISTS (SELECT 1 FROM texts WHERE texts.id = listing.id AND {self.texts[0]})"
+        return _all([self.rows, (within, self.texts[1])])
 
 
 def condition(terms: Sequence[Term]) -> Condition:
     of_texts = [term for term in terms if term.field in (WORD, "tag")]
-    others = [_term(term) for term in terms if term.field not in (WORD, "tag")]
-    some = _all([*others, *_exist(_in_texts(term) for term in of_texts)])
+    others = [term for term in terms if term.field not in (WORD, "tag")]
+    is_short = all(column(term.field) in SHORT or term.field == "dir" for term in others)
+    rows = _all([_term(term) for term in others])
+    if not of_texts:
+        return Condition(rows, is_short, None, "", rows)
     # All at once are looked up faster than one after the other.
     match = " AND ".join(f"({match})" for term in of_texts if (match := _match(term)))
-    indexed = [(f"id IN ({_MATCHING})", [match])] if match else []
-    if of_texts and not others:
-        rest = [_in_texts(term) for term in of_texts if not _is_matched(term)]
-        if not rest:
-            return Condition("words", ("words MATCH ?", [match]), some)
-        return Condition("texts", _all([*indexed, *rest]), some)
-    if not of_texts:
-        is_short = all(column(term.field) in SHORT or term.field == "dir" for term in terms)
-        return Condition("listing", some, some, is_short)
-    without = [(f"id NOT IN ({_MATCHING})", [match]) for term in of_texts if (match := _unmatched(term))]
-    rest = [_in_texts(term) for term in of_texts if not _is_matched(term) and not _unmatched(term)]
+    rest = [_in_texts(term) for term in of_texts if not _is_matched(term)]
+    table, words = "words", ("words MATCH ?", [match])
     if rest:
-        text, values = _all([*indexed, *rest])
-        indexed = [(f"id IN (SELECT id FROM texts WHERE {text})", values)]
-    return Condition("listing", _all([*indexed, *others, *without]), some)
+        indexed = [("id IN (SELECT rowid FROM words WHERE words MATCH ?)", [match])] if match else []
+        table, words = "texts", _all([*indexed, *rest])
+    return Condition(rows, is_short, _all([_in_texts(term) for term in of_texts]), table, words)
 
 
 def _all(parts: Sequence[Part]) -> Part:
-    return " AND ".join(text for text, _ in parts) or "1", [value for _, values in parts for value in values]
-
-
-def _exist(parts: Iterable[Part]) -> Iterator[Part]:
-    """Conditions on `texts`, asked of one row of `listing`."""
-    for text, values in parts:
-        yield f"EXISTS (SELECT 1 FROM texts WHERE texts.id = listing.id AND {text})", values
+    parts = [part for part in parts if part != ALL]
+    return " AND ".join(text for text, _ in parts) or ALL[0], [value for _, values in parts for value in values]
 
 
 def _match(term: Term) -> str:
@@ -110,11 +110,6 @@ def _match(term: Term) -> str:
 def _is_matched(term: Term) -> bool:
     """Whether the index of words knows exactly what the term asks for."""
     return term.operator == "~" and bool(_match(term))
-
-
-def _unmatched(term: Term) -> str:
-    """What the index of words is asked for to know exactly what the term does not ask for."""
-    return _match(term._replace(operator="~")) if term.operator == "!~" else ""
 
 
 def _in_texts(term: Term) -> Part:
@@ -166,8 +161,8 @@ def _text(name: str, operator: str, value: str) -> Part:
         text, values = f"coalesce({name}, '') GLOB ?", [_within(value)]
     elif not _GLOB & set(value):
         text, values = f"coalesce({name}, '') = ?", ["" if value == "unknown" else value]
-    elif "[" not in value:
-        text, values = f"coalesce({name} GLOB ?, 0)", [value]
+    elif (glob := for_sqlite(value)) is not None:
+        text, values = f"coalesce({name} GLOB ?, 0)", [glob]
     else:
         text, values = f"is_like({name}, ?)", [value]
     return f"NOT {text}" if operator.startswith("!") else text, values
@@ -185,16 +180,19 @@ def _literal(glob: str) -> str:
 
 
 def _words(name: str, operator: str, value: str) -> Part:
+    # As they are kept, between newlines.
+    value = value.replace("\n", " ")
     text, values = f"coalesce({name}, '') GLOB ?", [_within(value)]
     if not operator.endswith("~"):
-        if not _GLOB & set(value):
-            values = [_within(f"\n{value}\n")]
-        elif value.endswith("*") and not _GLOB & set(value[:-1]):
-            values = [_within(f"\n{value[:-1]}")]
+        glob = for_sqlite(value, in_words=True)
+        if glob is None:
+            text, values = f"any_like({name}, ?)", [value]
+        elif "*" not in value:
+            values = [f"*\n{glob}\n*"]
+        elif "*" not in value[:-1]:
+            values = [f"*\n{glob}"]
         else:
-            begins = "\n" + re.split(r"[*?\[]", value, maxsplit=1)[0]
-            text = f"({text} AND any_like({name}, ?))"
-            values = [_within(max(begins, _literal(value), key=len)), value]
+            text, values = f"({text} AND any_like({name}, ?))", [f"*\n{glob}\n*", value]
     return f"NOT {text}" if operator.startswith("!") else text, values
 
 

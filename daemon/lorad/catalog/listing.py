@@ -13,7 +13,7 @@ import msgspec
 from loracore.expressions import Term
 from loracore.facts import Facts, decode
 from loracore.tags import Tags
-from lorad.catalog.conditions import SHORT, Condition, Part, column, condition
+from lorad.catalog.conditions import ALL, SHORT, Condition, Part, column, condition
 from lorad.catalog.runs import with_marks
 from lorad.catalog.tags import said_of
 from lorad.catalog.views import value
@@ -36,7 +36,6 @@ _FEW = 20_000
 #: How many of the rows that come first are looked at: so many times those that would do if what is asked for lay
 #: evenly among them.
 _MARGIN = 1.5
-_ALL: Part = ("1", [])
 
 
 class Place(NamedTuple):
@@ -71,15 +70,12 @@ class Found(NamedTuple):
         """What holds for them."""
         if self.numbers is not None:
             return "id IN (SELECT value FROM json_each(?))", [self.numbers]
-        return self.condition.some
+        return self.condition.all
 
     def table(self, name: str) -> str:
         """Where they are looked for, and their column `name`."""
-        if self.numbers is None:
-            is_short = self.condition.is_short and name in SHORT
-        else:
-            is_short = not self.is_few and name in SHORT
-        return f"listing {'INDEXED BY listing_short' if is_short else 'NOT INDEXED'}"
+        is_short = self.condition.is_short if self.numbers is None else not self.is_few
+        return _listing(is_short and name in SHORT)
 
 
 _EVERYTHING = Found(condition(()))
@@ -94,14 +90,42 @@ def is_listed(db: sqlite3.Connection) -> bool:
 def find(db: sqlite3.Connection, terms: Sequence[Term], *, few: int = _FEW) -> Found:
     """The rows that all terms ask for. Up to `few` are few."""
     asked = condition(terms)
-    return Found(asked) if asked.every == asked.some else _numbered(db, asked, few)
-
-
-def _numbered(db: sqlite3.Connection, asked: Condition, few: int) -> Found:
-    text, values = asked.every
-    query = f"SELECT count(*), json_group_array(rowid) FROM {asked.table} WHERE {text}"
-    total, numbers = db.execute(query, values).fetchone()
+    if asked.texts is None:
+        return Found(asked)
+    if asked.rows == ALL:
+        total, numbers = _numbered(db, asked.table, asked.words)
+        return Found(asked, numbers, total, total <= few)
+    total, numbers = _numbered(db, _listing(asked.is_short), asked.rows)
+    if total <= 2 * few:
+        text, values = asked.texts
+        total, numbers = _numbered(
+            db, "texts", (f"id IN (SELECT value FROM json_each(?)) AND {text}", [numbers, *values])
+        )
+    else:
+        _, others = _numbered(db, asked.table, asked.words)
+        both = set(msgspec.json.decode(numbers)) & set(msgspec.json.decode(others))
+        total, numbers = len(both), msgspec.json.encode(both).decode()
     return Found(asked, numbers, total, total <= few)
+
+
+def _numbered(db: sqlite3.Connection, table: str, part: Part) -> tuple[int, str]:
+    """How many rows there are, and their numbers."""
+    total, numbers = db.execute(
+        f"SELECT count(*), json_group_array(rowid) FROM {table} WHERE {part[0]}", part[1]
+    ).fetchone()
+    return int(total), str(numbers)
+
+
+def _listing(is_short: bool) -> str:
+    return f"listing {'INDEXED BY listing_short' if is_short else 'NOT INDEXED'}"
+
+
+def _held(db: sqlite3.Connection, found: Found) -> Found:
+    """The same with the numbers of the rows, for more than one look at them."""
+    if found.numbers is not None:
+        return found
+    total, numbers = _numbered(db, _listing(found.condition.is_short), found.condition.rows)
+    return Found(found.condition, numbers, total, total <= _FEW)
 
 
 def page(
@@ -113,7 +137,7 @@ def page(
     """
     name, direction = "path" if sort == "path" else column(sort), "DESC" if descending else "ASC"
     by = f"path {direction}" if name == "path" else f"{name} {direction} NULLS LAST, path"
-    order = _Order(name, by, _behind(name, after, descending) if after is not None else _ALL)
+    order = _Order(name, by, _behind(name, after, descending) if after is not None else ALL)
     if not most:
         return count(db, found), []
     if found == _EVERYTHING and name == "path":
@@ -135,7 +159,7 @@ def page(
 def count(db: sqlite3.Connection, found: Found) -> int:
     if found.numbers is not None:
         return found.total
-    text, values = found.condition.some
+    text, values = found.condition.all
     (total,) = db.execute(f"SELECT count(*) FROM listing WHERE {text}", values).fetchone()
     return int(total)
 
@@ -152,7 +176,7 @@ def _counted(db: sqlite3.Connection, found: Found, order: _Order, most: int) -> 
     """How many rows there are, and the numbers of the first: each is seen once, and a function counts."""
     passed = itertools.count()
     db.create_function("passed", 0, passed.__next__)
-    text, values = found.condition.some
+    text, values = found.condition.all
     # In one CASE, so that it counts what the condition holds for; with the plus, so that no index gives the order,
     # with which it would end before all rows were seen.
     query = (
@@ -172,7 +196,7 @@ def _first(db: sqlite3.Connection, found: Found, order: _Order, most: int) -> li
         enough = most + int(_MARGIN * most * rows / found.total)
         source = "listing" if order.name == "path" else table
         first = f"SELECT id FROM {source} WHERE {behind} ORDER BY {order.by} LIMIT {enough}"
-        text, values = found.condition.some
+        text, values = found.condition.all
         query = f"SELECT id FROM listing WHERE id IN ({first}) AND {text} ORDER BY +{order.by} LIMIT ?"
         numbers = _numbers(db, query, [*place, *values, most])
         if len(numbers) == most:
@@ -188,8 +212,8 @@ def _numbers(db: sqlite3.Connection, query: str, values: Sequence[Any]) -> list[
 
 def sets(db: sqlite3.Connection, found: Found, by: str) -> list[str]:
     """Values of the column `by` that rows of different weights have, sorted."""
-    if found.numbers is None and found != _EVERYTHING:
-        found = _numbered(db, found.condition, _FEW)
+    if found != _EVERYTHING:
+        found = _held(db, found)
     where, values = found.where()
     query = (
         f"SELECT {by} FROM (SELECT {by}, file FROM listing WHERE {by} IS NOT NULL AND {where}) AS listed "
@@ -201,7 +225,7 @@ def sets(db: sqlite3.Connection, found: Found, by: str) -> list[str]:
 
 def members(db: sqlite3.Connection, found: Found, by: str, value: str, most: int) -> list[Listed]:
     """The rows that have a value, by epoch, steps and path, the last ones without; at most so many."""
-    where, values = found.condition.some
+    where, values = found.condition.all
     order = "epoch IS NULL, epoch, steps IS NULL, steps, path"
     query = f"SELECT {_SHOWN} FROM listing WHERE {by} = ? AND {where} ORDER BY {order} LIMIT ?"
     return [_listed(row) for row in db.execute(query, (value, *values, most))]
@@ -209,7 +233,7 @@ def members(db: sqlite3.Connection, found: Found, by: str, value: str, most: int
 
 def size(db: sqlite3.Connection, found: Found, by: str, value: str) -> int:
     """How many rows have a value."""
-    where, values = found.condition.some
+    where, values = found.condition.all
     (count,) = db.execute(f"SELECT count(*) FROM listing WHERE {by} = ? AND {where}", (value, *values)).fetchone()
     return int(count)
 
@@ -217,8 +241,8 @@ def size(db: sqlite3.Connection, found: Found, by: str, value: str) -> int:
 def facets(db: sqlite3.Connection, found: Found, fields: Sequence[str]) -> dict[str, list[tuple[str, int]]]:
     """How many rows have each value of these fields, the most frequent first; "" where it is not known."""
     counts: dict[str, Counter[Any]] = {field: Counter() for field in fields}
-    if counts and found.numbers is None and not found.condition.is_short:
-        found = _numbered(db, found.condition, _FEW)
+    if counts and not found.condition.is_short:
+        found = _held(db, found)
     where, values = found.where()
     for asked, group in _grouped(counts):
         table, columns = found.table(asked[0]), ", ".join(asked)

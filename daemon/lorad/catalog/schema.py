@@ -137,12 +137,6 @@ MIGRATIONS = (
     CREATE INDEX listing_file ON listing (file);
     CREATE INDEX listing_stem ON listing (stem);
     CREATE INDEX listing_run ON listing (run) WHERE run IS NOT NULL;
-    -- All that is short, so that going through all rows reads half as much. It begins with what has few values:
-    -- in this order they are counted without sorting. See lorad.catalog.conditions.
-    CREATE INDEX listing_short ON listing (
-        family, base, algorithm, rank, trainer, convention, format, licence, dtype, state, author, size, mtime_ns,
-        min_rank, alpha, modules, component, sound, title, epoch, steps, date, path
-    );
     -- What words alone are looked for in, by the row of `listing`: name, title and trigger words, and tags; and an
     -- index of it for any part of a word.
     CREATE TABLE texts (
@@ -158,6 +152,12 @@ MIGRATIONS = (
     CREATE TABLE tagged (file INTEGER PRIMARY KEY, model INTEGER NOT NULL, said BLOB NOT NULL);
     ALTER TABLE listing ADD COLUMN own TEXT;
     ALTER TABLE listing ADD COLUMN note TEXT;
+    -- All that is short, so that going through all rows reads half as much. It begins with what has few values:
+    -- in this order they are counted without sorting. See lorad.catalog.conditions.
+    CREATE INDEX listing_short ON listing (
+        family, base, algorithm, rank, trainer, convention, format, licence, dtype, state, author, size, mtime_ns,
+        min_rank, alpha, modules, component, sound, title, epoch, steps, date, path
+    );
     """,
 )
 
