@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -90,22 +89,10 @@ def _put(groups: dict[str, Group], key: Key, layer: Layer, has_config: bool, pro
 
 def _name(groups: list[Group], has_config: bool, problems: Problems) -> None:
     peft = has_config or any(group.stem.startswith(PEFT_PREFIX) for group in groups)
-    underscored: dict[str, list[tuple[Group, str]]] = defaultdict(list)
-    for group in groups:
-        component, rest, flat = canonical.split_stem(group.stem, peft)
-        if flat:
-            underscored["te" if component.startswith("te") else ""].append((group, rest))
-            group.component, group.name = component, group.stem
-        else:
-            group.component, group.name = canonical.canonical(component, rest)
-    for kind, found in underscored.items():
-        known = canonical.dotted((rest for _, rest in found), kind)
-        for group, rest in found:
-            if rest in known:
-                group.component, group.name = canonical.canonical(group.component, known[rest])
     taken: set[tuple[str, str]] = set()
-    for group in groups:
-        if (group.component, group.name) in taken:
+    for group, named in zip(groups, canonical.names(tuple(group.stem for group in groups), peft), strict=True):
+        group.component, group.name = named
+        if named in taken:
             problems.warn(group.stem, f"a second module for {group.name!r}", "modules twice")
             group.name = group.stem
         taken.add((group.component, group.name))

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from functools import lru_cache
 from itertools import chain, zip_longest
 
 from loracore.names import unet
@@ -18,7 +19,39 @@ from loracore.names.families import heads, pattern, starts, tables
 
 _UNDERSCORED = beginning(UNDERSCORED)
 _DOTTED = beginning(prefix for prefix in PREFIXES if prefix not in UNDERSCORED)
+#: Many files have the same names; those of so many, of up to so many characters, are kept at hand.
+_FILES, _LENGTH = 64, 1 << 18
 _NUMBER = re.compile(r"(?<![^_])(\d+)(?![^_])")
+
+
+def names(stems: tuple[str, ...], peft: bool) -> tuple[tuple[str, str], ...]:
+    """Component and canonical name of all stems of a file; for `peft` see `split_stem`."""
+    return _named_once(stems, peft) if sum(map(len, stems)) <= _LENGTH else _named(stems, peft)
+
+
+def _named(stems: tuple[str, ...], peft: bool) -> tuple[tuple[str, str], ...]:
+    found = [split_stem(stem, peft) for stem in stems]
+    known = {
+        kind: dotted((rest for component, rest, flat in found if flat and _kind(component) == kind), kind)
+        for kind in {_kind(component) for component, _, flat in found if flat}
+    }
+    named = []
+    for stem, (component, rest, flat) in zip(stems, found, strict=True):
+        name = known[_kind(component)].get(rest) if flat else rest
+        named.append((component, stem) if name is None else canonical(component, name))
+    return tuple(named)
+
+
+_named_once = lru_cache(_FILES)(_named)
+
+
+def forget_names() -> None:
+    """Find names anew, for measurements."""
+    _named_once.cache_clear()
+
+
+def _kind(component: str) -> str:
+    return "te" if component.startswith("te") else ""
 
 
 def split_stem(stem: str, peft: bool) -> tuple[str, str, bool]:

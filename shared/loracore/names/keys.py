@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import NamedTuple
 
 from loracore.names.conventions import CONVENTIONS, beginning
@@ -28,11 +29,17 @@ _SUFFIXES: Mapping[str, tuple[str, str]] = {
     for convention in CONVENTIONS.values()
     for suffix in convention.suffixes
 }
+#: Layouts of one model share the names of their layers; so many, of up to so many characters, are kept at hand.
+_KEYS, _LENGTH = 1 << 14, 256
 _FORMS = tuple((convention.form, convention.name) for convention in CONVENTIONS.values() if convention.form)
 
 
 def parse_key(name: str) -> Key | None:
     """Take a layer's name apart; None where no convention knows it."""
+    return _parsed_once(name) if len(name) <= _LENGTH else _parsed(name)
+
+
+def _parsed(name: str) -> Key | None:
     one = name.rfind(".")
     two = name.rfind(".", 0, one)
     for dot in (name.rfind(".", 0, two), two, one):
@@ -44,6 +51,14 @@ def parse_key(name: str) -> Key | None:
             return _formed(match.groupdict(), match.lastgroup or "", convention)
     stem, _, last = name.rpartition(".")
     return Key(stem, last, "plain") if stem and last in {"weight", "bias"} else None
+
+
+_parsed_once = lru_cache(_KEYS)(_parsed)
+
+
+def forget_names() -> None:
+    """Take names apart anew, for measurements."""
+    _parsed_once.cache_clear()
 
 
 def _formed(groups: Mapping[str, str | None], last: str, convention: str) -> Key | None:

@@ -219,9 +219,9 @@ def _frequencies(stated: Statements) -> Counter[str]:
     for folder, tags in stated.mapping("ss_tag_frequency").items():
         # Older trainers wrote the tags themselves, without folders.
         for tag, number in tags.items() if isinstance(tags, dict) else [(folder, tags)]:
-            count = as_count(number)
-            if count is not None and tag.strip():
-                counts[tag.strip()] = min(counts[tag.strip()] + count, _MOST_IMAGES)
+            count, name = as_count(number), tag.strip()
+            if count is not None and name:
+                counts[name] = min(counts.get(name, 0) + count, _MOST_IMAGES)
     return counts
 
 
