@@ -41,7 +41,7 @@ _EXPRESSIONS = (
     "tag~anime", "tag=girlstyle", "base~flux", "ohwx", "ohwxlux girl", "girlstyle", "ko", "!anime", "name=*lux*",
     "size>100MB", "modified>2025-06", "state=duplicate", "dir=/srv/models/loras/flux", "date=2025-06",
     "title~lux !anime", "path~/sdxl/", "hash=wrong", "sound=yes", "family=unknown", "author=ka*",
-    "epoch>=10 steps<3000",
+    "epoch>=10 steps<3000", "ohwx family=sdxl", "ko family=flux", "name=[kl]*", "trigger=?a*", "path~models",
 )  # fmt: skip
 _SORTS = ("path", "-size", "-modified", "title", "-rank")
 _FACETS = ["family", "base", "algorithm", "rank", "trainer"]

@@ -31,6 +31,11 @@ _SHOWN = (
     "path, size, mtime_ns, state, format, (SELECT encoded FROM facts WHERE facts.file = listing.file), "
     "(SELECT said FROM tagged WHERE tagged.file = listing.file)"
 )
+#: Indexes that have all rows in the order of a column.
+_ORDERED = {
+    "path": "listing",
+    **{name: f"listing INDEXED BY listing_{name}" for name in ("size", "mtime_ns", "title")},
+}
 #: Rows that are faster looked up by their numbers than found among all.
 _FEW = 20_000
 #: How many of the rows that come first are looked at: so many times those that would do if what is asked for lay
@@ -140,9 +145,8 @@ def page(
     order = _Order(name, by, _behind(name, after, descending) if after is not None else ALL)
     if not most:
         return count(db, found), []
-    if found == _EVERYTHING and name == "path":
-        # The index by path gives the order.
-        query = f"SELECT id FROM listing WHERE {order.behind[0]} ORDER BY {by} LIMIT ?"
+    if found == _EVERYTHING and name in _ORDERED:
+        query = f"SELECT id FROM {_ORDERED[name]} WHERE {order.behind[0]} ORDER BY {by} LIMIT ?"
         total, numbers = count(db, found), _numbers(db, query, [*order.behind[1], most])
     elif found.numbers is None:
         total, numbers = _counted(db, found, order, most)
@@ -190,11 +194,11 @@ def _counted(db: sqlite3.Connection, found: Found, order: _Order, most: int) -> 
 def _first(db: sqlite3.Connection, found: Found, order: _Order, most: int) -> list[int]:
     """The numbers of the first rows, where those of all are known."""
     table, (behind, place) = found.table(order.name), order.behind
-    if not found.is_few:
+    (rows,) = db.execute("SELECT count(*) FROM listing").fetchone()
+    if not found.is_few and (order.name in _ORDERED or 2 * found.total > rows):
         # Most often they are among those that come first of all rows.
-        (rows,) = db.execute("SELECT count(*) FROM listing").fetchone()
         enough = most + int(_MARGIN * most * rows / found.total)
-        source = "listing" if order.name == "path" else table
+        source = _ORDERED.get(order.name, table)
         first = f"SELECT id FROM {source} WHERE {behind} ORDER BY {order.by} LIMIT {enough}"
         text, values = found.condition.all
         query = f"SELECT id FROM listing WHERE id IN ({first}) AND {text} ORDER BY +{order.by} LIMIT ?"

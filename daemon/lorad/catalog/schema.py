@@ -158,6 +158,10 @@ MIGRATIONS = (
         family, base, algorithm, rank, trainer, convention, format, licence, dtype, state, author, size, mtime_ns,
         min_rank, alpha, modules, component, sound, title, epoch, steps, date, path
     );
+    -- What rows are mostly sorted by, for the first of all or of many.
+    CREATE INDEX listing_size ON listing (size);
+    CREATE INDEX listing_mtime_ns ON listing (mtime_ns);
+    CREATE INDEX listing_title ON listing (title);
     """,
 )
 
