@@ -52,12 +52,13 @@ class Condition(NamedTuple):
     """What holds for the rows that all terms ask for.
 
     `rows` is what all terms but those of words and tags ask of `listing`; `is_short`: `listing_short` has all that
-    is looked at for it. `texts` is what those ask of `texts`, None where there are none. `words` is the same of
-    all rows of `table`: the index of words is asked where it can be, which takes as long as there are rows with
-    them.
+    is looked at for it, and finds rows by the part `found_by`. `texts` is what words and tags ask of `texts`, None
+    where there are none. `words` is the same of all rows of `table`: the index of words is asked where it can be,
+    which takes as long as there are rows with them.
     """
 
     rows: Part
+    found_by: Part
     is_short: bool
     texts: Part | None
     table: str
@@ -77,8 +78,9 @@ def condition(terms: Sequence[Term]) -> Condition:
     others = [term for term in terms if term.field not in (WORD, "tag")]
     is_short = all(column(term.field) in SHORT or term.field == "dir" for term in others)
     rows = _all([_term(term) for term in others])
+    found_by = next((part for part in map(_term, others) if part[0] == f"{SHORT[0]} = ?"), ALL)
     if not of_texts:
-        return Condition(rows, is_short, None, "", rows)
+        return Condition(rows, found_by, is_short, None, "", rows)
     # All at once are looked up faster than one after the other.
     match = " AND ".join(f"({match})" for term in of_texts if (match := _match(term)))
     rest = [_in_texts(term) for term in of_texts if not _is_matched(term)]
@@ -86,7 +88,7 @@ def condition(terms: Sequence[Term]) -> Condition:
     if rest:
         indexed = [("id IN (SELECT rowid FROM words WHERE words MATCH ?)", [match])] if match else []
         table, words = "texts", _all([*indexed, *rest])
-    return Condition(rows, is_short, _all([_in_texts(term) for term in of_texts]), table, words)
+    return Condition(rows, found_by, is_short, _all([_in_texts(term) for term in of_texts]), table, words)
 
 
 def _all(parts: Sequence[Part]) -> Part:
@@ -160,7 +162,8 @@ def _text(name: str, operator: str, value: str) -> Part:
     if operator.endswith("~"):
         text, values = f"coalesce({name}, '') GLOB ?", [_within(value)]
     elif not _GLOB & set(value):
-        text, values = f"coalesce({name}, '') = ?", ["" if value == "unknown" else value]
+        known = f"{name} = ?" if operator == "=" and value not in ("", "unknown") else f"coalesce({name}, '') = ?"
+        text, values = known, ["" if value == "unknown" else value]
     elif (glob := for_sqlite(value)) is not None:
         text, values = f"coalesce({name} GLOB ?, 0)", [glob]
     else:

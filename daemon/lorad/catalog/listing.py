@@ -37,7 +37,7 @@ _ORDERED = {
     **{name: f"listing INDEXED BY listing_{name}" for name in ("size", "mtime_ns", "title")},
 }
 #: Rows that are faster looked up by their numbers than found among all.
-_FEW = 20_000
+_FEW = 30_000
 #: How many of the rows that come first are looked at: so many times those that would do if what is asked for lay
 #: evenly among them.
 _MARGIN = 1.5
@@ -180,14 +180,15 @@ def _counted(db: sqlite3.Connection, found: Found, order: _Order, most: int) -> 
     """How many rows there are, and the numbers of the first: each is seen once, and a function counts."""
     passed = itertools.count()
     db.create_function("passed", 0, passed.__next__)
-    text, values = found.condition.all
+    (text, values), (found_by, by) = found.condition.all, found.condition.found_by
     # In one CASE, so that it counts what the condition holds for; with the plus, so that no index gives the order,
     # with which it would end before all rows were seen.
     query = (
         f"SELECT id FROM {found.table(order.name)} "
-        f"WHERE CASE WHEN {text} THEN passed() >= 0 AND {order.behind[0]} END ORDER BY +{order.by} LIMIT ?"
+        f"WHERE {found_by} AND CASE WHEN {text} THEN passed() >= 0 AND {order.behind[0]} END "
+        f"ORDER BY +{order.by} LIMIT ?"
     )
-    numbers = _numbers(db, query, [*values, *order.behind[1], most])
+    numbers = _numbers(db, query, [*by, *values, *order.behind[1], most])
     return next(passed), numbers
 
 
