@@ -32,8 +32,8 @@ from lorad.pipeline.cuda.buffer import Sizes
 from lorad.pipeline.cuda.device import Device, address
 from lorad.pipeline.cuda.digester import CudaDigester
 from lorad.pipeline.cuda.joins import JOINS_BYTES
+from lorad.pipeline.cuda.lanes import VALUE, Pieces, plan_pieces
 from lorad.pipeline.cuda.opening import check, drain
-from lorad.pipeline.cuda.plan import VALUE, Pieces, plan_pieces
 from lorad.pipeline.launch import Crew
 from lorad.pipeline.pipeline import Pipeline
 from lorad.pipeline.protocol import Filled

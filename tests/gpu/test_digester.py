@@ -19,8 +19,8 @@ from lorad.pipeline.cuda import digester as digesting
 from lorad.pipeline.cuda import joins
 from lorad.pipeline.cuda.device import Device, address
 from lorad.pipeline.cuda.digester import CudaDigester
+from lorad.pipeline.cuda.lanes import SPAN, VALUE
 from lorad.pipeline.cuda.opening import check, drain
-from lorad.pipeline.cuda.plan import SPAN, VALUE
 from lorad.pipeline.hasher import Hasher
 from lorad.pipeline.protocol import Digested, Filled
 

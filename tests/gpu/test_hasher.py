@@ -15,7 +15,7 @@ from lorad.pipeline.arena import Arena
 from lorad.pipeline.cuda import opening
 from lorad.pipeline.cuda.device import Device
 from lorad.pipeline.cuda.digester import CudaDigester
-from lorad.pipeline.cuda.plan import SPAN
+from lorad.pipeline.cuda.lanes import SPAN
 from lorad.pipeline.hasher import Hasher, _Opening
 from lorad.pipeline.protocol import Filled, Using
 

@@ -18,8 +18,8 @@ from lorad.pipeline.cuda.buffer import Sizes
 from lorad.pipeline.cuda.device import Device
 from lorad.pipeline.cuda.digester import CudaDigester
 from lorad.pipeline.cuda.joins import JOINS_BYTES
+from lorad.pipeline.cuda.lanes import SPAN
 from lorad.pipeline.cuda.opening import LITTLE, NoGpu, cpu_rate, open_gpu, roomiest
-from lorad.pipeline.cuda.plan import SPAN
 from lorad.pipeline.protocol import Digested
 from tests.gpu.conftest import emulated_environment
 

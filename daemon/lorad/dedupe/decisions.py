@@ -1,6 +1,6 @@
 """De-duplication in a running daemon: newcomers, what is hidden, and what is said of both.
 
-The core calls it at each turn. What the engine knows reaches the decisions of `newcomers` and `returns`, those are
+The core calls it at each turn. What the engine knows reaches the decisions of `newcomers` and `missed`, those are
 carried out by `service`, and what came of that reaches the engine by `outcomes`.
 """
 
@@ -18,11 +18,11 @@ from loracore.identity import Identity
 from loracore.settings import free_part, grace_seconds
 from lorad.dedupe.action.order import Side
 from lorad.dedupe.candidates import Candidates
+from lorad.dedupe.missed import Missed
 from lorad.dedupe.newcomers import Automatic, PlanFor
 from lorad.dedupe.outcomes import Outcomes
 from lorad.dedupe.places import Places
 from lorad.dedupe.planner import policy_of
-from lorad.dedupe.returns import Returns
 from lorad.dedupe.rootlock import RootLocks
 from lorad.dedupe.service import Service
 from lorad.dedupe.summary import Reports, list_files, sum_up
@@ -61,8 +61,8 @@ class Decisions:
             state_dir, self._reports.tell, wake, self.candidates, self._places, self.hidden_files
         )
         self._dispatch = self.service.dispatch
-        self.returns = Returns(self.service)
-        self._outcomes = Outcomes(self.service, self.returns, complain)
+        self.missed = Missed(self.service)
+        self._outcomes = Outcomes(self.service, self.missed, complain)
         self._automatic: Automatic | None = None
         #: Duplicates that were found, and after which generation the catalogue has them.
         self._found: dict[bytes, int] = {}
@@ -92,8 +92,8 @@ class Decisions:
         self._config = config
         self.service.use(config)
         self._places.rules = policy_of(config).rules
-        self.returns.freeing.grace = grace_seconds(config.dedupe.grace)
-        self.returns.freeing.free_below = free_part(config.dedupe.free_below)
+        self.missed.freeing.grace = grace_seconds(config.dedupe.grace)
+        self.missed.freeing.free_below = free_part(config.dedupe.free_below)
         if self._automatic:
             self._automatic.use(config.dedupe.action)
             if not self._automatic.acts:
@@ -114,7 +114,7 @@ class Decisions:
 
     def gone(self, path: bytes) -> None:
         """A name is not there any more, or another file has it."""
-        self.returns.links.gone(path)
+        self.missed.links.gone(path)
 
     def duplicate(self, path: bytes, generation: int) -> None:
         """A new file became a duplicate while the catalogue was at this generation."""
@@ -131,13 +131,13 @@ class Decisions:
             self._swept |= not engine.sweeps.active
             if self._looks and not engine.sweeps.active:
                 self._looks = False
-                self.returns.retry()
+                self.missed.retry()
             if self._swept:
                 self._decide(engine, generation, quiet=quiet)
         if trouble and not (engine is not None and self._swept):
             self._outcomes.look_at_names()
         # How long lorad has run is written down now and then, where something waits for that.
-        if self._dispatch.clock - self._kept_clock >= _CLOCK and any(self.returns.held):
+        if self._dispatch.clock - self._kept_clock >= _CLOCK and any(self.missed.held):
             self._kept_clock = self._dispatch.clock
             self.service.keep_clock()
         self._reports.end_day()
@@ -147,13 +147,13 @@ class Decisions:
         if self._outcomes.loaded:
             with suppress(StateError):
                 self._outcomes.adopt(engine)
-            self.returns.look(engine.holders, self._places, quiet=quiet)
+            self.missed.look(engine.holders, self._places, quiet=quiet)
             if quiet:
-                self.returns.links.follow(engine.names.links)
-            for path in self.returns.missing_keepers():
+                self.missed.links.follow(engine.names.links)
+            for path in self.missed.missing_keepers():
                 engine.looks.touched(path)
             roots = [os.fsencode(root) for root in self._config.watch.roots]
-            self.returns.freeing.free(self._dispatch.clock, roots)
+            self.missed.freeing.free(self._dispatch.clock, roots)
         # One that came again while its name is acted on is not settled with that.
         if not self._automatic.busy:
             for path in [path for path, found in self._found.items() if found < generation]:
@@ -162,15 +162,15 @@ class Decisions:
             self._automatic.look(engine.holders.is_newcomer)
 
     def stop(self) -> None:
-        if any(self.returns.held):
+        if any(self.missed.held):
             self.service.keep_clock()
         self.service.stop(_PATIENCE)
         self.candidates.close()
 
     def hidden(self) -> Hidden:
         """For status."""
-        return sum_up(self.returns, self._dispatch.clock, self._config.watch.roots)
+        return sum_up(self.missed, self._dispatch.clock, self._config.watch.roots)
 
     def hidden_files(self, ids: Sequence[int] | None) -> list[HiddenFile]:
         """What these actions, or all, have hidden, the one that is due first in front."""
-        return list_files(self.returns, self._dispatch.clock, ids)
+        return list_files(self.missed, self._dispatch.clock, ids)

@@ -17,7 +17,7 @@ from lorad.dedupe.action.entry import UNFINISHED
 from lorad.dedupe.action.hidden import is_link, likeness_of
 from lorad.dedupe.action.order import HELD, Result
 from lorad.dedupe.action.registry import ACTIONS
-from lorad.dedupe.returns import Returns
+from lorad.dedupe.missed import Missed
 from lorad.dedupe.service import Service
 from lorad.index.engine import Engine
 from lorad.watch import timed_calls
@@ -30,10 +30,10 @@ _NAMES = 1.0
 class Outcomes:
     """For the core. `complain` is called with trouble of the journal."""
 
-    def __init__(self, service: Service, returns: Returns, complain: Callable[[str], None]) -> None:
+    def __init__(self, service: Service, missed: Missed, complain: Callable[[str], None]) -> None:
         self._service = service
         self._dispatch = service.dispatch
-        self._returns = returns
+        self._missed = missed
         self._complain = complain
         #: Whether the engine has what the journal says is hidden.
         self.loaded = False
@@ -59,7 +59,7 @@ class Outcomes:
             self._complain(str(error))
             return
         self.loaded = True
-        self._returns.load()
+        self._missed.load()
         known: set[bytes] = set()
         missing = []
         for result in results:
@@ -73,10 +73,10 @@ class Outcomes:
             self._service.look_for(missing)
 
     def _stands(self, engine: Engine, result: Result) -> None:
-        self._returns.put(result, _weights(engine, result))
+        self._missed.put(result, _weights(engine, result))
         # Its owner may have moved a link before he could be heard to.
         if ACTIONS[result.action].symbolic and not is_link(result.path):
-            self._returns.links.gone(result.path)
+            self._missed.links.gone(result.path)
 
     def look_at_names(self) -> None:
         """See to what is missed while there is no catalogue: its disk may be full, or not there."""
@@ -87,12 +87,12 @@ class Outcomes:
         for result in self._dispatch.take():
             # Of what was done, the engine is told once there is one.
             self._results.append(result)
-            self._returns.refused(result.id if result.state == "refused" else 0)
-        if not any(self._returns.held):
+            self._missed.refused(result.id if result.state == "refused" else 0)
+        if not any(self._missed.held):
             with suppress(StateError):
                 for result in self._service.in_force():
-                    self._returns.put(result, [(result.layout, result.weights)])
-        self._returns.look_at_names()
+                    self._missed.put(result, [(result.layout, result.weights)])
+        self._missed.look_at_names()
 
     def _put(self, engine: Engine, result: Result) -> None:
         """What names lead to since an action."""
@@ -100,7 +100,7 @@ class Outcomes:
             engine.names.relinked(result.kept_before, result.kept_now)
         match result.state:
             case "hidden" | "waiting" | "quarantined":
-                before = next((one.aside for one in self._returns.held if one.id == result.id), result.path)
+                before = next((one.aside for one in self._missed.held if one.id == result.id), result.path)
                 if before != result.aside:
                     _hide(engine, before, result)
             case "undone" | "given_back" if ACTIONS[result.action].hides:
@@ -111,7 +111,7 @@ class Outcomes:
                 engine.blocks.add_name(result.kept)
                 engine.blocks.add_name(result.path)
         if result.state == "refused":
-            self._returns.refused(result.id)
+            self._missed.refused(result.id)
         elif result.id and result.state != "nothing":
             self._stands(engine, result)
         self._dispatch.settled(result)
@@ -137,7 +137,7 @@ class Outcomes:
                     self._strays += 1
                     stray = _stray(self._strays, name, path, unit=unit)
                     _hide(engine, name, stray)
-                    self._returns.put(stray, _weights(engine, stray))
+                    self._missed.put(stray, _weights(engine, stray))
                 engine.hiding.met.discard(path)
 
     def _is_ours(self, number: int, path: bytes) -> bool:

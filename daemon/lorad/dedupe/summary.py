@@ -29,7 +29,7 @@ from loracore.control import (
 )
 from loracore.paths import shown
 from loracore.time import rfc3339
-from lorad.dedupe.returns import Returns
+from lorad.dedupe.missed import Missed
 from lorad.dedupe.standing import Standing
 from lorad.watch import timed_calls
 
@@ -109,11 +109,11 @@ UNKNOWN = "it is in no journal here: it is given back when it is missed, and nev
 _FULL = 0.05
 
 
-def sum_up(returns: Returns, ran: float, roots: Sequence[str]) -> Hidden:
+def sum_up(missed: Missed, ran: float, roots: Sequence[str]) -> Hidden:
     """All of it. `ran`: seconds that lorad has run."""
-    everything = list(returns.held)
+    everything = list(missed.held)
     held = [one for one in everything if one.id > 0]
-    due = [left for one in held if (left := returns.freeing.after(one, ran)) is not None]
+    due = [left for one in held if (left := missed.freeing.after(one, ran)) is not None]
     waiting = [one for one in held if one.state == "waiting"]
     return Hidden(
         len(held),
@@ -126,17 +126,17 @@ def sum_up(returns: Returns, ran: float, roots: Sequence[str]) -> Hidden:
     )
 
 
-def list_files(returns: Returns, ran: float, ids: Sequence[int] | None) -> list[HiddenFile]:
+def list_files(missed: Missed, ran: float, ids: Sequence[int] | None) -> list[HiddenFile]:
     """What these actions, or all, have hidden, the one that is due first in front.
 
     Among all are those that no action of the journal has hidden, of number 0: nothing is done to them by itself
     or on request, but that they are given back when they are missed.
     """
     found = []
-    for one in list(returns.held):
+    for one in list(missed.held):
         if ids is not None and one.id not in ids:
             continue
-        left = returns.freeing.after(one, ran)
+        left = missed.freeing.after(one, ran)
         date = "" if left is None else rfc3339(time.time() + left)
         order = float("inf") if left is None else left
         text = one.text if one.id > 0 else UNKNOWN

@@ -17,9 +17,9 @@ from blake3 import blake3
 from loracore.errors import MalformedFile, UnknownFormat
 from loracore.tensorfile import pickles, safetensors
 from loracore.tensorfile.container import Arrangement, Container, Layer, Layout, Strides
+from loracore.tensorfile.pickle_names import DTYPES, Mapping, Storage, Tensor
 from loracore.tensorfile.source import Source
 from loracore.tensorfile.statedict import named_tensors, simple_metadata
-from loracore.tensorfile.torchtypes import DTYPES, Mapping, Storage, Tensor
 from loracore.tensorfile.ziprecords import Record, read_directory, read_record, record_start
 
 _MAGIC = 0x1950A86A20F9469CFC6C

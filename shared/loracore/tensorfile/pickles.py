@@ -1,7 +1,7 @@
 """A pickle machine that obeys weights only: no import, no call, no instance, bounded time and memory.
 
 It reads the instructions that torch's own weights-only unpickler reads (torch 2.13,
-`torch/_weights_only_unpickler.py`) and builds the inert values of `torchtypes`. Every instruction costs
+`torch/_weights_only_unpickler.py`) and builds the inert values of `pickle_names`. Every instruction costs
 time in proportion to the bytes or the stack items that it consumes, nothing is hashed but short slices of
 the input, and no value is larger than what made it; so a pickle costs at most `MAX_INSTRUCTIONS` steps and
 some hundred bytes of memory for each. Values may share parts and contain themselves, as pickles may:
@@ -17,7 +17,7 @@ from struct import unpack_from
 import msgspec
 
 from loracore.errors import MalformedFile, UnsafePickle
-from loracore.tensorfile.torchtypes import (
+from loracore.tensorfile.pickle_names import (
     ALLOWED,
     DTYPES,
     OPAQUE,

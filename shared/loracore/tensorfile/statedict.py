@@ -12,7 +12,7 @@ import msgspec
 
 from loracore.errors import MalformedFile, UnknownFormat
 from loracore.tensorfile.container import MAX_LAYERS
-from loracore.tensorfile.torchtypes import Foreign, Mapping, Tensor
+from loracore.tensorfile.pickle_names import Foreign, Mapping, Tensor
 
 #: Values visited, names' characters in all, and levels of nesting; far above any real checkpoint.
 _MAX_VISITS = 1_000_000

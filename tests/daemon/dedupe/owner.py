@@ -168,8 +168,8 @@ class Lorad:
         self.dedupe.go_on(self.life.engine)
 
     def _move_clock(self) -> None:
-        returns = self.dedupe.returns
-        for each in (returns, returns._asked, returns.freeing, returns.freeing.asked):
+        missed = self.dedupe.missed
+        for each in (missed, missed._asked, missed.freeing, missed.freeing.asked):
             each._clock = lambda: time.monotonic() + self.later  # type: ignore[attr-defined]
 
     def _complain(self, text: str) -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from loracore.control import ActionRefused, ActionTaken, ActionUndone, DaySummary
 from lorad.dedupe.action.order import Result
-from lorad.dedupe.returns import Returns
+from lorad.dedupe.missed import Missed
 from lorad.dedupe.standing import Wants
 from lorad.dedupe.summary import Day, list_files, sum_up
 
@@ -58,15 +58,15 @@ class Nothing:
 
 def test_what_no_journal_knows_is_counted_and_named() -> None:
     """Beside what actions have hidden; it is never due, and no action's number leads to it."""
-    returns = Returns(cast("Wants", Nothing()))
+    missed = Missed(cast("Wants", Nothing()))
     for number, name in [(7, b"/m/mine"), (-1, b"/m/stray"), (-2, b"/m/other")]:
         result = Result(number, "delete", b"/m/kept", name, 5, "hidden", aside=b"/m/.hidden")
-        returns.put(result, [(b"layout", b"weights")])
-    hidden = sum_up(returns, 0.0, ())
+        missed.put(result, [(b"layout", b"weights")])
+    hidden = sum_up(missed, 0.0, ())
     assert (hidden.files, hidden.bytes, hidden.unknown) == (1, 5, 2)
-    mine, *strays = list_files(returns, 0.0, None)
+    mine, *strays = list_files(missed, 0.0, None)
     assert (mine.id, mine.path, mine.reason) == (7, b"/m/mine", "")
     assert [(file.id, file.path, file.due) for file in strays] == [(0, b"/m/other", ""), (0, b"/m/stray", "")]
     assert all("in no journal" in file.reason for file in strays)
-    assert [file.id for file in list_files(returns, 0.0, [7])] == [7]
-    assert list_files(returns, 0.0, [0, 1]) == []
+    assert [file.id for file in list_files(missed, 0.0, [7])] == [7]
+    assert list_files(missed, 0.0, [0, 1]) == []

@@ -16,7 +16,7 @@ from torch._weights_only_unpickler import _get_allowed_globals
 
 from loracore.errors import MalformedFile, UnsafePickle
 from loracore.tensorfile import open_container, pickles
-from loracore.tensorfile.torchtypes import ALLOWED, Mapping, OrderedMapping, Tensor
+from loracore.tensorfile.pickle_names import ALLOWED, Mapping, OrderedMapping, Tensor
 from tests.shared.tensorfile.handmade import archive, asks, text, view
 from tests.shared.tensorfile.reading import every_dtype, expected, read_layers, save
 

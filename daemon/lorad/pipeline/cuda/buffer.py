@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lorad.pipeline.cuda.device import PAD, Bytes, Device, address
-from lorad.pipeline.cuda.plan import ITEM, SPAN, VALUE, Plan
+from lorad.pipeline.cuda.lanes import ITEM, SPAN, VALUE, Plan
 
 #: Pieces of a batch that are digested on the GPU: what the tables have room for.
 PIECES = 16_384

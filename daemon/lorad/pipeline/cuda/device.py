@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lorad.pipeline.cuda.plan import TILE, Plan
+from lorad.pipeline.cuda.lanes import TILE, Plan
 
 #: Bytes around everything in device memory: the kernel reads whole vectors, a little before and after a piece.
 PAD = 128

@@ -17,7 +17,7 @@ from lorad.pipeline.arena import Arena
 from lorad.pipeline.cuda.buffer import PIECES, Buffer, Sizes
 from lorad.pipeline.cuda.device import Bytes, Device, address
 from lorad.pipeline.cuda.joins import Joins
-from lorad.pipeline.cuda.plan import SPAN, TILE, Numbers, Pieces, Plan, plan_pieces
+from lorad.pipeline.cuda.lanes import SPAN, TILE, Numbers, Pieces, Plan, plan_pieces
 from lorad.pipeline.digesting import CpuBackend, keep
 from lorad.pipeline.protocol import Digested, Filled
 

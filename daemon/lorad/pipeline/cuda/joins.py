@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from lorad.pipeline.cuda.device import PAD, Bytes, Device, address
-from lorad.pipeline.cuda.plan import SPAN, VALUE, Plan, plan_join
+from lorad.pipeline.cuda.lanes import SPAN, VALUE, Plan, plan_join
 
 #: Bytes of that place: for the tiles of 4 GiB, what joins them, and their tables.
 _ROOM = VALUE * ((4 << 30) // SPAN + 1024)

@@ -18,7 +18,7 @@ from lorad.pipeline.cuda.buffer import Sizes
 from lorad.pipeline.cuda.device import Device, address
 from lorad.pipeline.cuda.digester import DEPTH, CudaDigester
 from lorad.pipeline.cuda.joins import JOINS_BYTES
-from lorad.pipeline.cuda.plan import SPAN
+from lorad.pipeline.cuda.lanes import SPAN
 from lorad.pipeline.digesting import CpuBackend
 from lorad.pipeline.protocol import Filled
 

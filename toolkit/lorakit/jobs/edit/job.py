@@ -11,7 +11,7 @@ from loracore.jobs.job import Context
 from loracore.paths import shown
 from lorakit.jobs.edit import journal as journals
 from lorakit.jobs.edit.batch import Batches
-from lorakit.jobs.edit.changes import check_parameters
+from lorakit.jobs.edit.entries import check_parameters
 from lorakit.jobs.edit.planning import plan
 from lorakit.jobs.edit.settling import settle_all
 from lorakit.jobs.edit.undo import became, undo

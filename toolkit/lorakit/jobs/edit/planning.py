@@ -13,8 +13,8 @@ from loracore.errors import ChangedFile, FileError
 from loracore.identity import Identity
 from loracore.jobs.edit import EditParameters, FileEdit
 from loracore.tensorfile import SUFFIXES, Source, open_regular
-from lorakit.jobs.edit.changes import changed_entries, listed, touches_function
 from lorakit.jobs.edit.data import block_of
+from lorakit.jobs.edit.entries import changed_entries, listed, touches_function
 from lorakit.jobs.edit.header import Header, read_header, with_metadata
 from lorakit.jobs.edit.hold import settled
 from lorakit.jobs.edit.stated_hashes import repaired, stale

@@ -13,7 +13,7 @@ from loracore.jobs.edit import EditParameters, FileEdit, State
 from loracore.jobs.job import Context
 from loracore.paths import shown
 from lorakit.jobs.edit.batch import Batches
-from lorakit.jobs.edit.changes import listed
+from lorakit.jobs.edit.entries import listed
 from lorakit.jobs.edit.header import metadata_of, read_header
 from lorakit.jobs.edit.journal import Journal, Row, digest
 from lorakit.jobs.edit.planning import opened

@@ -13,8 +13,8 @@ import pytest
 
 from loracore.identity import Identity
 from lorad.dedupe.action.order import Result
+from lorad.dedupe.missed import Missed
 from lorad.dedupe.places import Places
-from lorad.dedupe.returns import Returns
 from lorad.dedupe.standing import Keeper, Standing, Weights
 
 WEIGHTS: Weights = (b"layout", b"weights")
@@ -104,8 +104,8 @@ def asked() -> Asked:
 
 
 @pytest.fixture
-def returns(asked: Asked, clock: Moment) -> Returns:
-    made = Returns(asked, clock)
+def missed(asked: Asked, clock: Moment) -> Missed:
+    made = Missed(asked, clock)
     made.put(HIDDEN, [WEIGHTS])
     return made
 
@@ -120,45 +120,45 @@ class AllPlaces(Places):
 PLACES = AllPlaces()
 
 
-def test_what_was_refused_is_asked_again(returns: Returns, asked: Asked, clock: Moment) -> None:
+def test_what_was_refused_is_asked_again(missed: Missed, asked: Asked, clock: Moment) -> None:
     """Later each time; once it is back, no more."""
     library = Library()
     for times, moment in enumerate((0, 2, 7, 22, 82, 142), start=1):
         for now in (moment - 1, moment):
             clock.now = float(max(0, now))
-            returns.look(library, PLACES, quiet=True)
+            missed.look(library, PLACES, quiet=True)
             assert len(asked.given_back) == (times if now == moment else max(1, times - 1)), now
-        returns.refused(1)
-    returns.put(Result(1, "delete", b"", b"", 0, "given_back"), [WEIGHTS])
+        missed.refused(1)
+    missed.put(Result(1, "delete", b"", b"", 0, "given_back"), [WEIGHTS])
     clock.now = 99_999.0
-    returns.look(library, PLACES, quiet=True)
+    missed.look(library, PLACES, quiet=True)
     assert len(asked.given_back) == 6
 
 
 def test_a_link_that_could_not_be_led_on_is_tried_again(asked: Asked, clock: Moment) -> None:
     """As where somebody writes to the kept file just then."""
-    returns = Returns(asked, clock)
+    missed = Missed(asked, clock)
     link = Result(1, "symlink", b"/lib/kept", b"/lib/gone", 7, "freed")
-    returns.put(link, [WEIGHTS])
+    missed.put(link, [WEIGHTS])
     library = Library([File(b"/lib/renamed")])
     for moment, times in [(0, 1), (4, 1), (5, 2)]:
         clock.now = float(moment)
-        returns.look(library, PLACES, quiet=True)
+        missed.look(library, PLACES, quiet=True)
         assert asked.led == [b"/lib/renamed"] * times
-        returns.refused(1)
+        missed.refused(1)
 
 
 def test_a_link_to_nothing_is_led_to_what_is_not_read_yet(asked: Asked, clock: Moment) -> None:
     """Once all is quiet and the kept file is gone rather than away; again later, where nothing was found."""
-    returns = Returns(asked, clock)
-    returns.put(Result(1, "symlink", b"/lib/kept", b"/lib/gone", 7, "freed"), [WEIGHTS])
+    missed = Missed(asked, clock)
+    missed.put(Result(1, "symlink", b"/lib/kept", b"/lib/gone", 7, "freed"), [WEIGHTS])
     for library, quiet, times in [(Library(), False, 0), (Library(reason="away"), True, 0), (Library(), True, 1)]:
-        returns.look(library, PLACES, quiet=quiet)
+        missed.look(library, PLACES, quiet=quiet)
         assert asked.sought == [1] * times
-    returns.refused(1)
+    missed.refused(1)
     for moment, times in [(4, 1), (5, 2)]:
         clock.now = float(moment)
-        returns.look(Library(), PLACES, quiet=True)
+        missed.look(Library(), PLACES, quiet=True)
         assert asked.sought == [1] * times
 
 
@@ -166,12 +166,12 @@ def test_a_link_that_leads_somewhere_is_left_alone(asked: Asked, clock: Moment, 
     """Nobody need have read what it leads to."""
     kept = tmp_path / "kept"
     kept.touch()
-    returns = Returns(asked, clock)
-    returns.put(Result(1, "symlink", os.fsencode(kept), b"/lib/gone", 7, "freed"), [WEIGHTS])
-    returns.look(Library(), PLACES, quiet=True)
+    missed = Missed(asked, clock)
+    missed.put(Result(1, "symlink", os.fsencode(kept), b"/lib/gone", 7, "freed"), [WEIGHTS])
+    missed.look(Library(), PLACES, quiet=True)
     assert not asked.sought
     kept.unlink()
-    returns.look(Library(dirty={WEIGHTS}), PLACES, quiet=True)
+    missed.look(Library(dirty={WEIGHTS}), PLACES, quiet=True)
     assert asked.sought == [1]
 
 
@@ -187,25 +187,25 @@ class AtOnce(Asked):
 def test_what_could_not_be_freed_is_tried_again(clock: Moment) -> None:
     """After 5 seconds, and a minute, also where the service was done at once."""
     asked = AtOnce()
-    returns = Returns(asked, clock)
-    returns.put(HIDDEN, [WEIGHTS])
+    missed = Missed(asked, clock)
+    missed.put(HIDDEN, [WEIGHTS])
     for moment, times in [(0, 1), (4, 1), (5, 2), (64, 2), (65, 3)]:
         clock.now = float(moment)
-        returns.freeing.free(1.0, ())
+        missed.freeing.free(1.0, ())
         assert asked.freed == [1] * times, moment
 
 
 @pytest.mark.parametrize("reason", ["", "reading", "settling", "away"])
-def test_what_is_not_certain_is_waited_for(returns: Returns, asked: Asked, clock: Moment, reason: str) -> None:
+def test_what_is_not_certain_is_waited_for(missed: Missed, asked: Asked, clock: Moment, reason: str) -> None:
     """After a minute at the latest, but for what is away."""
     library = Library(reason=reason)
-    returns.look(library, PLACES, quiet=False)
+    missed.look(library, PLACES, quiet=False)
     assert not asked.given_back
     clock.now = 59.0
-    returns.look(library, PLACES, quiet=reason == "away")
+    missed.look(library, PLACES, quiet=reason == "away")
     assert not asked.given_back
     clock.now = 60.0
-    returns.look(library, PLACES, quiet=False)
+    missed.look(library, PLACES, quiet=False)
     assert bool(asked.given_back) == (reason != "away")
 
 

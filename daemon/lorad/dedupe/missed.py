@@ -1,7 +1,7 @@
-"""When a hidden file is given back (SPEC section 5): no file of its weights and function that may keep is left.
+"""Which hidden files are missed (SPEC section 5): no file of their weights and function that may keep is left.
 
 For the core, which asks at each turn. It decides from what the engine knows of names and weights; the service
-carries it out (`giving_back`), and every file is looked at again there.
+gives them back (`giving_back`), and every file is looked at again there.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _AT_ONCE = 256
 _PULSE = 50
 
 
-class Returns:
+class Missed:
     """Actions in force, by the weights of what they have hidden. Times are of a clock that does not jump."""
 
     def __init__(self, service: Wants, clock: Callable[[], float] = time.monotonic) -> None:

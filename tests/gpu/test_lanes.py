@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lorad.pipeline.cuda.plan import CHUNK, SPAN, TILE, Pieces, plan_join, plan_pieces
+from lorad.pipeline.cuda.lanes import CHUNK, SPAN, TILE, Pieces, plan_join, plan_pieces
 
 LENGTHS = st.one_of(st.integers(0, 3 * CHUNK), st.integers(0, 2 * SPAN), st.just(TILE * SPAN + 1))
 
