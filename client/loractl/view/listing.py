@@ -63,6 +63,7 @@ def _form(file: ListedFile) -> dict[str, Any]:
     return {
         "path": os.fsdecode(file.path), "size": file.size, "mtime_ns": file.mtime_ns, "state": file.state,
         "format": file.format, **known, "own": file.own, "note": file.note or None,
+        "hash": file.hash,
     }  # fmt: skip
 
 
@@ -77,6 +78,7 @@ def _cell(file: ListedFile, name: str) -> Cell:
         "format": lambda: file.format,
         "own": lambda: ", ".join(file.own) or None,
         "note": lambda: file.note or None,
+        "hash": lambda: file.hash,
     }
     if name in own:
         return own[name]()

@@ -25,19 +25,12 @@ SHORT = (
 _GLOB, _SIGNS = frozenset("*?["), re.compile(r"[*?\[]")
 #: The index of words knows no shorter ones.
 _INDEXED = 3
-#: Of a hash that the header states.
-_CHECKED = "SELECT model FROM hashes WHERE hashes.file = listing.file"
-_HASHES = {
-    "none": "model_hash IS NULL",
-    **{
-        value: f"CASE WHEN model_hash IS NULL THEN 0 ELSE {text} END"
-        for value, text in {
-            "unchecked": f"({_CHECKED}) IS NULL",
-            "right": f"substr(lower(hex(({_CHECKED}))), 1, length(model_hash)) = model_hash",
-            "wrong": f"substr(lower(hex(({_CHECKED}))), 1, length(model_hash)) NOT IN ('', model_hash)",
-        }.items()
-    },
-}
+_HASHED = "(SELECT model FROM hashes WHERE hashes.file = listing.file)"
+#: What the hash that the header states is.
+HASH = (
+    f"CASE WHEN model_hash IS NULL THEN 'none' WHEN {_HASHED} IS NULL THEN 'unchecked' "
+    f"WHEN substr(lower(hex({_HASHED})), 1, length(model_hash)) = model_hash THEN 'right' ELSE 'wrong' END"
+)
 _LAST = "\U0010ffff"
 #: The last times that there are.
 _LAST_MONTH, _END = datetime(9999, 12, 1, tzinfo=UTC), datetime.max.replace(tzinfo=UTC)
@@ -154,8 +147,7 @@ def _term(term: Term) -> Part:
             folder = str(value).rstrip("/").encode("utf-8", "surrogateescape")
             text = "(path > ? AND path < ?)"
             return text if operator == "=" else f"NOT {text}", [folder + b"/", folder + b"0"]
-    text = _HASHES[str(value)]
-    return text if operator == "=" else f"NOT {text}", []
+    return f"{HASH} {operator} ?", [value]
 
 
 def _text(name: str, operator: str, value: str) -> Part:

@@ -13,7 +13,7 @@ import msgspec
 from loracore.expressions import Term
 from loracore.facts import Facts, decode
 from loracore.tags import Tags
-from lorad.catalog.conditions import ALL, SHORT, Condition, Part, column, condition
+from lorad.catalog.conditions import ALL, HASH, SHORT, Condition, Part, column, condition
 from lorad.catalog.runs import with_marks
 from lorad.catalog.tags import said_of
 from lorad.catalog.views import value
@@ -29,7 +29,7 @@ _GROUPED = SHORT[: SHORT.index("author")]
 #: What is shown of a row.
 _SHOWN = (
     "path, size, mtime_ns, state, format, (SELECT encoded FROM facts WHERE facts.file = listing.file), "
-    "(SELECT said FROM tagged WHERE tagged.file = listing.file)"
+    f"(SELECT said FROM tagged WHERE tagged.file = listing.file), {HASH}"
 )
 #: Indexes that have all rows in the order of a column.
 _ORDERED = {
@@ -61,6 +61,7 @@ class Listed(NamedTuple):
     facts: Facts | None
     own: tuple[str, ...]
     note: str
+    hash: str
 
 
 class Found(NamedTuple):
@@ -298,9 +299,9 @@ def _behind(name: str, after: Place, descending: bool) -> Part:
 
 
 def _listed(row: Sequence[Any]) -> Listed:
-    path, size, mtime_ns, state, form, encoded, user = row
+    path, size, mtime_ns, state, form, encoded, user, stated_hash = row
     said = said_of(user)
-    return Listed(path, size, mtime_ns, state, form, _decoded(encoded, path), said.tags, said.note)
+    return Listed(path, size, mtime_ns, state, form, _decoded(encoded, path), said.tags, said.note, stated_hash)
 
 
 def _decoded(encoded: bytes | None, path: bytes) -> Facts | None:

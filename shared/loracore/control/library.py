@@ -154,7 +154,8 @@ class Shown(Struct, frozen=True, tag="shown"):
 class ListedFile(Struct, frozen=True):
     """`state` is as in processed.json. `facts`: None where its header was not read for them.
 
-    `own` and `note`: the user's own tags and note, see `TagFiles`.
+    `own` and `note`: the user's own tags and note, see `TagFiles`. `hash`: whether the hash that its header
+    states is right, wrong or unchecked; none where it states none.
     """
 
     path: bytes
@@ -165,6 +166,7 @@ class ListedFile(Struct, frozen=True):
     facts: Facts | None = None
     own: tuple[str, ...] = ()
     note: str = ""
+    hash: str = "none"
 
 
 class Files(Struct, frozen=True, tag="listed"):

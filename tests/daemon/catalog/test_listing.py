@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from loracore.expressions import parse
 from loracore.facts import Facts, encode
 from loracore.paths import CATALOGUE
-from lorad.catalog import Catalog, Row
+from lorad.catalog import Catalog, Identified, Row
 from lorad.catalog.conditions import SHORT
 from lorad.catalog.facts import FactsTable
 from lorad.catalog.listing import Listed, facets, find, is_listed, page
@@ -392,3 +392,33 @@ def test_rows_that_are_still_to_be_made_are_not_taken_for_none(tmp_path: Path) -
         assert not is_listed(db)
         db.execute("DROP TABLE listing")
         assert not is_listed(db)
+
+
+def test_a_stated_hash_is_held_against_the_real_one(tmp_path: Path) -> None:
+    """Of any length, and told with each row; a file that was not hashed is unchecked."""
+    digest = bytes(range(32))
+    stated = {"right": "0x" + digest.hex().upper(), "short": digest.hex()[:12], "wrong": "ff" * 32, "none": None}
+    stated["unchecked"] = stated["right"]
+    listed: list[File] = [
+        (f"/{name}".encode(), "unique", 10, Facts(model_hash=one)) for name, one in sorted(stated.items())
+    ]
+    filled(tmp_path, listed)
+    catalog = Catalog(str(tmp_path))
+    for number, (path, *_) in enumerate(listed, 1):
+        if path != b"/unchecked":
+            catalog.hashes.save(number, Identified(model=digest))
+    catalog.commit(new_generation=True)
+    catalog.close()
+    with closing(connect(str(tmp_path))) as db:
+        told = {file.path: file.hash for file in asked(db, "")}
+        assert told == {
+            b"/right": "right", b"/short": "right", b"/wrong": "wrong", b"/none": "none",
+            b"/unchecked": "unchecked",
+        }  # fmt: skip
+        for value in ("right", "wrong", "none", "unchecked"):
+            assert {file.path for file in asked(db, f"hash={value}")} == {
+                p for p, one in told.items() if one == value
+            }
+            assert {file.path for file in asked(db, f"hash!={value}")} == {
+                p for p, one in told.items() if one != value
+            }
