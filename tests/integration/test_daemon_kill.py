@@ -22,7 +22,7 @@ from tests.integration.running import Running
 from tests.integration.scanning import VIEWS, duplicate_sets
 
 #: `make soak` raises it.
-KILLS = int(os.environ.get("LORAD_DAEMON_KILLS", "25"))
+KILLS = int(os.environ.get("LORAD_DAEMON_KILLS", "15"))
 SEEDS = 6
 
 

@@ -377,7 +377,7 @@ def test_all_killed_at_any_moment_many_times(root: Path, tmp_path: Path, action:
     command = [sys.executable, "-m", "loractl.cli", "dedupe", "--apply", "--action", action, "--json"]
     command += ["--socket", str(daemon.runtime / "control.sock")]
     with daemon:
-        for _ in range(6):
+        for _ in range(4):
             daemon.settle()
             with daemon.client() as client, client.events(["action"]) as events:
                 nowhere = subprocess.DEVNULL

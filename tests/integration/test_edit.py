@@ -58,7 +58,7 @@ def test_an_edit_reads_no_data_again(tmp_path: Path, monkeypatch: pytest.MonkeyP
         shutil.copy2(path, folder / f"b{seed}.safetensors")
     edited = sorted(folder.glob("b*"))
     # An edit says it within a second, and the daemon looks later.
-    with Running(tmp_path, [folder], settle_seconds=4.0) as daemon, daemon.client() as client:
+    with Running(tmp_path, [folder], settle_seconds=3.0) as daemon, daemon.client() as client:
         client.wait()
         sets, read = whole_sets(client), data_read(daemon)
         assert len(sets) == PAIRS

@@ -24,7 +24,7 @@ from tests.builders.write import library_order, save_checkpoint, write_safetenso
 from tests.integration.scanning import VIEWS, Embedded, partition, scan, view
 
 #: `make soak` raises it.
-KILLS = int(os.environ.get("LORAD_KILLS", "15"))
+KILLS = int(os.environ.get("LORAD_KILLS", "10"))
 
 
 @pytest.fixture(scope="module")
