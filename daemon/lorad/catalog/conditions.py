@@ -113,7 +113,7 @@ def _in_texts(term: Term) -> Part:
     if term.field == "tag":
         return _words("texts.tags", term.operator, folded)
     text = "(texts.text GLOB ? OR texts.tags GLOB ?)"
-    return f"NOT {text}" if term.operator.startswith("!") else text, [_within(folded)] * 2
+    return _unless(term.operator, text), [_within(folded)] * 2
 
 
 def _quoted(folded: str) -> str:
@@ -152,15 +152,21 @@ def _term(term: Term) -> Part:
 
 def _text(name: str, operator: str, value: str) -> Part:
     if operator.endswith("~"):
-        text, values = f"coalesce({name}, '') GLOB ?", [_within(value)]
+        text, values = f"{name} GLOB ?", [_within(value)]
+    elif value in ("", "unknown"):
+        text, values = f"coalesce({name}, '') = ''", []
     elif not _GLOB & set(value):
-        known = f"{name} = ?" if operator == "=" and value not in ("", "unknown") else f"coalesce({name}, '') = ?"
-        text, values = known, ["" if value == "unknown" else value]
+        text, values = f"{name} = ?", [value]
     elif (glob := for_sqlite(value)) is not None:
-        text, values = f"coalesce({name} GLOB ?, 0)", [glob]
+        text, values = f"{name} GLOB ?", [glob]
     else:
         text, values = f"is_like({name}, ?)", [value]
-    return f"NOT {text}" if operator.startswith("!") else text, values
+    return _unless(operator, text), values
+
+
+def _unless(operator: str, text: str) -> str:
+    """A condition, or its opposite, which holds also where nothing is known."""
+    return f"NOT coalesce({text}, 0)" if operator.startswith("!") else text
 
 
 def _within(text: str) -> str:
@@ -177,7 +183,7 @@ def _literal(glob: str) -> str:
 def _words(name: str, operator: str, value: str) -> Part:
     # As they are kept, between newlines.
     value = value.replace("\n", " ")
-    text, values = f"coalesce({name}, '') GLOB ?", [_within(value)]
+    text, values = f"{name} GLOB ?", [_within(value)]
     if not operator.endswith("~"):
         glob = for_sqlite(value, in_words=True)
         if glob is None:
@@ -188,7 +194,7 @@ def _words(name: str, operator: str, value: str) -> Part:
             values = [f"*\n{glob}"]
         else:
             text, values = f"({text} AND any_like({name}, ?))", [f"*\n{glob}\n*", value]
-    return f"NOT {text}" if operator.startswith("!") else text, values
+    return _unless(operator, text), values
 
 
 def _number(name: str, operator: str, value: object) -> Part:
