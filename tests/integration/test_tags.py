@@ -6,9 +6,11 @@ import json
 import os
 import shutil
 import signal
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -236,7 +238,8 @@ def test_bad_input_is_refused_by_name(running: Running, library: Path) -> None:
         ([str(library), "--add", "x"], "--where dir=FOLDER"),
         (["--add", "x"], "--where"),
         ([str(library / "1.safetensors"), "--add", " x"], "spaces"),
-        ([str(library / "1.safetensors"), "--add", "x\ny"], "take up to 100 characters"),
+        ([str(library / "1.safetensors"), "--add", "x\ny"], "a line break or a control character"),
+        ([str(library / "1.safetensors"), "--add", "x" * 101], "over 100 characters"),
         ([str(library / "1.safetensors"), "--note", "\a"], "plain text"),
         (["--where", "rnak>3", "--add", "x"], "no field 'rnak'"),
     ):
@@ -267,6 +270,52 @@ def test_a_damaged_file_of_tags_costs_the_tags_alone(running: Running, library: 
         _refused(client, library / "1.safetensors")
         assert len(list(client.list())) == 5
     assert (running.state / "tags.sqlite").read_bytes().startswith(b"no database")
+
+
+def test_one_of_another_time_says_nothing_of_other_weights(running: Running, library: Path) -> None:
+    """It is put back from a backup, and others were tagged meanwhile."""
+    first, second = library / "1.safetensors", library / "2.safetensors"
+    database, backup = running.state / "tags.sqlite", running.state / "backup"
+    tag(running, first, "one", note="a note")
+    until_hashed(running, first)
+    running.stop()
+    database.rename(backup)
+    running.start()
+    running.settle()
+    tag(running, second, "two")
+    until_hashed(running, second)
+    running.stop()
+    backup.rename(database)
+    for _ in range(2):
+        running.start()
+        running.settle()
+        assert (own(running, first), own(running, second)) == (["one"], [])
+        assert (names(running, "own=one"), names(running, "own=two")) == (["1.safetensors"], [])
+        running.stop()
+
+
+def test_who_has_it_open_stops_nothing_but_tagging(running: Running, library: Path) -> None:
+    with closing(sqlite3.connect(running.state / "tags.sqlite", isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        with running.client() as client:
+            with pytest.raises(RefusedError, match=r"nothing was kept: .*tags\.sqlite: .*locked"):
+                client.tag([library / "1.safetensors"], add=["x"])
+            assert len(list(client.list())) == 5
+            assert not running.log.read_text().count("catalogue.sqlite")
+    assert own(running, library / "1.safetensors") == []
+    tag(running, library / "1.safetensors", "x")
+    assert names(running, "own=x") == ["1.safetensors"]
+
+
+def test_what_could_not_be_committed_is_in_the_list_later(running: Running, library: Path) -> None:
+    """The catalogue is locked when something is said, and begun anew from what is written down."""
+    tag(running, library / "1.safetensors", "old")
+    with closing(sqlite3.connect(running.state / CATALOGUE, isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        tag(running, library / "1.safetensors", "new")
+    running.settle_when_it_can()
+    assert own(running, library / "1.safetensors") == ["old", "new"]
+    assert names(running, "own=new") == ["1.safetensors"]
 
 
 def _refused(client: Client, path: Path) -> None:

@@ -68,7 +68,8 @@ class TagsDatabase:
 
     def __init__(self, folder: str) -> None:
         self.path = os.path.join(folder, FILE)
-        self._db = state_folder.connect(self.path, "rwc")
+        # The core waits no longer for who else has it open.
+        self._db = state_folder.connect(self.path, "rwc", timeout=1.0)
         try:
             self._db.execute("PRAGMA journal_mode = WAL")
             self._db.execute("PRAGMA synchronous = FULL")
@@ -113,10 +114,10 @@ class TagTable:
     def __init__(self, db: sqlite3.Connection) -> None:
         self._db = db
 
-    def known(self) -> list[tuple[int, int, int]]:
-        """Numbers of files, each with that of its model, or `UNSURE`, and whether it is hashed."""
+    def known(self) -> list[tuple[int, int, bytes, int]]:
+        """Numbers of files, each with that of its model or `UNSURE`, what is said, and whether it is hashed."""
         hashed = "SELECT 1 FROM hashes WHERE file = tagged.file AND coalesce(sha256, model) IS NOT NULL"
-        return self._db.execute(f"SELECT file, model, EXISTS ({hashed}) FROM tagged").fetchall()
+        return self._db.execute(f"SELECT file, model, said, EXISTS ({hashed}) FROM tagged").fetchall()
 
     def save(self, file: int, model: int | None, said: Tags) -> None:
         """A file is this model, or (None) none of which something is said."""

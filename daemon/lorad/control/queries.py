@@ -62,8 +62,8 @@ LEVELS = ("inode", "file", "tensors", "weights")
 _NOT_YET = Refusal("loading", "the list of files is being made, after an update; ask again in a moment")
 #: Seconds after which a list of files is given up, and steps of SQLite between two looks at the clock.
 _PATIENCE, _STEPS = 10.0, 10_000
-#: Bytes of the catalogue at hand: the rows that `list` goes through, of 100,000 files.
-_CACHE = 96 << 20
+#: Bytes of the catalogue at hand: going through all rows gains nothing by more, see docs/decisions/0021.
+_CACHE = 4 << 20
 #: Characters of a hash are at most those of 32 bytes.
 _HASH = 64
 _T = TypeVar("_T")

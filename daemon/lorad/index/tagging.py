@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sqlite3
 
 from loracore.control import (
     MOST_TAGGED,
@@ -24,7 +25,7 @@ from lorad.library import Status
 
 
 def answer(request: TagRequest, tags: TagsOfFiles, files: Files) -> TagAnswer | Refusal:
-    """Nothing is said where that cannot be written down. Raises sqlite3.Error then."""
+    """Nothing is said where that cannot be written down."""
     if tags.models.trouble:
         return Refusal("failed", tags.models.trouble)
     if isinstance(request, ListTags):
@@ -34,6 +35,8 @@ def answer(request: TagRequest, tags: TagsOfFiles, files: Files) -> TagAnswer | 
         return TaggedFiles(_tag(request, tags, files))
     except UsageError as error:
         return Refusal("malformed", str(error))
+    except sqlite3.Error as error:
+        return Refusal("failed", f"nothing was kept: {tags.models.explained(error)}")
 
 
 def _tag(request: TagFiles, tags: TagsOfFiles, files: Files) -> list[TaggedFile]:
@@ -49,12 +52,7 @@ def _tag(request: TagFiles, tags: TagsOfFiles, files: Files) -> list[TaggedFile]
                 changes[file] = said
     if len(tags.models.by_id) + len(changes) > MOST:
         raise UsageError(f"{MOST:,} models may be tagged; take tags away first")
-    changed = []
-    for file, said in changes.items():
-        model = tags.of(file) or tags.begin(file)
-        model.said = said
-        changed.append(model)
-    tags.keep(changed)
+    tags.keep({tags.of(file) or tags.begin(file): said for file, said in changes.items()})
     return [
         TaggedFile(path, refused=file)
         if isinstance(file, str)

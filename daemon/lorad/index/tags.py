@@ -7,11 +7,11 @@ come with the layout of a model that has no file in view.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from loracore.tags import Tags
 from lorad.catalog import Catalog, Identified
-from lorad.catalog.tags import UNSURE, Inode, Model
+from lorad.catalog.tags import UNSURE, Inode, Model, said_of
 from lorad.index.known_files import Files
 from lorad.index.records import File
 from lorad.index.tagged_models import TaggedModels
@@ -51,11 +51,22 @@ class TagsOfFiles:
             return
         layout = self._signature(file.layout)
         model = self.models.at_inode(_inode(file))
-        if model is not None and model.layout == layout:
+        if model is not None and model.layout != layout:
+            model = None
+        if model is None and not self.models.may_come(layout):
+            return
+        if (digest := self._digest(file)) is not None:
+            if model is None or model.digests:
+                model = self.models.with_digest(layout, digest)
+            else:
+                self.models.change(model, digests=digest)
+            if model is not None:
+                self._is(file, model)
+        elif model is not None:
             self._is(file, model)
             if model.digests:
                 self._guessed.add(file.id)
-        elif self.models.may_come(layout):
+        else:
             self._of[file.id] = None
             self._files.store.tagged(file, UNSURE, Tags())
 
@@ -108,43 +119,53 @@ class TagsOfFiles:
     def begin(self, file: File) -> Model:
         """A model of which nothing is said yet, of all files that hold its weights."""
         assert file.layout is not None
-        hashes = self._catalog.hashes.of(file.id)
-        digest = hashes.model or hashes.sha256 or b""
-        model = self.models.begin(self._signature(file.layout), digest, _inode(file))
+        model = self.models.begin(self._signature(file.layout), self._digest(file) or b"", _inode(file))
         for twin in self._files.twins.of(file).values() or [file]:
             self._is(twin, model)
         return model
 
-    def keep(self, models: Sequence[Model]) -> None:
-        """Write down what is said of models, and keep it beside their files. Raises sqlite3.Error."""
-        self.models.write(models)
-        for model in models:
-            for number in list(model.files):
-                file = self._files.by_id[number]
-                if model.said:
-                    self._is(file, model)
-                else:
-                    self._is_none(file)
+    def keep(self, said: Mapping[Model, Tags]) -> None:
+        """Write down what is said of models, and beside their files. Raises sqlite3.Error: nothing is kept."""
+        try:
+            self.models.write(said)
+        finally:
+            for model in said:
+                for number in list(model.files):
+                    file = self._files.by_id[number]
+                    if model.said:
+                        self._is(file, model)
+                    else:
+                        self._is_none(file)
 
     def _find_files(self) -> None:
-        """Take up which files are of which model, as it was when the catalogue was written."""
-        for number, at, is_hashed in self._catalog.tags.known():
+        """Take up which files are of which model, as it was when the catalogue was written.
+
+        Either database may have been put back since from a backup, or not be written where the other one was.
+        """
+        is_new = False
+        for number, at, encoded, is_hashed in self._catalog.tags.known():
             file, model = self._files.by_id.get(number), self.models.by_id.get(at)
             if file is None:
                 continue
-            if model is not None or at == UNSURE:
-                self._of[number] = model
-                if model is not None:
-                    model.files.add(number)
-                    if model.digests and not is_hashed:
-                        self._guessed.add(number)
-            else:
+            if model is None and at != UNSURE:
                 self._files.store.tagged(file, None, Tags())
-        if any(not model.files for model in self.models.by_id.values()):
-            # It was written down, and lorad killed before the catalogue was.
+                is_new = True
+                continue
+            self._of[number] = model
+            if model is not None:
+                model.files.add(number)
+                if model.digests and not is_hashed:
+                    self._guessed.add(number)
+                if said_of(encoded) != model.said:
+                    self._files.store.tagged(file, model.id, model.said)
+        if is_new or any(not model.files for model in self.models.by_id.values()):
             for file in self._files:
                 if file.status in READ:
                     self.learnt(file)
+
+    def _digest(self, file: File) -> bytes | None:
+        hashes = self._catalog.hashes.of(file.id)
+        return hashes.model or hashes.sha256
 
     def _may_be(self, file: File, model: Model, digest: bytes) -> bool:
         """Whether a file that was taken for a model is one, as its data have this digest.
@@ -171,16 +192,19 @@ class TagsOfFiles:
 
     def _merged(self, models: Sequence[Model]) -> Model:
         """One of these, with all that is said of them: they have turned out to be the same."""
-        first, *others = sorted(set(models), key=lambda model: model.id)
+        first, *others = sorted(set(models), key=lambda model: (-len(model.files), model.id))
+        said = {first: first.said}
         for other in others:
-            first.said = first.said.joined(other.said)
-            other.said = Tags()
+            said[first] = said[first].joined(other.said)
+            said[other] = Tags()
             new = [digest for digest in other.each_digest if digest not in first.each_digest]
             self.models.change(first, digests=first.digests + b"".join(new))
             for number in list(other.files):
                 self._is(self._files.by_id[number], first)
         if others:
-            self.keep([first, *others])
+            self.models.say(said)
+            for number in list(first.files):
+                self._is(self._files.by_id[number], first)
         return first
 
 

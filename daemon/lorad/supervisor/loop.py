@@ -210,13 +210,12 @@ class Daemon:
                 Refusal("loading", self._session.trouble or "the catalogue is being read; ask again in a moment")
             )
             return
+        answer = tagging.answer(request, engine.tags, engine.files)
         try:
-            answer = tagging.answer(request, engine.tags, engine.files)
+            # Where this fails, all is begun again from what is written down, tags included.
             engine.commits.save()
-        except sqlite3.Error as error:
-            reply(Refusal("failed", f"nothing was kept: {error}"))
-            raise
-        reply(answer)
+        finally:
+            reply(answer)
 
     def _audit(self, reply: Reply, answer: Answer) -> None:
         """Compare, once all that was on disk before is known."""
