@@ -12,7 +12,7 @@ import pytest
 
 import lorakit
 from loracore.control import ActionTaken
-from loracore.identity import Edited
+from loracore.identity import Edited, Identity
 from loracore.jobs.edit import EditParameters
 from loracore.jobs.job import Alone
 from loractl import Client
@@ -127,6 +127,42 @@ def test_an_edited_file_is_no_newcomer(tmp_path: Path, monkeypatch: pytest.Monke
         assert client.status().hidden.files == 1
         assert [path.exists() for path in (one, two, new)] == [True, True, False]
         assert [entry.path for entry in client.history()] == [os.fsencode(new)]
+
+
+@pytest.mark.parametrize("is_hidden", [False, True])
+def test_a_false_word_is_found_out_by_the_comparison(tmp_path: Path, is_hidden: bool) -> None:
+    """What is kept has other weights than was said: both are read anew, and what is hidden for it returns."""
+    folder = tmp_path / "loras"
+    folder.mkdir()
+    kept, new = folder / "a.safetensors", folder / "new.safetensors"
+    lora(kept)
+    shutil.copyfile(kept, tmp_path / "same")
+    policy = "delete" if is_hidden else "report"
+    with (
+        Running(tmp_path, [folder], tables=f"[dedupe]\naction = '{policy}'\n") as daemon,
+        daemon.client() as client,
+        client.events(["action", "given-back"]) as events,
+    ):
+        client.wait()
+        shutil.copyfile(kept, tmp_path / "part").rename(new)
+        if is_hidden:
+            assert isinstance(next(events).event, ActionTaken)
+        client.wait()
+        before = Identity.of(kept.stat())
+        lora(tmp_path / "other", seed=7).rename(kept)
+        client.note_edits([Edited(os.fsencode(kept), before, Identity.of(kept.stat()))])
+        client.wait()
+        if is_hidden:
+            assert [file.name for file in folder.iterdir() if file.name.startswith(".new")]
+            assert client.free().refused == 1
+            while not new.exists():
+                next(events)
+        else:
+            assert len(whole_sets(client)) == 1
+            assert client.apply_dedupe("delete").refused == 1
+        client.wait()
+        assert whole_sets(client) == set()
+        assert new.read_bytes() == (tmp_path / "same").read_bytes()
 
 
 def command(daemon: Running, folder: Path) -> Callable[..., str]:

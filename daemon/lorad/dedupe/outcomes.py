@@ -117,6 +117,10 @@ class Outcomes:
         self._dispatch.settled(result)
         for path in {result.path, result.shown} - {b""}:
             engine.looks.touched(path)
+        if result.differs:
+            keepers = engine.holders.keepers(result.layout, result.weights)
+            for path in {result.path, result.kept, *(keeper.path for keeper in keepers)}:
+                engine.read_anew(path)
 
     # Files that the journal does not know
 

@@ -45,6 +45,8 @@ from lorad.watch.exclude import Exclude
 
 #: Names looked at between two looks at the children's messages.
 _STEP = 256
+#: Files that are read anew for something wrong, each once, as far as so many are remembered.
+_READ_ANEW = 4096
 #: Duplicates opened between the same, to see where their blocks lie.
 _LOOKS = 32
 
@@ -116,6 +118,8 @@ class Engine:
             catalog, files, pipeline, self.statistics, os.fsdecode(state_dir),
             terms=PresentTerms(files, roots, follow=follow), render_once=render_once,
         )  # fmt: skip
+        #: Files of which something else was found than was known, as they were then.
+        self._read_anew: set[Identity] = set()
         pipeline.forget_layouts()
         facts.want_missing()
 
@@ -194,6 +198,17 @@ class Engine:
                 # It was taken for a stranger: its header alone is read again.
                 with self.failures.about(each.path):
                     self.names.read_again(known)
+
+    def read_anew(self, path: bytes) -> None:
+        """What is known of this file has proved wrong: it is read, once, and nothing of that is taken over."""
+        file = self.files.by_path.get(path)
+        if file is None or file.layout is None or file.identity in self._read_anew or self.looks.is_put_off(file):
+            return
+        if len(self._read_anew) >= _READ_ANEW:
+            self._read_anew.clear()
+        self._read_anew.add(file.identity)
+        with self.failures.about(path):
+            self.names.read_again(file)
 
     def identified(self, number: int, identity: Identity, found: Identified) -> File | None:
         """Keep a file's identity hashes, at once, if it is still the file that was hashed; the file then."""

@@ -19,7 +19,7 @@ from lorad.dedupe.action.folders import same_folders
 from lorad.dedupe.action.hidden import result_of
 from lorad.dedupe.action.hold import same
 from lorad.dedupe.action.journal import Context
-from lorad.dedupe.action.order import Order, Progress, Refused, Result, reason_of, spoken
+from lorad.dedupe.action.order import Differs, Order, Progress, Refused, Result, reason_of, spoken
 from lorad.dedupe.action.place import sync_all
 from lorad.dedupe.action.proof import Nothing, Proof
 from lorad.dedupe.action.recovery import TROUBLE, settle
@@ -39,7 +39,8 @@ def apply(context: Context, orders: Sequence[Order], progress: Progress, clock: 
             except Nothing as nothing:
                 results[number] = _result(order, "nothing", str(nothing))
             except TROUBLE as error:
-                results[number] = _result(order, "refused", reason_of(error))
+                refused = _result(order, "refused", reason_of(error))
+                results[number] = msgspec.structs.replace(refused, differs=isinstance(error, Differs))
         context.at("compared")
         entries: list[Entry] = []
         try:

@@ -26,7 +26,7 @@ from lorad.dedupe.action.entry import Entry
 from lorad.dedupe.action.hidden import path_in, result_of
 from lorad.dedupe.action.hold import Held, hold, watchful
 from lorad.dedupe.action.journal import Context
-from lorad.dedupe.action.order import HELD, FreeOrder, Progress, Refused, Result, Side, spoken
+from lorad.dedupe.action.order import HELD, Differs, FreeOrder, Progress, Refused, Result, Side, spoken
 from lorad.dedupe.action.place import Folder, Reached, closing_fd, reach, sync_all
 from lorad.dedupe.action.quarantine import clear, place, where
 
@@ -58,6 +58,7 @@ def free(context: Context, orders: Sequence[FreeOrder], progress: Progress) -> l
     So many go at once as their recipes fit into memory. Raises sqlite3.Error; what was begun is settled by repair.
     """
     waiting: list[Entry] = []
+    unlike: set[int] = set()
     rest: Sequence[FreeOrder] = ()
     with ExitStack() as stack:
         ready: list[_Freeing] = []
@@ -69,6 +70,8 @@ def free(context: Context, orders: Sequence[FreeOrder], progress: Progress) -> l
                 ready.append(_prepare(context, entry, order, stack, progress))
             except (FileError, OSError, EOFError, recipe.Unfit) as error:
                 waiting.append(_waits(entry, error))
+                if isinstance(error, Differs):
+                    unlike.add(entry.id)
             if sum(len(each.recipe) for each in ready) > _RECIPES:
                 rest = orders[number:]
                 break
@@ -90,7 +93,9 @@ def free(context: Context, orders: Sequence[FreeOrder], progress: Progress) -> l
     for entry in finished:
         if entry.kind.quarantines and entry.state == "freed":
             clear(context, entry)
-    results = [result_of(context, entry) for entry in finished]
+    results = [
+        msgspec.structs.replace(result_of(context, entry), differs=entry.id in unlike) for entry in finished
+    ]
     return results + (free(context, rest, progress) if rest else [])
 
 

@@ -33,6 +33,10 @@ def silent(done: int, total: int) -> None:
     """Progress that is not shown."""
 
 
+class Differs(Exception):
+    """Two files do not hold the same weights, as they were known to: what is known of them is wrong."""
+
+
 class Refused(FileError):
     """An action or an undo that was not done, in one line that names the file and the remedy.
 
@@ -45,6 +49,10 @@ class Refused(FileError):
 
     def __str__(self) -> str:
         return spoken(super().__str__())
+
+
+class RefusedAsOther(Refused, Differs):
+    """Refused, as the comparison of the two files found a difference."""
 
 
 def reason_of(error: Exception) -> str:
@@ -98,7 +106,7 @@ class Result(msgspec.Struct, frozen=True):
     `text` says why it was refused or what it waits for. `bytes` is the space that it takes out of the library.
     `aside` is where the file is that was put aside, `shown` where it is since it was given back. The fields from
     `layout` on to `config` are those of the entry. `kept_before` and `kept_now`: what the kept file was and is,
-    where a link changed its ctime.
+    where a link changed its ctime. `differs`: the files were compared, and do not hold the same weights.
     """
 
     id: int
@@ -120,6 +128,7 @@ class Result(msgspec.Struct, frozen=True):
     config: Raw | None = None
     kept_before: Identity | None = None
     kept_now: Identity | None = None
+    differs: bool = False
 
 
 class Savings(msgspec.Struct, frozen=True):

@@ -17,7 +17,7 @@ import msgspec
 from blake3 import blake3
 
 from lorad.dedupe.action.compare import PIECE, Layers, pieces
-from lorad.dedupe.action.order import Progress, Raw
+from lorad.dedupe.action.order import Differs, Progress, Raw
 
 #: Literal bytes that are kept: metadata, a pickle, and padding are never that long.
 _LITERAL_PART, _LITERAL_BYTES = 4, 64 << 20
@@ -33,6 +33,10 @@ _OLD_BODY = 64 << 20
 
 class Unfit(Exception):
     """There is no recipe for these two files that would be worth it; the message says why."""
+
+
+class Unlike(Unfit, Differs):
+    """There is none, as the files are not of the same layers any more."""
 
 
 class Recipe(msgspec.Struct, frozen=True):
@@ -74,7 +78,7 @@ def make(kept: Layers, gone: Layers, progress: Progress) -> bytes:
         raise Unfit(f"{literal} of its {size} bytes are no layers and would have to be kept")
     for index in unread:
         if any(one != other for one, other in zip(kept.pieces(index), gone.pieces(index), strict=True)):
-            raise Unfit("its layers are not those of the kept file any more")
+            raise Unlike("its layers are not those of the kept file any more")
     packed = _packed(gone.held.fd, segments)
     draft = Recipe(size, gone.container.layout.signature, b"", tuple(segments), packed, b"")
     whole, checks, position = blake3(), bytearray(), 0
@@ -84,7 +88,7 @@ def make(kept: Layers, gone: Layers, progress: Progress) -> bytes:
             whole.update(piece)
             segment.update(piece)
             if os.pread(gone.held.fd, len(piece), position) != piece:
-                raise Unfit(f"made anew from the kept file, it differs after byte {position}")
+                raise Unlike(f"made anew from the kept file, it differs after byte {position}")
             position += len(piece)
             progress(position, size)
         checks += segment.digest(_CHECK)
