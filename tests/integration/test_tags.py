@@ -233,7 +233,7 @@ def test_bad_input_is_refused_by_name(running: Running, library: Path) -> None:
     (library / "bad.safetensors").write_bytes(header([])[:5])
     running.settle()
     for arguments, reason in (
-        (["/nowhere", "--add", "x"], "it is in no watched folder, or not seen yet"),
+        (["/nowhere", "--add", "x"], "it is in no watched folder, not seen yet, or put aside"),
         ([str(library / "bad.safetensors"), "--add", "x"], "bad.safetensors"),
         ([str(library), "--add", "x"], "--where dir=FOLDER"),
         (["--add", "x"], "--where"),

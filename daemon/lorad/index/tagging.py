@@ -70,6 +70,8 @@ def _file_at(path: bytes, files: Files) -> File | str:
     """The file that is meant, which in an adapter's folder is that of its weights, or why there is none."""
     inside = (os.path.join(path, name) for name in ADAPTERS)
     file = next(filter(None, map(files.by_path.get, (path, *inside))), None)
-    if file is None or file.status is Status.IGNORED:
-        return "it is in no watched folder, or not seen yet"
+    if file is None:
+        return "it is in no watched folder, not seen yet, or put aside"
+    if file.status is Status.IGNORED:
+        return file.error or "it is no model file"
     return file if file.status in READ else file.error or "it is not read yet; try again in a moment"
