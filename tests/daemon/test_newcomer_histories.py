@@ -26,7 +26,7 @@ from lorad.library import Status
 from tests.daemon.inline import Life, write
 
 #: `make soak` raises it.
-HISTORIES = 10 * int(os.environ.get("LORAD_HISTORIES", "10"))
+HISTORIES = 10 * int(os.environ.get("LORAD_HISTORIES", "6"))
 #: CLOCK_REALTIME_COARSE, which file systems take their times from.
 _FILE_TIMES = 5
 names = st.sampled_from([f"{root}/{name}.safetensors" for root in ("r", "s") for name in "abc"])

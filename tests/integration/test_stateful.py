@@ -21,7 +21,7 @@ from tests.builders.write import library_order, save_checkpoint, write_safetenso
 from tests.integration.scanning import duplicate_sets, partition, scan, view
 
 #: `make soak` raises it.
-HISTORIES = int(os.environ.get("LORAD_HISTORIES", "10"))
+HISTORIES = int(os.environ.get("LORAD_HISTORIES", "6"))
 #: Two layouts: one compared whole, one that is sampled, probed and read in runs.
 SPECS = (architectures.sd15(2, width=16, every=40), architectures.sd15(64, width=1, every=12))
 

@@ -23,7 +23,7 @@ from lorad.dedupe.action.order import HELD
 from tests.daemon.dedupe.owner import SUFFIX, TRASH, Disk, Lorad, held
 
 #: Of each action, half of them without grace; `make soak` raises it.
-EXAMPLES = int(os.environ.get("LORAD_DEDUPE_EXAMPLES", "60"))
+EXAMPLES = int(os.environ.get("LORAD_DEDUPE_EXAMPLES", "30"))
 STEPS = 25
 FOLDERS = ("one/a", "one/b", "two/c")
 MADE = [(number, form) for number in (1, 2, 3) for form in ("", "trained longer")]

@@ -62,7 +62,7 @@ def dies(step: int, **what: Any) -> bool:
 
 
 #: One step of so many is tried; `make soak` tries each.
-STRIDE = int(os.environ.get("LORAD_EDIT_STRIDE", "3"))
+STRIDE = int(os.environ.get("LORAD_EDIT_STRIDE", "5"))
 
 
 class World:
