@@ -123,7 +123,7 @@ def copy_and_remove(library: Path, file: Path) -> Path:
 
 def edit(library: Path, file: Path) -> Path:
     command = [sys.executable, "-m", "loractl.cli", "edit", str(file), "--title", "Another", "--apply"]
-    subprocess.run(command, check=True)
+    subprocess.run(command, check=True, env={**os.environ, "XDG_STATE_HOME": str(library.parent / "edits")})
     return file
 
 
