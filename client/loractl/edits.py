@@ -1,4 +1,4 @@
-"""Tells a daemon which files this process has edited, where one is there: it reads no data of them again then.
+"""Reports to a running daemon which files this process has edited: it reads no data of them again then.
 
 An edit is as good without it: no daemon, an older one and one that does not answer are passed over.
 """

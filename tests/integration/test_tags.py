@@ -294,6 +294,22 @@ def test_one_of_another_time_says_nothing_of_other_weights(running: Running, lib
         running.stop()
 
 
+def test_a_digest_that_was_not_saved_is_taken_from_the_catalogue(running: Running, library: Path) -> None:
+    """As where lorad is killed once the catalogue has it: without it, a move to another disk would lose the tag."""
+    first = library / "1.safetensors"
+    tag(running, first, "one")
+    until_hashed(running, first)
+    running.stop()
+    with closing(sqlite3.connect(running.state / "tags.sqlite", isolation_level=None)) as database:
+        (before,) = database.execute("SELECT digests FROM models").fetchone()
+        database.execute("UPDATE models SET digests = x''")
+        running.start()
+        running.settle()
+        running.stop()
+        assert before
+        assert database.execute("SELECT digests FROM models").fetchall() == [(before,)]
+
+
 def test_who_has_it_open_stops_nothing_but_tagging(running: Running, library: Path) -> None:
     with closing(sqlite3.connect(running.state / "tags.sqlite", isolation_level=None)) as other:
         other.execute("BEGIN IMMEDIATE")

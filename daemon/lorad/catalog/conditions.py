@@ -70,8 +70,9 @@ def condition(terms: Sequence[Term]) -> Condition:
     of_texts = [term for term in terms if term.field in (WORD, "tag")]
     others = [term for term in terms if term.field not in (WORD, "tag")]
     is_short = all(column(term.field) in SHORT or term.field == "dir" for term in others)
-    rows = _all([_term(term) for term in others])
-    found_by = next((part for part in map(_term, others) if part[0] == f"{SHORT[0]} = ?"), ALL)
+    parts = [_term(term) for term in others]
+    rows = _all(parts)
+    found_by = next((part for part in parts if part[0] == f"{SHORT[0]} = ?"), ALL)
     if not of_texts:
         return Condition(rows, found_by, is_short, None, "", rows)
     # All at once are looked up faster than one after the other.

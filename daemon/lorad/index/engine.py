@@ -195,7 +195,7 @@ class Engine:
         for each in files:
             known = self.inheritance.note(each)
             if known is not None and not self.looks.is_put_off(known):
-                # It was taken for a stranger: its header alone is read again.
+                # It was read as a new file: its header alone is read again.
                 with self.failures.about(each.path):
                     self.names.read_again(known)
 

@@ -159,7 +159,7 @@ class Executor:
             if number in asked
         ]
         self._catalog.answers.save(answers)
-        if before.digest is not None:
+        if before.digest is not None and before.arrangement == file.arrangement:
             self._catalog.hashes.save(file.id, Identified(model=before.digest))
         keys = {answer.number: answer.key for answer in answers}
         self.do(self._library.restore(file.id, file.layout, keys, None))

@@ -30,13 +30,14 @@ _TOLD_APART = (Status.GROUPED, Status.UNIQUE, Status.DUPLICATE)
 
 
 class Inherited(NamedTuple):
-    """What a file's layers are: the number of its layout, what it answered, and `weights` as in its record.
+    """What a file's layers are: numbers of layout and arrangement, what it answered, `weights` as in its record.
 
     `digest` is that of its data, `model` what users say of it, `names` are those that it had. `since`: when it was
     replaced.
     """
 
     layout: int
+    arrangement: int | None
     weights: bytes | None
     answers: dict[int, bytes]
     digest: bytes | None
@@ -50,7 +51,7 @@ class Inherited(NamedTuple):
 
 
 class Inheritance:
-    """Goes by whole identities: what was written to since, or is not what the edit began with, is a stranger."""
+    """Compares whole identities: a file written to since, or not the one that was edited, takes nothing over."""
 
     def __init__(self, catalog: Catalog, files: Files, view: View, tags: TagsOfFiles) -> None:
         self._catalog = catalog
@@ -87,6 +88,7 @@ class Inheritance:
         self._drop(file.identity)
         kept = Inherited(
             file.layout,
+            file.arrangement,
             file.weights,
             self._catalog.answers.of(file.id),
             self._catalog.hashes.of(file.id).model,
@@ -109,7 +111,7 @@ class Inheritance:
         return self._drop(before) if before is not None else None
 
     def forget_old(self) -> None:
-        """Drop what nobody asked for in time."""
+        """Drop what no edit took over in time."""
         before = time.monotonic() - _SECONDS
         while self._replaced and next(iter(self._replaced.values())).since < before:
             self._drop(next(iter(self._replaced)))

@@ -156,6 +156,9 @@ class TagsOfFiles:
                 model.files.add(number)
                 if model.digests and not is_hashed:
                     self._guessed.add(number)
+                elif is_hashed and not model.digests and (digest := self._digest(file)):
+                    # The catalogue was written, and lorad killed before its digest was.
+                    self.models.change(model, digests=digest)
                 if said_of(encoded) != model.said:
                     self._files.store.tagged(file, model.id, model.said)
         if is_new or any(not model.files for model in self.models.by_id.values()):

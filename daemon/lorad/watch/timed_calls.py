@@ -108,7 +108,7 @@ class _Asking:
 
     def _ask(self) -> None:
         with contextlib.suppress(OSError):
-            # Unlike what is known of files, this is not kept by any kernel.
+            # UnfitAsDifferent what is known of files, this is not kept by any kernel.
             os.statvfs(self._point)
         with self._lock:
             self._answered = time.monotonic()

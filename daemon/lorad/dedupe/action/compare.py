@@ -11,7 +11,7 @@ from loracore.tensorfile import Container, Source, read_container
 from loracore.tensorfile.strided import gather
 from loracore.tensorfile.ziprecords import record_start
 from lorad.dedupe.action.hold import Held
-from lorad.dedupe.action.order import Progress, Refused, RefusedAsOther
+from lorad.dedupe.action.order import Progress, Refused, RefusedAsDifferent
 
 #: Bytes read at once, of each file.
 PIECE = 1 << 20
@@ -141,4 +141,6 @@ def same_layers(kept: Layers, gone: Layers, progress: Progress) -> None:
 
 
 def _differ(kept: Held, gone: Held) -> Refused:
-    return RefusedAsOther.about(gone.path, f"it is not the same as {os.fsdecode(kept.path)} any more; scan again")
+    return RefusedAsDifferent.about(
+        gone.path, f"it is not the same as {os.fsdecode(kept.path)} any more; scan again"
+    )

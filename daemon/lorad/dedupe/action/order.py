@@ -51,7 +51,7 @@ class Refused(FileError):
         return spoken(super().__str__())
 
 
-class RefusedAsOther(Refused, Differs):
+class RefusedAsDifferent(Refused, Differs):
     """Refused, as the comparison of the two files found a difference."""
 
 

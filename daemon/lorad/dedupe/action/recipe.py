@@ -35,7 +35,7 @@ class Unfit(Exception):
     """There is no recipe for these two files that would be worth it; the message says why."""
 
 
-class Unlike(Unfit, Differs):
+class UnfitAsDifferent(Unfit, Differs):
     """There is none, as the files are not of the same layers any more."""
 
 
@@ -78,7 +78,7 @@ def make(kept: Layers, gone: Layers, progress: Progress) -> bytes:
         raise Unfit(f"{literal} of its {size} bytes are no layers and would have to be kept")
     for index in unread:
         if any(one != other for one, other in zip(kept.pieces(index), gone.pieces(index), strict=True)):
-            raise Unlike("its layers are not those of the kept file any more")
+            raise UnfitAsDifferent("its layers are not those of the kept file any more")
     packed = _packed(gone.held.fd, segments)
     draft = Recipe(size, gone.container.layout.signature, b"", tuple(segments), packed, b"")
     whole, checks, position = blake3(), bytearray(), 0
@@ -88,7 +88,7 @@ def make(kept: Layers, gone: Layers, progress: Progress) -> bytes:
             whole.update(piece)
             segment.update(piece)
             if os.pread(gone.held.fd, len(piece), position) != piece:
-                raise Unlike(f"made anew from the kept file, it differs after byte {position}")
+                raise UnfitAsDifferent(f"made anew from the kept file, it differs after byte {position}")
             position += len(piece)
             progress(position, size)
         checks += segment.digest(_CHECK)

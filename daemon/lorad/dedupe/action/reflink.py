@@ -21,7 +21,7 @@ from lorad.dedupe.action.compare import pieces
 from lorad.dedupe.action.entry import Entry
 from lorad.dedupe.action.hold import Held
 from lorad.dedupe.action.journal import Context
-from lorad.dedupe.action.order import Progress, Refused, RefusedAsOther
+from lorad.dedupe.action.order import Progress, Refused, RefusedAsDifferent
 from lorad.dedupe.action.place import Reached, closing_fd, open_file, reach
 from lorad.dedupe.action.registry import Action, Proven, register
 
@@ -81,7 +81,7 @@ def _share(context: Context, kept: Held, gone: Held, ranges: list[tuple[int, int
                     raise Refused.about(gone.path, _CANNOT) from error
                 raise
             if shared is None:
-                raise RefusedAsOther.about(
+                raise RefusedAsDifferent.about(
                     gone.path, f"it is not the same as {os.fsdecode(kept.path)} any more; scan again"
                 )
             if not shared:
