@@ -295,7 +295,7 @@ def test_one_of_another_time_says_nothing_of_other_weights(running: Running, lib
 
 
 def test_a_digest_that_was_not_saved_is_taken_from_the_catalogue(running: Running, library: Path) -> None:
-    """As where lorad is killed once the catalogue has it: without it, a move to another disk would lose the tag."""
+    """As after a kill between the two writes: without it, a move to another disk would lose the tag."""
     first = library / "1.safetensors"
     tag(running, first, "one")
     until_hashed(running, first)

@@ -30,7 +30,7 @@ _TOLD_APART = (Status.GROUPED, Status.UNIQUE, Status.DUPLICATE)
 
 
 class Inherited(NamedTuple):
-    """What a file's layers are: numbers of layout and arrangement, what it answered, `weights` as in its record.
+    """What a file's layers are: layout and arrangement by number, what it answered, `weights` as in its record.
 
     `digest` is that of its data, `model` what users say of it, `names` are those that it had. `since`: when it was
     replaced.
